@@ -1,0 +1,117 @@
+"""Everything that billing refuses, as one tree. Not for database faults: those stay Django's.
+
+    BillingError
+    ├── NoWallet                 the owner has no wallet of that kind
+    ├── InsufficientTokens       less is available than the hold needs
+    ├── HoldError
+    │   ├── HoldExists           this reference is held, or was
+    │   ├── UnknownHold          no hold has this reference
+    │   ├── HoldResolved         captured, released or expired already
+    │   ├── HoldNotDue           expired ahead of its time
+    │   ├── ChargeAboveHold      a charge larger than what was held
+    │   └── RefundAboveCapture   refunds would exceed what was captured
+    ├── IdempotencyMismatch      a key used again for something else
+    ├── UnknownOperation         (also a ValueError) the price list does not name it
+    └── UnknownServiceClass      (also a ValueError) the price list does not name it
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+
+class BillingError(Exception):
+    """Root of the tree."""
+
+
+class NoWallet(BillingError):
+    """The owner has no wallet."""
+
+    def __init__(self, owner: UUID) -> None:
+        super().__init__(f"{owner} has no wallet")
+        self.owner = owner
+
+
+class InsufficientTokens(BillingError):
+    """`available` and `needed` are milli-Tokens; `available` was read just after the refusal."""
+
+    def __init__(self, available: int, needed: int) -> None:
+        super().__init__(f"{needed} milli-Tokens are needed, {available} are available")
+        self.available = available
+        self.needed = needed
+
+
+class HoldError(BillingError):
+    """The verb does not fit the state of the hold named by `reference`."""
+
+    problem = "is in the wrong state"
+
+    def __init__(self, reference: UUID) -> None:
+        super().__init__(f"hold {reference} {self.problem}")
+        self.reference = reference
+
+
+class HoldExists(HoldError):
+    """A reference is held once. The transaction around the refused call, if any, must be rolled back."""
+
+    problem = "exists already"
+
+
+class UnknownHold(HoldError):
+    """Nothing was ever held under the reference."""
+
+    problem = "is unknown"
+
+
+class HoldResolved(HoldError):
+    """`status` says how the hold ended."""
+
+    def __init__(self, reference: UUID, status: str) -> None:
+        self.problem = f"is {status} already"
+        super().__init__(reference)
+        self.status = status
+
+
+class HoldNotDue(HoldError):
+    """Its time has not run out yet."""
+
+    problem = "has not run out"
+
+
+class ChargeAboveHold(HoldError):
+    """A capture takes at most what was held."""
+
+    problem = "is smaller than the charge"
+
+
+class RefundAboveCapture(HoldError):
+    """All refunds of a hold together are at most its charge."""
+
+    problem = "was not charged that much"
+
+
+class IdempotencyMismatch(BillingError):
+    """The key already stands for another wallet, hold or amount."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key {key!r} was used for something else")
+        self.key = key
+
+
+class NotPriced(BillingError, ValueError):
+    """The price list has no factor under this name; there is no fallback price."""
+
+    what = "name"
+
+    def __init__(self, name: Any) -> None:
+        super().__init__(f"{self.what} {name!r} is not in the price list")
+        self.name = name
+
+
+class UnknownOperation(NotPriced):
+    what = "operation"
+
+
+class UnknownServiceClass(NotPriced):
+    what = "service class"

@@ -1,0 +1,168 @@
+"""The tables of billing and the constraints that keep them right, whoever writes.
+
+Not for behaviour: `wallets` moves Tokens, `ledger` alone writes transfers, `price_lists` publishes prices.
+Amounts are integer milli-Tokens. What constraints cannot say (append-only, resolved once) triggers say,
+in the migration `guards`.
+"""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+# Fixed by the migration `guards`, so that no statement has to look them up.
+MINT_ID = 1
+PLATFORM_ID = 2
+
+
+class Wallet(models.Model):
+    """Where Tokens lie. Only a customer's wallet stores its balance; every other one is summed from its
+    transfers, so that a popular wallet is a row nobody locks.
+    """
+
+    class Kind(models.TextChoices):
+        CUSTOMER = "customer"
+        CREATOR = "creator"
+        PLATFORM = "platform"
+        MINT = "mint"
+
+    owner = models.UUIDField(null=True)
+    kind = models.TextField(choices=Kind, db_default=Kind.CUSTOMER)
+    balance = models.BigIntegerField(db_default=0)
+    held = models.BigIntegerField(db_default=0)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                "owner", "kind", nulls_distinct=False, name="wallet_one_of_a_kind_per_owner"
+            ),
+            models.CheckConstraint(
+                condition=Q(kind__in=["customer", "creator"], owner__isnull=False)
+                | Q(kind__in=["platform", "mint"], owner__isnull=True),
+                name="wallet_kind_has_owner",
+            ),
+            models.CheckConstraint(
+                condition=Q(held__gte=0, balance__gte=F("held")), name="wallet_never_overdrawn"
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="customer") | Q(balance=0, held=0), name="wallet_summed_stores_nothing"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.owner or ''}".strip()
+
+
+class Transfer(models.Model):
+    """Tokens from one wallet to another, once and for ever.
+
+    The wallets are no database foreign keys: their check would take a shared lock on the platform's row
+    in every capture, and rewrite it. Wallets cannot be deleted, and `ledger.check` looks for strays.
+    """
+
+    class Kind(models.TextChoices):
+        GRANT = "grant"
+        CAPTURE = "capture"
+        REFUND = "refund"
+
+    source = models.ForeignKey(
+        Wallet, models.PROTECT, related_name="outgoing", db_constraint=False, db_index=False
+    )
+    target = models.ForeignKey(
+        Wallet, models.PROTECT, related_name="incoming", db_constraint=False, db_index=False
+    )
+    amount = models.BigIntegerField()
+    kind = models.TextField(choices=Kind)
+    reference = models.UUIDField(null=True)
+    idempotency_key = models.TextField(unique=True)
+    memo = models.TextField(db_default="")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = [
+            models.Index("source", "id", name="transfer_by_source"),
+            models.Index("target", "id", name="transfer_by_target"),
+        ]
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gt=0), name="transfer_amount_positive"),
+            models.CheckConstraint(condition=~Q(source=F("target")), name="transfer_between_two"),
+            models.CheckConstraint(
+                condition=Q(kind="grant", reference__isnull=True)
+                | Q(kind__in=["capture", "refund"], reference__isnull=False),
+                name="transfer_kind_has_reference",
+            ),
+            models.CheckConstraint(condition=~Q(idempotency_key=""), name="transfer_key_not_empty"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+class Hold(models.Model):
+    """Tokens of one wallet set aside for one reference; captured, released or expired, exactly once."""
+
+    class Status(models.TextChoices):
+        HELD = "held"
+        CAPTURED = "captured"
+        RELEASED = "released"
+        EXPIRED = "expired"
+
+    wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="holds", db_index=False)
+    reference = models.UUIDField(unique=True)
+    amount = models.BigIntegerField()
+    status = models.TextField(choices=Status, db_default=Status.HELD)
+    captured = models.BigIntegerField(db_default=0)
+    refunded = models.BigIntegerField(db_default=0)
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField()
+    resolved_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index("expires_at", condition=Q(status="held"), name="hold_due"),
+        ]
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gt=0), name="hold_amount_positive"),
+            models.CheckConstraint(condition=Q(captured__lte=F("amount")), name="hold_captured_within_amount"),
+            models.CheckConstraint(
+                condition=Q(refunded__gte=0, refunded__lte=F("captured")), name="hold_refunded_within_captured"
+            ),
+            models.CheckConstraint(
+                condition=Q(status="captured", captured__gt=0)
+                | Q(status__in=["held", "released", "expired"], captured=0),
+                name="hold_captured_says_so",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="held", resolved_at__isnull=True)
+                | (~Q(status="held") & Q(resolved_at__isnull=False)),
+                name="hold_resolved_has_time",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.reference}"
+
+
+class PriceListVersion(models.Model):
+    """One published price list, in the units of `pricing.PriceList`; a trigger keeps it as it is."""
+
+    version = models.PositiveIntegerField(primary_key=True)
+    base_cost = models.BigIntegerField()
+    prompt_floor = models.PositiveIntegerField()
+    service_classes = models.JSONField()
+    operations = models.JSONField()
+    skipped_step = models.PositiveIntegerField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(version__gt=0, base_cost__gt=0, prompt_floor__gt=0, skipped_step__lte=1000),
+                name="price_list_in_range",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"price list {self.version}"
