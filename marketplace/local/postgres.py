@@ -95,17 +95,11 @@ class Postgres:
         if _is_root():
             os.chown(new, processes.NOBODY, processes.NOBODY)
             os.chown(password_file, processes.NOBODY, processes.NOBODY)
-        command = [
-            binaries / "initdb",
-            "-D",
-            new,
-            "-U",
-            USER,
-            f"--pwfile={password_file}",
-            "--auth=scram-sha-256",
-        ]
+        access = ["-U", USER, f"--pwfile={password_file}", "--auth=scram-sha-256"]
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        done = processes.spawn([*command, *locale], self.log, cwd=data.parent, as_nobody=_is_root()).wait()
+        haste = [] if self.durable else ["--no-sync"]
+        command: list[str | Path] = [binaries / "initdb", "-D", new, *access, *locale, *haste]
+        done = processes.spawn(command, self.log, cwd=data.parent, as_nobody=_is_root()).wait()
         password_file.unlink()
         if done != 0:
             raise processes.StartFailed(f"initdb failed with exit code {done}:\n{processes.tail(self.log)}")
