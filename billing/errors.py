@@ -1,18 +1,18 @@
 """Everything that billing refuses, as one tree. Not for database faults: those stay Django's.
 
-    BillingError
-    ├── NoWallet                 the owner has no wallet of that kind
-    ├── InsufficientTokens       less is available than the hold needs
-    ├── HoldError
-    │   ├── HoldExists           this reference is held, or was
-    │   ├── UnknownHold          no hold has this reference
-    │   ├── HoldResolved         captured, released or expired already
-    │   ├── HoldNotDue           expired ahead of its time
-    │   ├── ChargeAboveHold      a charge larger than what was held
-    │   └── RefundAboveCapture   refunds would exceed what was captured
-    ├── IdempotencyMismatch      a key used again for something else
-    ├── UnknownOperation         (also a ValueError) the price list does not name it
-    └── UnknownServiceClass      (also a ValueError) the price list does not name it
+BillingError
+├── NoWallet                 the owner has no wallet of that kind
+├── InsufficientTokens       less is available than the hold needs
+├── HoldError
+│   ├── HoldExists           this reference is held, or was
+│   ├── UnknownHold          no hold has this reference
+│   ├── HoldResolved         captured, released or expired already
+│   ├── HoldNotDue           expired ahead of its time
+│   ├── ChargeAboveHold      a charge larger than what was held
+│   └── RefundAboveCapture   refunds would exceed what was captured
+├── IdempotencyMismatch      a key used again for something else
+├── UnknownOperation         (also a ValueError) the price list does not name it
+└── UnknownServiceClass      (also a ValueError) the price list does not name it
 """
 
 from __future__ import annotations

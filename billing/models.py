@@ -36,7 +36,7 @@ class Wallet(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                "owner", "kind", nulls_distinct=False, name="wallet_one_of_a_kind_per_owner"
+                fields=["owner", "kind"], nulls_distinct=False, name="wallet_one_of_a_kind_per_owner"
             ),
             models.CheckConstraint(
                 condition=Q(kind__in=["customer", "creator"], owner__isnull=False)
@@ -76,7 +76,7 @@ class Transfer(models.Model):
     amount = models.BigIntegerField()
     kind = models.TextField(choices=Kind)
     reference = models.UUIDField(null=True)
-    idempotency_key = models.TextField(unique=True)
+    idempotency_key = models.TextField()
     memo = models.TextField(db_default="")
     created_at = models.DateTimeField(db_default=Now())
 
@@ -86,6 +86,8 @@ class Transfer(models.Model):
             models.Index("target", "id", name="transfer_by_target"),
         ]
         constraints = [
+            # Not unique=True on the field, which would add a second index for LIKE.
+            models.UniqueConstraint(fields=["idempotency_key"], name="transfer_key_once"),
             models.CheckConstraint(condition=Q(amount__gt=0), name="transfer_amount_positive"),
             models.CheckConstraint(condition=~Q(source=F("target")), name="transfer_between_two"),
             models.CheckConstraint(
@@ -125,9 +127,12 @@ class Hold(models.Model):
         ]
         constraints = [
             models.CheckConstraint(condition=Q(amount__gt=0), name="hold_amount_positive"),
-            models.CheckConstraint(condition=Q(captured__lte=F("amount")), name="hold_captured_within_amount"),
             models.CheckConstraint(
-                condition=Q(refunded__gte=0, refunded__lte=F("captured")), name="hold_refunded_within_captured"
+                condition=Q(captured__lte=F("amount")), name="hold_captured_within_amount"
+            ),
+            models.CheckConstraint(
+                condition=Q(refunded__gte=0, refunded__lte=F("captured")),
+                name="hold_refunded_within_captured",
             ),
             models.CheckConstraint(
                 condition=Q(status="captured", captured__gt=0)

@@ -1,0 +1,171 @@
+"""The sole writer of transfers, and the proof that they add up.
+
+A verb of `wallets` is one SQL statement, so its transfers are written inside that statement: the text that
+writes them is kept here, as CTEs that `wallets` puts behind the row it has locked. Not for balances or
+holds, which `wallets` keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from django.db import connection
+
+from billing.models import MINT_ID, PLATFORM_ID, Transfer
+
+_INSERT = (
+    "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, memo)"
+)
+
+# Reads `paid (id, reference)`: the customer's wallet, locked, so that its transfers are numbered in the
+# order in which they commit. One row per share of the charge.
+CAPTURES = f"""
+captures AS (
+    {_INSERT}
+    SELECT paid.id, share.target, share.amount, '{Transfer.Kind.CAPTURE}', paid.reference,
+           'capture:' || paid.reference || ':' || share.target, ''
+    FROM paid, unnest(%(targets)s::bigint[], %(amounts)s::bigint[]) AS share (target, amount)
+)"""
+
+# Reads `target (id)`; says nothing where the key was used before.
+GRANT = f"""
+granted AS (
+    {_INSERT}
+    SELECT {MINT_ID}, id, %(amount)s::bigint, '{Transfer.Kind.GRANT}', NULL, %(key)s::text, %(memo)s::text
+    FROM target
+    ON CONFLICT (idempotency_key) DO NOTHING
+    RETURNING target_id, amount
+)"""
+
+# Reads `target (id, reference)`; says nothing where the key was used before. The platform pays all of it:
+# a creator whose share went out with the capture has done the work, may have been paid, and has no
+# balance that a constraint could keep above zero.
+REFUND = f"""
+returned AS (
+    {_INSERT}
+    SELECT {PLATFORM_ID}, id, %(amount)s::bigint, '{Transfer.Kind.REFUND}', reference, %(key)s::text,
+           %(memo)s::text
+    FROM target
+    ON CONFLICT (idempotency_key) DO NOTHING
+    RETURNING target_id, reference, amount
+)"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a statement; `amount` in milli-Tokens, positive where Tokens came in."""
+
+    id: int
+    kind: str
+    amount: int
+    reference: UUID | None
+    memo: str
+    created_at: datetime
+
+
+# Each half walks one index backwards and stops at the limit, however many transfers there are.
+_STATEMENT = """
+WITH mine AS (SELECT id FROM billing_wallet WHERE owner = %(owner)s AND kind = 'customer')
+(SELECT id, kind, amount, reference, memo, created_at FROM billing_transfer
+ WHERE target_id = (SELECT id FROM mine) AND id < %(before)s ORDER BY id DESC LIMIT %(limit)s)
+UNION ALL
+(SELECT id, kind, -amount, reference, memo, created_at FROM billing_transfer
+ WHERE source_id = (SELECT id FROM mine) AND id < %(before)s ORDER BY id DESC LIMIT %(limit)s)
+ORDER BY id DESC LIMIT %(limit)s
+"""
+
+
+def statement(owner: UUID, before_id: int | None = None, limit: int = 50) -> list[Entry]:
+    """The customer's transfers, newest first, those with an id below `before_id`; empty without a wallet."""
+    before = 2**63 - 1 if before_id is None else before_id
+    with connection.cursor() as cursor:
+        cursor.execute(_STATEMENT, {"owner": owner, "before": before, "limit": limit})
+        return [Entry(*row) for row in cursor.fetchall()]
+
+
+def standing(key: str) -> tuple[UUID | None, UUID | None, int] | None:
+    """(target's owner, reference, amount) of the transfer that was made under `key`, if one was."""
+    found = Transfer.objects.filter(idempotency_key=key).values_list("target__owner", "reference", "amount")
+    return found.first()
+
+
+# Each names what is wrong in one column of text. Together they are one statement, hence one snapshot,
+# however many writers are at work and whatever the isolation level.
+_VIOLATIONS = (
+    # The stored balance is what the transfers say.
+    """SELECT format('wallet %s: balance %s, transfers say %s', w.id, w.balance, coalesce(t.total, 0))
+       FROM billing_wallet w LEFT JOIN (
+           SELECT wallet, sum(amount) AS total FROM (
+               SELECT target_id AS wallet, amount FROM billing_transfer
+               UNION ALL SELECT source_id, -amount FROM billing_transfer) AS sides
+           GROUP BY wallet) t ON t.wallet = w.id
+       WHERE w.kind = 'customer' AND w.balance <> coalesce(t.total, 0)""",
+    # What a wallet holds is what its open holds say.
+    """SELECT format('wallet %s: held %s, open holds say %s', w.id, w.held, coalesce(h.total, 0))
+       FROM billing_wallet w LEFT JOIN (
+           SELECT wallet_id, sum(amount) AS total FROM billing_hold WHERE status = 'held'
+           GROUP BY wallet_id) h ON h.wallet_id = w.id
+       WHERE w.held <> coalesce(h.total, 0)""",
+    """SELECT format('wallet %s: overdrawn, balance %s, held %s', id, balance, held)
+       FROM billing_wallet WHERE held < 0 OR balance < held""",
+    """SELECT format('wallet %s: a %s wallet stores a balance', id, kind)
+       FROM billing_wallet WHERE kind <> 'customer' AND (balance <> 0 OR held <> 0)""",
+    f"""SELECT format('wallet %s: the %s wallet is missing', id, kind)
+       FROM (VALUES ({MINT_ID}, 'mint'), ({PLATFORM_ID}, 'platform')) AS needed (id, kind)
+       WHERE NOT EXISTS (SELECT FROM billing_wallet w WHERE w.id = needed.id AND w.kind = needed.kind)""",
+    # Every transfer runs between wallets that exist and fit its kind.
+    """SELECT format('transfer %s: %s of %s from %s to %s', t.id, t.kind, t.amount,
+                     coalesce(s.kind, 'nowhere'), coalesce(d.kind, 'nowhere'))
+       FROM billing_transfer t
+       LEFT JOIN billing_wallet s ON s.id = t.source_id LEFT JOIN billing_wallet d ON d.id = t.target_id
+       WHERE t.amount <= 0 OR t.source_id = t.target_id
+          OR (t.kind, s.kind, d.kind) IS NULL OR s.kind IS NULL OR d.kind IS NULL
+          OR (t.kind, s.kind, d.kind) NOT IN (
+              ('grant', 'mint', 'customer'), ('capture', 'customer', 'platform'),
+              ('capture', 'customer', 'creator'), ('refund', 'platform', 'customer'))""",
+    # A hold was charged and refunded what its transfers say, out of and into its own wallet.
+    """SELECT format('hold %s: %s, captured %s, refunded %s, transfers say %s and %s', h.reference,
+                     h.status, h.captured, h.refunded, coalesce(t.captured, 0), coalesce(t.refunded, 0))
+       FROM billing_hold h LEFT JOIN (
+           SELECT reference, CASE kind WHEN 'capture' THEN source_id ELSE target_id END AS wallet,
+                  coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS captured,
+                  coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0) AS refunded
+           FROM billing_transfer WHERE kind IN ('capture', 'refund')
+           GROUP BY 1, 2) t ON t.reference = h.reference AND t.wallet = h.wallet_id
+       WHERE h.captured <> coalesce(t.captured, 0) OR h.refunded <> coalesce(t.refunded, 0)""",
+    """SELECT format('transfer %s: %s of a hold that its wallet does not have', t.id, t.kind)
+       FROM billing_transfer t LEFT JOIN billing_hold h ON h.reference = t.reference
+           AND h.wallet_id = CASE t.kind WHEN 'capture' THEN t.source_id ELSE t.target_id END
+       WHERE t.kind IN ('capture', 'refund') AND h.id IS NULL""",
+    """SELECT format('hold %s: %s, amount %s, captured %s, refunded %s, resolved %s', reference, status,
+                     amount, captured, refunded, coalesce(resolved_at::text, 'never'))
+       FROM billing_hold
+       WHERE amount <= 0 OR captured > amount OR refunded < 0 OR refunded > captured
+          OR (status = 'captured') <> (captured > 0) OR (status = 'held') <> (resolved_at IS NULL)""",
+    # Without these triggers nothing above could be relied on tomorrow.
+    """SELECT format('trigger %s is missing or switched off', needed.name)
+       FROM (VALUES ('transfer_append_only'), ('hold_resolved_once'), ('hold_kept'), ('wallet_kept'),
+                    ('wallet_keeps_its_owner'), ('price_list_immutable')) AS needed (name)
+       WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = needed.name AND tgenabled <> 'D')""",
+    # All wallets sum to zero.
+    """SELECT format('all wallets sum to %s', total) FROM (
+           SELECT (SELECT coalesce(sum(balance), 0) FROM billing_wallet WHERE kind = 'customer')
+                + (SELECT coalesce(sum(t.amount), 0) FROM billing_transfer t
+                   JOIN billing_wallet w ON w.id = t.target_id WHERE w.kind <> 'customer')
+                - (SELECT coalesce(sum(t.amount), 0) FROM billing_transfer t
+                   JOIN billing_wallet w ON w.id = t.source_id WHERE w.kind <> 'customer') AS total) AS books
+       WHERE total <> 0""",
+)
+
+
+def check() -> list[str]:
+    """Every violated invariant, one line each; empty where the ledger is right.
+
+    Reads all of it, in the snapshot of one statement; inside a caller's REPEATABLE READ transaction, in
+    the caller's snapshot.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("\nUNION ALL\n".join(_VIOLATIONS))
+        return [text for (text,) in cursor.fetchall()]

@@ -1,0 +1,313 @@
+"""Wallets: hold, capture, release, expire, grant, refund. Amounts are integer milli-Tokens.
+
+Every verb is one SQL statement. Alone it is atomic; inside a transaction it joins it. Where it changes
+nothing, a second statement finds out why and raises from the tree in `errors`. Locks are taken hold first,
+then wallet, and never on the platform's row. Not for prices (pricing) or for reading transfers (ledger).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from django.db import IntegrityError, connection
+from psycopg.errors import UniqueViolation
+
+from billing import ledger
+from billing.errors import (
+    BillingError,
+    ChargeAboveHold,
+    HoldExists,
+    HoldNotDue,
+    HoldResolved,
+    IdempotencyMismatch,
+    InsufficientTokens,
+    NoWallet,
+    RefundAboveCapture,
+    UnknownHold,
+)
+from billing.models import PLATFORM_ID, Hold, Wallet
+
+LARGEST = 2**63 - 1
+KEY_LENGTH = 255
+
+
+@dataclass(frozen=True)
+class Balance:
+    """milli-Tokens; `total` is what the wallet has, `available` what is not held."""
+
+    available: int
+    held: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Captured:
+    """milli-Tokens that were charged, and that went back to the wallet from the hold."""
+
+    charged: int
+    released: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of a charge, for the owner of a creator's wallet or for the platform."""
+
+    owner: UUID | Literal["platform"]
+    amount: int
+
+
+_OPEN = """
+INSERT INTO billing_wallet (owner, kind) VALUES (%(owner)s::uuid, %(kind)s) ON CONFLICT DO NOTHING
+"""
+
+_BALANCE = """
+SELECT balance - held, held, balance FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer'
+"""
+
+# Two CTEs with the parameters owner, amount, reference and expires_in, so that a job's row can be inserted
+# FROM new_hold in the same statement. No row there: too few Tokens or no wallet; `refusal` says which.
+HOLD_CTE = """
+held_wallet AS (
+    UPDATE billing_wallet SET held = held + %(amount)s::bigint
+    WHERE owner = %(owner)s::uuid AND kind = 'customer' AND balance - held >= %(amount)s::bigint
+    RETURNING id
+),
+new_hold AS (
+    INSERT INTO billing_hold (wallet_id, reference, amount, expires_at)
+    SELECT id, %(reference)s::uuid, %(amount)s::bigint, statement_timestamp() + %(expires_in)s::interval
+    FROM held_wallet
+    RETURNING id, wallet_id, reference, amount, expires_at
+)"""
+
+_HOLD = f"WITH {HOLD_CTE} SELECT id FROM new_hold"
+
+_CAPTURE = f"""
+WITH resolved AS (
+    UPDATE billing_hold SET status = 'captured', captured = %(charge)s::bigint,
+                            resolved_at = statement_timestamp()
+    WHERE reference = %(reference)s::uuid AND status = 'held' AND amount >= %(charge)s::bigint
+    RETURNING wallet_id, reference, amount, captured
+),
+paid AS (
+    UPDATE billing_wallet SET balance = balance - resolved.captured, held = held - resolved.amount
+    FROM resolved WHERE billing_wallet.id = resolved.wallet_id
+    RETURNING billing_wallet.id, resolved.reference
+),
+{ledger.CAPTURES}
+SELECT captured, amount - captured FROM resolved
+"""
+
+_FREE = """
+WITH resolved AS (
+    UPDATE billing_hold SET status = %(status)s, resolved_at = statement_timestamp()
+    WHERE reference = %(reference)s::uuid AND status = 'held'
+      AND (%(status)s = 'released' OR expires_at <= statement_timestamp())
+    RETURNING wallet_id, amount
+),
+freed AS (
+    UPDATE billing_wallet SET held = held - resolved.amount
+    FROM resolved WHERE billing_wallet.id = resolved.wallet_id
+)
+SELECT amount FROM resolved
+"""
+
+_DUE = """
+SELECT reference FROM billing_hold WHERE status = 'held' AND expires_at <= statement_timestamp()
+ORDER BY expires_at LIMIT %(limit)s
+"""
+
+_GRANT = f"""
+WITH target AS (
+    SELECT id FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer' FOR NO KEY UPDATE
+),
+{ledger.GRANT}
+UPDATE billing_wallet SET balance = balance + granted.amount
+FROM granted WHERE billing_wallet.id = granted.target_id
+RETURNING billing_wallet.id
+"""
+
+_REFUND = f"""
+WITH target AS (
+    SELECT wallet.id, hold.reference FROM billing_hold AS hold
+    JOIN billing_wallet AS wallet ON wallet.id = hold.wallet_id
+    WHERE hold.reference = %(reference)s::uuid AND hold.refunded + %(amount)s::bigint <= hold.captured
+    FOR NO KEY UPDATE
+),
+{ledger.REFUND},
+marked AS (
+    UPDATE billing_hold SET refunded = refunded + returned.amount
+    FROM returned WHERE billing_hold.reference = returned.reference
+)
+UPDATE billing_wallet SET balance = balance + returned.amount
+FROM returned WHERE billing_wallet.id = returned.target_id
+RETURNING billing_wallet.id
+"""
+
+
+def open(owner: UUID, kind: Wallet.Kind = Wallet.Kind.CUSTOMER) -> None:
+    """Gives `owner` an empty wallet of this kind (customer or creator), unless there is one."""
+    _run(_OPEN, {"owner": owner, "kind": kind.value})
+
+
+def balance(owner: UUID) -> Balance:
+    """What the customer has; NoWallet."""
+    row = _run(_BALANCE, {"owner": owner})
+    if row is None:
+        raise NoWallet(owner)
+    return Balance(*row)
+
+
+def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta) -> None:
+    """Sets `amount` aside under `reference`; InsufficientTokens, NoWallet or HoldExists."""
+    if expires_in <= timedelta(0):
+        raise ValueError("a hold must last")
+    found = {"owner": owner, "amount": _milli(amount), "reference": reference, "expires_in": expires_in}
+    try:
+        held = _run(_HOLD, found)
+    except IntegrityError as error:
+        if not isinstance(error.__cause__, UniqueViolation):
+            raise
+        raise HoldExists(reference) from error
+    if held is None:
+        raise refusal(owner, amount)
+
+
+def refusal(owner: UUID, amount: int) -> BillingError:
+    """Why a statement with HOLD_CTE found no row: InsufficientTokens or NoWallet, to be raised."""
+    try:
+        return InsufficientTokens(balance(owner).available, amount)
+    except NoWallet as error:
+        return error
+
+
+def capture(reference: UUID, charge: int, shares: Sequence[Share] | None = None) -> Captured:
+    """Charges `charge` of what is held and releases the rest, once.
+
+    The platform gets it, or each share its part; they must sum to the charge (else ValueError) and go to
+    creators' wallets that exist (else NoWallet). UnknownHold, HoldResolved or ChargeAboveHold. A hold past
+    its time but not yet expired can still be captured.
+    """
+    _milli(charge, "charge")
+    split = {PLATFORM_ID: charge} if shares is None else _split(shares)
+    if sum(split.values()) != charge:
+        raise ValueError("the shares do not sum to the charge")
+    row = _run(
+        _CAPTURE,
+        {
+            "reference": reference,
+            "charge": charge,
+            "targets": list(split),
+            "amounts": list(split.values()),
+        },
+    )
+    if row is None:
+        raise _unresolvable(reference, otherwise=ChargeAboveHold(reference))
+    return Captured(*row)
+
+
+def release(reference: UUID) -> int:
+    """Gives all of a hold back, once; the milli-Tokens given back. UnknownHold or HoldResolved."""
+    return _free(reference, Hold.Status.RELEASED)
+
+
+def expire(reference: UUID) -> int:
+    """Gives a hold back whose time has run out, once; otherwise as `release`, and HoldNotDue."""
+    return _free(reference, Hold.Status.EXPIRED)
+
+
+def due(limit: int = 500) -> list[UUID]:
+    """References of open holds whose time has run out, longest ago first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_DUE, {"limit": limit})
+        return [reference for (reference,) in cursor.fetchall()]
+
+
+def grant(owner: UUID, amount: int, key: str, memo: str = "") -> bool:
+    """Gives Tokens; True, and False where this `key` already did. NoWallet or IdempotencyMismatch."""
+    found = {"owner": owner, "amount": _milli(amount), "key": _key("grant", key), "memo": memo}
+    if _run(_GRANT, found) is not None:
+        return True
+    _expect(found["key"], key, (owner, None, amount), otherwise=NoWallet(owner))
+    return False
+
+
+def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
+    """Gives back part or all of a charge, from the platform; True, and False where this `key` already did.
+
+    UnknownHold, RefundAboveCapture (also where nothing was captured) or IdempotencyMismatch.
+    """
+    found = {"reference": reference, "amount": _milli(amount), "key": _key("refund", key), "memo": memo}
+    if _run(_REFUND, found) is not None:
+        return True
+    charged = Hold.objects.filter(reference=reference).values_list("wallet__owner", flat=True).first()
+    if charged is None:
+        raise UnknownHold(reference)
+    _expect(found["key"], key, (charged, reference, amount), otherwise=RefundAboveCapture(reference))
+    return False
+
+
+def _free(reference: UUID, status: Hold.Status) -> int:
+    row = _run(_FREE, {"reference": reference, "status": status.value})
+    if row is None:
+        raise _unresolvable(reference, otherwise=HoldNotDue(reference))
+    return int(row[0])
+
+
+def _unresolvable(reference: UUID, otherwise: BillingError) -> BillingError:
+    """Why a hold could not be resolved: it is unknown, resolved, or else as the verb says."""
+    status = Hold.objects.filter(reference=reference).values_list("status", flat=True).first()
+    if status is None:
+        return UnknownHold(reference)
+    return otherwise if status == Hold.Status.HELD else HoldResolved(reference, status)
+
+
+def _expect(
+    stored_key: str, key: str, wanted: tuple[UUID, UUID | None, int], otherwise: BillingError
+) -> None:
+    """Passes where the transfer under the key is the one wanted."""
+    standing = ledger.standing(stored_key)
+    if standing is None:
+        raise otherwise
+    if standing != wanted:
+        raise IdempotencyMismatch(key)
+
+
+def _split(shares: Sequence[Share]) -> dict[int, int]:
+    """Wallet ids and what each gets. They never change, so reading them ahead is no race."""
+    owners = [share.owner for share in shares if share.owner != "platform"]
+    found = Wallet.objects.filter(owner__in=owners, kind=Wallet.Kind.CREATOR).values_list("owner", "id")
+    ids: dict[Any, int] = {"platform": PLATFORM_ID, **dict(found)} if owners else {"platform": PLATFORM_ID}
+    split: dict[int, int] = {}
+    for share in shares:
+        if share.owner not in ids:
+            raise NoWallet(UUID(str(share.owner)))
+        wallet = ids[share.owner]
+        split[wallet] = split.get(wallet, 0) + _milli(share.amount, "share")
+    return split
+
+
+def _key(verb: str, key: str) -> str:
+    """Keys of different verbs never meet."""
+    if not isinstance(key, str) or not 0 < len(key) <= KEY_LENGTH:
+        raise ValueError(f"a key has 1 to {KEY_LENGTH} characters")
+    return f"{verb}:{key}"
+
+
+def _milli(amount: int, name: str = "amount") -> int:
+    """The amount itself, where it is a whole, positive number that the database can store."""
+    if not isinstance(amount, int) or isinstance(amount, bool):
+        raise TypeError(f"{name} must be an int of milli-Tokens, not {type(amount).__name__}")
+    if not 0 < amount <= LARGEST:
+        raise ValueError(f"{name} must be between 1 and {LARGEST} milli-Tokens, not {amount}")
+    return amount
+
+
+def _run(sql: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """The first row of one statement, or None."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        return cursor.fetchone() if cursor.description else None
