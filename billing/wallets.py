@@ -165,9 +165,9 @@ def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta) -> No
     """Sets `amount` aside under `reference`; InsufficientTokens, NoWallet or HoldExists."""
     if expires_in <= timedelta(0):
         raise ValueError("a hold must last")
-    found = {"owner": owner, "amount": _milli(amount), "reference": reference, "expires_in": expires_in}
+    values = {"owner": owner, "amount": _milli(amount), "reference": reference, "expires_in": expires_in}
     try:
-        held = _run(_HOLD, found)
+        held = _run(_HOLD, values)
     except IntegrityError as error:
         if not isinstance(error.__cause__, UniqueViolation):
             raise
@@ -228,10 +228,11 @@ def due(limit: int = 500) -> list[UUID]:
 
 def grant(owner: UUID, amount: int, key: str, memo: str = "") -> bool:
     """Gives Tokens; True, and False where this `key` already did. NoWallet or IdempotencyMismatch."""
-    found = {"owner": owner, "amount": _milli(amount), "key": _key("grant", key), "memo": memo}
-    if _run(_GRANT, found) is not None:
+    stored_key = _key("grant", key)
+    values = {"owner": owner, "amount": _milli(amount), "key": stored_key, "memo": memo}
+    if _run(_GRANT, values) is not None:
         return True
-    _expect(found["key"], key, (owner, None, amount), otherwise=NoWallet(owner))
+    _expect(stored_key, key, (owner, None, amount), otherwise=NoWallet(owner))
     return False
 
 
@@ -240,13 +241,14 @@ def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
 
     UnknownHold, RefundAboveCapture (also where nothing was captured) or IdempotencyMismatch.
     """
-    found = {"reference": reference, "amount": _milli(amount), "key": _key("refund", key), "memo": memo}
-    if _run(_REFUND, found) is not None:
+    stored_key = _key("refund", key)
+    values = {"reference": reference, "amount": _milli(amount), "key": stored_key, "memo": memo}
+    if _run(_REFUND, values) is not None:
         return True
     charged = Hold.objects.filter(reference=reference).values_list("wallet__owner", flat=True).first()
     if charged is None:
         raise UnknownHold(reference)
-    _expect(found["key"], key, (charged, reference, amount), otherwise=RefundAboveCapture(reference))
+    _expect(stored_key, key, (charged, reference, amount), otherwise=RefundAboveCapture(reference))
     return False
 
 
