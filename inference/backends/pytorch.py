@@ -1,0 +1,55 @@
+"""The backend that runs diffusers' transformer eagerly in PyTorch, on a CPU or a GPU."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import QwenImageTransformer2DModel
+from torch.nn import functional
+
+from inference.models import transformer as rows
+
+# text is padded to one of these lengths, so that a row meets few shapes and the same mask path every time
+TEXT_BUCKETS = (32, 64, 128, 256, 512, 1024)
+
+
+class TorchBackend:
+    """See `backends.base.Backend`. The transformer's attention and RoPE are replaced, its weights are not."""
+
+    name = "torch"
+
+    def __init__(self, transformer: QwenImageTransformer2DModel) -> None:
+        self.transformer = rows.make_rows_independent(transformer)
+        self._parameter = next(transformer.parameters())
+
+    def velocity(
+        self,
+        latents: torch.Tensor,
+        sigmas: torch.Tensor,
+        texts: Sequence[torch.Tensor],
+        grid: tuple[int, int],
+    ) -> torch.Tensor:
+        dtype = self._parameter.dtype
+        text, mask = self._pad(texts, latents.shape[1])
+        predicted: torch.Tensor = self.transformer(
+            hidden_states=latents.to(dtype),
+            timestep=sigmas.to(dtype),
+            encoder_hidden_states=text,
+            img_shapes=[[(1, *grid)]] * len(texts),
+            attention_kwargs={"attention_mask": mask},
+            return_dict=False,
+        )[0]
+        return predicted.float()
+
+    def synchronize(self) -> None:
+        if self._parameter.is_cuda:
+            torch.cuda.synchronize(self._parameter.device)
+
+    def _pad(self, texts: Sequence[torch.Tensor], image_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Texts [rows, bucket, width] and an additive mask [rows, 1, 1, bucket + image tokens]."""
+        longest = max(len(text) for text in texts)
+        bucket = next(size for size in TEXT_BUCKETS if size >= longest)
+        padded = torch.stack([functional.pad(text, (0, 0, 0, bucket - len(text))) for text in texts])
+        mask = padded.new_zeros(len(texts), 1, 1, bucket + image_tokens)
+        for row, text in enumerate(texts):
+            mask[row, ..., len(text) : bucket] = float("-inf")
+        return padded, mask

@@ -1,0 +1,208 @@
+"""The engine: takes requests, hands out futures, and runs one thread that does schedule → run → finish for
+ever.
+
+Requests join and leave between denoising steps. What runs next is the scheduler's business, how it runs the
+runner's; no queue and no arithmetic here.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from inference.backends.pytorch import TorchBackend
+from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
+from inference.models import catalog, qwen_image
+from inference.request import Phase, Picture, Request
+from inference.runner import Runner
+from inference.scheduler import Batch, Scheduler
+
+log = logging.getLogger(__name__)
+
+# image tokens a forward, above which a bigger batch brought no more pictures a second (docs: bench/engine.py)
+MAX_BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """One batch that ran: its phase, requests in it, image tokens of its forward, seconds it took."""
+
+    phase: str
+    rows: int
+    image_tokens: int
+    seconds: float
+
+
+class Engine:
+    """One model on one device; use as a context manager or with `start` and `stop`."""
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        device: str | None = None,
+        max_batch_tokens: int | None = None,
+        on_batch: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        """`on_batch` runs in the engine's thread after a batch. Raises ModelUnavailable for no such model."""
+        self.card = catalog.card(model)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.warm = False
+        self._on_batch = on_batch
+        self._scheduler = Scheduler(max_batch_tokens or MAX_BATCH_TOKENS.get(self.device.type, 2048))
+        self._changed = threading.Condition()
+        self._canceled: list[Request] = []
+        self._stopping = False
+        self._runner: Runner
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Load the model, run it once, and begin to serve; returns when warm."""
+        assert self._thread is None, "an engine starts once"
+        model = qwen_image.load(self.card.path, self.device)
+        self._runner = Runner(model, TorchBackend(model.transformer))
+        self._warm_up()
+        self._thread = threading.Thread(target=self._serve, name="kiln-engine", daemon=True)
+        self._thread.start()
+        self.warm = True
+
+    def stop(self) -> None:
+        """End after the batch that runs; futures still pending raise EngineStopped. Safe to call twice."""
+        with self._changed:
+            self._stopping = True
+            self.warm = False
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def submit(self, request: Request) -> Future[Picture]:
+        """Queue a new request. Raises InvalidRequest for a bad value, EngineStopped when not running."""
+        catalog.validate(request, self.card)
+        with self._changed:
+            if not self.warm:
+                raise EngineStopped("the engine is not running")
+            request.submitted_at = time.monotonic()
+            request.future.set_running_or_notify_cancel()
+            self._scheduler.add(request)
+            self._changed.notify()
+        return request.future
+
+    def cancel(self, request: Request) -> None:
+        """Take a request out at the next step boundary: its future raises Canceled. No-op when it is done."""
+        with self._changed:
+            if request.future.running():
+                self._canceled.append(request)
+                self._changed.notify()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _serve(self) -> None:
+        try:
+            while self._step():
+                pass
+            reason: InferenceError = EngineStopped("the engine stopped")
+        except Exception as error:
+            log.exception("the engine's loop broke")
+            reason = EngineFault(f"the engine broke: {error!r}")
+        self._abandon(reason)
+
+    def _step(self) -> bool:
+        batch = self._next_batch()
+        if batch is None:
+            return False
+        self._run(batch)
+        self._finish(batch)
+        return True
+
+    def _next_batch(self) -> Batch | None:
+        """Wait for work, let canceled requests go, and schedule; None when the engine is to stop."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._canceled or self._scheduler)
+                if self._stopping:
+                    return None
+                canceled, self._canceled = self._canceled, []
+            for request in canceled:
+                self._fail(request, Canceled(request.step_index))
+            with self._changed:
+                if batch := self._scheduler.schedule():
+                    return batch
+
+    def _run(self, batch: Batch) -> None:
+        """Run a batch; where several rows raise, each runs again alone, so that a bad one fails alone."""
+        begun = time.monotonic()
+        try:
+            for request in batch.requests:
+                request.started_at = request.started_at or begun
+            self._runner.run(batch)
+        except InferenceError as error:
+            for request in batch.requests:
+                self._fail(request, error)
+        except Exception as error:
+            if len(batch.requests) > 1:
+                log.warning("a batch of %d raised %r; running its rows alone", len(batch.requests), error)
+                for request in batch.requests:
+                    self._run(Batch(batch.phase, (request,)))
+                return
+            log.exception("a request raised")
+            fault = EngineFault(f"{batch.phase} raised {error!r}")
+            fault.__cause__ = error
+            self._fail(batch.requests[0], fault)
+        self._report(batch, time.monotonic() - begun)
+
+    def _finish(self, batch: Batch) -> None:
+        with self._changed:
+            self._scheduler.advance(batch)
+        if batch.phase is Phase.DECODE:
+            for request in batch.requests:
+                if not request.future.done():
+                    request.future.set_result(request.picture())
+
+    def _report(self, batch: Batch, seconds: float) -> None:
+        if self._on_batch is None:
+            return
+        try:
+            self._on_batch(BatchReport(batch.phase, len(batch.requests), batch.image_tokens, seconds))
+        except Exception:
+            log.exception("on_batch raised")
+
+    def _fail(self, request: Request, error: InferenceError) -> None:
+        with self._changed:
+            self._scheduler.discard(request)
+        # outside the lock: whoever waits for the future may call the engine at once
+        if not request.future.done():
+            request.future.set_exception(error)
+
+    def _abandon(self, reason: InferenceError) -> None:
+        with self._changed:
+            self.warm = False
+            pending = list(self._scheduler)
+        for request in pending:
+            self._fail(request, reason)
+
+    def _warm_up(self) -> None:
+        card = self.card
+        request = Request(
+            "",
+            width=card.min_side,
+            height=card.min_side,
+            steps=1,
+            guidance_scale=card.default_guidance_scale,
+            seed=0,
+        )
+        for phase in Phase:
+            self._runner.run(Batch(phase, (request,)))

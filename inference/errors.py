@@ -1,0 +1,46 @@
+"""Everything the engine can raise, as one tree; what an error means over HTTP is not decided here.
+
+InferenceError
+├── InvalidRequest      refused at once: a value the model does not accept (`param` names it)
+├── ModelUnavailable    no model at that path or name, or not of a kind that this engine runs
+├── Canceled            the request was canceled (`steps_run` were done)
+├── BrokenPicture       the numbers stopped being finite; nothing worth showing or charging
+├── EngineStopped       the engine is not running, or stopped before the picture was done
+└── EngineFault         an unexpected exception while the request ran; its cause is chained
+"""
+
+
+class InferenceError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InvalidRequest(InferenceError):
+    """A value the model does not accept; `param` is the field's name."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ModelUnavailable(InferenceError):
+    """No usable model under the given path or name."""
+
+
+class Canceled(InferenceError):
+    """The request was canceled; `steps_run` denoising steps had been done."""
+
+    def __init__(self, steps_run: int) -> None:
+        super().__init__(f"canceled after {steps_run} steps")
+        self.steps_run = steps_run
+
+
+class BrokenPicture(InferenceError):
+    """The latents or pixels are not finite."""
+
+
+class EngineStopped(InferenceError):
+    """The engine is not running, or stopped before the picture was done."""
+
+
+class EngineFault(InferenceError):
+    """An unexpected exception while the request ran; see `__cause__`."""

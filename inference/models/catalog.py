@@ -1,0 +1,126 @@
+"""Which model is served and what it accepts; read by the API as well as the engine, so it loads no torch.
+
+A model is a diffusers folder or a hub name. `kiln.json` in a folder overrides any field of its card.
+"""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from inference.errors import InvalidRequest, ModelUnavailable
+from inference.request import TILE, Request
+from inference.scheduler import WEIGHTS
+
+HOUSE_MODEL = Path(__file__).resolve().parent.parent / "house_model" / "weights"
+_TAIL_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model's name, place, revision and limits; sizes in pixels, prompt length in code points."""
+
+    name: str
+    path: str
+    revision: str
+    min_side: int = 256
+    max_side: int = 2048
+    side_multiple: int = TILE
+    max_steps: int = 100
+    default_width: int = 1024
+    default_height: int = 1024
+    default_steps: int = 50
+    default_guidance_scale: float = 4.0
+    max_guidance_scale: float = 100.0
+    operations: tuple[str, ...] = ("generate",)
+    max_prompt_length: int = 4000
+    description: str = ""
+
+
+def card(model: str | Path | None = None) -> ModelCard:
+    """The card of `model`, else of KILN_MODEL, else of the house model. Raises ModelUnavailable."""
+    place = str(model or os.environ.get("KILN_MODEL") or HOUSE_MODEL)
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        return _folder_card(folder.resolve())
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", place):
+        return ModelCard(name=place.rsplit("/", 1)[-1].lower(), path=place, revision=place)
+    raise ModelUnavailable(f"no model folder at {place}")
+
+
+def validate(request: Request, card: ModelCard) -> None:
+    """Raise InvalidRequest, naming the field, for the first value that the model does not accept."""
+    for name in ("width", "height"):
+        _check_side(name, getattr(request, name), card)
+    if not _is_whole(request.steps) or not 1 <= request.steps <= card.max_steps:
+        raise InvalidRequest("steps", f"steps must be a whole number from 1 to {card.max_steps}")
+    if not 0 <= request.guidance_scale <= card.max_guidance_scale:
+        raise InvalidRequest(
+            "guidance_scale", f"guidance_scale must be from 0 to {card.max_guidance_scale:g}"
+        )
+    if not _is_whole(request.seed) or not 0 <= request.seed < 2**63:
+        raise InvalidRequest("seed", "seed must be a whole number from 0 to 2^63 - 1")
+    for name in ("prompt", "negative_prompt"):
+        if len(getattr(request, name)) > card.max_prompt_length:
+            raise InvalidRequest(name, f"{name} must have at most {card.max_prompt_length} characters")
+    if request.service_class not in WEIGHTS:
+        raise InvalidRequest("service_class", f"service_class must be one of {', '.join(WEIGHTS)}")
+
+
+def _check_side(name: str, value: int, card: ModelCard) -> None:
+    if not _is_whole(value) or value % card.side_multiple:
+        raise InvalidRequest(name, f"{name} must be a multiple of {card.side_multiple}, not {value}")
+    if not card.min_side <= value <= card.max_side:
+        raise InvalidRequest(
+            name, f"{name} must be from {card.min_side} to {card.max_side} pixels, not {value}"
+        )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _folder_card(folder: Path) -> ModelCard:
+    if not (folder / "model_index.json").is_file():
+        raise ModelUnavailable(f"{folder} is no diffusers folder: model_index.json is missing")
+    base = ModelCard(name=folder.name.lower(), path=str(folder), revision=_revision(folder))
+    if folder == HOUSE_MODEL:
+        base = _house_card(base)
+    overrides = folder / "kiln.json"
+    return _override(base, overrides) if overrides.is_file() else base
+
+
+def _house_card(base: ModelCard) -> ModelCard:
+    return replace(
+        base,
+        name="kiln-house",
+        min_side=64,
+        max_side=1024,
+        default_width=128,
+        default_height=128,
+        default_steps=20,
+        description="A small Qwen-Image trained on drawn scenes of coloured shapes: 128 to 256 pixels.",
+    )
+
+
+def _override(base: ModelCard, path: Path) -> ModelCard:
+    values = json.loads(path.read_text())
+    unknown = set(values) - {field.name for field in fields(ModelCard)}
+    if unknown:
+        raise ModelUnavailable(f"{path}: unknown fields {', '.join(sorted(unknown))}")
+    if "operations" in values:
+        values["operations"] = tuple(values["operations"])
+    return replace(base, **values)
+
+
+def _revision(folder: Path) -> str:
+    """A short hash over the index and each weight file's name, size and last bytes: cheap for 40 GB, too."""
+    digest = hashlib.sha256((folder / "model_index.json").read_bytes())
+    for path in sorted(folder.rglob("*.safetensors")):
+        size = path.stat().st_size
+        with path.open("rb") as weights:
+            weights.seek(max(0, size - _TAIL_BYTES))
+            digest.update(f"{path.relative_to(folder)} {size} ".encode() + weights.read())
+    return digest.hexdigest()[:12]

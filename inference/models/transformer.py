@@ -1,0 +1,103 @@
+"""Diffusers' Qwen-Image transformer made fit for batches: rows of a forward do not see one another.
+
+Replaced in place, weights untouched: the rotary embedding becomes a real-valued table a row (complex
+numbers do not export, and diffusers reads only the first row's shape), and the attention processor takes
+one ready mask for text and image together. RoPE is that of Su et al. 2021 over three axes (frame, row,
+column), as Qwen-Image lays it out.
+"""
+
+from functools import lru_cache
+
+import torch
+from diffusers import QwenImageTransformer2DModel
+from diffusers.models.attention_processor import Attention
+from torch import nn
+from torch.nn import functional
+
+Shape = tuple[int, int, int]
+Rotation = tuple[torch.Tensor, torch.Tensor]
+
+
+class RealRope(nn.Module):
+    """Drop-in for diffusers' `pos_embed`: text and image as cos and sin [1 or rows, tokens, 1, width]."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self._original = original
+        self._table = lru_cache(maxsize=64)(self._compute)
+
+    def forward(self, shapes: list[list[Shape]], device: torch.device, max_txt_seq_len: int) -> Rotation:
+        distinct = set(map(tuple, shapes))
+        if len(distinct) == 1:
+            return self._table(distinct.pop(), int(max_txt_seq_len), device)
+        tables = [self._table(tuple(shape), int(max_txt_seq_len), device) for shape in shapes]
+        return torch.cat([cos for cos, _ in tables]), torch.cat([sin for _, sin in tables])
+
+    def _compute(self, shape: tuple[Shape, ...], text_tokens: int, device: torch.device) -> Rotation:
+        image, text = self._original([list(shape)], max_txt_seq_len=text_tokens, device=device)
+        angles = torch.cat([text, image])
+        cos = angles.real.repeat_interleave(2, dim=-1)
+        # the sign of the rotated pair (-imaginary, real) is folded into the table
+        sin = torch.stack([-angles.imag, angles.imag], dim=-1).flatten(-2)
+        return cos[None, :, None].contiguous(), sin[None, :, None].contiguous()
+
+
+def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Turn each pair of x [rows, tokens, heads, width] by its position's angle, in 32 bits."""
+    cos, sin = rotation
+    wide = x.float()
+    swapped = wide.view(*wide.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
+
+
+class RowAttention:
+    """Joint attention over [text, image] with an additive mask [rows, 1, 1, text + image tokens]."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_rotary_emb: Rotation,
+        encoder_hidden_states_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and text streams [rows, tokens, width] in; their attention outputs, image first, out."""
+        assert encoder_hidden_states_mask is None, "the joint mask comes in attention_mask"
+        image, text = hidden_states, encoder_hidden_states
+        heads = attn.heads
+        query = torch.cat(
+            [
+                attn.norm_added_q(_split(attn.add_q_proj(text), heads)),
+                attn.norm_q(_split(attn.to_q(image), heads)),
+            ],
+            dim=1,
+        )
+        key = torch.cat(
+            [
+                attn.norm_added_k(_split(attn.add_k_proj(text), heads)),
+                attn.norm_k(_split(attn.to_k(image), heads)),
+            ],
+            dim=1,
+        )
+        value = _split(torch.cat([attn.add_v_proj(text), attn.to_v(image)], dim=1), heads)
+        mixed = functional.scaled_dot_product_attention(
+            rotate(query, image_rotary_emb).transpose(1, 2),
+            rotate(key, image_rotary_emb).transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=attention_mask,
+        )
+        mixed = mixed.transpose(1, 2).flatten(2)
+        boundary = text.shape[1]
+        return attn.to_out[0](mixed[:, boundary:]), attn.to_add_out(mixed[:, :boundary])
+
+
+def make_rows_independent(transformer: QwenImageTransformer2DModel) -> QwenImageTransformer2DModel:
+    """Swap RoPE and attention in place and return the transformer, ready to infer."""
+    transformer.pos_embed = RealRope(transformer.pos_embed)
+    transformer.set_attn_processor(RowAttention())
+    return transformer.eval()
+
+
+def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
+    return x.view(x.shape[0], x.shape[1], heads, -1)

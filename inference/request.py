@@ -1,0 +1,116 @@
+"""One picture's work: what was asked for, and how far it has come (its row state).
+
+The row state lives here and nowhere else, so that requests at different steps can share a forward pass. The
+engine thread writes it; other threads may read `step_index` and `phase`. Knows no torch at run time.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import KW_ONLY, dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+# a model sees a picture in tiles of 16x16 pixels: eightfold autoencoder, patches of two
+TILE = 16
+
+
+class Phase(StrEnum):
+    ENCODE = "encode"
+    DENOISE = "denoise"
+    DECODE = "decode"
+
+
+class BatchKey(NamedTuple):
+    """Requests with equal keys can share a forward; model revision and backend are the engine's own."""
+
+    width: int
+    height: int
+    guided: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture: RGB image, steps done and skipped, seconds from its first work to its last."""
+
+    image: Image.Image
+    steps_run: int
+    steps_skipped: int
+    seconds: float
+    seconds_waited: float
+
+
+@dataclass(eq=False)
+class Request:
+    """One picture to make; `width` and `height` in pixels, `guidance_scale` 1 or less turns guidance off.
+
+    Guidance is Qwen-Image's "true CFG": where it is on and `negative_prompt` is empty, the empty prompt is
+    the negative (diffusers' pipeline does the same when given `negative_prompt=""`).
+    """
+
+    prompt: str
+    _: KW_ONLY
+    negative_prompt: str = ""
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    service_class: str = "standard"
+    account: str = ""
+
+    # row state
+    step_index: int = field(default=0, init=False)
+    sigmas: tuple[float, ...] = field(default=(), init=False, repr=False)
+    latents: torch.Tensor | None = field(default=None, init=False, repr=False)
+    text: torch.Tensor | None = field(default=None, init=False, repr=False)
+    negative_text: torch.Tensor | None = field(default=None, init=False, repr=False)
+    generator: torch.Generator | None = field(default=None, init=False, repr=False)
+    image: Image.Image | None = field(default=None, init=False, repr=False)
+
+    # its standing with the engine
+    future: Future[Picture] = field(default_factory=Future, init=False, repr=False)
+    submitted_at: float = field(default=0.0, init=False, repr=False)
+    started_at: float = field(default=0.0, init=False, repr=False)
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance_scale > 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width in image tokens."""
+        return self.height // TILE, self.width // TILE
+
+    @property
+    def image_tokens(self) -> int:
+        """Image tokens this request adds to a forward; guidance runs the picture twice."""
+        rows, columns = self.grid
+        return rows * columns * (2 if self.guided else 1)
+
+    @property
+    def batch_key(self) -> BatchKey:
+        return BatchKey(self.width, self.height, self.guided)
+
+    @property
+    def phase(self) -> Phase:
+        if self.latents is None:
+            return Phase.ENCODE
+        return Phase.DENOISE if self.step_index < self.steps else Phase.DECODE
+
+    def picture(self) -> Picture:
+        """The finished picture, once decoded."""
+        assert self.image is not None
+        now = time.monotonic()
+        return Picture(
+            image=self.image,
+            steps_run=self.step_index,
+            steps_skipped=0,
+            seconds=now - self.started_at,
+            seconds_waited=self.started_at - self.submitted_at,
+        )

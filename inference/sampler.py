@@ -1,0 +1,57 @@
+"""The noise schedule and the arithmetic of a step, row by row; no state and no model.
+
+Sigmas are those of diffusers' QwenImagePipeline with FlowMatchEulerDiscreteScheduler, computed once a
+request, since that class keeps a step index and so cannot serve rows at different steps. The step is
+explicit Euler on the flow dx/dsigma = v (Lipman et al. 2023, "Flow Matching"; Esser et al. 2024) in 32
+bits.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
+
+
+def sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> tuple[float, ...]:
+    """The `steps + 1` noise levels from 1 down to 0 for a picture of `tokens` image tokens."""
+    if steps == 1:
+        # stretching to shift_terminal divides by zero here; from pure noise to the picture is what is left
+        return (1.0, 0.0)
+    schedule = FlowMatchEulerDiscreteScheduler.from_config(config)
+    shift = calculate_shift(
+        tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", 1.15),
+    )
+    schedule.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=shift)
+    return tuple(schedule.sigmas.tolist())
+
+
+def noise(channels: int, grid: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
+    """Initial latents [tokens, channels] of a grid of 2x2 patches, drawn and packed as diffusers does."""
+    rows, columns = grid
+    spread = torch.randn(
+        (1, 1, channels // 4, 2 * rows, 2 * columns), generator=generator, dtype=torch.float32
+    )
+    patches = spread.view(channels // 4, rows, 2, columns, 2).permute(1, 3, 0, 2, 4)
+    return patches.reshape(rows * columns, channels)
+
+
+def guide(velocity: torch.Tensor, negative: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """True CFG on velocities [rows, tokens, channels], one scale a row, rescaled to each token's own norm."""
+    combined = negative + scales[:, None, None] * (velocity - negative)
+    norm = torch.linalg.vector_norm(velocity, dim=-1, keepdim=True)
+    combined_norm = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)
+    # a token that does not move has no direction to rescale
+    guided: torch.Tensor = combined * (norm / combined_norm.clamp_min(torch.finfo(combined.dtype).tiny))
+    return guided
+
+
+def step(latents: torch.Tensor, velocity: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
+    """One Euler step on latents [rows, tokens, channels], 32 bits; `deltas`: the rows' changes of sigma."""
+    return latents + deltas[:, None, None] * velocity
