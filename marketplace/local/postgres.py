@@ -38,7 +38,7 @@ class Postgres:
         self.durable = durable
         self.log = self.folder / "postgres.log"
         self.url = ""
-        self.process: processes.Child | None = None
+        self.child: processes.Child | None = None
 
     def start(self) -> str:
         """Start the server, with an empty database at the first start, and return its URL.
@@ -57,11 +57,16 @@ class Postgres:
                 return self.url
         raise processes.StartFailed(f"PostgreSQL does not start:\n{processes.tail(self.log)}")
 
+    def running(self) -> processes.Child:
+        """The server's process; call it between `start` and `stop` only."""
+        assert self.child
+        return self.child
+
     def stop(self) -> None:
         """Close every connection and shut down cleanly; nothing happens where the server does not run."""
-        if self.process:
-            processes.stop(self.process, *STOP_STEPS)
-            self.process = None
+        if self.child:
+            processes.stop(self.child, *STOP_STEPS)
+            self.child = None
 
     def erase(self) -> None:
         """Delete the data of a stopped server, wherever it lies."""
@@ -119,7 +124,7 @@ class Postgres:
             "fsync": "on" if self.durable else "off",
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        self.process = processes.spawn(
+        self.child = processes.spawn(
             [binaries / "postgres", "-D", data, *options],
             self.log,
             cwd=data,
@@ -127,7 +132,7 @@ class Postgres:
             as_nobody=_is_root(),
         )
         try:
-            return processes.became_ready(self.process, lambda: self._is_ready(data), READY_SECONDS)
+            return processes.became_ready(self.child, lambda: self._is_ready(data), READY_SECONDS)
         except processes.StartFailed:
             self.stop()
             raise
@@ -136,11 +141,7 @@ class Postgres:
         """What `pg_ctl -w` looks at: the first and the last line of postmaster.pid."""
         with contextlib.suppress(FileNotFoundError):
             lines = (data / "postmaster.pid").read_text().splitlines()
-            return (
-                self.process is not None
-                and lines[:1] == [str(self.process.pid)]
-                and lines[7:] == ["ready   "]
-            )
+            return self.child is not None and lines[:1] == [str(self.child.pid)] and lines[7:] == ["ready   "]
         return False
 
     def _create_database(self) -> None:

@@ -1,6 +1,8 @@
 """Children that cannot outlive their parent, and the leftovers of parents that were killed. Linux only.
 
-StartFailed   a child ended before it was ready, or did not get ready in time
+LocalError
+├── StartFailed   a part ended before it was ready, did not get ready in time, or what it needs is taken
+└── PartEnded     a part ended while the stack was running
 """
 
 import contextlib
@@ -30,8 +32,16 @@ class Identity(TypedDict, total=False):
     extra_groups: list[int]
 
 
-class StartFailed(Exception):
+class LocalError(Exception):
     """The message says which part failed, how, and ends with the last lines of its log."""
+
+
+class StartFailed(LocalError):
+    """See the tree above."""
+
+
+class PartEnded(LocalError):
+    """See the tree above."""
 
 
 def spawn(

@@ -38,7 +38,7 @@ class Redis:
         self.durable = durable
         self.log = self.folder / "redis.log"
         self.url = ""
-        self.process: processes.Child | None = None
+        self.child: processes.Child | None = None
 
     def start(self) -> str:
         """Start the server and return its URL.
@@ -53,20 +53,25 @@ class Redis:
                 return self.url
         raise processes.StartFailed(f"redis-server does not start:\n{processes.tail(self.log)}")
 
+    def running(self) -> processes.Child:
+        """The server's process; call it between `start` and `stop` only."""
+        assert self.child
+        return self.child
+
     def stop(self) -> None:
         """Stop the server, after it has written what it holds; nothing happens where it does not run."""
-        if self.process:
-            processes.stop(self.process, (signal.SIGTERM, 10.0))
-            self.process = None
+        if self.child:
+            processes.stop(self.child, (signal.SIGTERM, 10.0))
+            self.child = None
 
     def _launch(self, port: int) -> bool:
         password = passwords.keep(self.folder / "password")
         self.url = f"redis://:{password}@127.0.0.1:{port}/0"
-        self.process = processes.spawn(
+        self.child = processes.spawn(
             [binary(), self._configure(port, password)], self.log, cwd=self.folder, orphaned=signal.SIGTERM
         )
         try:
-            return processes.became_ready(self.process, self._answers, READY_SECONDS)
+            return processes.became_ready(self.child, self._answers, READY_SECONDS)
         except processes.StartFailed:
             self.stop()
             raise

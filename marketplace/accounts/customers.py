@@ -1,0 +1,20 @@
+"""Makes customers: a person, the account it owns, and the account's wallet, together or not at all."""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from billing import wallets
+from marketplace.accounts.models import Account, Person
+
+
+@transaction.atomic
+def create(email: str, name: str = "") -> Account:
+    """The account that this address owns, made where there is none yet."""
+    email = email.strip().lower()
+    person = Person.objects.filter(email=email).first() or Person.objects.create_user(email)
+    account = person.accounts.order_by("created_at").first()
+    if account is None:
+        account = Account.objects.create(owner=person, name=name or email)
+    wallets.open(account.id)
+    return account

@@ -1,0 +1,163 @@
+"""One table from exceptions to answers: `{"error": {type, code, message, param, request_id}}`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.db import OperationalError
+from django.http import Http404, HttpRequest, JsonResponse
+from rest_framework import exceptions as rest
+
+from billing.errors import InsufficientTokens
+from billing.pricing import format_tokens
+from marketplace.jobs import errors as jobs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Problem(Exception):
+    """An answer that is not a success. `param` names the field or header at fault."""
+
+    status: int
+    type: str
+    code: str
+    message: str
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def invalid(param: str | None, message: str, code: str = "invalid_value") -> Problem:
+    return Problem(422, "invalid_request", code, message, param)
+
+
+def not_found(what: str = "resource") -> Problem:
+    return Problem(404, "not_found", "not_found", f"There is no such {what}.")
+
+
+def _insufficient(error: InsufficientTokens) -> Problem:
+    needed, available = format_tokens(error.needed), format_tokens(error.available)
+    message = f"This costs {needed} Tokens and {available} are available."
+    return Problem(402, "payment", "insufficient_tokens", message)
+
+
+def _too_dear(error: jobs.CostAboveMaximum) -> Problem:
+    message = (
+        f"This costs {format_tokens(error.quoted)} Tokens, above max_cost {format_tokens(error.maximum)}."
+    )
+    return invalid("max_cost", message, "cost_above_maximum")
+
+
+def _unauthenticated(error: rest.APIException) -> Problem:
+    code = "invalid_api_key" if isinstance(error, rest.AuthenticationFailed) else "missing_api_key"
+    message = "Send your API key as `Authorization: Bearer kiln_…`."
+    if code == "invalid_api_key":
+        message = str(error.detail)
+    return Problem(401, "authentication", code, message, headers={"WWW-Authenticate": 'Bearer realm="kiln"'})
+
+
+def _validation(error: rest.ValidationError) -> Problem:
+    param, detail = _first(error.detail)
+    code = getattr(detail, "code", "") or "invalid_value"
+    return invalid(param, str(detail), "invalid_value" if code == "invalid" else str(code))
+
+
+def _first(detail: Any, path: str = "") -> tuple[str | None, Any]:
+    """The first error in DRF's nested detail, and the dotted name of its field."""
+    if isinstance(detail, dict):
+        name, inner = next(iter(detail.items()))
+        name = "" if name == "non_field_errors" else str(name)
+        return _first(inner, f"{path}.{name}" if path and name else path or name)
+    if isinstance(detail, list):
+        return _first(detail[0], path)
+    return path or None, detail
+
+
+def _throttled(error: rest.Throttled) -> Problem:
+    wait = {"Retry-After": str(int(error.wait or 1))}
+    return Problem(429, "rate_limit", "rate_limited", "Too many requests.", headers=wait)
+
+
+TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
+    (Problem, lambda error: error),
+    (InsufficientTokens, _insufficient),
+    (jobs.CostAboveMaximum, _too_dear),
+    (
+        jobs.KeyReused,
+        lambda _: invalid(
+            "Idempotency-Key", "This key was used before with another body.", "idempotency_key_reused"
+        ),
+    ),
+    (jobs.NotFound, lambda _: not_found("job")),
+    (
+        jobs.NotCancelable,
+        lambda _: Problem(409, "conflict", "not_cancelable", "The job has already ended."),
+    ),
+    (rest.ValidationError, _validation),
+    (rest.NotAuthenticated, _unauthenticated),
+    (rest.AuthenticationFailed, _unauthenticated),
+    (rest.PermissionDenied, lambda _: Problem(403, "permission", "forbidden", "This is not allowed.")),
+    (PermissionDenied, lambda _: Problem(403, "permission", "forbidden", "This is not allowed.")),
+    (Http404, lambda _: not_found()),
+    (rest.NotFound, lambda _: not_found()),
+    (
+        rest.UnsupportedMediaType,
+        lambda _: Problem(
+            400, "invalid_request", "not_json", "Send JSON, with `Content-Type: application/json`."
+        ),
+    ),
+    (rest.ParseError, lambda error: Problem(400, "invalid_request", "malformed", str(error.detail))),
+    (
+        rest.MethodNotAllowed,
+        lambda error: Problem(405, "invalid_request", "method_not_allowed", str(error.detail)),
+    ),
+    (
+        rest.NotAcceptable,
+        lambda _: Problem(406, "invalid_request", "not_acceptable", "Answers are application/json."),
+    ),
+    (rest.Throttled, _throttled),
+    (
+        OperationalError,
+        lambda _: Problem(
+            503, "server", "unavailable", "Try again in a moment.", headers={"Retry-After": "2"}
+        ),
+    ),
+]
+
+
+def handle(error: Exception, context: dict[str, Any]) -> JsonResponse | None:
+    """DRF's exception handler; None (→ `server_error`) for what is not in the table."""
+    for kind, translate in TABLE:
+        if isinstance(error, kind):
+            problem = translate(error)
+            if problem.status >= 500:
+                logger.error("%s", problem.code, exc_info=error)
+            return respond(problem, context["request"]._request)
+    return None
+
+
+def respond(problem: Problem, request: HttpRequest) -> JsonResponse:
+    body = {
+        "type": problem.type,
+        "code": problem.code,
+        "message": problem.message,
+        "param": problem.param,
+        "request_id": getattr(request, "id", None),
+    }
+    return JsonResponse({"error": body}, status=problem.status, headers=problem.headers)
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
+    return respond(not_found("page"), request)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
+    return respond(Problem(400, "invalid_request", "malformed", "The request could not be read."), request)
+
+
+def server_error(request: HttpRequest) -> JsonResponse:
+    return respond(Problem(500, "server", "internal", "Something went wrong here; it was logged."), request)

@@ -1,0 +1,74 @@
+"""Fields and a parser that take JSON at its word: no "256" for 256, no 1 for "1", nothing unknown, nothing huge."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+from rest_framework import serializers
+from rest_framework.exceptions import ParseError
+from rest_framework.parsers import JSONParser
+
+from billing import pricing
+
+
+class ObjectParser(JSONParser):
+    """A JSON object, else 400."""
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Any = None
+    ) -> dict[str, Any]:
+        try:
+            data = super().parse(stream, media_type, parser_context)
+        except RecursionError as error:
+            raise ParseError("The JSON is nested too deeply.") from error
+        if not isinstance(data, dict):
+            raise ParseError("The body must be a JSON object.")
+        return data
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """Refuses fields that it does not have, and names them."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict):
+            for name in data.keys() - self.fields.keys():
+                raise serializers.ValidationError(
+                    {name[:50]: ["This field is unknown."]}, code="unknown_field"
+                )
+        return super().to_internal_value(data)
+
+
+class Text(serializers.CharField):
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            raise serializers.ValidationError("Must be a string.")
+        return super().to_internal_value(data)
+
+
+class Whole(serializers.IntegerField):
+    def to_internal_value(self, data: Any) -> int:
+        if type(data) is not int:
+            raise serializers.ValidationError("Must be a whole number.")
+        return super().to_internal_value(data)
+
+
+class Number(serializers.FloatField):
+    def to_internal_value(self, data: Any) -> float:
+        if type(data) not in (int, float):
+            raise serializers.ValidationError("Must be a number.")
+        return super().to_internal_value(data)
+
+
+class Tokens(serializers.Field[int, Any, str, Any]):
+    """Tokens as a decimal string, e.g. "13.417"; milli-Tokens inside."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, str):
+            raise serializers.ValidationError('Must be Tokens as a string, e.g. "20" or "13.417".')
+        try:
+            return pricing.parse_tokens(data)
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)) from error
+
+    def to_representation(self, value: int) -> str:
+        return pricing.format_tokens(value)

@@ -1,0 +1,64 @@
+"""Liveness, readiness and metrics, for whoever runs the service."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+from psycopg_pool import PoolTimeout
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from marketplace.jobs import metrics
+from marketplace.jobs.models import Worker
+
+ALIVE_WITHIN = timedelta(seconds=15)
+
+
+@require_safe
+def healthz(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+def readyz(request: HttpRequest) -> JsonResponse:
+    """200 when the database and the broker answer and a warm worker was seen; else 503, saying which is missing."""
+    parts = {"database": database(), "broker": broker()}
+    parts["worker"] = parts["database"] and warm_worker()
+    ready = all(parts.values())
+    words = {name: "ok" if up else "missing" for name, up in parts.items()}
+    return JsonResponse({"status": "ready" if ready else "not ready", **words}, status=200 if ready else 503)
+
+
+@require_safe
+def prometheus(request: HttpRequest) -> HttpResponse:
+    body, media_type = metrics.page()
+    return HttpResponse(body, content_type=media_type)
+
+
+def database() -> bool:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except (DatabaseError, PoolTimeout):
+        return False
+    return True
+
+
+def broker() -> bool:
+    try:
+        with Redis.from_url(
+            settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
+        ) as redis:
+            return bool(redis.ping())
+    except (RedisError, ValueError):
+        return False
+
+
+def warm_worker() -> bool:
+    return Worker.objects.filter(warm=True, seen_at__gt=timezone.now() - ALIVE_WITHIN).exists()

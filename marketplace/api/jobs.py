@@ -1,0 +1,156 @@
+"""Jobs and quotes over HTTP: parse, call one verb of the lifecycle, render."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from marketplace.api import representations
+from marketplace.api.errors import invalid, not_found
+from marketplace.api.fields import ObjectParser
+from marketplace.api.pages import page
+from marketplace.api.serializers import JobBody, JobList, JobListQuery, OrderSerializer, QuoteBody
+from marketplace.jobs import lifecycle
+from marketplace.jobs.models import Image, Job
+
+MAX_WAIT = 60
+# A waiting client occupies a thread of the web server; beyond these the answer comes at once.
+WAITERS = threading.BoundedSemaphore(4)
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,4})(?:$|[,;\s])")
+
+ORDER = OpenApiExample(
+    "a red circle",
+    value={"prompt": "a red circle on a white background", "width": 256, "height": 256, "steps": 20},
+    request_only=True,
+)
+
+
+class Quotes(APIView):
+    parser_classes = [ObjectParser]
+
+    @extend_schema(
+        request=OrderSerializer, responses={200: QuoteBody}, examples=[ORDER], summary="Price a job"
+    )
+    def post(self, request: Request) -> Response:
+        """What a job would cost, factor by factor. Nothing is stored or held."""
+        return Response(representations.quote(lifecycle.quote(OrderSerializer(data=request.data).order())))
+
+
+class Jobs(APIView):
+    parser_classes = [ObjectParser]
+
+    @extend_schema(
+        request=OrderSerializer,
+        responses={202: JobBody},
+        examples=[ORDER],
+        summary="Buy pictures",
+        parameters=[
+            OpenApiParameter(
+                "Idempotency-Key",
+                str,
+                "header",
+                description="Sent again with the same body, it buys nothing more.",
+            ),
+            OpenApiParameter(
+                "Prefer",
+                str,
+                "header",
+                description=f"`wait=N`: answer when the job ends, or after N ≤ {MAX_WAIT} seconds.",
+            ),
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        """Holds the price and queues the job. Poll the `Location`, or send `Prefer: wait=60`."""
+        key, wait = idempotency_key(request), preferred_wait(request)
+        order = OrderSerializer(data=request.data).order()
+        submitted = lifecycle.submit(
+            request.user.account.id, order, key_id=request.user.key_id, idempotency_key=key
+        )
+        job = submitted.job
+        headers = {"Location": f"/v1/jobs/{job.id}"}
+        if wait:
+            job = wait_for(job, wait)
+            headers["Preference-Applied"] = f"wait={wait}"
+        if submitted.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        return Response(one(job, request), status=202, headers=headers)
+
+    @extend_schema(parameters=[JobListQuery], responses={200: JobList}, summary="List jobs, newest first")
+    def get(self, request: Request) -> Response:
+        query = JobListQuery(data=request.query_params.dict())
+        query.is_valid(raise_exception=True)
+        mine = Job.objects.filter(account_id=request.user.account.id).order_by("-id")
+        if status := query.validated_data.get("status"):
+            mine = mine.filter(status=status)
+        rows, following = page(mine.prefetch_related("images"), query.validated_data)
+        data = [representations.job(row, row.images.all(), request._request) for row in rows]
+        return Response({"data": data, "next_cursor": following})
+
+
+class OneJob(APIView):
+    @extend_schema(responses={200: JobBody}, summary="See a job")
+    def get(self, request: Request, job_id: UUID) -> Response:
+        job = Job.objects.filter(account_id=request.user.account.id, id=job_id).first()
+        if job is None:
+            raise not_found("job")
+        return Response(one(job, request))
+
+
+class CancelJob(APIView):
+    @extend_schema(request=None, responses={200: JobBody}, summary="Cancel a job")
+    def post(self, request: Request, job_id: UUID) -> Response:
+        """A queued job ends at once and costs nothing; a running one stops at its next step and costs the steps done."""
+        return Response(one(lifecycle.cancel(request.user.account.id, job_id), request))
+
+
+def one(job: Job, request: Request) -> dict[str, Any]:
+    images = list(Image.objects.filter(job_id=job.id)) if job.is_final else []
+    return representations.job(job, images, request._request, representations.queue_position(job))
+
+
+def idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        raise invalid("Idempotency-Key", "Must be 1 to 255 visible ASCII characters.")
+    return key
+
+
+def preferred_wait(request: Request) -> int:
+    """Seconds, at most 60; 0 without the preference. An unknown preference is ignored, as RFC 7240 asks."""
+    found = PREFER_WAIT.search(request.headers.get("Prefer", ""))
+    return min(int(found[1]), MAX_WAIT) if found else 0
+
+
+def wait_for(job: Job, seconds: int) -> Job:
+    """The job when it has ended, or as it is after so long. The connection goes back to the pool in between."""
+    deadline, pause = time.monotonic() + seconds, 0.05
+    with waiting() as allowed:
+        while allowed and not job.is_final and time.monotonic() < deadline:
+            connection.close()
+            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            pause = min(pause * 1.3, 0.5)
+            job = Job.objects.get(id=job.id)
+    return job
+
+
+@contextmanager
+def waiting() -> Iterator[bool]:
+    """Whether this request may wait."""
+    allowed = WAITERS.acquire(blocking=False)
+    try:
+        yield allowed
+    finally:
+        if allowed:
+            WAITERS.release()

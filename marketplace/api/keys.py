@@ -1,0 +1,49 @@
+"""API keys: list, make, revoke."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from marketplace.accounts import keys
+from marketplace.accounts.models import ApiKey
+from marketplace.api import representations
+from marketplace.api.errors import Problem, not_found
+from marketplace.api.fields import ObjectParser
+from marketplace.api.serializers import KeyBody, KeyList, KeyOrder, NewKeyBody
+
+MAX_LIVE_KEYS = 100
+
+
+class Keys(APIView):
+    parser_classes = [ObjectParser]
+
+    @extend_schema(responses={200: KeyList}, summary="List API keys")
+    def get(self, request: Request) -> Response:
+        rows = ApiKey.objects.filter(account_id=request.user.account.id).order_by("-id")[:1000]
+        return Response({"data": [representations.key(row) for row in rows]})
+
+    @extend_schema(request=KeyOrder, responses={201: NewKeyBody}, summary="Make an API key")
+    def post(self, request: Request) -> Response:
+        """The answer holds the whole key; it cannot be shown again."""
+        order = KeyOrder(data=request.data)
+        order.is_valid(raise_exception=True)
+        account = request.user.account
+        if ApiKey.objects.filter(account=account, revoked_at=None).count() >= MAX_LIVE_KEYS:
+            raise Problem(409, "conflict", "too_many_keys", f"Revoke one of your {MAX_LIVE_KEYS} keys first.")
+        row, secret = keys.issue(account, order.validated_data["name"])
+        return Response({**representations.key(row), "key": secret}, status=201)
+
+
+class OneKey(APIView):
+    @extend_schema(responses={200: KeyBody}, summary="Revoke an API key")
+    def delete(self, request: Request, key_id: UUID) -> Response:
+        """It stops working at once; it stays in the list. Jobs that it bought go on."""
+        row = keys.revoke(request.user.account.id, key_id)
+        if row is None:
+            raise not_found("API key")
+        return Response(representations.key(row))

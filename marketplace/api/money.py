@@ -1,0 +1,47 @@
+"""The balance and the statement."""
+
+from __future__ import annotations
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from billing import ledger, wallets
+from billing.pricing import format_tokens
+from marketplace.api import representations
+from marketplace.api.errors import invalid
+from marketplace.api.serializers import BalanceBody, ListQuery, TransferList
+
+
+class Balance(APIView):
+    @extend_schema(responses={200: BalanceBody}, summary="See your Tokens")
+    def get(self, request: Request) -> Response:
+        """`total` is `available` plus `held`."""
+        return Response(representations.balance(wallets.balance(request.user.account.id)))
+
+
+class Transfers(APIView):
+    @extend_schema(
+        parameters=[ListQuery], responses={200: TransferList}, summary="See your statement, newest first"
+    )
+    def get(self, request: Request) -> Response:
+        """Everything that ever came in or went out; the amounts add up to the balance's `total`."""
+        query = ListQuery(data=request.query_params.dict())
+        query.is_valid(raise_exception=True)
+        limit, cursor = query.validated_data["limit"], query.validated_data.get("cursor")
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+            raise invalid("cursor", "Must be the next_cursor of an earlier answer.")
+        rows = ledger.statement(request.user.account.id, int(cursor) if cursor else None, limit + 1)
+        data = [
+            {
+                "id": row.id,
+                "kind": row.kind,
+                "amount": format_tokens(row.amount),
+                "job": str(row.reference) if row.reference else None,
+                "memo": row.memo,
+                "created_at": row.created_at,
+            }
+            for row in rows[:limit]
+        ]
+        return Response({"data": data, "next_cursor": str(rows[limit - 1].id) if len(rows) > limit else None})

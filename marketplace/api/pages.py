@@ -1,0 +1,29 @@
+"""Cursor pages over rows in descending order of their id."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+from uuid import UUID
+
+from django.db.models import Model, QuerySet
+
+from marketplace.api.errors import invalid
+
+Row = TypeVar("Row", bound=Model)
+
+
+def page(rows: QuerySet[Row], query: dict[str, Any]) -> tuple[list[Row], str | None]:
+    """The rows before the cursor, at most `limit`, and the cursor of the next page, None at the end."""
+    if cursor := query.get("cursor"):
+        rows = rows.filter(id__lt=uuid(cursor))
+    found = list(rows[: query["limit"] + 1])
+    more = len(found) > query["limit"]
+    found = found[: query["limit"]]
+    return found, str(found[-1].pk) if more else None
+
+
+def uuid(cursor: str) -> UUID:
+    try:
+        return UUID(cursor)
+    except ValueError as error:
+        raise invalid("cursor", "Must be the next_cursor of an earlier answer.") from error

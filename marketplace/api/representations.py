@@ -1,0 +1,111 @@
+"""Rows → JSON bodies, as `serializers` describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+
+from billing import pricing, wallets
+from billing.pricing import format_tokens
+from inference.models.catalog import ModelCard
+from marketplace.accounts.models import ApiKey
+from marketplace.jobs import storage
+from marketplace.jobs.models import Image, Job, Status
+
+FAR = 1000
+
+
+def job(
+    row: Job, images: Sequence[Image], request: HttpRequest, position: int | None = None
+) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "status": row.status,
+        "operation": row.operation,
+        "model": row.model,
+        "service_class": row.service_class,
+        **row.order,
+        "seed": row.seed,
+        "n": row.n,
+        "metadata": row.metadata,
+        "progress": {"step": row.step, "steps": row.steps},
+        "queue_position": position,
+        "images": [image(item, request) for item in images],
+        "cost": {
+            "quoted": format_tokens(row.quoted),
+            "held": format_tokens(row.held),
+            "captured": format_tokens(row.captured),
+            "released": format_tokens(row.released),
+        },
+        "quote": quote(pricing.Quote.from_json(row.quote)),
+        "receipt": row.receipt,
+        "cache": {"tier": "none", "steps_skipped": 0},
+        "timings": _timings(row),
+        "error": {"code": row.error_code, "message": row.error_message} if row.error_code else None,
+    }
+
+
+def queue_position(row: Job) -> int | None:
+    """How many jobs of its class are in front of a queued one, plus one; counted no further than 1000."""
+    if row.status != Status.QUEUED:
+        return None
+    ahead = Job.objects.filter(status=Status.QUEUED, service_class=row.service_class, id__lt=row.id)
+    return len(ahead.values_list("id")[: FAR - 1]) + 1
+
+
+def image(row: Image, request: HttpRequest) -> dict[str, Any]:
+    path, expires = storage.signed_path(row)
+    return {
+        "url": f"{settings.PUBLIC_URL.rstrip('/')}{path}"
+        if settings.PUBLIC_URL
+        else request.build_absolute_uri(path),
+        "expires_at": _time(datetime.fromtimestamp(expires, UTC)),
+        "sha256": row.sha256,
+        "width": row.width,
+        "height": row.height,
+        "media_type": row.media_type,
+        "seed": row.seed,
+    }
+
+
+def quote(offer: pricing.Quote) -> dict[str, Any]:
+    stored = offer.as_json()
+    return {name: stored[name] for name in ("total", "unit", "n", "price_list", "factors")}
+
+
+def balance(found: wallets.Balance) -> dict[str, str]:
+    return {name: format_tokens(getattr(found, name)) for name in ("available", "held", "total")}
+
+
+def key(row: ApiKey) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "name": row.name,
+        "prefix": f"kiln_{row.prefix}",
+        "created_at": _time(row.created_at),
+        "last_used_at": _time(row.last_used_at),
+        "revoked_at": _time(row.revoked_at),
+    }
+
+
+def model(card: ModelCard) -> dict[str, Any]:
+    body = asdict(card)
+    for private in ("path", "max_prompt_length"):
+        body.pop(private, None)
+    return body
+
+
+def _timings(row: Job) -> dict[str, Any]:
+    moments = {name: _time(getattr(row, name)) for name in ("created_at", "started_at", "finished_at")}
+    return {**moments, **row.timings}
+
+
+def _time(moment: datetime | None) -> str | None:
+    return (
+        moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
+    )

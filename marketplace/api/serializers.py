@@ -1,0 +1,244 @@
+"""What comes in and what goes out: requests are checked here, responses are described here for the schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework import serializers
+
+from inference.models import catalog
+from marketplace.api.fields import Number, StrictSerializer, Text, Tokens, Whole
+from marketplace.jobs.models import ServiceClass, Status
+from marketplace.jobs.orders import JobOrder
+from marketplace.jobs.storage import FORMATS
+
+MAX_N = 4
+MAX_SEED = 2**32 - 1
+MAX_METADATA = 16
+
+
+class OrderSerializer(StrictSerializer):
+    """The body of `POST /v1/jobs` and `POST /v1/quotes`; what is left out takes the model's default."""
+
+    operation = serializers.ChoiceField(choices=["generate"], default="generate")
+    model = Text(required=False, max_length=100, help_text="A name from `GET /v1/models`.")
+    prompt = Text(max_length=4000, allow_blank=True, trim_whitespace=False)
+    negative_prompt = Text(max_length=4000, allow_blank=True, default="", trim_whitespace=False)
+    width = Whole(required=False, min_value=1, help_text="Pixels, a multiple of 16.")
+    height = Whole(required=False, min_value=1, help_text="Pixels, a multiple of 16.")
+    steps = Whole(required=False, min_value=1, max_value=100)
+    guidance_scale = Number(required=False, min_value=1, max_value=20)
+    seed = Whole(
+        required=False, allow_null=True, default=None, min_value=0, max_value=MAX_SEED,
+        help_text="Drawn at random where absent; the n-th picture takes seed + n - 1.",
+    )  # fmt: skip
+    n = Whole(default=1, min_value=1, max_value=MAX_N, help_text="Pictures.")
+    adapters = serializers.ListField(child=serializers.DictField(), default=list, max_length=8)
+    service_class = serializers.ChoiceField(choices=ServiceClass.values, default="standard")
+    output_format = serializers.ChoiceField(choices=list(FORMATS), default="png")
+    max_cost = Tokens(
+        required=False, allow_null=True, default=None, help_text="Refuse when the quote is above."
+    )
+    metadata = serializers.DictField(
+        child=Text(max_length=500, allow_blank=True), default=dict, help_text="Your own labels, given back."
+    )
+
+    def validate_adapters(self, adapters: list[Any]) -> list[Any]:
+        if adapters:
+            raise serializers.ValidationError("There is no such adapter.", code="unknown_adapter")
+        return adapters
+
+    def validate_metadata(self, metadata: dict[str, str]) -> dict[str, str]:
+        if len(metadata) > MAX_METADATA or any(len(name) > 40 for name in metadata):
+            raise serializers.ValidationError(
+                f"At most {MAX_METADATA} labels with names of at most 40 characters."
+            )
+        return metadata
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        card = catalog.card(settings.MODEL)
+        if attributes.setdefault("model", card.name) != card.name:
+            raise serializers.ValidationError(
+                {"model": [f"This model is not served; {card.name} is."]}, code="unknown_model"
+            )
+        if attributes["operation"] not in card.operations:
+            raise serializers.ValidationError({"operation": ["This model does not do that."]})
+        attributes.setdefault("steps", card.default_steps)
+        attributes.setdefault("guidance_scale", card.default_guidance_scale)
+        for side in ("width", "height"):
+            check_side(side, attributes.setdefault(side, getattr(card, f"default_{side}")), card)
+        return attributes
+
+    def order(self) -> JobOrder:
+        """The order; raises ValidationError."""
+        self.is_valid(raise_exception=True)
+        values = {**self.validated_data}
+        values.pop("adapters")
+        return JobOrder(**values)
+
+
+def check_side(name: str, value: int, card: catalog.ModelCard) -> None:
+    """Raises ValidationError for a width or height (pixels) that the model cannot make."""
+    if value % card.side_multiple or not card.min_side <= value <= card.max_side:
+        limits = f"a multiple of {card.side_multiple} from {card.min_side} to {card.max_side}"
+        raise serializers.ValidationError({name: [f"Must be {limits}."]})
+
+
+class ListQuery(StrictSerializer):
+    limit = serializers.IntegerField(default=20, min_value=1, max_value=100)
+    cursor = serializers.CharField(
+        required=False, max_length=64, help_text="`next_cursor` of the page before."
+    )
+
+
+class JobListQuery(ListQuery):
+    status = serializers.ChoiceField(choices=Status.values, required=False)
+
+
+class KeyOrder(StrictSerializer):
+    name = Text(max_length=100)
+
+
+class ErrorDetail(serializers.Serializer[Any]):
+    type = serializers.CharField()
+    code = serializers.CharField(help_text="Stable; switch on this.")
+    message = serializers.CharField()
+    param = serializers.CharField(allow_null=True)
+    request_id = serializers.CharField()
+
+
+class ErrorBody(serializers.Serializer[Any]):
+    error = ErrorDetail()
+
+
+class QuoteBody(serializers.Serializer[Any]):
+    total = Tokens()
+    unit = Tokens(help_text="One picture.")
+    n = serializers.IntegerField()
+    price_list = serializers.IntegerField()
+    factors = serializers.DictField(
+        help_text="Each factor of the formula; their product, rounded up, is `unit`."
+    )
+
+
+class ImageBody(serializers.Serializer[Any]):
+    url = serializers.CharField()
+    expires_at = serializers.DateTimeField()
+    sha256 = serializers.CharField()
+    width = serializers.IntegerField()
+    height = serializers.IntegerField()
+    media_type = serializers.CharField()
+    seed = serializers.IntegerField()
+
+
+class ProgressBody(serializers.Serializer[Any]):
+    step = serializers.IntegerField()
+    steps = serializers.IntegerField()
+
+
+class CostBody(serializers.Serializer[Any]):
+    quoted = Tokens()
+    held = Tokens()
+    captured = Tokens()
+    released = Tokens()
+
+
+class CacheBody(serializers.Serializer[Any]):
+    tier = serializers.CharField(help_text="none, exact or latent")
+    steps_skipped = serializers.IntegerField()
+
+
+class JobErrorBody(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    message = serializers.CharField()
+
+
+class JobBody(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=Status.choices)
+    operation = serializers.CharField()
+    model = serializers.CharField()
+    service_class = serializers.ChoiceField(choices=ServiceClass.choices)
+    prompt = serializers.CharField()
+    negative_prompt = serializers.CharField()
+    width = serializers.IntegerField()
+    height = serializers.IntegerField()
+    steps = serializers.IntegerField()
+    guidance_scale = serializers.FloatField()
+    seed = serializers.IntegerField()
+    n = serializers.IntegerField()
+    output_format = serializers.CharField()
+    metadata = serializers.DictField(child=serializers.CharField())
+    progress = ProgressBody()
+    queue_position = serializers.IntegerField(
+        allow_null=True, help_text="1 is next in its service class; null once it runs, and in lists."
+    )
+    images = ImageBody(many=True)
+    cost = CostBody()
+    quote = QuoteBody()
+    receipt = serializers.DictField(allow_null=True, help_text="What was charged, picture by picture.")
+    cache = CacheBody()
+    timings = serializers.DictField()
+    error = JobErrorBody(allow_null=True)
+
+
+class JobList(serializers.Serializer[Any]):
+    data = JobBody(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
+class BalanceBody(serializers.Serializer[Any]):
+    available = Tokens()
+    held = Tokens()
+    total = Tokens()
+
+
+class TransferBody(serializers.Serializer[Any]):
+    id = serializers.IntegerField()
+    kind = serializers.CharField()
+    amount = Tokens(help_text="Negative where it left the wallet.")
+    job = serializers.UUIDField(allow_null=True)
+    memo = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
+class TransferList(serializers.Serializer[Any]):
+    data = TransferBody(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
+class KeyBody(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    prefix = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    last_used_at = serializers.DateTimeField(allow_null=True)
+    revoked_at = serializers.DateTimeField(allow_null=True)
+
+
+class NewKeyBody(KeyBody):
+    key = serializers.CharField(help_text="The whole key, shown only this once.")
+
+
+class KeyList(serializers.Serializer[Any]):
+    data = KeyBody(many=True)
+
+
+class ModelBody(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    revision = serializers.CharField()
+    description = serializers.CharField()
+    operations = serializers.ListField(child=serializers.CharField())
+    min_side = serializers.IntegerField()
+    max_side = serializers.IntegerField()
+    side_multiple = serializers.IntegerField()
+    max_steps = serializers.IntegerField()
+    default_width = serializers.IntegerField()
+    default_height = serializers.IntegerField()
+    default_steps = serializers.IntegerField()
+    default_guidance_scale = serializers.FloatField()
+
+
+class ModelList(serializers.Serializer[Any]):
+    data = ModelBody(many=True)

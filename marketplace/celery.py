@@ -1,0 +1,56 @@
+"""The Celery application: three queues for jobs, one for maintenance, messages that name a row and no more.
+
+The database row is the truth and a message only wakes a worker, so results are not kept.
+"""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
+
+from django.conf import settings
+
+# The anonymous exchange delivers straight to the queue of that name. A named one keeps its
+# bindings in Redis, and a flushed Redis would then refuse every message.
+DIRECT = Exchange("", type="direct")
+SERVICE_CLASSES = ("interactive", "standard", "batch")
+MAINTENANCE = "maintenance"
+
+app = Celery("kiln")
+app.conf.update(
+    broker_url=settings.REDIS_URL,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={
+        # Far above the longest job: a lost message is sent again by the sweeper, not by the broker.
+        "visibility_timeout": 24 * 3600,
+        "priority_steps": [0],
+        "queue_order_strategy": "marketplace.jobs.queues:WeightedCycle",
+        "socket_connect_timeout": 5,
+        "retry_on_timeout": True,
+    },
+    task_queues=[Queue(name, exchange=DIRECT, routing_key=name) for name in (*SERVICE_CLASSES, MAINTENANCE)],
+    task_default_queue=MAINTENANCE,
+    task_default_exchange="",
+    task_default_routing_key=MAINTENANCE,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_ignore_result=True,
+    task_store_errors_even_if_ignored=False,
+    worker_prefetch_multiplier=1,
+    worker_enable_remote_control=False,
+    worker_hijack_root_logger=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    timezone="UTC",
+    beat_schedule={
+        "sweep": {
+            "task": "marketplace.jobs.tasks.sweep",
+            "schedule": settings.SWEEP_SECONDS,
+            "options": {"expires": settings.SWEEP_SECONDS, "queue": MAINTENANCE},
+        },
+    },
+)
+app.autodiscover_tasks(["marketplace.jobs"])

@@ -1,0 +1,90 @@
+"""Reads settings from environment variables, with a clear error for a bad value.
+
+`docs/configuration.md` lists every variable.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+from marketplace.local import addresses
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def text(name: str, default: str = "") -> str:
+    return os.environ.get(name, "") or default
+
+
+def whole(name: str, default: int) -> int:
+    """A non-negative integer; raises ImproperlyConfigured on anything else."""
+    value = text(name, str(default))
+    if not value.isascii() or not value.isdigit():
+        raise ImproperlyConfigured(f"{name} must be a whole number, not {value!r}")
+    return int(value)
+
+
+def flag(name: str) -> bool:
+    return text(name).lower() in {"1", "true", "yes", "on"}
+
+
+def words(name: str, default: str) -> list[str]:
+    return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def home() -> Path:
+    """The folder for everything that a local stack keeps: data, keys, pictures."""
+    return Path(text("KILN_HOME", str(ROOT / ".kiln"))).resolve()
+
+
+def secret_key() -> str:
+    """`KILN_SECRET_KEY`, or one made once and kept in the home folder (mode 0600)."""
+    if key := text("KILN_SECRET_KEY"):
+        return key
+    path = home() / "secret-key"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(48))
+    return path.read_text()
+
+
+def database_url() -> str:
+    return text("DATABASE_URL") or _local("database_url", "DATABASE_URL")
+
+
+def redis_url() -> str:
+    return text("REDIS_URL") or _local("redis_url", "REDIS_URL")
+
+
+def _local(part: str, variable: str) -> str:
+    """The address that a running local stack has written down; empty when there is none."""
+    found = addresses.read()
+    return str(getattr(found, part, None) or "") if found else ""
+
+
+def database(url: str) -> dict[str, object]:
+    """Django's settings for a `postgresql://` URL, with a pool of connections per process."""
+    parts = urlsplit(url or "postgresql://no-database/kiln")
+    if parts.scheme not in {"postgresql", "postgres"}:
+        raise ImproperlyConfigured("DATABASE_URL must begin with postgresql://")
+    pool = {"min_size": 1, "max_size": whole("KILN_DATABASE_POOL", 20), "timeout": 10}
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path.lstrip("/")) or "kiln",
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": parts.hostname or "",
+        "PORT": str(parts.port or ""),
+        "CONN_MAX_AGE": 0,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {"pool": pool, **dict(parse_qsl(parts.query))},
+    }

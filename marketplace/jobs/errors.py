@@ -1,0 +1,41 @@
+"""What can go wrong with a job.
+
+JobError
+├── NotFound             no such job in this account
+├── NotCancelable        it has already ended
+├── CostAboveMaximum     the quote exceeds the customer's max_cost
+├── KeyReused            the idempotency key came with another body before
+└── LeaseLost            the job is no longer this worker's; nothing was written
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class JobError(Exception):
+    pass
+
+
+class NotFound(JobError):
+    pass
+
+
+class NotCancelable(JobError):
+    pass
+
+
+@dataclass
+class CostAboveMaximum(JobError):
+    """Amounts in milli-Tokens."""
+
+    quoted: int
+    maximum: int
+
+
+class KeyReused(JobError):
+    pass
+
+
+class LeaseLost(JobError):
+    pass

@@ -1,0 +1,337 @@
+"""The life of a job: sole writer of `Job.status`, and every change of status moves its hold in the same transaction.
+
+    submit → queued → claim → running → complete → succeeded | failed | canceled
+                 ↖ give_back, retry ↙
+    cancel: a queued job ends at once; a running one is asked to stop at its next step.
+
+Each verb is a conditional UPDATE whose row count decides: a message delivered twice, late or to two
+workers changes nothing. A worker's claim is its name and the attempt's number, so that a worker that lost its
+lease cannot write over its successor.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import IntegrityError, connection, transaction
+from django.db.models import F
+from django.db.models.functions import Greatest, Now
+from django.utils import timezone
+
+from billing import price_lists, pricing, wallets
+from marketplace.identifiers import uuid7
+from marketplace.jobs import outbox
+from marketplace.jobs.errors import CostAboveMaximum, KeyReused, LeaseLost, NotCancelable, NotFound
+from marketplace.jobs.models import Image, Job, Status
+from marketplace.jobs.orders import JobOrder
+
+MAX_ATTEMPTS = 3
+
+# The hold and the job are born in one statement: neither can be without the other.
+SUBMIT = f"""
+WITH {wallets.HOLD_CTE}
+INSERT INTO jobs_job (
+    id, account_id, api_key_id, idempotency_key, order_digest, operation, model, service_class, "order",
+    metadata, n, seed, quote, quoted, captured, status, step, steps, attempt, worker,
+    error_code, error_message, timings
+)
+SELECT
+    %(reference)s, %(owner)s, %(api_key)s, %(idempotency_key)s, %(digest)s, %(operation)s, %(model)s,
+    %(service_class)s, %(order)s, %(metadata)s, %(n)s, %(seed)s, %(quote)s, %(amount)s, 0, 'queued', 0,
+    %(steps)s, 0, '', '', '', '{{}}'
+FROM new_hold
+RETURNING created_at
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    job: Job
+    replayed: bool
+    """True when the idempotency key had already bought this job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one picture. `image` is unsaved, and None where the picture failed or was canceled."""
+
+    outcome: pricing.ImageOutcome
+    image: Image | None = None
+
+
+def quote(order: JobOrder) -> pricing.Quote:
+    """Raises CostAboveMaximum where the customer's own limit is exceeded."""
+    offer = pricing.quote(order.for_pricing(), price_lists.current())
+    if order.max_cost is not None and offer.total > order.max_cost:
+        raise CostAboveMaximum(offer.total, order.max_cost)
+    return offer
+
+
+def submit(
+    account_id: UUID, order: JobOrder, *, key_id: UUID | None = None, idempotency_key: str | None = None
+) -> Submitted:
+    """Holds the price and queues the job, both or neither.
+
+    Raises wallets' InsufficientTokens, CostAboveMaximum, and KeyReused for a key that came with another order.
+    """
+    if idempotency_key and (earlier := _replay(account_id, order, idempotency_key)):
+        return earlier
+    offer = quote(order)
+    job_id = uuid7()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(SUBMIT, _columns(job_id, account_id, order, offer, key_id, idempotency_key))
+            held = cursor.fetchone() is not None
+    except IntegrityError:
+        # Somebody else's statement with this idempotency key came first; ours left nothing behind.
+        earlier = _replay(account_id, order, idempotency_key) if idempotency_key else None
+        if earlier is None:
+            raise
+        return earlier
+    if not held:
+        raise wallets.refusal(account_id, offer.total)
+    outbox.wake()
+    return Submitted(Job.objects.get(id=job_id), replayed=False)
+
+
+def claim(job_id: UUID, worker: str) -> Job | None:
+    """queued → running with a lease; None where the job is not there to be had."""
+    now = timezone.now()
+    claimed = Job.objects.filter(id=job_id, status=Status.QUEUED).update(
+        status=Status.RUNNING,
+        worker=worker,
+        attempt=F("attempt") + 1,
+        lease_expires_at=now + lease(),
+        started_at=now,
+        step=0,
+    )
+    return Job.objects.get(id=job_id) if claimed else None
+
+
+def heartbeat(worker: str, progress: Mapping[UUID, tuple[int, int]]) -> dict[UUID, bool]:
+    """Extends the leases of a worker's jobs: `{job: (attempt, step)}` → `{job: cancel requested}`.
+
+    A job that is missing from the answer is no longer this worker's.
+    """
+    if not progress:
+        return {}
+    ids, attempts, steps = zip(
+        *((job, attempt, step) for job, (attempt, step) in progress.items()), strict=True
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(step, beat.step)
+            FROM unnest(%s::uuid[], %s::int[], %s::int[]) AS beat (id, attempt, step)
+            WHERE jobs_job.id = beat.id AND jobs_job.attempt = beat.attempt
+              AND status = 'running' AND worker = %s
+            RETURNING jobs_job.id, cancel_requested_at IS NOT NULL
+            """,
+            [lease(), list(ids), list(attempts), list(steps), worker],
+        )
+        return dict(cursor.fetchall())
+
+
+@transaction.atomic
+def complete(job: Job, results: Sequence[Result], timings: Mapping[str, float]) -> int:
+    """running → succeeded with the pictures that came out, the hold captured for those delivered.
+
+    Returns the charge in milli-Tokens. Raises LeaseLost where the job is no longer this worker's. With no picture at all, use `fail`.
+    """
+    offer = pricing.Quote.from_json(job.quote)
+    outcomes = [result.outcome for result in results]
+    charge = pricing.charge(offer, outcomes)
+    _finish(job, Status.SUCCEEDED, charge, _receipt(outcomes, charge), timings=timings)
+    _settle(job.id, charge)
+    Image.objects.bulk_create(result.image for result in results if result.image)
+    return charge
+
+
+@transaction.atomic
+def stop(job: Job, steps_run: Sequence[int]) -> int:
+    """running → canceled, charged for the steps that were done; the charge in milli-Tokens. Raises LeaseLost."""
+    charge = pricing.charge_canceled(pricing.Quote.from_json(job.quote), steps_run)
+    outcomes = [pricing.ImageOutcome(delivered=False, steps_run=steps) for steps in steps_run]
+    _finish(job, Status.CANCELED, charge, _receipt(outcomes, charge), step=sum(steps_run))
+    _settle(job.id, charge)
+    return charge
+
+
+@transaction.atomic
+def fail(job: Job, code: str, message: str, *, retry: bool) -> None:
+    """running → queued for another attempt where that may help and one is left, else → failed, nothing charged.
+
+    Raises LeaseLost.
+    """
+    if retry and job.attempt < MAX_ATTEMPTS:
+        _requeue(job)
+        return
+    _finish(job, Status.FAILED, 0, error=(code, message))
+    _settle(job.id, 0)
+
+
+@transaction.atomic
+def give_back(job: Job) -> None:
+    """running → queued at once, the attempt not counted: the worker is leaving. Raises LeaseLost."""
+    _requeue(job, attempt=F("attempt") - 1)
+
+
+def expire_leases(limit: int = 100) -> int:
+    """Takes jobs back from workers that fell silent; how many.
+
+    The rows are locked, so that a late heartbeat cannot revive a lease in between.
+    """
+    with transaction.atomic():
+        dead = Job.objects.select_for_update(skip_locked=True).filter(
+            status=Status.RUNNING, lease_expires_at__lt=Now()
+        )[:limit]
+        for job in dead:
+            fail(job, "worker_lost", "The worker stopped answering.", retry=True)
+    return len(dead)
+
+
+def expire_hold(job_id: UUID) -> None:
+    """queued for longer than its hold → failed, nothing charged. A running job keeps its hold until it ends."""
+    with transaction.atomic():
+        expired = Job.objects.filter(id=job_id, status=Status.QUEUED).update(
+            status=Status.FAILED,
+            finished_at=Now(),
+            error_code="expired",
+            error_message="The job was not started before its hold expired.",
+        )
+        if expired:
+            wallets.expire(job_id)
+
+
+def send_again(job_ids: Sequence[UUID]) -> int:
+    """Puts queued jobs back into the outbox, because their message was lost or was taken by a leaving worker."""
+    return Job.objects.filter(id__in=job_ids, status=Status.QUEUED).update(dispatched_at=None)
+
+
+def cancel(account_id: UUID, job_id: UUID) -> Job:
+    """Ends a queued job for nothing, or asks a running one to stop. Canceling again changes nothing.
+
+    Raises NotFound, or NotCancelable for a job that succeeded or failed.
+    """
+    now = timezone.now()
+    mine = Job.objects.filter(id=job_id, account_id=account_id)
+    with transaction.atomic():
+        if mine.filter(status=Status.QUEUED).update(
+            status=Status.CANCELED, finished_at=now, cancel_requested_at=now
+        ):
+            wallets.release(job_id)
+    mine.filter(status=Status.RUNNING, cancel_requested_at=None).update(cancel_requested_at=now)
+    job = mine.first()
+    if job is None:
+        raise NotFound
+    if job.status in {Status.SUCCEEDED, Status.FAILED}:
+        raise NotCancelable
+    return job
+
+
+def lease() -> timedelta:
+    return timedelta(seconds=settings.LEASE_SECONDS)
+
+
+def _replay(account_id: UUID, order: JobOrder, idempotency_key: str) -> Submitted | None:
+    job = Job.objects.filter(account_id=account_id, idempotency_key=idempotency_key).first()
+    if job is None:
+        return None
+    if bytes(job.order_digest) != order.digest():
+        raise KeyReused
+    return Submitted(job, replayed=True)
+
+
+def _columns(
+    job_id: UUID,
+    account_id: UUID,
+    order: JobOrder,
+    offer: pricing.Quote,
+    key_id: UUID | None,
+    idempotency_key: str | None,
+) -> dict[str, object]:
+    return {
+        "reference": job_id,
+        "owner": account_id,
+        "amount": offer.total,
+        "expires_in": timedelta(seconds=settings.HOLD_SECONDS),
+        "api_key": key_id,
+        "idempotency_key": idempotency_key or None,
+        "digest": order.digest(),
+        "operation": order.operation,
+        "model": order.model,
+        "service_class": order.service_class,
+        "order": json.dumps(order.picture()),
+        "metadata": json.dumps(order.metadata),
+        "n": order.n,
+        "seed": secrets.randbits(32) if order.seed is None else order.seed,
+        "quote": json.dumps(offer.as_json()),
+        "steps": order.n * order.steps,
+    }
+
+
+def _finish(
+    job: Job,
+    status: Status,
+    charge: int,
+    receipt: dict[str, object] | None = None,
+    *,
+    step: int | None = None,
+    error: tuple[str, str] = ("", ""),
+    timings: Mapping[str, float] | None = None,
+) -> None:
+    """Ends a running job where the lease is this attempt's, else raises LeaseLost."""
+    done = Job.objects.filter(
+        id=job.id, status=Status.RUNNING, worker=job.worker, attempt=job.attempt
+    ).update(
+        status=status,
+        captured=charge,
+        receipt=receipt,
+        step=F("steps") if status == Status.SUCCEEDED else Greatest(F("step"), step or 0),
+        error_code=error[0],
+        error_message=error[1][:500],
+        timings=dict(timings or {}),
+        lease_expires_at=None,
+        finished_at=Now(),
+    )
+    if not done:
+        raise LeaseLost
+
+
+def _requeue(job: Job, **changes: object) -> None:
+    """Back into the outbox, or, where the customer wants it stopped anyway, canceled for nothing."""
+    mine = Job.objects.filter(id=job.id, status=Status.RUNNING, worker=job.worker, attempt=job.attempt)
+    if mine.filter(cancel_requested_at=None).update(
+        status=Status.QUEUED, lease_expires_at=None, dispatched_at=None, worker="", step=0, **changes
+    ):
+        transaction.on_commit(outbox.wake)
+        return
+    _finish(job, Status.CANCELED, 0)
+    _settle(job.id, 0)
+
+
+def _settle(job_id: UUID, charge: int) -> None:
+    if charge:
+        wallets.capture(job_id, charge)
+    else:
+        wallets.release(job_id)
+
+
+def _receipt(outcomes: Sequence[pricing.ImageOutcome], charge: int) -> dict[str, object]:
+    return {
+        "images": [
+            {
+                "delivered": outcome.delivered,
+                "steps_run": outcome.steps_run,
+                "steps_skipped": outcome.steps_skipped,
+            }
+            for outcome in outcomes
+        ],
+        "captured": pricing.format_tokens(charge),
+    }

@@ -1,0 +1,88 @@
+"""What Prometheus reads: the workers' batches as they happen, queues and Tokens from the database at each scrape.
+
+With `PROMETHEUS_MULTIPROC_DIR` set, all processes of one machine share their counts through that folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from django.db import connection
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from billing.pricing import MILLI
+from marketplace.jobs.models import ServiceClass
+
+if TYPE_CHECKING:  # the engine brings torch, which the web server does without
+    from inference.engine import BatchReport
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BATCH_SECONDS = Histogram("kiln_batch_seconds", "Seconds of one engine batch", ["phase"], buckets=SECONDS)
+BATCH_ROWS = Histogram("kiln_batch_rows", "Requests in one denoising batch", buckets=(1, 2, 4, 8, 16, 32, 64))
+STEPS = Counter("kiln_steps", "Denoising steps run, one a request and step")
+CAPTURED = Counter("kiln_tokens_captured", "Tokens charged for jobs that this worker ended")
+
+QUEUES = """
+SELECT service_class, count(*), COALESCE(EXTRACT(epoch FROM now() - min(created_at)), 0)::float
+FROM jobs_job WHERE status = 'queued' GROUP BY service_class
+"""
+TOKENS = "SELECT COALESCE(sum(held), 0)::bigint FROM billing_wallet WHERE kind = 'customer'"
+RUNNING = "SELECT count(*) FROM jobs_job WHERE status = 'running'"
+
+
+def batch(report: BatchReport) -> None:
+    """The engine's callback after each batch."""
+    BATCH_SECONDS.labels(report.phase).observe(report.seconds)
+    if report.phase == "denoise":
+        BATCH_ROWS.observe(report.rows)
+        STEPS.inc(report.rows)
+
+
+def captured(charge: int) -> None:
+    """A worker's job ended and was charged this many milli-Tokens."""
+    CAPTURED.inc(charge / MILLI)
+
+
+def page() -> tuple[bytes, str]:
+    """The page's body and its media type."""
+    registry = CollectorRegistry()
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(Database())
+        return generate_latest(registry), CONTENT_TYPE_LATEST
+    registry.register(Database())
+    return generate_latest(REGISTRY) + generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class Database(Collector):
+    def collect(self) -> Iterator[Metric]:
+        depth = GaugeMetricFamily("kiln_queue_depth", "Queued jobs", labels=["service_class"])
+        age = GaugeMetricFamily(
+            "kiln_queue_age_seconds", "Age of the oldest queued job", labels=["service_class"]
+        )
+        with connection.cursor() as cursor:
+            cursor.execute(QUEUES)
+            found = {name: (count, seconds) for name, count, seconds in cursor.fetchall()}
+            cursor.execute(RUNNING)
+            running = cursor.fetchone()[0]
+            cursor.execute(TOKENS)
+            held = cursor.fetchone()[0]
+        for name in ServiceClass.values:
+            count, seconds = found.get(name, (0, 0.0))
+            depth.add_metric([name], count)
+            age.add_metric([name], seconds)
+        yield from (depth, age)
+        yield GaugeMetricFamily("kiln_jobs_running", "Jobs that a worker has claimed", value=running)
+        yield GaugeMetricFamily("kiln_tokens_held", "Tokens held for open jobs", value=held / MILLI)

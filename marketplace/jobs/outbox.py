@@ -1,0 +1,87 @@
+"""Turns queued rows into messages: a queued row without `dispatched_at` is waiting to be sent.
+
+`wake` is said after a job was queued; `send_waiting` publishes in batches. Both may be lost or repeated
+without harm: the dispatcher also looks every second, and a job is claimed only once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from marketplace.celery import app
+from marketplace.jobs.models import Job, Status
+
+CHANNEL = "kiln_jobs"
+BATCH = 500
+LOOK_EVERY = 1.0
+QUIET_SECONDS = 0.01
+
+logger = logging.getLogger(__name__)
+_last_wake = 0.0
+
+
+def wake() -> None:
+    """Tells the dispatcher that there is work, outside the transaction that queued it.
+
+    A NOTIFY takes a lock that serialises commits, so it gets a statement of its own, at most one each
+    10 ms and process; the dispatcher looks once more after that time.
+    """
+    global _last_wake
+    now = time.monotonic()
+    if now - _last_wake > QUIET_SECONDS:
+        _last_wake = now
+        with connection.cursor() as cursor:
+            cursor.execute(f"NOTIFY {CHANNEL}")
+
+
+def send_waiting() -> int:
+    """Publishes up to 500 waiting jobs, oldest first, and marks them as dispatched; how many there were.
+
+    The rows stay locked meanwhile, so that several dispatchers share the work. A crash between publishing and
+    commit sends a message twice, which a claim makes harmless.
+    """
+    with transaction.atomic():
+        waiting = list(
+            Job.objects.select_for_update(skip_locked=True)
+            .filter(status=Status.QUEUED, dispatched_at=None)
+            .order_by("id")
+            .values_list("id", "service_class")[:BATCH]
+        )
+        if waiting:
+            publish(waiting)
+            Job.objects.filter(id__in=[job for job, _ in waiting]).update(dispatched_at=timezone.now())
+    return len(waiting)
+
+
+def publish(jobs: list[tuple[object, str]]) -> None:
+    fire = app.tasks["marketplace.jobs.tasks.fire"]
+    with app.producer_pool.acquire(block=True) as producer, producer.batch():
+        for job_id, service_class in jobs:
+            fire.apply_async((str(job_id),), queue=service_class, producer=producer, declare=[], retry=False)
+
+
+def run(stopping: Callable[[], bool]) -> None:
+    """Sends waiting jobs until told to stop; a database or broker that is away is waited for."""
+    while not stopping():
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"LISTEN {CHANNEL}")
+            while not stopping():
+                while send_waiting():
+                    time.sleep(QUIET_SECONDS)
+                _listen(LOOK_EVERY)
+        except Exception as error:  # noqa: BLE001 - the relay outlives whatever the two servers do
+            logger.warning("jobs wait, trying again in a second: %s", error)
+            connection.close()
+            time.sleep(1)
+
+
+def _listen(seconds: float) -> None:
+    """Waits for one wake-up, at most this long."""
+    for _ in connection.connection.notifies(timeout=seconds, stop_after=1):
+        pass

@@ -1,0 +1,92 @@
+"""Keeps finished pictures and hands out links to them that expire.
+
+Any Django storage will do (`STORAGES["images"]`): a folder here, an S3 bucket in production.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from typing import IO
+
+from django.conf import settings
+from django.core.files.base import ContentFile
+from django.core.files.storage import Storage, storages
+from django.utils.crypto import constant_time_compare, salted_hmac
+from PIL import Image as Pixels
+
+from marketplace.jobs.models import Image, Job
+
+FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+def put(job: Job, index: int, pixels: Pixels.Image) -> Image:
+    """Encodes and stores one picture; the row that describes it is not saved yet.
+
+    Each attempt writes under a name of its own, so that a worker that lost its lease cannot overwrite
+    what its successor delivered.
+    """
+    kind = str(job.order["output_format"])
+    encoded = io.BytesIO()
+    pixels.save(encoded, format=kind.upper())
+    content = encoded.getvalue()
+    path = _storage().save(f"{_folder(job)}/{job.attempt}-{index}.{kind}", ContentFile(content))
+    return Image(
+        job=job,
+        index=index,
+        path=path,
+        media_type=FORMATS[kind],
+        sha256=hashlib.sha256(content).hexdigest(),
+        width=pixels.width,
+        height=pixels.height,
+        size=len(content),
+        seed=job.seed + index,
+    )
+
+
+def keep_only(job: Job, paths: set[str]) -> None:
+    """Deletes what earlier attempts of a job left behind."""
+    try:
+        _, names = _storage().listdir(_folder(job))
+    except FileNotFoundError:
+        return
+    for name in names:
+        if (path := f"{_folder(job)}/{name}") not in paths:
+            _storage().delete(path)
+
+
+def discard(image: Image | None) -> None:
+    if image is not None:
+        _storage().delete(image.path)
+
+
+def open_image(image: Image) -> IO[bytes]:
+    return _storage().open(image.path)
+
+
+def signed_path(image: Image, now: float | None = None) -> tuple[str, int]:
+    """The path of a link to the picture, and the Unix second at which it expires.
+
+    The second is rounded up to a whole minute, so that repeated answers can be cached.
+    """
+    expires = (int(now or time.time()) + settings.IMAGE_URL_SECONDS) // 60 * 60 + 60
+    suffix = image.path.rpartition(".")[2]
+    return f"/images/{image.id}.{suffix}?expires={expires}&signature={_signature(image.id, expires)}", expires
+
+
+def may_open(image_id: object, expires: int, signature: str) -> bool:
+    """Whether this signature was made here for this picture and expiry; says nothing of the time."""
+    return constant_time_compare(_signature(image_id, expires), signature)
+
+
+def _signature(image_id: object, expires: int) -> str:
+    return salted_hmac("kiln.images", f"{image_id}:{expires}", algorithm="sha256").hexdigest()
+
+
+def _folder(job: Job) -> str:
+    return f"{job.account_id}/{job.id}"
+
+
+def _storage() -> Storage:
+    return storages["images"]

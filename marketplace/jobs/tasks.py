@@ -1,0 +1,45 @@
+"""The Celery tasks, and the worker process's start and end."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from uuid import UUID
+
+from celery.signals import worker_init, worker_shutting_down
+from django.conf import settings
+
+from marketplace.celery import SERVICE_CLASSES, app
+from marketplace.jobs import sweeper
+
+_worker: Any = None
+
+
+@app.task
+def fire(job_id: str) -> None:
+    """Wakes this process up to a job. The claim decides whether there is anything to do."""
+    _worker.fire(UUID(job_id))
+
+
+@app.task
+def sweep() -> None:
+    sweeper.sweep()
+
+
+@worker_init.connect
+def start(sender: Any, **_: Any) -> None:
+    """Warms the engine before the first message is taken, in workers that serve the jobs' queues."""
+    global _worker
+    queues = set(sender.app.amqp.queues.consume_from)
+    if queues & set(SERVICE_CLASSES):
+        from marketplace.jobs.worker import Worker  # torch belongs in this process alone
+
+        _worker = Worker()
+        _worker.start()
+
+
+@worker_shutting_down.connect
+def leave(**_: Any) -> None:
+    """SIGTERM: Celery waits for its tasks; meanwhile they finish or are given back."""
+    if _worker is not None:
+        threading.Thread(target=_worker.drain, args=(settings.DRAIN_SECONDS,), name="drain").start()

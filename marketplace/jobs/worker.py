@@ -1,0 +1,214 @@
+"""Joins database and engine: one per worker process, one thread a job, one engine for all of them.
+
+A beat each second extends the leases of the jobs in hand, writes their progress and learns which ones the
+customer canceled. The engine knows nothing of jobs, the database nothing of tensors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.db import connection
+from django.utils import timezone
+
+from billing import pricing
+from inference.engine import Engine
+from inference.errors import Canceled, EngineStopped, InferenceError, InvalidRequest
+from inference.models import catalog
+from inference.request import Picture, Request
+from marketplace.jobs import lifecycle, metrics, outbox, storage
+from marketplace.jobs.errors import LeaseLost
+from marketplace.jobs.lifecycle import Result
+from marketplace.jobs.models import Job
+from marketplace.jobs.models import Worker as WorkerRow
+
+BEAT_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Task:
+    """A claimed job in hand: its requests, and why they were stopped, if they were."""
+
+    job: Job
+    requests: list[Request]
+    futures: list[Future[Picture]] = field(default_factory=list)
+    lost: bool = False
+
+    @property
+    def step(self) -> int:
+        return sum(request.step_index for request in self.requests)
+
+
+class Worker:
+    """`start`, `fire` from many threads, `drain`."""
+
+    def __init__(self) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
+        self.card = catalog.card(settings.MODEL)
+        self.engine = Engine(self.card.path, on_batch=metrics.batch)
+        self.tasks: dict[UUID, Task] = {}
+        self.lock = threading.Lock()
+        self.leaving = threading.Event()
+        self.stopped = threading.Event()
+
+    def start(self) -> None:
+        """Loads and warms the model, then begins to beat; returns when jobs can be taken."""
+        self.engine.start()
+        self._beat()
+        threading.Thread(target=self._beat_for_ever, name="beat", daemon=True).start()
+        logger.info("%s is warm: %s %s", self.name, self.card.name, self.card.revision)
+
+    def fire(self, job_id: UUID) -> None:
+        """One job from claim to its end. Every outcome is written to the database; nothing is raised for one."""
+        if self.leaving.is_set():
+            lifecycle.send_again([job_id])
+            outbox.wake()
+            return
+        job = lifecycle.claim(job_id, self.name)
+        if job is None:
+            return
+        task = Task(job, [request_for(job, index) for index in range(job.n)])
+        with self.lock:
+            self.tasks[job.id] = task
+        try:
+            self._run(task)
+        except LeaseLost:
+            logger.warning("job %s is no longer ours; what we made is thrown away", job.id)
+        finally:
+            with self.lock:
+                del self.tasks[job.id]
+
+    def drain(self, seconds: float) -> None:
+        """Takes no more, lets the jobs in hand finish for so long, gives the rest back at once."""
+        self.leaving.set()
+        deadline = time.monotonic() + seconds
+        while self.tasks and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.engine.stop()
+        self.stopped.set()
+        WorkerRow.objects.filter(name=self.name).delete()
+        connection.close()
+
+    def _run(self, task: Task) -> None:
+        began = time.monotonic()
+        try:
+            task.futures = [self.engine.submit(request) for request in task.requests]
+            left = wait(task.futures, timeout=settings.JOB_SECONDS).not_done
+            if left:
+                self._cancel(task)
+                lifecycle.fail(task.job, "timed_out", "The job took too long.", retry=False)
+                return
+            self._settle(task, time.monotonic() - began)
+        except EngineStopped:
+            lifecycle.give_back(task.job)
+        except InvalidRequest as error:
+            lifecycle.fail(task.job, "invalid_request", str(error), retry=False)
+
+    def _settle(self, task: Task, seconds: float) -> None:
+        """Writes what came of the job: pictures, a stop by the customer, or a failure."""
+        errors = [error for future in task.futures if (error := future.exception())]
+        if task.lost:
+            raise LeaseLost
+        if any(isinstance(error, EngineStopped) for error in errors):
+            lifecycle.give_back(task.job)
+        elif any(isinstance(error, Canceled) for error in errors):
+            steps = [request.step_index for request in task.requests]
+            metrics.captured(lifecycle.stop(task.job, steps))
+        elif len(errors) == len(task.futures):
+            self._fail(task.job, errors[0])
+        else:
+            self._deliver(task, seconds)
+
+    def _deliver(self, task: Task, seconds: float) -> None:
+        stored = time.monotonic()
+        try:
+            results = [_result(task.job, index, future) for index, future in enumerate(task.futures)]
+        except OSError as error:
+            self._fail(task.job, error)
+            return
+        timings = {"engine_seconds": round(seconds, 3), "store_seconds": round(time.monotonic() - stored, 3)}
+        try:
+            metrics.captured(lifecycle.complete(task.job, results, timings))
+        except LeaseLost:
+            for result in results:
+                storage.discard(result.image)
+            raise
+        if task.job.attempt > 1:
+            storage.keep_only(task.job, {result.image.path for result in results if result.image})
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        logger.error("job %s, attempt %s failed", job.id, job.attempt, exc_info=error)
+        code = "engine_failed" if isinstance(error, InferenceError) else "internal"
+        lifecycle.fail(job, code, "The picture could not be made.", retry=True)
+        storage.keep_only(job, set())
+
+    def _cancel(self, task: Task) -> None:
+        for request in task.requests:
+            self.engine.cancel(request)
+
+    def _beat_for_ever(self) -> None:
+        while not self.stopped.wait(BEAT_SECONDS):
+            try:
+                self._beat()
+            except Exception as error:  # noqa: BLE001 - without the database the leases run out, and that is right
+                logger.warning("no beat: %s", error)
+            finally:
+                connection.close()
+
+    def _beat(self) -> None:
+        with self.lock:
+            tasks = dict(self.tasks)
+        wanted = lifecycle.heartbeat(
+            self.name, {job_id: (task.job.attempt, task.step) for job_id, task in tasks.items()}
+        )
+        for job_id, task in tasks.items():
+            if wanted.get(job_id, True):
+                task.lost = job_id not in wanted
+                self._cancel(task)
+        self._say_alive(len(tasks))
+
+    def _say_alive(self, running: int) -> None:
+        WorkerRow.objects.update_or_create(
+            name=self.name,
+            defaults={
+                "model": self.card.name,
+                "revision": self.card.revision,
+                "warm": self.engine.warm and not self.leaving.is_set(),
+                "running": running,
+                "seen_at": timezone.now(),
+            },
+        )
+
+
+def request_for(job: Job, index: int) -> Request:
+    """The engine's request for picture `index` of a job; each picture has the next seed."""
+    order = job.order
+    return Request(
+        prompt=order["prompt"],
+        negative_prompt=order["negative_prompt"],
+        width=order["width"],
+        height=order["height"],
+        steps=order["steps"],
+        guidance_scale=order["guidance_scale"],
+        seed=job.seed + index,
+        service_class=job.service_class,
+        account=str(job.account_id),
+    )
+
+
+def _result(job: Job, index: int, future: Future[Picture]) -> Result:
+    if future.exception():
+        return Result(pricing.ImageOutcome(delivered=False, steps_run=0))
+    picture = future.result()
+    outcome = pricing.ImageOutcome(True, picture.steps_run, picture.steps_skipped)
+    return Result(outcome, storage.put(job, index, picture.image))

@@ -1,0 +1,82 @@
+"""The embedded stack from the command line: `python -m marketplace.local run | demo | with-servers`."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from marketplace.local import addresses, demo, servers
+from marketplace.local.interrupts import Interrupted, Interrupts
+from marketplace.local.processes import LocalError
+from marketplace.local.stack import Stack
+
+USAGE = """usage: python -m marketplace.local COMMAND
+  run                       the whole stack at http://127.0.0.1:${PORT:-8000} until Ctrl-C or SIGTERM
+  demo                      buy one picture from a stack of its own, and stop it
+  with-servers -- COMMAND   run COMMAND with an empty PostgreSQL and Redis (DATABASE_URL, REDIS_URL)"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return the exit code."""
+    match arguments:
+        case ["run"]:
+            return run()
+        case ["demo"]:
+            return demo.main()
+        case ["with-servers", "--", *command] if command:
+            return with_servers(command)
+    print(USAGE, file=sys.stderr)
+    return 2
+
+
+def run() -> int:
+    """The stack in the foreground; 0 when it was asked to stop, 1 when something failed."""
+    try:
+        port = int(os.environ.get("PORT") or 8000)
+    except ValueError:
+        print(f"PORT must be a number, not {os.environ['PORT']!r}", file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    try:
+        with Stack(addresses.home(), port, Interrupts(), _say) as stack:
+            _say(_welcome(stack, time.monotonic() - started))
+            stack.watch()
+    except Interrupted:
+        _say("stopped")
+        return 0
+    except (LocalError, PermissionError) as error:
+        print(f"kiln: {error}", file=sys.stderr)
+        return 1
+
+
+def with_servers(command: list[str]) -> int:
+    """Run `command` on empty servers in a temporary folder; its exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with servers.temporary_home() as home, servers.running(home, durable=False) as found:
+        own = {"DATABASE_URL": found.database_url, "REDIS_URL": found.redis_url, "KILN_HOME": str(home)}
+        return subprocess.run(command, env=os.environ | own, check=False).returncode
+
+
+def _welcome(stack: Stack, seconds: float) -> str:
+    home = f"KILN_HOME={stack.home} " if os.environ.get("KILN_HOME") else ""
+    return f"""ready in {seconds:.1f} s
+  API        {stack.url}/v1
+  API docs   {stack.url}/docs
+  admin      {stack.url}/admin/
+  console    {stack.url}/admin/
+  logs       {stack.home}/logs
+
+  a first customer, with 100 Tokens and an API key:
+      {home}{sys.executable} manage.py create_customer you@example.com --grant 100
+  an operator for the admin:
+      {home}{sys.executable} manage.py createsuperuser
+Ctrl-C stops it."""
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,93 @@
+"""The parts of Kiln beside its servers: what runs, how it is told to stop. Not how it is supervised."""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from marketplace.local.addresses import ROOT, Addresses
+
+QUEUES = "interactive,standard,batch"
+MANAGE = (sys.executable, str(ROOT / "manage.py"))
+CELERY = (sys.executable, "-m", "celery", "-A", "marketplace")
+
+
+@dataclass(frozen=True)
+class Part:
+    """`drain` is how many seconds the part has to end after SIGTERM.
+
+    `orphaned` is the signal that the kernel sends it when the supervisor is killed.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    drain: float = 10.0
+    one_thread: bool = True
+    orphaned: signal.Signals = signal.SIGKILL
+
+
+def parts(home: Path, port: int) -> list[Part]:
+    """In the order of their start; they stop in the reverse order."""
+    address = ("--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--no-ws")
+    threads = ("--workers", "2", "--blocking-threads", "8", "--workers-kill-timeout", "5")
+    quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning")
+    pool = ("--pool", "threads", "--concurrency", os.environ.get("KILN_WORKER_THREADS") or "16")
+    return [
+        Part(
+            "web",
+            (sys.executable, "-m", "granian", *address, *threads, "marketplace.wsgi:application"),
+            orphaned=signal.SIGTERM,  # its own children end with it on SIGTERM only
+        ),
+        Part(
+            "worker",
+            (*CELERY, "worker", *pool, "-Q", QUEUES, "-n", "worker@%h", *quiet),
+            drain=30.0,
+            one_thread=False,
+        ),
+        Part("dispatch", (*MANAGE, "dispatch")),
+        # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping.
+        Part(
+            "beat",
+            (
+                *CELERY,
+                "worker",
+                "-B",
+                "-s",
+                str(home / "beat-schedule"),
+                "--pool",
+                "solo",
+                "-Q",
+                "maintenance",
+                "-n",
+                "beat@%h",
+                *quiet,
+            ),
+            orphaned=signal.SIGTERM,  # its scheduler is a process of its own
+        ),
+    ]
+
+
+def mark(home: Path) -> str:
+    """The environment entry by which the processes of the stack in `home` are known."""
+    return f"KILN_STACK={home}"
+
+
+def environment(home: Path, found: Addresses) -> dict[str, str]:
+    """What every part, and every management command beside them, finds in its environment."""
+    name, _, value = mark(home).partition("=")
+    return os.environ | {
+        name: value,
+        "DATABASE_URL": found.database_url,
+        "REDIS_URL": found.redis_url,
+        "KILN_HOME": str(home),
+        "PROMETHEUS_MULTIPROC_DIR": str(home / "metrics"),
+        "DJANGO_SETTINGS_MODULE": "marketplace.settings",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def environment_of(part: Part, shared: Mapping[str, str]) -> dict[str, str]:
+    """`shared`, and for parts that do no arithmetic one thread."""
+    return {**shared, "OMP_NUM_THREADS": "1"} if part.one_thread else dict(shared)

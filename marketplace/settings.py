@@ -1,0 +1,139 @@
+"""Django settings. Every value that an operator may change comes from `environment`."""
+
+from __future__ import annotations
+
+from marketplace import environment as env
+
+ROOT = env.ROOT
+KILN_HOME = env.home()
+SECRET_KEY = env.secret_key()
+DEBUG = env.flag("KILN_DEBUG")
+ALLOWED_HOSTS = env.words("KILN_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
+CSRF_TRUSTED_ORIGINS = env.words("KILN_TRUSTED_ORIGINS", "")
+
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "billing",
+    "marketplace.accounts",
+    "marketplace.jobs",
+]
+MIDDLEWARE = [
+    "marketplace.api.middleware.RequestId",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "marketplace.api.middleware.BodyLimit",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "marketplace.urls"
+WSGI_APPLICATION = "marketplace.wsgi.application"
+APPEND_SLASH = False
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASE_URL = env.database_url()
+DATABASES = {"default": env.database(DATABASE_URL)}
+REDIS_URL = env.redis_url()
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_USER_MODEL = "accounts.Person"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = KILN_HOME / "static"
+WHITENOISE_USE_FINDERS = True
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "images": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": env.text("KILN_IMAGES", str(KILN_HOME / "images"))},
+    },
+}
+
+BEHIND_HTTPS = env.flag("KILN_BEHIND_HTTPS")
+if BEHIND_HTTPS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_HSTS_SECONDS = 31_536_000
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = BEHIND_HTTPS
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["marketplace.accounts.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "marketplace.api.schema.Schema",
+    "EXCEPTION_HANDLER": "marketplace.api.errors.handle",
+    "UNAUTHENTICATED_USER": None,
+    "COERCE_DECIMAL_TO_STRING": True,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Kiln",
+    "DESCRIPTION": "Pictures from Qwen-Image, paid for in Tokens.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_AUTHENTICATION": [],
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": True, "tryItOutEnabled": True},
+    "ENUM_NAME_OVERRIDES": {"JobStatus": "marketplace.jobs.models.Status"},
+}
+UNFOLD = {
+    "SITE_TITLE": "Kiln",
+    "SITE_HEADER": "Kiln",
+    "SITE_SUBHEADER": "Operator",
+    "SITE_SYMBOL": "local_fire_department",
+    "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "marketplace.dashboard.context",
+}
+
+MAX_BODY_BYTES = 64 * 1024
+PUBLIC_URL = env.text("KILN_PUBLIC_URL")
+IMAGE_URL_SECONDS = env.whole("KILN_IMAGE_URL_SECONDS", 3600)
+MODEL = env.text("KILN_MODEL")
+WORKER_THREADS = env.whole("KILN_WORKER_THREADS", 16)
+LEASE_SECONDS = env.whole("KILN_LEASE_SECONDS", 30)
+DRAIN_SECONDS = env.whole("KILN_DRAIN_SECONDS", 10)
+SWEEP_SECONDS = env.whole("KILN_SWEEP_SECONDS", 5)
+JOB_SECONDS = env.whole("KILN_JOB_SECONDS", 3600)
+HOLD_SECONDS = env.whole("KILN_HOLD_SECONDS", 24 * 3600)
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.text("KILN_LOG_LEVEL", "INFO").upper()},
+}

@@ -1,0 +1,31 @@
+"""Every address that Kiln answers."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from marketplace.api import catalogue, health, images, jobs, keys, money
+
+urlpatterns = [
+    path("v1/quotes", jobs.Quotes.as_view()),
+    path("v1/jobs", jobs.Jobs.as_view()),
+    path("v1/jobs/<uuid:job_id>", jobs.OneJob.as_view()),
+    path("v1/jobs/<uuid:job_id>/cancel", jobs.CancelJob.as_view()),
+    path("v1/balance", money.Balance.as_view()),
+    path("v1/transfers", money.Transfers.as_view()),
+    path("v1/keys", keys.Keys.as_view()),
+    path("v1/keys/<uuid:key_id>", keys.OneKey.as_view()),
+    path("v1/models", catalogue.Models.as_view()),
+    path("images/<uuid:image_id>.<slug:kind>", images.image),
+    path("healthz", health.healthz),
+    path("readyz", health.readyz),
+    path("metrics", health.prometheus),
+    path("api/schema", SpectacularAPIView.as_view(), name="schema"),
+    path("docs", SpectacularSwaggerView.as_view(url_name="schema")),
+    path("admin/", admin.site.urls),
+]
+handler400 = "marketplace.api.errors.bad_request"
+handler404 = "marketplace.api.errors.page_not_found"
+handler500 = "marketplace.api.errors.server_error"
