@@ -32,20 +32,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m inference", description="Make a picture from a prompt.")
     parser.add_argument("prompt")
-    parser.add_argument(
-        "--out", type=Path, default=Path("picture.png"), help="where to write (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("picture.png"), help="where to write (default: %(default)s)")
     parser.add_argument("--width", type=int, help="pixels, a multiple of 16")
     parser.add_argument("--height", type=int, help="pixels, a multiple of 16")
     parser.add_argument("--steps", type=int, help="denoising steps, 1 to 100")
     parser.add_argument("--guidance", type=float, help="guidance scale; 1 or less turns guidance off")
     parser.add_argument("--negative", default="", help="what the picture should not show")
-    parser.add_argument(
-        "--seed", type=int, help="the first picture's; the next ones count up (default: random)"
-    )
-    parser.add_argument(
-        "--model", help="a diffusers folder or hub name (default: KILN_MODEL, else the house model)"
-    )
+    parser.add_argument("--seed", type=int, help="the first picture's; the next ones count up (default: random)")
+    parser.add_argument("--model", help="a diffusers folder or hub name (default: KILN_MODEL, else the house model)")
     parser.add_argument("--n", type=int, default=1, help="how many pictures, all in one batch where they fit")
     return parser
 

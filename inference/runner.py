@@ -54,9 +54,7 @@ class Runner:
             request.latents = row
             request.step_index += 1
 
-    def _velocity(
-        self, requests: Sequence[Request], latents: torch.Tensor, now: torch.Tensor
-    ) -> torch.Tensor:
+    def _velocity(self, requests: Sequence[Request], latents: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
         grid, texts = requests[0].grid, [_present(request.text) for request in requests]
         if not requests[0].guided:
             return self._backend.velocity(latents, now, texts, grid)

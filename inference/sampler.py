@@ -35,9 +35,7 @@ def sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> tuple[float, .
 def noise(channels: int, grid: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
     """Initial latents [tokens, channels] of a grid of 2x2 patches, drawn and packed as diffusers does."""
     rows, columns = grid
-    spread = torch.randn(
-        (1, 1, channels // 4, 2 * rows, 2 * columns), generator=generator, dtype=torch.float32
-    )
+    spread = torch.randn((1, 1, channels // 4, 2 * rows, 2 * columns), generator=generator, dtype=torch.float32)
     patches = spread.view(channels // 4, rows, 2, columns, 2).permute(1, 3, 0, 2, 4)
     return patches.reshape(rows * columns, channels)
 

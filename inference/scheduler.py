@@ -119,8 +119,6 @@ class Scheduler:
                 self._decoding.append(request)
 
     def _fill(self, leader: _Line, first: Request) -> tuple[Request, ...]:
-        others = sorted(
-            (line for line in self._lines.values() if line is not leader), key=lambda line: -line.weight
-        )
+        others = sorted((line for line in self._lines.values() if line is not leader), key=lambda line: -line.weight)
         candidates = chain.from_iterable(line.with_key(first.batch_key) for line in (leader, *others))
         return tuple(islice(candidates, max(1, self.max_batch_tokens // first.image_tokens)))

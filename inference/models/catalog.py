@@ -57,9 +57,7 @@ def validate(request: Request, card: ModelCard) -> None:
     if not _is_whole(request.steps) or not 1 <= request.steps <= card.max_steps:
         raise InvalidRequest("steps", f"steps must be a whole number from 1 to {card.max_steps}")
     if not 0 <= request.guidance_scale <= card.max_guidance_scale:
-        raise InvalidRequest(
-            "guidance_scale", f"guidance_scale must be from 0 to {card.max_guidance_scale:g}"
-        )
+        raise InvalidRequest("guidance_scale", f"guidance_scale must be from 0 to {card.max_guidance_scale:g}")
     if not _is_whole(request.seed) or not 0 <= request.seed < 2**63:
         raise InvalidRequest("seed", "seed must be a whole number from 0 to 2^63 - 1")
     for name in ("prompt", "negative_prompt"):
@@ -73,9 +71,7 @@ def _check_side(name: str, value: int, card: ModelCard) -> None:
     if not _is_whole(value) or value % card.side_multiple:
         raise InvalidRequest(name, f"{name} must be a multiple of {card.side_multiple}, not {value}")
     if not card.min_side <= value <= card.max_side:
-        raise InvalidRequest(
-            name, f"{name} must be from {card.min_side} to {card.max_side} pixels, not {value}"
-        )
+        raise InvalidRequest(name, f"{name} must be from {card.min_side} to {card.max_side} pixels, not {value}")
 
 
 def _is_whole(value: object) -> bool:

@@ -70,9 +70,8 @@ class Postgres:
 
     def erase(self) -> None:
         """Delete the data of a stopped server, wherever it lies."""
-        shutil.rmtree(self._place(), ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self._elsewhere().rmdir()
+        for place in (self.folder / "data", self._elsewhere()):
+            shutil.rmtree(place, ignore_errors=True)
 
     def _place(self) -> Path:
         """Where the data lie: in the folder, or linked from it in SHARED where `nobody` cannot get there."""

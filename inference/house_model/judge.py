@@ -1,0 +1,150 @@
+"""Reads a picture back into a scene, and says which parts of a wanted scene it shows.
+
+Each pixel goes to its nearest palette colour; the background is the majority on the border, its two tones as one;
+the rest falls into segments; a segment's colour is its majority, its shape the best overlap with the drawn
+templates, its position the nearest named one. Size and pattern are not judged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from inference.house_model.world import (
+    COLOURS,
+    POSITIONS,
+    SHAPES,
+    Pixels,
+    Scene,
+    Shape,
+    coverage,
+    second_tone,
+)
+
+Mask = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int64]
+
+NAMES = tuple(COLOURS)
+TONES = np.array([*COLOURS.values(), *(second_tone(name) for name in NAMES)], np.float32)
+TEMPLATE = 40
+SMALLEST_SEGMENT = 0.012  # of the square of the shorter side; the smallest shape drawn covers 0.02
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which parts of a scene a picture shows rightly."""
+
+    background: bool
+    colour: bool
+    shape: bool
+    position: bool
+
+    @property
+    def followed(self) -> bool:
+        return self.background and self.colour and self.shape and self.position
+
+
+def _distances(picture: Pixels, tones: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    difference = picture.astype(np.float32)[..., None, :] - tones
+    squared: npt.NDArray[np.float32] = np.square(difference).sum(axis=-1)
+    return squared
+
+
+def _background(picture: Pixels) -> int:
+    rim = np.concatenate([picture[:2].reshape(-1, 3), picture[-2:].reshape(-1, 3)])
+    rim = np.concatenate([rim, picture[:, :2].reshape(-1, 3), picture[:, -2:].reshape(-1, 3)])
+    nearest = _distances(rim, TONES).argmin(axis=-1)
+    # a second tone resembles other colours' first, so a colour must show its first tone to count
+    first = np.bincount(nearest[nearest < len(NAMES)], minlength=len(NAMES))
+    both = np.bincount(nearest % len(NAMES), minlength=len(NAMES))
+    return int((both * (first > 0.2 * len(rim))).argmax() if (first > 0.2 * len(rim)).any() else both.argmax())
+
+
+def _segments(mask: Mask, smallest: float) -> list[Mask]:
+    """Connected parts (four neighbours), largest first; labels spread along rows and columns till all is still."""
+    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        spread = labels.copy()
+        spread[1:] = np.maximum(spread[1:], labels[:-1])
+        spread[:-1] = np.maximum(spread[:-1], labels[1:])
+        spread[:, 1:] = np.maximum(spread[:, 1:], labels[:, :-1])
+        spread[:, :-1] = np.maximum(spread[:, :-1], labels[:, 1:])
+        spread *= mask
+        if np.array_equal(spread, labels):
+            break
+        labels = spread
+    names, counts = np.unique(labels[mask], return_counts=True)
+    kept = sorted(((count, name) for name, count in zip(names, counts, strict=True) if count > smallest), reverse=True)
+    return [labels == name for _, name in kept]
+
+
+def _square(mask: Mask) -> npt.NDArray[np.float32]:
+    """A segment cut to its bounding box, scaled to TEMPLATE by TEMPLATE."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scaled = Image.fromarray(box.astype(np.uint8) * 255).resize((TEMPLATE, TEMPLATE), Image.Resampling.BILINEAR)
+    return np.asarray(scaled, np.float32) / 255
+
+
+@lru_cache(maxsize=1)
+def _templates() -> dict[str, npt.NDArray[np.float32]]:
+    return {kind: _square(coverage(kind, (64.0, 64.0), 50.0, 128, 128) > 0.5) for kind in SHAPES}
+
+
+def _kind(segment: Mask) -> str:
+    seen = _square(segment)
+    overlaps = {
+        kind: float(np.minimum(seen, wanted).sum() / np.maximum(seen, wanted).sum())
+        for kind, wanted in _templates().items()
+    }
+    return max(overlaps, key=lambda kind: overlaps[kind])
+
+
+def _position(segment: Mask) -> str:
+    rows, columns = np.flatnonzero(segment.any(axis=1)), np.flatnonzero(segment.any(axis=0))
+    x, y = (columns[0] + columns[-1]) / 2 / segment.shape[1], (rows[0] + rows[-1]) / 2 / segment.shape[0]
+    return min(POSITIONS, key=lambda name: (POSITIONS[name][0] - x) ** 2 + (POSITIONS[name][1] - y) ** 2)
+
+
+def read(picture: Pixels) -> Scene:
+    """What a (height, width, 3) picture shows: up to two shapes, the largest first."""
+    background = _background(picture)
+    ours = [background, background + len(NAMES)]
+    ground = _distances(picture, TONES[ours]).min(axis=-1)
+    others = [index for index in range(len(NAMES)) if index != background]
+    distances = _distances(picture, TONES[others])
+    nearest, shown = distances.argmin(axis=-1), distances.min(axis=-1) < ground
+    smallest = SMALLEST_SEGMENT * min(picture.shape[:2]) ** 2
+    shapes = []
+    for segment in _segments(shown, smallest)[:2]:
+        colour = NAMES[others[int(np.bincount(nearest[segment], minlength=len(others)).argmax())]]
+        shapes.append(Shape(_kind(segment), colour, _position(segment)))
+    return Scene(tuple(shapes), NAMES[background])
+
+
+def _pairing(wanted: Scene, seen: Scene) -> Sequence[tuple[Shape, Shape | None]]:
+    """Each wanted shape with the seen one at its place, or with what is left over."""
+    left = list(seen.shapes)
+    pairs: list[tuple[Shape, Shape | None]] = []
+    for shape in sorted(wanted.shapes, key=lambda one: all(other.position != one.position for other in left)):
+        match = next((other for other in left if other.position == shape.position), left[0] if left else None)
+        if match is not None:
+            left.remove(match)
+        pairs.append((shape, match))
+    return pairs
+
+
+def judge(wanted: Scene, picture: Pixels) -> Verdict:
+    """Whether a (height, width, 3) picture shows the wanted scene, part by part; one shape too many is wrong."""
+    seen = read(picture)
+    pairs = _pairing(wanted, seen)
+    return Verdict(
+        background=seen.background == wanted.background,
+        colour=all(match is not None and match.colour == shape.colour for shape, match in pairs),
+        shape=len(seen.shapes) == len(wanted.shapes)
+        and all(match is not None and match.kind == shape.kind for shape, match in pairs),
+        position=all(match is not None and match.position == shape.position for shape, match in pairs),
+    )

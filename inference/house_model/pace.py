@@ -1,0 +1,82 @@
+"""Training by the clock: steps until the time is up, a falling learning rate, an averaged model, a log line."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Item = TypeVar("Item")
+log = logging.getLogger(__name__)
+
+
+class Pace:
+    """How far a stage of training is, in time. `spent` seconds count as already used (a resumed stage)."""
+
+    def __init__(self, name: str, seconds: float, spent: float = 0.0, step: int = 0) -> None:
+        self.name, self.seconds = name, seconds
+        self.step = step
+        self._spent_before = spent
+        self._started = time.monotonic() - spent
+        self._losses: list[torch.Tensor] = []
+
+    @property
+    def spent(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def share(self) -> float:
+        """Share of the time used, 0..1."""
+        return min(self.spent / self.seconds, 1.0)
+
+    def rate(self, warm_up: int = 100, floor: float = 0.02) -> float:
+        """Factor of the learning rate: a linear rise over the first steps, then a linear fall with time."""
+        return min(1.0, (self.step + 1) / warm_up) * max(1.0 - self.share, floor)
+
+    def steps(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass items on until the time is up; the first step, which compiles, is not counted."""
+        compiling = True
+        for item in items:
+            if self.spent >= self.seconds:
+                return
+            yield item
+            self.step += 1
+            if compiling:
+                self._started, compiling = time.monotonic() - self._spent_before, False
+
+    def report(self, loss: torch.Tensor, every: int = 100) -> None:
+        """Log the mean loss and the time left, every so many steps."""
+        self._losses.append(loss)
+        if len(self._losses) == every:
+            mean = float(torch.stack(self._losses).mean())
+            left = (self.seconds - self.spent) / 60
+            log.info("%s step %d loss %.5f, %.1f min left", self.name, self.step, mean, left)
+            self._losses.clear()
+
+
+class Average:
+    """An exponential moving average of a model's weights."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._model, self._decay, self._updates = model, decay, 0
+        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the model; quickly at first, when both are far from good."""
+        self._updates += 1
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        ours = list(self.weights.values())
+        theirs = [value.detach() for value in self._model.state_dict().values()]
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self) -> None:
+        """Give the model the averaged weights."""
+        self._model.load_state_dict(self.weights)
+
+    def follow(self, model: nn.Module) -> None:
+        """Go on averaging, now this model's weights (after a resumed start)."""
+        self._model, self._updates = model, 10_000

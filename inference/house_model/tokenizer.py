@@ -1,0 +1,88 @@
+"""The house model's tokenizer: Qwen2's byte-level BPE and special tokens, with a vocabulary of its own world.
+
+The pipeline drops the first 34 tokens of its prompt template, so every word of the template must be one token;
+`build` makes sure of it.
+"""
+
+import json
+import random
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import Qwen2Tokenizer
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+from inference.house_model import captions
+from inference.house_model.world import draw_scene
+
+# the template of diffusers.QwenImagePipeline, which the real model was trained with
+TEMPLATE_BEFORE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n"
+)
+TEMPLATE_AFTER = "<|im_end|>\n<|im_start|>assistant\n"
+TEMPLATE_TOKENS = 34
+SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+VOCABULARY = 1000
+EDIT_WORDS = (
+    "make change replace remove move to it the with into instead of no without and not color shape picture same "
+    "grey centre middle upper lower corner side drawing draw photo big tiny huge medium two one next under over"
+)
+CHINESE_WORDS = (
+    "一个", "一张", "图片", "背景", "的", "有", "在", "上", "，", "。", "小的", "大的", "小", "大", "条纹", "格子",
+    "把", "换成", "去掉", "移到", "变成", "和", "没有", "不要", "画",
+)  # fmt: skip
+
+
+def _corpus() -> list[str]:
+    dice = random.Random(0)
+    english = [captions.caption(draw_scene(dice), dice, "en") for _ in range(3000)]
+    plain = TEMPLATE_BEFORE + TEMPLATE_AFTER
+    for token in SPECIAL:
+        plain = plain.replace(token, "")
+    # Chinese is learnt word by word, so that no entry straddles two words
+    words = [
+        *CHINESE_WORDS,
+        *captions.COLOURS_ZH.values(),
+        *captions.SHAPES_ZH.values(),
+        *captions.POSITIONS_ZH.values(),
+    ]
+    return english + [plain] * 1000 + words * 100 + [f" {word}" for word in EDIT_WORDS.split()] * 20
+
+
+def build() -> Qwen2Tokenizer:
+    """Train the vocabulary on the world's captions; raises ValueError when the template is not 34 tokens."""
+    raw = Tokenizer(models.BPE())
+    raw.normalizer = normalizers.NFC()
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(SPECIAL),
+        min_frequency=5,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(_corpus(), trainer)
+    merges = [tuple(pair) for pair in json.loads(raw.to_str())["model"]["merges"]]
+    tokenizer = Qwen2Tokenizer(
+        vocab=raw.get_vocab(),
+        merges=merges,
+        additional_special_tokens=list(SPECIAL[1:]),
+        model_max_length=2048,
+    )
+    length = len(tokenizer(TEMPLATE_BEFORE).input_ids)
+    if length != TEMPLATE_TOKENS:
+        raise ValueError(f"the template takes {length} tokens, the pipeline drops {TEMPLATE_TOKENS}")
+    return tokenizer
+
+
+def in_template(prompt: str) -> str:
+    """A prompt as the text encoder reads it."""
+    return TEMPLATE_BEFORE + prompt + TEMPLATE_AFTER

@@ -1,0 +1,205 @@
+"""Training of the transformer on flow matching, from pools of latents and text features.
+
+x_t = (1 - t) x_0 + t ε, and the model learns ε - x_0 (Lipman et al. 2023; Esser et al. 2024 for the times).
+The blocks are diffusers' own; RoPE is computed with real numbers here, which the compiler can fuse.
+"""
+
+import json
+import logging
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import QwenImageTransformer2DModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+
+from inference.house_model import architecture, text
+from inference.house_model.pace import Average, Pace
+from inference.house_model.pool import TEXT_ROOM, Frozen, Pool, load_frozen, load_or_build
+from inference.house_model.progress import look
+
+log = logging.getLogger(__name__)
+
+# (width, height): pictures kept, rows a batch, share of the batches once other sizes join in
+SIZES = {
+    (128, 128): (24576, 64, 0.80),
+    (192, 128): (2048, 40, 0.05),
+    (128, 192): (2048, 40, 0.05),
+    (256, 256): (1536, 16, 0.10),
+}
+FIRST_SIZE_ONLY = 0.25
+EMPTY_PROMPTS = ("", " ")
+EMPTY_SHARE = 0.1
+CHECKPOINT_SECONDS = 300
+LOOK_SECONDS = 600
+
+Rotation = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class Batch:
+    """Rows of one size: clean tokens, text states, which of those are real, and the rotations of both."""
+
+    tokens: torch.Tensor
+    texts: torch.Tensor
+    present: torch.Tensor
+    rotations: tuple[Rotation, Rotation]
+
+
+def _rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    cos, sin = rotation
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(3).type_as(x)
+
+
+class RealRotation:
+    """An attention processor with the arithmetic of diffusers' own, but for cosines and sines instead of complex
+    numbers, and with a mask that is always there."""
+
+    def __call__(
+        self,
+        attn: torch.nn.Module,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states_mask: torch.Tensor,
+        image_rotary_emb: tuple[Rotation, Rotation],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        words = encoder_hidden_states.shape[1]
+        image, prompt = hidden_states, encoder_hidden_states
+        queries = [attn.norm_added_q(self._split(attn.add_q_proj(prompt))), attn.norm_q(self._split(attn.to_q(image)))]
+        keys = [attn.norm_added_k(self._split(attn.add_k_proj(prompt))), attn.norm_k(self._split(attn.to_k(image)))]
+        values = torch.cat([self._split(attn.add_v_proj(prompt)), self._split(attn.to_v(image))], dim=1)
+        turned = [
+            torch.cat([_rotate(x, rotation) for x, rotation in zip(pair, image_rotary_emb[::-1], strict=True)], dim=1)
+            for pair in (queries, keys)
+        ]
+        mixed = functional.scaled_dot_product_attention(
+            *(x.to(values.dtype).transpose(1, 2) for x in (*turned, values)),
+            attn_mask=encoder_hidden_states_mask[:, None, None],
+        )
+        mixed = mixed.transpose(1, 2).flatten(2)
+        return attn.to_out[0](mixed[:, words:]), attn.to_add_out(mixed[:, :words])
+
+    @staticmethod
+    def _split(x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (architecture.HEADS, architecture.HEAD_WIDTH))
+
+
+def predict(model: QwenImageTransformer2DModel, batch: Batch, noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """Velocities of (rows, tokens, 32) noisy tokens at (rows,) times in 0..1, as the model's own forward."""
+    image = model.img_in(noisy)
+    prompt = model.txt_in(model.txt_norm(batch.texts))
+    moment = model.time_text_embed(times, image)
+    present = torch.cat([batch.present, batch.present.new_ones(image.shape[:2])], dim=1)
+    for block in model.transformer_blocks:
+        prompt, image = block(
+            hidden_states=image,
+            encoder_hidden_states=prompt,
+            encoder_hidden_states_mask=present,
+            temb=moment,
+            image_rotary_emb=batch.rotations,
+        )
+    predicted: torch.Tensor = model.proj_out(model.norm_out(image, moment))
+    return predicted
+
+
+def _rotations(model: QwenImageTransformer2DModel, pool: Pool) -> tuple[Rotation, Rotation]:
+    shape = [[(1, pool.height // 16, pool.width // 16)]]
+    image, prompt = model.pos_embed(shape, max_txt_seq_len=TEXT_ROOM, device=torch.device("cpu"))
+    return tuple((x.real.float()[:, None].contiguous(), x.imag.float()[:, None].contiguous()) for x in (image, prompt))  # type: ignore[return-value]
+
+
+def _times(rows: int) -> torch.Tensor:
+    # leaning to the noisy side, where the layout and the shapes are decided; a fifth uniform
+    times = torch.sigmoid(0.5 + 1.2 * torch.randn(rows))
+    return torch.where(torch.rand(rows) < 0.2, torch.rand(rows), times)
+
+
+def _batches(model: QwenImageTransformer2DModel, frozen: Frozen, pools: list[Pool], pace: Pace) -> Iterator[Batch]:
+    dice = random.Random(pace.step)
+    rotations = [_rotations(model, pool) for pool in pools]
+    empty, empty_lengths = text.features(frozen.text_encoder, frozen.words, list(EMPTY_PROMPTS), TEXT_ROOM)
+    shares = [share for _, _, share in SIZES.values()]
+    while True:
+        which = 0 if pace.share < FIRST_SIZE_ONLY else dice.choices(range(len(pools)), shares)[0]
+        pool, (_, rows, _) = pools[which], list(SIZES.values())[which]
+        chosen = torch.randint(len(pool.tokens), (rows,))
+        language = torch.randint(pool.texts.shape[1], (rows,))
+        texts, lengths = pool.texts[chosen, language].float(), pool.lengths[chosen, language]
+        dropped, nothing = torch.rand(rows) < EMPTY_SHARE, torch.randint(len(EMPTY_PROMPTS), (rows,))
+        texts = torch.where(dropped[:, None, None], empty[nothing], texts)
+        lengths = torch.where(dropped, empty_lengths[nothing], lengths)
+        present = torch.arange(TEXT_ROOM)[None] < lengths[:, None]
+        yield Batch(pool.tokens[chosen].float(), texts, present, rotations[which])
+
+
+def _optimizers(model: QwenImageTransformer2DModel) -> list[tuple[torch.optim.Optimizer, float]]:
+    matrices = [p for p in model.transformer_blocks.parameters() if p.ndim == 2]
+    ours = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in ours]
+    muon = torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+    return [(muon, 2e-3), (torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0), 2e-3)]
+
+
+def _save(out: Path, model: QwenImageTransformer2DModel, average: Average, pace: Pace) -> None:
+    state = {"step": pace.step, "spent": pace.spent}
+    both = {f"model.{name}": value for name, value in model.state_dict().items()}
+    both |= {f"average.{name}": value for name, value in average.weights.items()}
+    save_file(both, out / "transformer.new", metadata={"pace": json.dumps(state)})
+    (out / "transformer.new").rename(out / "transformer.safetensors")
+
+
+def load(out: Path, part: str = "average") -> QwenImageTransformer2DModel:
+    """The transformer of the last checkpoint in `out`: its averaged weights, or with "model" the raw ones."""
+    model = architecture.transformer()
+    weights = load_file(out / "transformer.safetensors")
+    model.load_state_dict({k.removeprefix(f"{part}."): v for k, v in weights.items() if k.startswith(f"{part}.")})
+    return model
+
+
+def _resume(out: Path, seconds: float) -> tuple[QwenImageTransformer2DModel, Average, Pace]:
+    if not (out / "transformer.safetensors").exists():
+        model = architecture.transformer()
+        return model, Average(model, 0.998), Pace("transformer", seconds)
+    model, average = load(out, "model"), Average(load(out), 0.998)
+    average.follow(model)
+    with safe_open(out / "transformer.safetensors", "pt") as checkpoint:
+        state = json.loads(checkpoint.metadata()["pace"])
+    return model, average, Pace("transformer", seconds, state["spent"], state["step"])
+
+
+def train(out: Path, seconds: float) -> None:
+    """Train from the checkpoints in `out`, or go on, until `seconds` of training are used; checkpoints as it goes."""
+    frozen = load_frozen(out)
+    pools = [load_or_build(out, frozen, *size, count) for size, (count, _, _) in SIZES.items()]
+    model, average, pace = _resume(out, seconds)
+    for block in model.transformer_blocks:
+        block.attn.set_processor(RealRotation())
+        block.compile()
+    optimizers = _optimizers(model)
+    saved = looked = pace.spent
+    for batch in pace.steps(_batches(model, frozen, pools, pace)):
+        times, noise = _times(len(batch.tokens)), torch.randn_like(batch.tokens)
+        noisy = batch.tokens + times[:, None, None] * (noise - batch.tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = predict(model, batch, noisy, times)
+        loss = functional.mse_loss(predicted.float(), noise - batch.tokens)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, rate in optimizers:
+            optimizer.param_groups[0]["lr"] = rate * pace.rate()
+            optimizer.step()
+            optimizer.zero_grad()
+        average.update()
+        pace.report(loss.detach())
+        if pace.spent - saved > CHECKPOINT_SECONDS:
+            _save(out, model, average, pace)
+            saved = pace.spent
+        if pace.spent - looked > LOOK_SECONDS:
+            look(out, frozen, load(out), pace.step)
+            looked = pace.spent
+    _save(out, model, average, pace)

@@ -1,0 +1,116 @@
+"""Training of the autoencoder on crops round the shapes, and its use on single pictures.
+
+The weights are diffusers' AutoencoderKLQwenImage; a picture is a film of one frame, so while training here its
+causal 3-D convolutions run as the 2-D ones they then amount to.
+"""
+
+import random
+import types
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKLQwenImage
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+from torch.nn import functional
+
+from inference.house_model.pace import Average, Pace
+from inference.house_model.world import POSITIONS, Pixels, Scene, draw_scene, render
+
+CROP = 64
+BATCH = 16
+
+
+def _one_frame(self: QwenImageCausalConv3d, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
+    # the frames before the first are zeros, so only the kernel's last slice in time counts
+    height, width = self._padding[2], self._padding[0]
+    return functional.conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, padding=(height, width)).unsqueeze(2)
+
+
+def flatten_time(autoencoder: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
+    """Let the autoencoder handle single frames several times faster; results stay the same, in place."""
+    for module in autoencoder.modules():
+        if isinstance(module, QwenImageCausalConv3d):
+            module.forward = types.MethodType(_one_frame, module)
+    return autoencoder
+
+
+def to_tensor(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """(batch, height, width, 3) bytes → (batch, 3, 1, height, width) floats in -1..1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).unsqueeze(2).float() / 127.5 - 1
+
+
+def _crop(picture: Pixels, scene: Scene, dice: random.Random) -> Pixels:
+    height, width = picture.shape[:2]
+    x, y = POSITIONS[dice.choice(scene.shapes).position]
+    left = int(x * width - CROP / 2 + dice.uniform(-0.4, 0.4) * CROP)
+    top = int(y * height - CROP / 2 + dice.uniform(-0.4, 0.4) * CROP)
+    left, top = min(max(left, 0), width - CROP), min(max(top, 0), height - CROP)
+    return picture[top : top + CROP, left : left + CROP]
+
+
+def _crops(dice: random.Random) -> Iterator[torch.Tensor]:
+    scenes = [draw_scene(dice) for _ in range(6000)]
+    pictures = [render(scene, *((256, 256) if index % 12 == 0 else (128, 128))) for index, scene in enumerate(scenes)]
+    while True:
+        chosen = [dice.randrange(len(scenes)) for _ in range(BATCH)]
+        yield to_tensor(np.stack([_crop(pictures[i], scenes[i], dice) for i in chosen]))
+
+
+def _loss(autoencoder: AutoencoderKLQwenImage, crops: torch.Tensor) -> torch.Tensor:
+    mean, logvar = autoencoder.quant_conv(autoencoder.encoder(crops)).float().chunk(2, dim=1)
+    logvar = logvar.clamp(-20, 10)
+    sampled = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+    error = autoencoder.decoder(autoencoder.post_quant_conv(sampled)).float() - crops
+    # edges: the difference to the neighbour must be right too
+    slopes = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return error.abs().mean() + 2 * error.square().mean() + 0.5 * slopes + 2e-4 * divergence
+
+
+def train(autoencoder: AutoencoderKLQwenImage, pace: Pace) -> None:
+    """Train in place until the pace's time is up; ends with the averaged weights."""
+    flatten_time(autoencoder)
+    compiled = torch.compile(_loss)
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-3)
+    average = Average(autoencoder, 0.997)
+    for crops in pace.steps(_crops(random.Random(1))):
+        optimizer.param_groups[0]["lr"] = 2.5e-3 * pace.rate()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = compiled(autoencoder, crops)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
+        optimizer.step()
+        average.update()
+        pace.report(loss.detach())
+    average.copy_to()
+
+
+@torch.no_grad()
+def encode(autoencoder: AutoencoderKLQwenImage, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """(batch, height, width, 3) bytes → (batch, channels, height/8, width/8) raw latents (the means)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        moments = autoencoder.quant_conv(autoencoder.encoder(to_tensor(pictures)))
+    return moments.float().chunk(2, dim=1)[0][:, :, 0]
+
+
+@torch.no_grad()
+def statistics(autoencoder: AutoencoderKLQwenImage) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each latent channel over a few hundred pictures."""
+    dice = random.Random(2)
+    latents = torch.cat(
+        [encode(autoencoder, np.stack([render(draw_scene(dice)) for _ in range(32)])) for _ in range(12)]
+    )
+    return latents.mean(dim=(0, 2, 3)).tolist(), latents.std(dim=(0, 2, 3)).tolist()
+
+
+@torch.no_grad()
+def fidelity(autoencoder: AutoencoderKLQwenImage, count: int = 64) -> float:
+    """Mean peak signal-to-noise ratio, in dB, of held-out 128 by 128 pictures after encoding and decoding."""
+    dice = random.Random(3)
+    pictures = to_tensor(np.stack([render(draw_scene(dice, held_out=True)) for _ in range(count)]))
+    decoded = autoencoder.decode(autoencoder.encode(pictures).latent_dist.mode()).sample
+    error = (decoded - pictures).square().mean(dim=(1, 2, 3, 4))
+    return float((10 * torch.log10(4 / error)).mean())

@@ -1,0 +1,72 @@
+"""One real engine on the real house model for all tests of the engine, watched batch by batch."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from diffusers import QwenImagePipeline
+
+from inference.engine import BatchReport, Engine
+from inference.models import catalog
+from inference.request import Picture, Request
+
+
+class Watch:
+    """Collects the engine's reports; `at(n, act)` acts in the engine's thread after the n-th batch from now."""
+
+    def __init__(self) -> None:
+        self.reports: list[BatchReport] = []
+        self._acts: dict[int, Callable[[], object]] = {}
+
+    def __call__(self, report: BatchReport) -> None:
+        self.reports.append(report)
+        if act := self._acts.pop(len(self.reports), None):
+            act()
+
+    def at(self, count: int, act: Callable[[], object]) -> None:
+        self._acts[len(self.reports) + count] = act
+
+    def reset(self) -> None:
+        self.reports.clear()
+        self._acts.clear()
+
+    def rows(self, phase: str) -> list[int]:
+        return [report.rows for report in self.reports if report.phase == phase]
+
+
+@pytest.fixture(scope="session")
+def _watched_engine() -> Iterator[tuple[Engine, Watch]]:
+    watch = Watch()
+    with Engine(device="cpu", on_batch=watch) as engine:
+        yield engine, watch
+
+
+@pytest.fixture
+def watch(_watched_engine: tuple[Engine, Watch]) -> Iterator[Watch]:
+    _watched_engine[1].reset()
+    yield _watched_engine[1]
+    _watched_engine[1].reset()
+
+
+@pytest.fixture
+def engine(_watched_engine: tuple[Engine, Watch], watch: Watch) -> Engine:
+    return _watched_engine[0]
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> QwenImagePipeline:
+    pipeline = QwenImagePipeline.from_pretrained(catalog.card().path, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def order(prompt: str = "a red circle on a white background", **changes) -> Request:
+    """A small request: 64 by 64 pixels, 4 steps, guided."""
+    values = {"width": 64, "height": 64, "steps": 4, "guidance_scale": 4.0, "seed": 7} | changes
+    return Request(prompt, **values)
+
+
+def difference(one: Picture, other: Picture) -> int:
+    """The largest difference of any channel of any pixel, of 255."""
+    return int(np.abs(np.asarray(one.image).astype(int) - np.asarray(other.image)).max())

@@ -1,0 +1,162 @@
+"""What the engine promises to those who submit: sharing, leaving, failing alone, stopping."""
+
+import threading
+
+import pytest
+import torch
+
+from inference.engine import Engine
+from inference.errors import BrokenPicture, Canceled, EngineFault, EngineStopped, InvalidRequest
+from tests.inference.conftest import difference, order
+
+
+def test_requests_with_different_steps_share_batches(engine, watch):
+    long, short = order(steps=7), order(steps=3, seed=8, guidance_scale=2.0)
+    watch.at(1, lambda: engine.submit(short))
+    assert engine.submit(long).result().steps_run == 7
+    assert short.future.result().steps_run == 3
+    assert watch.rows("denoise") == [2] * 3 + [1] * 4
+    tokens = [report.image_tokens for report in watch.reports if report.phase == "denoise"]
+    assert tokens[0] == 2 * tokens[-1] == 2 * long.image_tokens == 64
+    assert all(report.seconds > 0 for report in watch.reports)
+
+
+def test_requests_of_other_sizes_or_without_guidance_do_not_share(engine, watch):
+    others = [order(width=80), order(guidance_scale=1.0)]
+    watch.at(1, lambda: [engine.submit(other) for other in others])
+    engine.submit(order()).result()
+    for other in others:
+        other.future.result()
+    assert watch.rows("denoise") == [1] * 12
+
+
+def test_progress_can_be_read_from_another_thread(engine, watch):
+    request, seen = order(), []
+    for boundary in range(1, 6):
+        watch.at(boundary, lambda: seen.append(request.step_index))
+    engine.submit(request).result()
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_running_request_is_canceled_at_the_next_step(engine, watch):
+    request, mate = order(steps=50), order(steps=5, seed=1)
+    watch.at(1, lambda: engine.submit(mate))
+    # encoded, mate encoded, then three steps
+    watch.at(5, lambda: engine.cancel(request))
+    with pytest.raises(Canceled) as canceled:
+        engine.submit(request).result()
+    assert canceled.value.steps_run == 3
+    assert mate.future.result().steps_run == 5
+    assert request.step_index == 3
+
+
+def test_a_waiting_request_is_canceled_without_a_step(engine, watch):
+    first, waiting = order(), order(width=96)
+    watch.at(1, lambda: (engine.submit(waiting), engine.cancel(waiting)))
+    assert engine.submit(first).result().steps_run == 4
+    with pytest.raises(Canceled) as canceled:
+        waiting.future.result()
+    assert canceled.value.steps_run == 0
+    assert watch.rows("encode") == [1], "the canceled request was not even encoded"
+
+
+def test_canceling_a_finished_request_changes_nothing(engine):
+    request = order()
+    picture = engine.submit(request).result()
+    engine.cancel(request)
+    assert engine.submit(order()).result().steps_run == 4
+    assert request.future.result() is picture
+
+
+def test_a_request_with_broken_numbers_fails_alone(engine, watch):
+    alone = engine.submit(order()).result()
+    watch.reset()
+    victim, mate = order(seed=1), order()
+
+    def break_it():
+        victim.latents = torch.full_like(victim.latents, float("nan"))
+
+    watch.at(1, lambda: engine.submit(mate))
+    watch.at(3, break_it)
+    with pytest.raises(BrokenPicture):
+        engine.submit(victim).result()
+    assert difference(mate.future.result(), alone) <= 1
+
+
+def test_a_request_that_raises_fails_alone_and_the_engine_lives_on(engine, watch):
+    victim, mate = order(seed=1), order(seed=2)
+
+    def break_it():
+        victim.text = torch.zeros(3, 5)
+
+    watch.at(1, lambda: engine.submit(mate))
+    watch.at(3, break_it)
+    with pytest.raises(EngineFault) as fault:
+        engine.submit(victim).result()
+    assert isinstance(fault.value.__cause__, RuntimeError)
+    assert mate.future.result().steps_run == 4
+    assert engine.warm
+    assert engine.submit(order(seed=3)).result().steps_run == 4
+
+
+def test_a_report_that_raises_does_not_stop_the_engine(engine, watch):
+    watch.at(2, lambda: 1 / 0)
+    assert engine.submit(order()).result().steps_run == 4
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("width", 100),
+        ("width", 0),
+        ("width", 16),
+        ("height", 4096),
+        ("height", -64),
+        ("width", 64.0),
+        ("steps", 0),
+        ("steps", 101),
+        ("steps", True),
+        ("guidance_scale", -1.0),
+        ("guidance_scale", float("nan")),
+        ("guidance_scale", float("inf")),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("prompt", "x" * 4001),
+        ("negative_prompt", "x" * 4001),
+        ("service_class", "royal"),
+    ],
+)
+def test_an_invalid_value_is_refused_at_once_and_named(engine, watch, param, value):
+    request = order(**{param: value})
+    with pytest.raises(InvalidRequest) as refusal:
+        engine.submit(request)
+    assert refusal.value.param == param
+    assert param in str(refusal.value)
+    assert not request.future.running()
+    assert watch.reports == []
+
+
+def test_the_smallest_and_longest_requests_are_made(engine):
+    assert engine.submit(order(steps=1)).result().steps_run == 1
+    assert engine.submit(order(steps=100)).result().steps_run == 100
+    assert engine.submit(order(prompt="赤い円 " * 1000, steps=2)).result().steps_run == 2
+    assert engine.submit(order(prompt="", steps=2)).result().steps_run == 2
+
+
+def test_stopping_fails_what_is_pending():
+    begun = threading.Event()
+    engine = Engine(device="cpu", on_batch=lambda report: begun.set() if report.phase == "denoise" else None)
+    with pytest.raises(EngineStopped):
+        engine.submit(order())
+    assert not engine.warm
+    with engine:
+        assert engine.warm
+        pending = [engine.submit(order(steps=100)), engine.submit(order(steps=100, width=80))]
+        assert begun.wait(30)
+    for future in pending:
+        with pytest.raises(EngineStopped):
+            future.result(timeout=10)
+    assert not engine.warm
+    with pytest.raises(EngineStopped):
+        engine.submit(order())
+    engine.stop()

@@ -1,0 +1,65 @@
+"""A picture does not depend on its batch-mates, and is the one diffusers' own pipeline makes."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.inference.conftest import difference, order
+
+LONG = "a large green triangle in the top left corner and a small blue square below it on a black background " * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "negative"),
+    [
+        ({"steps": 6}, ""),
+        ({"steps": 5, "width": 128, "height": 80, "negative_prompt": "a blue square"}, "a blue square"),
+        ({"steps": 5, "guidance_scale": 1.0, "seed": 2**40}, None),
+        ({"prompt": LONG, "guidance_scale": 2.5}, ""),
+    ],
+)
+def test_a_picture_made_alone_is_the_plain_pipelines(engine, pipeline, changes, negative):
+    request = order(**changes)
+    picture = engine.submit(request).result()
+    expected = pipeline(
+        request.prompt,
+        negative_prompt=negative,
+        true_cfg_scale=request.guidance_scale,
+        num_inference_steps=request.steps,
+        width=request.width,
+        height=request.height,
+        generator=torch.Generator().manual_seed(request.seed),
+    ).images[0]
+    assert np.asarray(expected).std() > 1, "a flat picture would prove nothing"
+    assert picture.image.size == (request.width, request.height)
+    assert np.abs(np.asarray(picture.image).astype(int) - np.asarray(expected)).max() <= 2
+
+
+def test_mates_that_join_and_leave_change_nothing(engine, watch):
+    alone = engine.submit(order(steps=12)).result()
+    watch.reset()
+    mates = [order(LONG, steps=3, seed=1), order("", steps=5, guidance_scale=9.0, seed=2), order(steps=20, seed=3)]
+    for boundary, mate in zip((1, 4, 8), mates, strict=True):
+        watch.at(boundary, lambda mate=mate: engine.submit(mate))
+    together = engine.submit(order(steps=12)).result()
+    assert set(watch.rows("denoise")) >= {2, 3}
+    assert difference(alone, together) <= 1
+    for mate in mates:
+        assert mate.future.result().steps_run == mate.steps
+
+
+def test_what_the_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine, watch):
+    pictures = []
+    for mate in (order("a blue square", seed=1), order("a green star", seed=2, guidance_scale=7.0)):
+        watch.at(1, lambda mate=mate: engine.submit(mate))
+        pictures.append(engine.submit(order()).result())
+        mate.future.result()
+        assert watch.rows("denoise") == [2] * 4
+        watch.reset()
+    assert difference(*pictures) == 0
+
+
+def test_the_same_request_gives_the_same_picture_and_another_seed_another(engine):
+    first, second, other = (engine.submit(order(seed=seed)).result() for seed in (1, 1, 2))
+    assert difference(first, second) == 0
+    assert difference(first, other) > 0
