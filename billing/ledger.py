@@ -15,9 +15,7 @@ from django.db import connection
 
 from billing.models import MINT_ID, PLATFORM_ID, Transfer
 
-_INSERT = (
-    "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, memo)"
-)
+_INSERT = "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, memo)"
 
 # Reads `paid (id, reference)`: the customer's wallet, locked, so that its transfers are numbered in the
 # order in which they commit. One row per share of the charge.

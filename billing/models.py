@@ -43,9 +43,7 @@ class Wallet(models.Model):
                 | Q(kind__in=["platform", "mint"], owner__isnull=True),
                 name="wallet_kind_has_owner",
             ),
-            models.CheckConstraint(
-                condition=Q(held__gte=0, balance__gte=F("held")), name="wallet_never_overdrawn"
-            ),
+            models.CheckConstraint(condition=Q(held__gte=0, balance__gte=F("held")), name="wallet_never_overdrawn"),
             models.CheckConstraint(
                 condition=Q(kind="customer") | Q(balance=0, held=0), name="wallet_summed_stores_nothing"
             ),
@@ -67,12 +65,8 @@ class Transfer(models.Model):
         CAPTURE = "capture"
         REFUND = "refund"
 
-    source = models.ForeignKey(
-        Wallet, models.PROTECT, related_name="outgoing", db_constraint=False, db_index=False
-    )
-    target = models.ForeignKey(
-        Wallet, models.PROTECT, related_name="incoming", db_constraint=False, db_index=False
-    )
+    source = models.ForeignKey(Wallet, models.PROTECT, related_name="outgoing", db_constraint=False, db_index=False)
+    target = models.ForeignKey(Wallet, models.PROTECT, related_name="incoming", db_constraint=False, db_index=False)
     amount = models.BigIntegerField()
     kind = models.TextField(choices=Kind)
     reference = models.UUIDField(null=True)
@@ -127,9 +121,7 @@ class Hold(models.Model):
         ]
         constraints = [
             models.CheckConstraint(condition=Q(amount__gt=0), name="hold_amount_positive"),
-            models.CheckConstraint(
-                condition=Q(captured__lte=F("amount")), name="hold_captured_within_amount"
-            ),
+            models.CheckConstraint(condition=Q(captured__lte=F("amount")), name="hold_captured_within_amount"),
             models.CheckConstraint(
                 condition=Q(refunded__gte=0, refunded__lte=F("captured")),
                 name="hold_refunded_within_captured",

@@ -267,9 +267,7 @@ def _unresolvable(reference: UUID, otherwise: BillingError) -> BillingError:
     return otherwise if status == Hold.Status.HELD else HoldResolved(reference, status)
 
 
-def _expect(
-    stored_key: str, key: str, wanted: tuple[UUID, UUID | None, int], otherwise: BillingError
-) -> None:
+def _expect(stored_key: str, key: str, wanted: tuple[UUID, UUID | None, int], otherwise: BillingError) -> None:
     """Passes where the transfer under the key is the one wanted."""
     standing = ledger.standing(stored_key)
     if standing is None:

@@ -121,9 +121,7 @@ def _chinese(scene: Scene, dice: random.Random) -> str:
     return _form(scene, dice, (ONE_ZH, CENTRED_ZH, TWO_ZH), ("{shape}", "{where}有{shape}")).format(**phrases)
 
 
-def _form(
-    scene: Scene, dice: random.Random, forms: tuple[tuple[str, ...], ...], bare: tuple[str, str]
-) -> str:
+def _form(scene: Scene, dice: random.Random, forms: tuple[tuple[str, ...], ...], bare: tuple[str, str]) -> str:
     one, centred, two = forms
     if len(scene.shapes) == 2:
         return dice.choice(two)

@@ -14,8 +14,6 @@ from marketplace.api.serializers import ModelList
 
 
 class Models(APIView):
-    @extend_schema(
-        responses={200: ModelList}, summary="List the models served, with their limits and defaults"
-    )
+    @extend_schema(responses={200: ModelList}, summary="List the models served, with their limits and defaults")
     def get(self, request: Request) -> Response:
         return Response({"data": [representations.model(catalog.card(settings.MODEL))]})

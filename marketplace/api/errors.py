@@ -46,9 +46,7 @@ def _insufficient(error: InsufficientTokens) -> Problem:
 
 
 def _too_dear(error: jobs.CostAboveMaximum) -> Problem:
-    message = (
-        f"This costs {format_tokens(error.quoted)} Tokens, above max_cost {format_tokens(error.maximum)}."
-    )
+    message = f"This costs {format_tokens(error.quoted)} Tokens, above max_cost {format_tokens(error.maximum)}."
     return invalid("max_cost", message, "cost_above_maximum")
 
 
@@ -88,9 +86,7 @@ TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
     (jobs.CostAboveMaximum, _too_dear),
     (
         jobs.KeyReused,
-        lambda _: invalid(
-            "Idempotency-Key", "This key was used before with another body.", "idempotency_key_reused"
-        ),
+        lambda _: invalid("Idempotency-Key", "This key was used before with another body.", "idempotency_key_reused"),
     ),
     (jobs.NotFound, lambda _: not_found("job")),
     (
@@ -106,9 +102,7 @@ TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
     (rest.NotFound, lambda _: not_found()),
     (
         rest.UnsupportedMediaType,
-        lambda _: Problem(
-            400, "invalid_request", "not_json", "Send JSON, with `Content-Type: application/json`."
-        ),
+        lambda _: Problem(400, "invalid_request", "not_json", "Send JSON, with `Content-Type: application/json`."),
     ),
     (rest.ParseError, lambda error: Problem(400, "invalid_request", "malformed", str(error.detail))),
     (
@@ -122,9 +116,7 @@ TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
     (rest.Throttled, _throttled),
     (
         OperationalError,
-        lambda _: Problem(
-            503, "server", "unavailable", "Try again in a moment.", headers={"Retry-After": "2"}
-        ),
+        lambda _: Problem(503, "server", "unavailable", "Try again in a moment.", headers={"Retry-After": "2"}),
     ),
 ]
 

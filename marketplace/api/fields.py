@@ -14,9 +14,7 @@ from billing import pricing
 class ObjectParser(JSONParser):
     """A JSON object, else 400."""
 
-    def parse(
-        self, stream: IO[Any], media_type: str | None = None, parser_context: Any = None
-    ) -> dict[str, Any]:
+    def parse(self, stream: IO[Any], media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
         try:
             data = super().parse(stream, media_type, parser_context)
         except RecursionError as error:
@@ -32,9 +30,7 @@ class StrictSerializer(serializers.Serializer[Any]):
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict):
             for name in data.keys() - self.fields.keys():
-                raise serializers.ValidationError(
-                    {name[:50]: ["This field is unknown."]}, code="unknown_field"
-                )
+                raise serializers.ValidationError({name[:50]: ["This field is unknown."]}, code="unknown_field")
         return super().to_internal_value(data)
 
 

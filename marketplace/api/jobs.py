@@ -40,9 +40,7 @@ ORDER = OpenApiExample(
 class Quotes(APIView):
     parser_classes = [ObjectParser]
 
-    @extend_schema(
-        request=OrderSerializer, responses={200: QuoteBody}, examples=[ORDER], summary="Price a job"
-    )
+    @extend_schema(request=OrderSerializer, responses={200: QuoteBody}, examples=[ORDER], summary="Price a job")
     def post(self, request: Request) -> Response:
         """What a job would cost, factor by factor. Nothing is stored or held."""
         return Response(representations.quote(lifecycle.quote(OrderSerializer(data=request.data).order())))
@@ -75,9 +73,7 @@ class Jobs(APIView):
         """Holds the price and queues the job. Poll the `Location`, or send `Prefer: wait=60`."""
         key, wait = idempotency_key(request), preferred_wait(request)
         order = OrderSerializer(data=request.data).order()
-        submitted = lifecycle.submit(
-            request.user.account.id, order, key_id=request.user.key_id, idempotency_key=key
-        )
+        submitted = lifecycle.submit(request.user.account.id, order, key_id=request.user.key_id, idempotency_key=key)
         job = submitted.job
         headers = {"Location": f"/v1/jobs/{job.id}"}
         if wait:

@@ -22,9 +22,7 @@ class Balance(APIView):
 
 
 class Transfers(APIView):
-    @extend_schema(
-        parameters=[ListQuery], responses={200: TransferList}, summary="See your statement, newest first"
-    )
+    @extend_schema(parameters=[ListQuery], responses={200: TransferList}, summary="See your statement, newest first")
     def get(self, request: Request) -> Response:
         """Everything that ever came in or went out; the amounts add up to the balance's `total`."""
         query = ListQuery(data=request.query_params.dict())

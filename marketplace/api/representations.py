@@ -20,9 +20,7 @@ from marketplace.jobs.models import Image, Job, Status
 FAR = 1000
 
 
-def job(
-    row: Job, images: Sequence[Image], request: HttpRequest, position: int | None = None
-) -> dict[str, Any]:
+def job(row: Job, images: Sequence[Image], request: HttpRequest, position: int | None = None) -> dict[str, Any]:
     return {
         "id": str(row.id),
         "status": row.status,
@@ -61,9 +59,7 @@ def queue_position(row: Job) -> int | None:
 def image(row: Image, request: HttpRequest) -> dict[str, Any]:
     path, expires = storage.signed_path(row)
     return {
-        "url": f"{settings.PUBLIC_URL.rstrip('/')}{path}"
-        if settings.PUBLIC_URL
-        else request.build_absolute_uri(path),
+        "url": f"{settings.PUBLIC_URL.rstrip('/')}{path}" if settings.PUBLIC_URL else request.build_absolute_uri(path),
         "expires_at": _time(datetime.fromtimestamp(expires, UTC)),
         "sha256": row.sha256,
         "width": row.width,
@@ -106,6 +102,4 @@ def _timings(row: Job) -> dict[str, Any]:
 
 
 def _time(moment: datetime | None) -> str | None:
-    return (
-        moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
-    )
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None

@@ -37,9 +37,7 @@ class OrderSerializer(StrictSerializer):
     adapters = serializers.ListField(child=serializers.DictField(), default=list, max_length=8)
     service_class = serializers.ChoiceField(choices=ServiceClass.values, default="standard")
     output_format = serializers.ChoiceField(choices=list(FORMATS), default="png")
-    max_cost = Tokens(
-        required=False, allow_null=True, default=None, help_text="Refuse when the quote is above."
-    )
+    max_cost = Tokens(required=False, allow_null=True, default=None, help_text="Refuse when the quote is above.")
     metadata = serializers.DictField(
         child=Text(max_length=500, allow_blank=True), default=dict, help_text="Your own labels, given back."
     )
@@ -51,9 +49,7 @@ class OrderSerializer(StrictSerializer):
 
     def validate_metadata(self, metadata: dict[str, str]) -> dict[str, str]:
         if len(metadata) > MAX_METADATA or any(len(name) > 40 for name in metadata):
-            raise serializers.ValidationError(
-                f"At most {MAX_METADATA} labels with names of at most 40 characters."
-            )
+            raise serializers.ValidationError(f"At most {MAX_METADATA} labels with names of at most 40 characters.")
         return metadata
 
     def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -87,9 +83,7 @@ def check_side(name: str, value: int, card: catalog.ModelCard) -> None:
 
 class ListQuery(StrictSerializer):
     limit = serializers.IntegerField(default=20, min_value=1, max_value=100)
-    cursor = serializers.CharField(
-        required=False, max_length=64, help_text="`next_cursor` of the page before."
-    )
+    cursor = serializers.CharField(required=False, max_length=64, help_text="`next_cursor` of the page before.")
 
 
 class JobListQuery(ListQuery):
@@ -117,9 +111,7 @@ class QuoteBody(serializers.Serializer[Any]):
     unit = Tokens(help_text="One picture.")
     n = serializers.IntegerField()
     price_list = serializers.IntegerField()
-    factors = serializers.DictField(
-        help_text="Each factor of the formula; their product, rounded up, is `unit`."
-    )
+    factors = serializers.DictField(help_text="Each factor of the formula; their product, rounded up, is `unit`.")
 
 
 class ImageBody(serializers.Serializer[Any]):

@@ -121,9 +121,7 @@ def heartbeat(worker: str, progress: Mapping[UUID, tuple[int, int]]) -> dict[UUI
     """
     if not progress:
         return {}
-    ids, attempts, steps = zip(
-        *((job, attempt, step) for job, (attempt, step) in progress.items()), strict=True
-    )
+    ids, attempts, steps = zip(*((job, attempt, step) for job, (attempt, step) in progress.items()), strict=True)
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -222,9 +220,7 @@ def cancel(account_id: UUID, job_id: UUID) -> Job:
     now = timezone.now()
     mine = Job.objects.filter(id=job_id, account_id=account_id)
     with transaction.atomic():
-        if mine.filter(status=Status.QUEUED).update(
-            status=Status.CANCELED, finished_at=now, cancel_requested_at=now
-        ):
+        if mine.filter(status=Status.QUEUED).update(status=Status.CANCELED, finished_at=now, cancel_requested_at=now):
             wallets.release(job_id)
     mine.filter(status=Status.RUNNING, cancel_requested_at=None).update(cancel_requested_at=now)
     job = mine.first()
@@ -287,9 +283,7 @@ def _finish(
     timings: Mapping[str, float] | None = None,
 ) -> None:
     """Ends a running job where the lease is this attempt's, else raises LeaseLost."""
-    done = Job.objects.filter(
-        id=job.id, status=Status.RUNNING, worker=job.worker, attempt=job.attempt
-    ).update(
+    done = Job.objects.filter(id=job.id, status=Status.RUNNING, worker=job.worker, attempt=job.attempt).update(
         status=status,
         captured=charge,
         receipt=receipt,

@@ -69,9 +69,7 @@ def page() -> tuple[bytes, str]:
 class Database(Collector):
     def collect(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("kiln_queue_depth", "Queued jobs", labels=["service_class"])
-        age = GaugeMetricFamily(
-            "kiln_queue_age_seconds", "Age of the oldest queued job", labels=["service_class"]
-        )
+        age = GaugeMetricFamily("kiln_queue_age_seconds", "Age of the oldest queued job", labels=["service_class"])
         with connection.cursor() as cursor:
             cursor.execute(QUEUES)
             found = {name: (count, seconds) for name, count, seconds in cursor.fetchall()}

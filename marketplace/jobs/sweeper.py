@@ -50,9 +50,7 @@ def resend_lost(service_class: str) -> int:
         return 0
     missing = count - messages(service_class)
     return (
-        lifecycle.send_again(list(waiting.order_by("id").values_list("id", flat=True)[:missing]))
-        if missing > 0
-        else 0
+        lifecycle.send_again(list(waiting.order_by("id").values_list("id", flat=True)[:missing])) if missing > 0 else 0
     )
 
 

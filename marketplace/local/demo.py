@@ -135,9 +135,7 @@ def _fetch(request: urllib.request.Request) -> bytes:
 
 def _wallet(client: Client, title: str) -> Decimal:
     balance = client.call("GET", "/v1/balance")
-    _say(
-        f"\n{title}\n  available {balance['available']:>12} Tokens\n  held      {balance['held']:>12} Tokens"
-    )
+    _say(f"\n{title}\n  available {balance['available']:>12} Tokens\n  held      {balance['held']:>12} Tokens")
     return Decimal(balance["available"])
 
 

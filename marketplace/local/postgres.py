@@ -188,10 +188,7 @@ def _make_passable(folder: Path) -> None:
 
 def _nobody_can(*command: str | Path) -> bool:
     try:
-        return (
-            subprocess.run(command, capture_output=True, check=False, **processes.identity(True)).returncode
-            == 0
-        )
+        return subprocess.run(command, capture_output=True, check=False, **processes.identity(True)).returncode == 0
     except PermissionError:
         return False
 

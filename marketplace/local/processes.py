@@ -83,9 +83,7 @@ def identity(as_nobody: bool) -> Identity:
     return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if as_nobody else {}
 
 
-def stop(
-    child: Child, *steps: tuple[signal.Signals, float], hurried: Callable[[], bool] = lambda: False
-) -> None:
+def stop(child: Child, *steps: tuple[signal.Signals, float], hurried: Callable[[], bool] = lambda: False) -> None:
     """Send each step's signal until the child has ended, waiting its seconds; then SIGKILL its whole group.
 
     Once `hurried` returns True the remaining steps are skipped.

@@ -25,9 +25,7 @@ class Servers:
             database = os.environ.get("DATABASE_URL") or self._start(
                 Postgres(self.home / "postgres", durable=self.durable)
             )
-            broker = os.environ.get("REDIS_URL") or self._start(
-                Redis(self.home / "redis", durable=self.durable)
-            )
+            broker = os.environ.get("REDIS_URL") or self._start(Redis(self.home / "redis", durable=self.durable))
         except BaseException:
             self.stop()
             raise

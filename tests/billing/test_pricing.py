@@ -271,9 +271,7 @@ def test_more_pictures_or_steps_than_quoted_are_refused():
 def test_no_charge_is_ever_above_the_quote(placed, prices, data):
     quoted = quote(placed, prices)
     skipped = st.integers(0, placed.steps)
-    outcome = st.builds(
-        lambda done, skip: ImageOutcome(done, placed.steps - skip, skip), st.booleans(), skipped
-    )
+    outcome = st.builds(lambda done, skip: ImageOutcome(done, placed.steps - skip, skip), st.booleans(), skipped)
     outcomes = data.draw(st.lists(outcome, max_size=placed.n))
     charged = charge(quoted, outcomes)
     assert 0 <= charged <= quoted.unit * sum(one.delivered for one in outcomes) <= quoted.total

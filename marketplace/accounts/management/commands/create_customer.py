@@ -26,9 +26,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("email", metavar="EMAIL")
-        parser.add_argument(
-            "--grant", metavar="TOKENS", type=tokens, default=0, help="Tokens to give, e.g. 100 or 0.5"
-        )
+        parser.add_argument("--grant", metavar="TOKENS", type=tokens, default=0, help="Tokens to give, e.g. 100 or 0.5")
         parser.add_argument("--key-name", default="first key", help="what to call the API key")
 
     def handle(self, *args: Any, **options: Any) -> None:
