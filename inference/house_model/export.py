@@ -1,14 +1,30 @@
-"""Write a trained (or untrained) house model as a diffusers folder; reads nothing but checkpoints."""
+"""Write a trained house model as a diffusers folder: `python -m inference.house_model.export --from FOLDER`."""
 
-import shutil
+import argparse
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from inference.house_model import architecture
+from inference.house_model import WEIGHTS, architecture, pool
+from inference.house_model.transformer import load
+
+# what `inference.models.catalog` reads beside the weights
+CARD: dict[str, Any] = {
+    "name": "kiln-house",
+    "min_side": 64,
+    "max_side": 1024,
+    "default_width": 128,
+    "default_height": 128,
+    "default_steps": 20,
+    "default_guidance_scale": 3.0,
+    "description": "A small Qwen-Image trained on drawn scenes: flat coloured shapes on a background, "
+    "128 to 256 pixels, prompts in English and Chinese.",
+}
 
 
 def export(
@@ -18,7 +34,7 @@ def export(
     text_encoder: Qwen2_5_VLForConditionalGeneration,
     transformer: QwenImageTransformer2DModel,
 ) -> None:
-    """Write `folder` in one move, so that a reader sees the old weights or the new ones.
+    """Write the whole model beside `folder` and move it there, so that no folder is ever half written.
 
     The transformer and the autoencoder are stored in 16 bits; the text encoder stays in 32, since transformers
     loads a model as it was stored and diffusers loads the others in 32.
@@ -31,12 +47,25 @@ def export(
         transformer=transformer.to(torch.bfloat16),
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".weights-"))
-    pipeline.save_pretrained(fresh, safe_serialization=True)
-    fresh.chmod(0o755)
-    for path in fresh.rglob("*.safetensors"):
-        path.chmod(0o644)
-    if folder.exists():
-        folder.rename(fresh / "old")
-    fresh.rename(folder)
-    shutil.rmtree(folder / "old", ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".weights-") as scratch:
+        fresh = Path(scratch, "new")
+        pipeline.save_pretrained(fresh, safe_serialization=True)
+        (fresh / "kiln.json").write_text(json.dumps(CARD, indent=2) + "\n")
+        for path in fresh.rglob("*.safetensors"):
+            path.chmod(0o644)
+        if folder.exists():
+            folder.rename(Path(scratch, "old"))
+        fresh.rename(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a trained house model as a diffusers folder.")
+    parser.add_argument("--from", type=Path, required=True, dest="source", help="folder of the training's checkpoints")
+    parser.add_argument("--to", type=Path, default=WEIGHTS, help="the model's folder (default: %(default)s)")
+    chosen = parser.parse_args()
+    frozen = pool.load_frozen(chosen.source)
+    export(chosen.to, frozen.words, frozen.autoencoder, frozen.text_encoder, load(chosen.source))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from inference.house_model.architecture import pack
 from inference.house_model.captions import LANGUAGES, caption
 from inference.house_model.tokenizer import in_template
 from inference.house_model.world import Scene, draw_scene, render
+from inference.models.autoencoder import flatten_time
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def normalise(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor) -> tor
 def build(frozen: Frozen, width: int, height: int, count: int, seed: int) -> Pool:
     """Draw, encode and describe `count` training scenes, each once a language."""
     dice = random.Random(seed)
-    vae.flatten_time(frozen.autoencoder)
+    flatten_time(frozen.autoencoder)
     tokens, texts, lengths = [], [], []
     for _ in range(count // CHUNK):
         scenes = [draw_scene(dice) for _ in range(CHUNK)]

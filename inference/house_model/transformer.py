@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from diffusers import QwenImageTransformer2DModel
+from diffusers.models.attention_processor import Attention
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
@@ -62,7 +63,7 @@ class RealRotation:
 
     def __call__(
         self,
-        attn: torch.nn.Module,
+        attn: Attention,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
         encoder_hidden_states_mask: torch.Tensor,
@@ -73,12 +74,14 @@ class RealRotation:
         queries = [attn.norm_added_q(self._split(attn.add_q_proj(prompt))), attn.norm_q(self._split(attn.to_q(image)))]
         keys = [attn.norm_added_k(self._split(attn.add_k_proj(prompt))), attn.norm_k(self._split(attn.to_k(image)))]
         values = torch.cat([self._split(attn.add_v_proj(prompt)), self._split(attn.to_v(image))], dim=1)
-        turned = [
+        query, key = (
             torch.cat([_rotate(x, rotation) for x, rotation in zip(pair, image_rotary_emb[::-1], strict=True)], dim=1)
             for pair in (queries, keys)
-        ]
+        )
         mixed = functional.scaled_dot_product_attention(
-            *(x.to(values.dtype).transpose(1, 2) for x in (*turned, values)),
+            query.to(values.dtype).transpose(1, 2),
+            key.to(values.dtype).transpose(1, 2),
+            values.transpose(1, 2),
             attn_mask=encoder_hidden_states_mask[:, None, None],
         )
         mixed = mixed.transpose(1, 2).flatten(2)
@@ -86,7 +89,7 @@ class RealRotation:
 
     @staticmethod
     def _split(x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (architecture.HEADS, architecture.HEAD_WIDTH))
+        return x.view(*x.shape[:-1], architecture.HEADS, architecture.HEAD_WIDTH)
 
 
 def predict(model: QwenImageTransformer2DModel, batch: Batch, noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:

@@ -1,39 +1,22 @@
 """Training of the autoencoder on crops round the shapes, and its use on single pictures.
 
-The weights are diffusers' AutoencoderKLQwenImage; a picture is a film of one frame, so while training here its
-causal 3-D convolutions run as the 2-D ones they then amount to.
+The weights are diffusers' AutoencoderKLQwenImage, trained with its convolutions flattened to single frames.
 """
 
 import random
-import types
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKLQwenImage
-from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
-from torch.nn import functional
 
 from inference.house_model.pace import Average, Pace
 from inference.house_model.world import POSITIONS, Pixels, Scene, draw_scene, render
+from inference.models.autoencoder import flatten_time
 
 CROP = 64
 BATCH = 16
-
-
-def _one_frame(self: QwenImageCausalConv3d, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
-    # the frames before the first are zeros, so only the kernel's last slice in time counts
-    height, width = self._padding[2], self._padding[0]
-    return functional.conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, padding=(height, width)).unsqueeze(2)
-
-
-def flatten_time(autoencoder: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
-    """Let the autoencoder handle single frames several times faster; results stay the same, in place."""
-    for module in autoencoder.modules():
-        if isinstance(module, QwenImageCausalConv3d):
-            module.forward = types.MethodType(_one_frame, module)
-    return autoencoder
 
 
 def to_tensor(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -66,7 +49,8 @@ def _loss(autoencoder: AutoencoderKLQwenImage, crops: torch.Tensor) -> torch.Ten
     # edges: the difference to the neighbour must be right too
     slopes = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return error.abs().mean() + 2 * error.square().mean() + 0.5 * slopes + 2e-4 * divergence
+    loss: torch.Tensor = error.abs().mean() + 2 * error.square().mean() + 0.5 * slopes + 2e-4 * divergence
+    return loss
 
 
 def train(autoencoder: AutoencoderKLQwenImage, pace: Pace) -> None:
@@ -93,7 +77,8 @@ def encode(autoencoder: AutoencoderKLQwenImage, pictures: npt.NDArray[np.uint8])
     """(batch, height, width, 3) bytes → (batch, channels, height/8, width/8) raw latents (the means)."""
     with torch.autocast("cpu", torch.bfloat16):
         moments = autoencoder.quant_conv(autoencoder.encoder(to_tensor(pictures)))
-    return moments.float().chunk(2, dim=1)[0][:, :, 0]
+    means: torch.Tensor = moments.float().chunk(2, dim=1)[0]
+    return means[:, :, 0]
 
 
 @torch.no_grad()

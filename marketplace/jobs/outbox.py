@@ -17,6 +17,7 @@ from marketplace.celery import app
 from marketplace.jobs.models import Job, Status
 
 CHANNEL = "kiln_jobs"
+FIRE = "marketplace.jobs.tasks.fire"  # by name: the task's module brings the engine along
 BATCH = 500
 LOOK_EVERY = 1.0
 QUIET_SECONDS = 0.01
@@ -59,10 +60,10 @@ def send_waiting() -> int:
 
 
 def publish(jobs: list[tuple[object, str]]) -> None:
-    fire = app.tasks["marketplace.jobs.tasks.fire"]
+    """Sends one message for each (job id, service class)."""
     with app.producer_pool.acquire(block=True) as producer, producer.batch():
         for job_id, service_class in jobs:
-            fire.apply_async((str(job_id),), queue=service_class, producer=producer, declare=[], retry=False)
+            app.send_task(FIRE, (str(job_id),), queue=service_class, producer=producer, declare=[], retry=False)
 
 
 def run(stopping: Callable[[], bool]) -> None:

@@ -103,6 +103,7 @@ class Worker:
         began = time.monotonic()
         try:
             task.futures = [self.engine.submit(request) for request in task.requests]
+            connection.close()  # back to the pool while the engine works
             left = wait(task.futures, timeout=settings.JOB_SECONDS).not_done
             if left:
                 self._cancel(task)
