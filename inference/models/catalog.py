@@ -1,6 +1,7 @@
 """Which model is served and what it accepts; read by the API as well as the engine, so it loads no torch.
 
-A model is a diffusers folder or a hub name. `kiln.json` in a folder overrides any field of its card.
+A model is a diffusers folder or a hub name. `kiln.json` in a folder overrides its card's fields, but
+for path and revision, which are the folder's own.
 """
 
 import hashlib
@@ -82,29 +83,16 @@ def _folder_card(folder: Path) -> ModelCard:
     if not (folder / "model_index.json").is_file():
         raise ModelUnavailable(f"{folder} is no diffusers folder: model_index.json is missing")
     base = ModelCard(name=folder.name.lower(), path=str(folder), revision=_revision(folder))
-    if folder == HOUSE_MODEL:
-        base = _house_card(base)
     overrides = folder / "kiln.json"
     return _override(base, overrides) if overrides.is_file() else base
 
 
-def _house_card(base: ModelCard) -> ModelCard:
-    return replace(
-        base,
-        name="kiln-house",
-        min_side=64,
-        max_side=1024,
-        default_width=128,
-        default_height=128,
-        default_steps=20,
-        description="A small Qwen-Image trained on drawn scenes of coloured shapes: 128 to 256 pixels.",
-    )
-
-
 def _override(base: ModelCard, path: Path) -> ModelCard:
-    values = json.loads(path.read_text())
-    unknown = set(values) - {field.name for field in fields(ModelCard)}
-    if unknown:
+    try:
+        values = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ModelUnavailable(f"{path} is no JSON object: {error}") from error
+    if unknown := set(values) - {field.name for field in fields(ModelCard)} | values.keys() & {"path", "revision"}:
         raise ModelUnavailable(f"{path}: unknown fields {', '.join(sorted(unknown))}")
     if "operations" in values:
         values["operations"] = tuple(values["operations"])
