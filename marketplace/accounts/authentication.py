@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 from uuid import UUID
 
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
@@ -24,6 +25,11 @@ class Caller:
     @property
     def pk(self) -> UUID:
         return self.account.id
+
+
+def caller(request: Request) -> Caller:
+    """Who sent an authenticated request."""
+    return cast(Caller, request.user)
 
 
 class ApiKeyAuthentication(BaseAuthentication):

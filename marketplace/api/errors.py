@@ -76,7 +76,7 @@ def _first(detail: Any, path: str = "") -> tuple[str | None, Any]:
 
 
 def _throttled(error: rest.Throttled) -> Problem:
-    wait = {"Retry-After": str(int(error.wait or 1))}
+    wait = {"Retry-After": str(int(getattr(error, "wait", None) or 1))}
     return Problem(429, "rate_limit", "rate_limited", "Too many requests.", headers=wait)
 
 

@@ -16,6 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from marketplace.accounts.authentication import caller
 from marketplace.api import representations
 from marketplace.api.errors import invalid, not_found
 from marketplace.api.fields import ObjectParser
@@ -73,7 +74,9 @@ class Jobs(APIView):
         """Holds the price and queues the job. Poll the `Location`, or send `Prefer: wait=60`."""
         key, wait = idempotency_key(request), preferred_wait(request)
         order = OrderSerializer(data=request.data).order()
-        submitted = lifecycle.submit(request.user.account.id, order, key_id=request.user.key_id, idempotency_key=key)
+        submitted = lifecycle.submit(
+            caller(request).account.id, order, key_id=caller(request).key_id, idempotency_key=key
+        )
         job = submitted.job
         headers = {"Location": f"/v1/jobs/{job.id}"}
         if wait:
@@ -87,18 +90,18 @@ class Jobs(APIView):
     def get(self, request: Request) -> Response:
         query = JobListQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
-        mine = Job.objects.filter(account_id=request.user.account.id).order_by("-id")
+        mine = Job.objects.filter(account_id=caller(request).account.id).order_by("-id")
         if status := query.validated_data.get("status"):
             mine = mine.filter(status=status)
         rows, following = page(mine.prefetch_related("images"), query.validated_data)
-        data = [representations.job(row, row.images.all(), request._request) for row in rows]
+        data = [representations.job(row, list(row.images.all()), request._request) for row in rows]
         return Response({"data": data, "next_cursor": following})
 
 
 class OneJob(APIView):
     @extend_schema(responses={200: JobBody}, summary="See a job")
     def get(self, request: Request, job_id: UUID) -> Response:
-        job = Job.objects.filter(account_id=request.user.account.id, id=job_id).first()
+        job = Job.objects.filter(account_id=caller(request).account.id, id=job_id).first()
         if job is None:
             raise not_found("job")
         return Response(one(job, request))
@@ -107,8 +110,8 @@ class OneJob(APIView):
 class CancelJob(APIView):
     @extend_schema(request=None, responses={200: JobBody}, summary="Cancel a job")
     def post(self, request: Request, job_id: UUID) -> Response:
-        """A queued job ends at once and costs nothing; a running one stops at its next step and costs the steps done."""
-        return Response(one(lifecycle.cancel(request.user.account.id, job_id), request))
+        """A queued job ends at once for nothing; a running one stops at its next step and costs the steps done."""
+        return Response(one(lifecycle.cancel(caller(request).account.id, job_id), request))
 
 
 def one(job: Job, request: Request) -> dict[str, Any]:

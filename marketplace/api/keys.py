@@ -10,6 +10,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from marketplace.accounts import keys
+from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import ApiKey
 from marketplace.api import representations
 from marketplace.api.errors import Problem, not_found
@@ -24,7 +25,7 @@ class Keys(APIView):
 
     @extend_schema(responses={200: KeyList}, summary="List API keys")
     def get(self, request: Request) -> Response:
-        rows = ApiKey.objects.filter(account_id=request.user.account.id).order_by("-id")[:1000]
+        rows = ApiKey.objects.filter(account_id=caller(request).account.id).order_by("-id")[:1000]
         return Response({"data": [representations.key(row) for row in rows]})
 
     @extend_schema(request=KeyOrder, responses={201: NewKeyBody}, summary="Make an API key")
@@ -32,7 +33,7 @@ class Keys(APIView):
         """The answer holds the whole key; it cannot be shown again."""
         order = KeyOrder(data=request.data)
         order.is_valid(raise_exception=True)
-        account = request.user.account
+        account = caller(request).account
         if ApiKey.objects.filter(account=account, revoked_at=None).count() >= MAX_LIVE_KEYS:
             raise Problem(409, "conflict", "too_many_keys", f"Revoke one of your {MAX_LIVE_KEYS} keys first.")
         row, secret = keys.issue(account, order.validated_data["name"])
@@ -43,7 +44,7 @@ class OneKey(APIView):
     @extend_schema(responses={200: KeyBody}, summary="Revoke an API key")
     def delete(self, request: Request, key_id: UUID) -> Response:
         """It stops working at once; it stays in the list. Jobs that it bought go on."""
-        row = keys.revoke(request.user.account.id, key_id)
+        row = keys.revoke(caller(request).account.id, key_id)
         if row is None:
             raise not_found("API key")
         return Response(representations.key(row))

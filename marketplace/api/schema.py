@@ -43,7 +43,7 @@ class Schema(AutoSchema):
         return [self.path.removeprefix("/v1/").split("/")[0]]
 
 
-class ApiKeyScheme(OpenApiAuthenticationExtension):
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "marketplace.accounts.authentication.ApiKeyAuthentication"
     name = "API key"
 

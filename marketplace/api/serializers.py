@@ -176,7 +176,7 @@ class JobBody(serializers.Serializer[Any]):
 
 
 class JobList(serializers.Serializer[Any]):
-    data = JobBody(many=True)
+    data = JobBody(many=True)  # type: ignore[assignment]
     next_cursor = serializers.CharField(allow_null=True)
 
 
@@ -196,7 +196,7 @@ class TransferBody(serializers.Serializer[Any]):
 
 
 class TransferList(serializers.Serializer[Any]):
-    data = TransferBody(many=True)
+    data = TransferBody(many=True)  # type: ignore[assignment]
     next_cursor = serializers.CharField(allow_null=True)
 
 
@@ -214,7 +214,7 @@ class NewKeyBody(KeyBody):
 
 
 class KeyList(serializers.Serializer[Any]):
-    data = KeyBody(many=True)
+    data = KeyBody(many=True)  # type: ignore[assignment]
 
 
 class ModelBody(serializers.Serializer[Any]):
@@ -233,4 +233,4 @@ class ModelBody(serializers.Serializer[Any]):
 
 
 class ModelList(serializers.Serializer[Any]):
-    data = ModelBody(many=True)
+    data = ModelBody(many=True)  # type: ignore[assignment]

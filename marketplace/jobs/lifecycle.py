@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -47,6 +48,13 @@ SELECT
     %(steps)s, 0, '', '', '', '{{}}'
 FROM new_hold
 RETURNING created_at
+"""
+
+HEARTBEAT = """
+UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(step, beat.step)
+FROM unnest(%s::uuid[], %s::int[], %s::int[]) AS beat (id, attempt, step)
+WHERE jobs_job.id = beat.id AND jobs_job.attempt = beat.attempt AND status = 'running' AND worker = %s
+RETURNING jobs_job.id, cancel_requested_at IS NOT NULL
 """
 
 
@@ -122,17 +130,9 @@ def heartbeat(worker: str, progress: Mapping[UUID, tuple[int, int]]) -> dict[UUI
     if not progress:
         return {}
     ids, attempts, steps = zip(*((job, attempt, step) for job, (attempt, step) in progress.items()), strict=True)
+    values: list[Any] = [lease(), list(ids), list(attempts), list(steps), worker]
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(step, beat.step)
-            FROM unnest(%s::uuid[], %s::int[], %s::int[]) AS beat (id, attempt, step)
-            WHERE jobs_job.id = beat.id AND jobs_job.attempt = beat.attempt
-              AND status = 'running' AND worker = %s
-            RETURNING jobs_job.id, cancel_requested_at IS NOT NULL
-            """,
-            [lease(), list(ids), list(attempts), list(steps), worker],
-        )
+        cursor.execute(HEARTBEAT, values)
         return dict(cursor.fetchall())
 
 
@@ -140,7 +140,8 @@ def heartbeat(worker: str, progress: Mapping[UUID, tuple[int, int]]) -> dict[UUI
 def complete(job: Job, results: Sequence[Result], timings: Mapping[str, float]) -> int:
     """running → succeeded with the pictures that came out, the hold captured for those delivered.
 
-    Returns the charge in milli-Tokens. Raises LeaseLost where the job is no longer this worker's. With no picture at all, use `fail`.
+    Returns the charge in milli-Tokens. Raises LeaseLost where the job is no longer this worker's. With no
+    picture at all, use `fail`.
     """
     offer = pricing.Quote.from_json(job.quote)
     outcomes = [result.outcome for result in results]
@@ -251,7 +252,7 @@ def _columns(
     offer: pricing.Quote,
     key_id: UUID | None,
     idempotency_key: str | None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     return {
         "reference": job_id,
         "owner": account_id,

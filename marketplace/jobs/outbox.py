@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from django.db import connection, transaction
 from django.utils import timezone
@@ -59,9 +59,9 @@ def send_waiting() -> int:
     return len(waiting)
 
 
-def publish(jobs: list[tuple[object, str]]) -> None:
+def publish(jobs: Sequence[tuple[object, str]]) -> None:
     """Sends one message for each (job id, service class)."""
-    with app.producer_pool.acquire(block=True) as producer, producer.batch():
+    with app.producer_pool.acquire(block=True) as producer, producer.batch():  # type: ignore[attr-defined]
         for job_id, service_class in jobs:
             app.send_task(FIRE, (str(job_id),), queue=service_class, producer=producer, declare=[], retry=False)
 

@@ -57,4 +57,4 @@ def resend_lost(service_class: str) -> int:
 def messages(queue: str) -> int:
     """How many messages the broker holds for this queue."""
     with app.pool.acquire(block=True) as broker:
-        return int(broker.default_channel.client.llen(queue))
+        return int(broker.default_channel.client.llen(queue))  # type: ignore[attr-defined]
