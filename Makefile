@@ -1,0 +1,44 @@
+# Kiln's commands. Each makes .venv itself, and makes it anew where the dependencies have changed.
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check bench schema
+
+# The first Python that will do; `make PYTHON=...` chooses another.
+SUITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+PYTHON ?= $(shell for each in python3 python3.11 python3.12 /usr/bin/python3; do \
+	$$each -c '$(SUITS)' 2>/dev/null && echo $$each && break; done)
+VENV := .venv/bin
+SPECTACULAR := $(VENV)/python manage.py spectacular --validate --fail-on-warn
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1 /p' Makefile | while read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+
+run: .venv/complete ## the whole stack at http://127.0.0.1:$PORT (8000) until Ctrl-C; data in $KILN_HOME (.kiln)
+	@$(VENV)/python -m marketplace.local run
+
+demo: .venv/complete ## buy one picture from a stack of its own; the picture is out/demo.png
+	@$(VENV)/python -m marketplace.local demo
+
+test: .venv/complete ## the test suite, on PostgreSQL and Redis that it starts itself; ARGS="tests/billing -x"
+	@$(VENV)/python -m pytest $(ARGS)
+
+check: .venv/complete ## linters, types, import rules, missing migrations, API schema
+	@$(VENV)/ruff check
+	@$(VENV)/ruff format --check
+	@$(VENV)/mypy .
+	@$(VENV)/lint-imports
+	@$(VENV)/python -m marketplace.local with-servers -- $(VENV)/python manage.py makemigrations --check
+	@$(SPECTACULAR) | diff -u docs/openapi.yaml - || { echo "docs/openapi.yaml is not what the code says: make schema" >&2; exit 1; }
+
+bench: .venv/complete ## the benchmarks, tables here and JSON in bench/results; ARGS="--quick ledger"
+	@$(VENV)/python -m bench $(ARGS)
+
+schema: .venv/complete ## write docs/openapi.yaml
+	@mkdir -p docs
+	@$(SPECTACULAR) --file docs/openapi.yaml
+
+.venv/complete: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Kiln needs Python 3.11 or 3.12 with venv (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "installing into .venv; the first time takes some minutes"
+	@$(PYTHON) -m venv .venv
+	@$(VENV)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
