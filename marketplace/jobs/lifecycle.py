@@ -51,7 +51,7 @@ RETURNING created_at
 """
 
 HEARTBEAT = """
-UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(step, beat.step)
+UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(jobs_job.step, beat.step)
 FROM unnest(%s::uuid[], %s::int[], %s::int[]) AS beat (id, attempt, step)
 WHERE jobs_job.id = beat.id AND jobs_job.attempt = beat.attempt AND status = 'running' AND worker = %s
 RETURNING jobs_job.id, cancel_requested_at IS NOT NULL
