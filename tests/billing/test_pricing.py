@@ -123,7 +123,8 @@ def test_the_factors_of_one_quote_read_as_decimals():
 
 def test_an_empty_prompt_costs_the_floor():
     assert tokens(order(prompt="")) == tokens(order(prompt="  \n")) == tokens(order(prompt="x" * 25)) == "50"
-    assert tokens(order(prompt="x" * 26)) > "50"
+    # 100 × √(26/100) = 50.99019...
+    assert tokens(order(prompt="x" * 26)) == "50.991"
 
 
 def test_prompt_length_is_code_points_of_the_normalised_stripped_prompt():

@@ -1,0 +1,185 @@
+"""Many threads and one wallet: never overdrawn, nothing lost, nothing twice, and nobody waits for the platform."""
+
+from collections import Counter
+from random import Random
+from uuid import uuid4
+
+import pytest
+from books import HOUR, together
+from django.db import connection, transaction
+
+from billing import ledger, wallets
+from billing.errors import (
+    HoldError,
+    HoldExists,
+    HoldResolved,
+    IdempotencyMismatch,
+    InsufficientTokens,
+    RefundAboveCapture,
+)
+from billing.models import Hold, Transfer
+from billing.wallets import Balance, Share
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+THREADS = 16
+
+
+def outcomes(results) -> Counter:
+    """How often each result came, errors by their class."""
+    return Counter(type(result) if isinstance(result, Exception) else result for result in results)
+
+
+def test_sixteen_threads_never_overdraw_one_wallet(alice):
+    """Each wants 100 Tokens ten times; there are 1,000."""
+
+    def buy(number):
+        bought = 0
+        for _ in range(10):
+            try:
+                wallets.hold(alice, 100_000, reference := uuid4(), HOUR)
+            except InsufficientTokens:
+                continue
+            wallets.capture(reference, 100_000)
+            bought += 1
+        return bought
+
+    assert sum(together(THREADS, buy)) == 10
+    assert wallets.balance(alice) == Balance(available=0, held=0, total=0)
+    assert ledger.check() == []
+
+
+def test_sixteen_threads_lose_nothing(alice, carol):
+    """Every thread does every verb; afterwards each milli-Token is where the threads say that they put it."""
+
+    def work(number):
+        dice, spent = Random(number), 0
+        for turn in range(12):
+            held = dice.randint(2, 5_000)
+            wallets.hold(alice, held, reference := uuid4(), HOUR)
+            if dice.random() < 0.3:
+                assert wallets.release(reference) == held
+                continue
+            charge = dice.randint(2, held)
+            wallets.capture(reference, charge, [Share(carol, 1), Share("platform", charge - 1)])
+            spent += charge
+            if dice.random() < 0.5:
+                wallets.refund(reference, charge, f"refund {reference}")
+                spent -= charge
+            if dice.random() < 0.2:
+                wallets.grant(alice, 77, f"grant {number} {turn}")
+                spent -= 77
+        return spent
+
+    spent = sum(together(THREADS, work))
+    assert wallets.balance(alice) == Balance(1_000_000 - spent, 0, 1_000_000 - spent)
+    assert sum(entry.amount for entry in ledger.statement(alice, limit=10_000)) == 1_000_000 - spent
+    assert Hold.objects.filter(status="held").count() == 0
+    assert ledger.check() == []
+
+
+def test_one_hold_is_resolved_by_one_thread(alice, held):
+    verbs = [lambda: wallets.capture(held, 250_000).charged, lambda: wallets.release(held)]
+    found = outcomes(together(THREADS, lambda number: verbs[number % 2]()))
+    assert found.pop(HoldResolved) == THREADS - 1
+    assert found in ({250_000: 1}, {600_000: 1})
+    assert wallets.balance(alice).total == 1_000_000 - Hold.objects.get(reference=held).captured
+    assert ledger.check() == []
+
+
+def test_one_reference_is_held_by_one_thread(alice):
+    reference = uuid4()
+    found = outcomes(together(THREADS, lambda _: wallets.hold(alice, 10_000, reference, HOUR)))
+    assert found == {None: 1, HoldExists: THREADS - 1}
+    assert wallets.balance(alice).held == 10_000
+    assert ledger.check() == []
+
+
+def test_one_grant_sent_by_every_thread_credits_once(bob):
+    found = outcomes(together(THREADS, lambda _: wallets.grant(bob, 7_500, "event 1")))
+    assert found == {True: 1, False: THREADS - 1}
+    assert wallets.balance(bob).total == 7_500
+    assert ledger.check() == []
+
+
+def test_one_key_for_two_wallets_credits_one(alice, bob):
+    found = outcomes(together(THREADS, lambda number: wallets.grant((alice, bob)[number % 2], 5, "event 1")))
+    assert found == {True: 1, False: THREADS // 2 - 1, IdempotencyMismatch: THREADS // 2}
+    assert Transfer.objects.filter(idempotency_key="grant:event 1").count() == 1
+    assert ledger.check() == []
+
+
+def test_refunds_at_the_same_moment_never_exceed_the_charge(alice, held):
+    wallets.capture(held, 500_000)
+    found = outcomes(together(THREADS, lambda number: wallets.refund(held, 100_000, f"case {number}")))
+    assert found == {True: 5, RefundAboveCapture: THREADS - 5}
+    assert wallets.balance(alice).total == 1_000_000
+    assert ledger.check() == []
+
+
+def test_one_refund_sent_by_every_thread_pays_once(alice, held):
+    wallets.capture(held, 500_000)
+    found = outcomes(together(THREADS, lambda _: wallets.refund(held, 500_000, "case 1")))
+    assert found == {True: 1, False: THREADS - 1}
+    assert wallets.balance(alice).total == 1_000_000
+
+
+def test_the_proof_holds_while_the_books_are_being_written(alice):
+    def work(number):
+        if number == 0:
+            return [ledger.check() for _ in range(10)]
+        for _ in range(10):
+            wallets.hold(alice, 1_000, reference := uuid4(), HOUR)
+            wallets.capture(reference, 500)
+            wallets.refund(reference, 500, f"refund {reference}")
+        return []
+
+    assert together(8, work) == [[[]] * 10] + [[]] * 7
+
+
+def test_no_customer_waits_for_another_at_the_platforms_wallet(alice, bob, held):
+    """The hot recipient: an unfinished capture and refund lock the customer's own rows and nobody else's."""
+    wallets.grant(bob, 10_000, "welcome")
+    wallets.hold(bob, 10_000, reference := uuid4(), HOUR)
+
+    def impatient(_):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '2s'")
+            charged = wallets.capture(reference, 4_000).charged
+            wallets.refund(reference, 4_000, "bob's")
+            return charged
+
+    with transaction.atomic():
+        wallets.capture(held, 600_000)
+        wallets.refund(held, 1_000, "alice's")
+        assert together(1, impatient) == [4_000]
+    assert wallets.balance(bob).total == 10_000
+    assert ledger.check() == []
+
+
+def test_threads_that_collide_are_refused_and_never_broken(alice):
+    """All verbs on few references at once: every outcome is success or a refusal from the tree, no deadlock."""
+    references = [uuid4() for _ in range(3)]
+
+    def work(number):
+        dice, found = Random(number), Counter()
+        verbs = (
+            lambda reference: wallets.hold(alice, 10, reference, HOUR),
+            lambda reference: wallets.capture(reference, dice.randint(1, 10)),
+            wallets.release,
+            lambda reference: wallets.refund(reference, 1, f"{number} {dice.random()}"),
+        )
+        for _ in range(20):
+            try:
+                dice.choice(verbs)(dice.choice(references))
+            except HoldError:
+                found["refused"] += 1
+            else:
+                found["done"] += 1
+        return found
+
+    results = together(THREADS, work)
+    total = sum(results, Counter())
+    assert total["done"] + total["refused"] == THREADS * 20
+    assert total["done"] >= len(references)
+    assert ledger.check() == []
