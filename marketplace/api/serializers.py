@@ -28,7 +28,7 @@ class OrderSerializer(StrictSerializer):
     width = Whole(required=False, min_value=1, help_text="Pixels, a multiple of 16.")
     height = Whole(required=False, min_value=1, help_text="Pixels, a multiple of 16.")
     steps = Whole(required=False, min_value=1, max_value=100)
-    guidance_scale = Number(required=False, min_value=1, max_value=20)
+    guidance_scale = Number(required=False, min_value=0, help_text="1 or less turns guidance off.")
     seed = Whole(
         required=False, allow_null=True, default=None, min_value=0, max_value=MAX_SEED,
         help_text="Drawn at random where absent; the n-th picture takes seed + n - 1.",
@@ -61,7 +61,8 @@ class OrderSerializer(StrictSerializer):
         if attributes["operation"] not in card.operations:
             raise serializers.ValidationError({"operation": ["This model does not do that."]})
         attributes.setdefault("steps", card.default_steps)
-        attributes.setdefault("guidance_scale", card.default_guidance_scale)
+        if attributes.setdefault("guidance_scale", card.default_guidance_scale) > card.max_guidance_scale:
+            raise serializers.ValidationError({"guidance_scale": [f"Must be at most {card.max_guidance_scale:g}."]})
         for side in ("width", "height"):
             check_side(side, attributes.setdefault(side, getattr(card, f"default_{side}")), card)
         return attributes
@@ -230,6 +231,7 @@ class ModelBody(serializers.Serializer[Any]):
     default_height = serializers.IntegerField()
     default_steps = serializers.IntegerField()
     default_guidance_scale = serializers.FloatField()
+    max_guidance_scale = serializers.FloatField()
 
 
 class ModelList(serializers.Serializer[Any]):
