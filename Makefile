@@ -13,10 +13,10 @@ help: ## list the commands
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1 /p' Makefile | while read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
 
 run: .venv/complete ## the whole stack at http://127.0.0.1:$PORT (8000) until Ctrl-C; data in $KILN_HOME (.kiln)
-	@$(VENV)/python -m marketplace.local run
+	@setpriv --pdeathsig TERM $(VENV)/python -m marketplace.local run
 
 demo: .venv/complete ## buy one picture from a stack of its own; the picture is out/demo.png
-	@$(VENV)/python -m marketplace.local demo
+	@setpriv --pdeathsig TERM $(VENV)/python -m marketplace.local demo
 
 test: .venv/complete ## the test suite, on PostgreSQL and Redis that it starts itself; ARGS="tests/billing -x"
 	@$(VENV)/python -m pytest $(ARGS)

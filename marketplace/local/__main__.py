@@ -12,7 +12,8 @@ from marketplace.local.processes import LocalError
 from marketplace.local.stack import Stack
 
 USAGE = """usage: python -m marketplace.local COMMAND
-  run                       the whole stack at http://127.0.0.1:${PORT:-8000} until Ctrl-C or SIGTERM
+  run                       the whole stack at http://127.0.0.1:${PORT:-8000} until Ctrl-C or SIGTERM; PostgreSQL
+                            and Redis too, where DATABASE_URL and REDIS_URL do not name them
   demo                      buy one picture from a stack of its own, and stop it
   with-servers -- COMMAND   run COMMAND with an empty PostgreSQL and Redis (DATABASE_URL, REDIS_URL)"""
 
@@ -39,7 +40,7 @@ def run() -> int:
         return 2
     started = time.monotonic()
     try:
-        with Stack(addresses.home(), port, Interrupts(), _say) as stack:
+        with Stack(addresses.home(), port, Interrupts(), _say, os.environ) as stack:
             _say(_welcome(stack, time.monotonic() - started))
             stack.watch()
     except Interrupted:

@@ -46,7 +46,7 @@ def parts(home: Path, port: int) -> list[Part]:
             drain=30.0,
             one_thread=False,
         ),
-        Part("dispatch", (*MANAGE, "dispatch")),
+        Part("dispatcher", (*MANAGE, "dispatch")),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping.
         Part(
             "beat",

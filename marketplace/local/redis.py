@@ -31,7 +31,10 @@ def binary() -> Path:
 
 
 class Redis:
-    """`folder` holds data, password and log, and belongs to this server alone."""
+    """`folder` holds data, password and log, and belongs to this server alone.
+
+    `durable=False` skips fsync, for tests: a power cut may then lose or damage the data.
+    """
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
         self.folder = folder.absolute()
@@ -81,7 +84,7 @@ class Redis:
         file.touch(0o600)
         file.write_text(
             f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndaemonize no\n"
-            f'save ""\nappendonly {"yes" if self.durable else "no"}\nmaxmemory-policy noeviction\n'
+            f'save ""\nappendonly yes\nappendfsync {"everysec" if self.durable else "no"}\nmaxmemory-policy noeviction\n'
         )
         return file
 

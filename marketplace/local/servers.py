@@ -1,9 +1,9 @@
-"""The database and the broker together: those that the environment does not name already."""
+"""The database and the broker together."""
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from marketplace.local.addresses import Addresses
@@ -12,20 +12,24 @@ from marketplace.local.redis import Redis
 
 
 class Servers:
-    """`home` is the folder whose `postgres` and `redis` they live in."""
+    """`home` is the folder whose `postgres` and `redis` they live in.
 
-    def __init__(self, home: Path, *, durable: bool = True) -> None:
+    What `named` names, as DATABASE_URL and REDIS_URL, is used instead of a server of their own.
+    """
+
+    def __init__(self, home: Path, *, durable: bool = True, named: Mapping[str, str] | None = None) -> None:
         self.home = home
         self.durable = durable
+        self.named = named or {}
         self.started: list[Postgres | Redis] = []
 
     def start(self) -> Addresses:
-        """Start what DATABASE_URL and REDIS_URL do not name. Raises StartFailed; nothing runs then."""
+        """Start what is not named, PostgreSQL first. Raises StartFailed; nothing runs then."""
         try:
-            database = os.environ.get("DATABASE_URL") or self._start(
+            database = self.named.get("DATABASE_URL") or self._start(
                 Postgres(self.home / "postgres", durable=self.durable)
             )
-            broker = os.environ.get("REDIS_URL") or self._start(Redis(self.home / "redis", durable=self.durable))
+            broker = self.named.get("REDIS_URL") or self._start(Redis(self.home / "redis", durable=self.durable))
         except BaseException:
             self.stop()
             raise
@@ -55,7 +59,7 @@ def temporary_home() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def running(home: Path, *, durable: bool) -> Iterator[Addresses]:
-    """Both servers for as long as the block lasts. Raises StartFailed."""
+    """Two servers of their own for as long as the block lasts. Raises StartFailed."""
     servers = Servers(home, durable=durable)
     try:
         yield servers.start()

@@ -9,7 +9,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self
@@ -45,14 +45,23 @@ class Running:
 class Stack:
     """A context manager: inside its block the stack is ready; afterwards nothing of it runs.
 
-    `say` is told, a line at a time, how the start goes on.
+    `say` is told, a line at a time, how the start goes on. What `named` names, as DATABASE_URL and REDIS_URL,
+    is not started.
     """
 
-    def __init__(self, home: Path, port: int, interrupts: Interrupts, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        port: int,
+        interrupts: Interrupts,
+        say: Callable[[str], None],
+        named: Mapping[str, str] | None = None,
+    ) -> None:
         self.home = home.resolve()
         self.port = port
         self.interrupts = interrupts
         self.say = say
+        self.named = named
         self.url = f"http://127.0.0.1:{port}"
         self.environment: dict[str, str] = {}
         self.running: list[Running] = []
@@ -119,7 +128,7 @@ class Stack:
         processes.clear(lambda: processes.carrying(parts.mark(self.home)), *steps)
 
     def _start_servers(self, stops: contextlib.ExitStack) -> Addresses:
-        servers = Servers(self.home)
+        servers = Servers(self.home, named=self.named)
         stops.callback(servers.stop)
         found = servers.start()
         for server in servers.started:
