@@ -9,7 +9,7 @@ from torch.nn import functional
 from inference.models import transformer as rows
 
 # text is padded to one of these lengths, so that a row meets few shapes and the same mask path every time
-TEXT_BUCKETS = (32, 64, 128, 256, 512, 1024)
+TEXT_BUCKETS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
 class TorchBackend:

@@ -68,6 +68,7 @@ class RealRotation:
         encoder_hidden_states: torch.Tensor,
         encoder_hidden_states_mask: torch.Tensor,
         image_rotary_emb: tuple[Rotation, Rotation],
+        attention_mask: None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         words = encoder_hidden_states.shape[1]
         image, prompt = hidden_states, encoder_hidden_states

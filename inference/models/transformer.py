@@ -1,9 +1,8 @@
 """Diffusers' Qwen-Image transformer made fit for batches: rows of a forward do not see one another.
 
-Replaced in place, weights untouched: the rotary embedding becomes a real-valued table a row (complex
-numbers do not export, and diffusers reads only the first row's shape), and the attention processor takes
-one ready mask for text and image together. RoPE is that of Su et al. 2021 over three axes (frame, row,
-column), as Qwen-Image lays it out.
+Replaced in place, weights untouched: the rotary embedding becomes one cached table for text and image, and
+the attention processor takes one ready mask for both. RoPE is that of Su et al. 2021 over three axes (frame,
+row, column), as Qwen-Image lays it out.
 """
 
 from functools import lru_cache
@@ -15,39 +14,28 @@ from torch import nn
 from torch.nn import functional
 
 Shape = tuple[int, int, int]
-Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
-class RealRope(nn.Module):
-    """Drop-in for diffusers' `pos_embed`: text and image as cos and sin [1 or rows, tokens, 1, width]."""
+class JointRope(nn.Module):
+    """Drop-in for diffusers' `pos_embed`, for rows of one shape: unit complex [text + image tokens, 1, width / 2]."""
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
         self._original = original
         self._table = lru_cache(maxsize=64)(self._compute)
 
-    def forward(self, shapes: list[list[Shape]], device: torch.device, max_txt_seq_len: int) -> Rotation:
-        distinct = set(map(tuple, shapes))
-        if len(distinct) == 1:
-            return self._table(distinct.pop(), int(max_txt_seq_len), device)
-        tables = [self._table(tuple(shape), int(max_txt_seq_len), device) for shape in shapes]
-        return torch.cat([cos for cos, _ in tables]), torch.cat([sin for _, sin in tables])
+    def forward(self, shapes: list[list[Shape]], device: torch.device, max_txt_seq_len: int) -> torch.Tensor:
+        return self._table(tuple(shapes[0]), int(max_txt_seq_len), device)
 
-    def _compute(self, shape: tuple[Shape, ...], text_tokens: int, device: torch.device) -> Rotation:
+    def _compute(self, shape: tuple[Shape, ...], text_tokens: int, device: torch.device) -> torch.Tensor:
         image, text = self._original([list(shape)], max_txt_seq_len=text_tokens, device=device)
-        angles = torch.cat([text, image])
-        cos = angles.real.repeat_interleave(2, dim=-1)
-        # the sign of the rotated pair (-imaginary, real) is folded into the table
-        sin = torch.stack([-angles.imag, angles.imag], dim=-1).flatten(-2)
-        return cos[None, :, None].contiguous(), sin[None, :, None].contiguous()
+        return torch.cat([text, image])[:, None]
 
 
-def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Turn each pair of x [rows, tokens, heads, width] by its position's angle, in 32 bits."""
-    cos, sin = rotation
-    wide = x.float()
-    swapped = wide.view(*wide.shape[:-1], -1, 2).flip(-1).flatten(-2)
-    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
 
 class RowAttention:
@@ -59,7 +47,7 @@ class RowAttention:
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor,
-        image_rotary_emb: Rotation,
+        image_rotary_emb: torch.Tensor,
         encoder_hidden_states_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Image and text streams [rows, tokens, width] in; their attention outputs, image first, out."""
@@ -94,7 +82,7 @@ class RowAttention:
 
 def make_rows_independent(transformer: QwenImageTransformer2DModel) -> QwenImageTransformer2DModel:
     """Swap RoPE and attention in place and return the transformer, ready to infer."""
-    transformer.pos_embed = RealRope(transformer.pos_embed)
+    transformer.pos_embed = JointRope(transformer.pos_embed)
     transformer.set_attn_processor(RowAttention())
     return transformer.eval()
 
