@@ -13,7 +13,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from billing.models import MINT_ID, PLATFORM_ID, Transfer
+from billing.models import MINT_ID, PLATFORM_ID, Hold, PriceListVersion, Transfer, Wallet
 
 _INSERT = "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, memo)"
 
@@ -89,6 +89,8 @@ def standing(key: str) -> tuple[UUID | None, UUID | None, int] | None:
     return found.first()
 
 
+_CONSTRAINTS = [rule.name for model in (Wallet, Transfer, Hold, PriceListVersion) for rule in model._meta.constraints]
+
 # Each names what is wrong in one column of text. Together they are one statement, hence one snapshot,
 # however many writers are at work and whatever the isolation level.
 _VIOLATIONS = (
@@ -118,8 +120,7 @@ _VIOLATIONS = (
                      coalesce(s.kind, 'nowhere'), coalesce(d.kind, 'nowhere'))
        FROM billing_transfer t
        LEFT JOIN billing_wallet s ON s.id = t.source_id LEFT JOIN billing_wallet d ON d.id = t.target_id
-       WHERE t.amount <= 0 OR t.source_id = t.target_id
-          OR (t.kind, s.kind, d.kind) IS NULL OR s.kind IS NULL OR d.kind IS NULL
+       WHERE t.amount <= 0 OR t.source_id = t.target_id OR s.kind IS NULL OR d.kind IS NULL
           OR (t.kind, s.kind, d.kind) NOT IN (
               ('grant', 'mint', 'customer'), ('capture', 'customer', 'platform'),
               ('capture', 'customer', 'creator'), ('refund', 'platform', 'customer'))""",
@@ -141,12 +142,19 @@ _VIOLATIONS = (
                      amount, captured, refunded, coalesce(resolved_at::text, 'never'))
        FROM billing_hold
        WHERE amount <= 0 OR captured > amount OR refunded < 0 OR refunded > captured
-          OR (status = 'captured') <> (captured > 0) OR (status = 'held') <> (resolved_at IS NULL)""",
-    # Without these triggers nothing above could be relied on tomorrow.
-    """SELECT format('trigger %s is missing or switched off', needed.name)
-       FROM (VALUES ('transfer_append_only'), ('hold_resolved_once'), ('hold_kept'), ('wallet_kept'),
-                    ('wallet_keeps_its_owner'), ('price_list_immutable')) AS needed (name)
-       WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = needed.name AND tgenabled <> 'D')""",
+          OR (status = 'captured') <> (captured > 0) OR (status = 'held') <> (resolved_at IS NULL)
+          OR status NOT IN ('held', 'captured', 'released', 'expired')""",
+    # Without these guards nothing above could be relied on tomorrow. 'R' fires in replicas alone.
+    """SELECT format('trigger %s of %s is missing or switched off', needed.name, needed.place)
+       FROM (VALUES ('transfer_append_only', 'billing_transfer'), ('hold_resolved_once', 'billing_hold'),
+                    ('hold_kept', 'billing_hold'), ('wallet_kept', 'billing_wallet'),
+                    ('wallet_keeps_its_owner', 'billing_wallet'),
+                    ('price_list_immutable', 'billing_pricelistversion')) AS needed (name, place)
+       WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = needed.place::regclass
+                         AND tgname = needed.name AND tgenabled IN ('O', 'A'))""",
+    f"""SELECT format('constraint %s is missing or switched off', needed.name)
+       FROM unnest('{{{",".join(_CONSTRAINTS)}}}'::text[]) AS needed (name)
+       WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conname = needed.name AND convalidated)""",
     # All wallets sum to zero.
     """SELECT format('all wallets sum to %s', total) FROM (
            SELECT (SELECT coalesce(sum(balance), 0) FROM billing_wallet WHERE kind = 'customer')

@@ -1,0 +1,228 @@
+"""The proof: silent about healthy books, and loud about every kind of damage, made here past the guards."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from books import HOUR
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from billing import ledger, pricing, wallets
+from billing.wallets import Share
+from marketplace.accounts import customers
+from marketplace.jobs import lifecycle, settlement
+from marketplace.jobs.models import Image, Job
+from marketplace.jobs.orders import JobOrder
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURE = JobOrder("generate", "house", "x" * 100, "", 512, 512, 30, 4.0, 1, 1, "standard", "png")
+CONSTRAINTS = {
+    "billing_wallet": ("wallet_never_overdrawn", "wallet_summed_stores_nothing"),
+    "billing_transfer": ("transfer_amount_positive", "transfer_between_two", "transfer_kind_has_reference"),
+    "billing_hold": (
+        "hold_captured_within_amount",
+        "hold_refunded_within_captured",
+        "hold_captured_says_so",
+        "hold_resolved_has_time",
+        "hold_amount_positive",
+    ),
+}
+
+
+@pytest.fixture
+def books(alice, carol, held) -> UUID:
+    """One capture of each sort, one refund, one release, one hold that is open; its reference."""
+    wallets.capture(held, 500_000, [Share(carol, 100_000), Share("platform", 400_000)])
+    wallets.refund(held, 50_000, "sorry")
+    released, still = UUID(int=5), UUID(int=6)
+    wallets.hold(alice, 1_000, released, HOUR)
+    wallets.release(released)
+    wallets.hold(alice, 2_000, still, HOUR)
+    assert ledger.check() == []
+    return still
+
+
+def damage(sql: str) -> None:
+    """Runs `sql` past triggers and constraints, inside the test's own transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL session_replication_role = replica")
+        for table, names in CONSTRAINTS.items():
+            for name in names:
+                cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+        cursor.execute(sql)
+
+
+def found() -> list[str]:
+    """What the proof says, but for the constraints that `damage` dropped."""
+    return [line for line in ledger.check() if not line.startswith("constraint")]
+
+
+CUSTOMER = "(SELECT max(wallet_id) FROM billing_hold)"
+NEW_TRANSFER = (
+    "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key) VALUES ({}, 'x')"
+)
+OPEN = "WHERE status = 'held'"
+CHARGED = "WHERE status = 'captured'"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        (f"UPDATE billing_wallet SET balance = 550001 WHERE id = {CUSTOMER}", "balance 550001, transfers say 550000"),
+        (f"UPDATE billing_wallet SET balance = 550001 WHERE id = {CUSTOMER}", "all wallets sum to 1"),
+        (f"UPDATE billing_wallet SET held = held - 1 WHERE id = {CUSTOMER}", "held 1999, open holds say 2000"),
+        (f"UPDATE billing_wallet SET balance = 1999 WHERE id = {CUSTOMER}", "overdrawn, balance 1999, held 2000"),
+        ("UPDATE billing_wallet SET balance = 1 WHERE kind = 'creator'", "a creator wallet stores a balance"),
+        ("UPDATE billing_wallet SET balance = 1 WHERE kind = 'platform'", "a platform wallet stores a balance"),
+        ("DELETE FROM billing_wallet WHERE kind = 'platform'", "wallet 2: the platform wallet is missing"),
+        ("DELETE FROM billing_wallet WHERE kind = 'mint'", "wallet 1: the mint wallet is missing"),
+        ("DELETE FROM billing_wallet WHERE kind = 'creator'", "capture of 100000 from customer to nowhere"),
+        ("UPDATE billing_transfer SET amount = amount + 1 WHERE kind = 'grant'", "transfers say 550001"),
+        ("UPDATE billing_transfer SET amount = amount + 1 WHERE kind = 'capture'", "transfers say 500002 and 50000"),
+        ("UPDATE billing_transfer SET amount = amount + 1 WHERE kind = 'refund'", "transfers say 500000 and 50001"),
+        ("UPDATE billing_transfer SET amount = 0 WHERE kind = 'refund'", "refund of 0 from platform to customer"),
+        ("UPDATE billing_transfer SET source_id = target_id WHERE kind = 'grant'", "from customer to customer"),
+        ("UPDATE billing_transfer SET target_id = 2 WHERE kind = 'grant'", "grant of 1000000 from mint to platform"),
+        ("UPDATE billing_transfer SET kind = 'gift' WHERE kind = 'grant'", "gift of 1000000 from mint to customer"),
+        ("DELETE FROM billing_transfer WHERE kind = 'grant'", "transfers say -450000"),
+        ("DELETE FROM billing_transfer WHERE kind = 'refund'", "refunded 50000, transfers say 500000 and 0"),
+        (NEW_TRANSFER.format(f"1, {CUSTOMER}, 5, 'grant', NULL"), "balance 550000, transfers say 550005"),
+        (NEW_TRANSFER.format(f"{CUSTOMER}, 2, 5, 'capture', gen_random_uuid()"), "capture of a hold that its wallet"),
+        (f"UPDATE billing_hold SET amount = amount + 1 {OPEN}", "held 2000, open holds say 2001"),
+        (f"UPDATE billing_hold SET amount = 0 {OPEN}", "held, amount 0"),
+        (f"UPDATE billing_hold SET resolved_at = now() {OPEN}", "held, amount 2000, captured 0, refunded 0, res"),
+        (f"UPDATE billing_hold SET status = 'lost', resolved_at = now() {OPEN}", "lost, amount 2000"),
+        (f"DELETE FROM billing_hold {OPEN}", "held 2000, open holds say 0"),
+        (f"UPDATE billing_hold SET captured = captured - 1 {CHARGED}", "captured 499999, refunded 50000, transfers"),
+        (f"UPDATE billing_hold SET captured = amount + 1 {CHARGED}", "captured, amount 600000, captured 600001"),
+        (f"UPDATE billing_hold SET refunded = 0 {CHARGED}", "captured 500000, refunded 0, transfers say"),
+        (f"UPDATE billing_hold SET refunded = captured + 1 {CHARGED}", "captured 500000, refunded 500001, resolved"),
+        (f"UPDATE billing_hold SET status = 'released' {CHARGED}", "released, amount 600000, captured 500000"),
+        (f"UPDATE billing_hold SET resolved_at = NULL {CHARGED}", "resolved never"),
+        (f"UPDATE billing_hold SET wallet_id = 2 {CHARGED}", "capture of a hold that its wallet does not have"),
+        (f"UPDATE billing_hold SET reference = gen_random_uuid() {CHARGED}", "refund of a hold that its wallet"),
+        (f"DELETE FROM billing_hold {CHARGED}", "capture of a hold that its wallet does not have"),
+    ],
+)  # fmt: skip
+def test_damage_to_a_row_is_found(books, sql, said):
+    damage(sql)
+    assert [line for line in found() if said in line], found()
+
+
+@pytest.mark.django_db
+def test_what_is_dropped_to_make_damage_is_no_damage_to_the_rows(books):
+    damage("SELECT 1")
+    assert found() == []
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("how", ["DISABLE TRIGGER", "ENABLE REPLICA TRIGGER"])
+@pytest.mark.parametrize(
+    ("table", "trigger"),
+    [
+        ("billing_transfer", "transfer_append_only"),
+        ("billing_hold", "hold_resolved_once"),
+        ("billing_hold", "hold_kept"),
+        ("billing_wallet", "wallet_kept"),
+        ("billing_wallet", "wallet_keeps_its_owner"),
+        ("billing_pricelistversion", "price_list_immutable"),
+    ],
+)
+def test_a_guard_that_is_switched_off_is_found(table, trigger, how):
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} {how} {trigger}")
+    assert ledger.check() == [f"trigger {trigger} of {table} is missing or switched off"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("table", CONSTRAINTS)
+def test_a_constraint_that_is_dropped_is_found(table):
+    for name in CONSTRAINTS[table]:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+        assert f"constraint {name} is missing or switched off" in ledger.check()
+
+
+@pytest.fixture
+def jobs() -> Job:
+    """One job of 15 Tokens that was delivered and one that waits; the first of them."""
+    customer = customers.create("alice@example.com").id
+    wallets.grant(customer, 1_000_000, "start")
+    done, _ = (lifecycle.submit(customer, PICTURE).job for _ in range(2))
+    job = lifecycle.claim(done.id, "worker")
+    image = Image(job=job, index=0, path="x", media_type="image/png", sha256="", width=1, height=1, size=1, seed=1)
+    lifecycle.complete(job, [lifecycle.Result(pricing.ImageOutcome(True, 30), image)], {})
+    assert ledger.check() + settlement.check() == []
+    return job
+
+
+DONE = "WHERE status = 'succeeded'"
+QUEUED = "WHERE status = 'queued'"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        (f"DELETE FROM billing_hold {OPEN}", "it has no hold"),
+        (f"UPDATE billing_hold SET reference = gen_random_uuid() {OPEN}", "it has no job"),
+        (f"UPDATE jobs_job SET status = 'failed', captured = 0 {DONE}", "failed and charged 0 with 1 pictures"),
+        (f"UPDATE jobs_job SET status = 'failed', finished_at = now() {QUEUED}", "failed, but its hold is held"),
+        (f"UPDATE jobs_job SET status = 'queued', finished_at = NULL {DONE}", "queued, but its hold is captured"),
+        (f"UPDATE jobs_job SET captured = 14999 {DONE}", "quoted 15000 and charged 14999, its hold says 15000"),
+        ("UPDATE jobs_job SET quoted = 15001", "quoted 15001 and charged"),
+        (f"UPDATE jobs_job SET status = 'failed' {DONE}", "failed and charged 15000"),
+        ("DELETE FROM jobs_image", "succeeded and charged 15000 with 0 pictures"),
+        ("UPDATE jobs_job SET account_id = gen_random_uuid()", "its hold is in another account's wallet"),
+    ],
+)  # fmt: skip
+def test_jobs_and_holds_that_tell_different_stories_are_found(jobs, sql, said):
+    damage(sql)
+    assert [line for line in settlement.check() if said in line], settlement.check()
+
+
+def check_ledger() -> subprocess.CompletedProcess[str]:
+    """`manage.py check_ledger` in a process of its own, on the tests' database."""
+    url = os.environ["DATABASE_URL"].rpartition("/")[0] + "/" + connection.settings_dict["NAME"]
+    command = [sys.executable, "manage.py", "check_ledger"]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"DATABASE_URL": url}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_command_proves_healthy_books(jobs):
+    done = check_ledger()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "ledger ok: 3 wallets, 2 transfers, 2 holds, 2 jobs"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_command_names_each_violation_on_a_line_and_fails(jobs):
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE billing_wallet SET balance = balance + 1 WHERE kind = 'customer'")
+        cursor.execute("UPDATE jobs_job SET captured = captured - 1 WHERE status = 'succeeded'")
+    done = check_ledger()
+    assert done.returncode != 0
+    assert "ledger ok" not in done.stdout
+    for said in ("balance 985001, transfers say 985000", "charged 14999", "all wallets sum to 1", "ledger violated: 3"):
+        assert sum(said in line for line in done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_command_writes_nothing_and_an_empty_ledger_is_right(capsys):
+    call_command("check_ledger")
+    assert capsys.readouterr().out.startswith("ledger ok: 2 wallets, 0 transfers")
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE billing_hold DISABLE TRIGGER hold_kept")
+    try:
+        with pytest.raises(CommandError, match="hold_kept"):
+            call_command("check_ledger")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE billing_hold ENABLE TRIGGER hold_kept")
