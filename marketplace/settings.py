@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.templatetags.static import static
+
 from marketplace import environment as env
 
 ROOT = env.ROOT
@@ -12,6 +14,7 @@ ALLOWED_HOSTS = env.words("KILN_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
 CSRF_TRUSTED_ORIGINS = env.words("KILN_TRUSTED_ORIGINS", "")
 
 INSTALLED_APPS = [
+    "marketplace",
     "unfold",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -28,6 +31,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "marketplace.api.middleware.RequestId",
+    "marketplace.content_policy.ContentPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "marketplace.api.middleware.BodyLimit",
@@ -68,6 +72,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
+FORMAT_MODULE_PATH = "marketplace.formats"
 STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True
 STORAGES = {
@@ -113,9 +118,29 @@ UNFOLD = {
     "SITE_TITLE": "Kiln",
     "SITE_HEADER": "Kiln",
     "SITE_SUBHEADER": "Operator",
-    "SITE_SYMBOL": "local_fire_department",
+    "SITE_ICON": lambda request: static("console/kiln.svg"),
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("console/kiln.svg")},
+    ],
     "SHOW_VIEW_ON_SITE": False,
+    "STYLES": [lambda request: static("console/console.css")],
     "DASHBOARD_CALLBACK": "marketplace.dashboard.context",
+    "COLORS": {
+        "primary": {
+            "50": "oklch(98% .016 73.684)",
+            "100": "oklch(95.4% .038 75.164)",
+            "200": "oklch(90.1% .076 70.697)",
+            "300": "oklch(83.7% .128 66.29)",
+            "400": "oklch(75% .183 55.934)",
+            "500": "oklch(70.5% .213 47.604)",
+            "600": "oklch(55.3% .195 38.402)",
+            "700": "oklch(47% .157 37.304)",
+            "800": "oklch(40.8% .123 38.172)",
+            "900": "oklch(33% .09 37)",
+            "950": "oklch(26.6% .079 36.259)",
+        },
+    },
+    "SIDEBAR": {"navigation": "marketplace.console.navigation"},
 }
 
 MAX_BODY_BYTES = 64 * 1024

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.urls import path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from marketplace import home
 from marketplace.api import catalogue, health, images, jobs, keys, money
 
 urlpatterns = [
+    path("", home.home),
     path("v1/quotes", jobs.Quotes.as_view()),
     path("v1/jobs", jobs.Jobs.as_view()),
     path("v1/jobs/<uuid:job_id>", jobs.OneJob.as_view()),
@@ -23,7 +25,7 @@ urlpatterns = [
     path("readyz", health.readyz),
     path("metrics", health.prometheus),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
-    path("docs", SpectacularSwaggerView.as_view(url_name="schema")),
+    path("docs", SpectacularSwaggerSplitView.as_view(url_name="schema")),
     path("admin/", admin.site.urls),
 ]
 handler400 = "marketplace.api.errors.bad_request"

@@ -1,0 +1,250 @@
+"""The operator's pages for people, accounts and API keys. Secrets are never shown: only their prefix is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
+from django.db.models import Model, OuterRef, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.safestring import SafeString
+from unfold.admin import TabularInline
+from unfold.decorators import action
+from unfold.forms import AdminPasswordChangeForm, BaseDialogForm, UserChangeForm, UserCreationForm
+
+from billing.models import Wallet
+from marketplace.accounts import keys
+from marketplace.accounts.models import Account, ApiKey, Person
+from marketplace.console import (
+    NOTHING,
+    ReadOnlyTable,
+    Table,
+    as_uuid,
+    column,
+    link,
+    link_to_list,
+    mono,
+    tokens,
+    tokens_of,
+)
+from marketplace.jobs.models import Job
+
+KEY_STATES = {"live": "success", "revoked": "danger"}
+
+
+class SuperusersOnly:
+    """Who may change people's rights could give themselves any: so that is for superusers."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.is_superuser
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return request.user.is_superuser
+
+
+class NewPersonForm(UserCreationForm):  # type: ignore[misc]
+    class Meta:
+        model = Person
+        fields = ("email", "name")
+        field_classes: dict[str, type] = {}
+
+    def clean_email(self) -> str:
+        return str(self.cleaned_data["email"]).lower()
+
+
+class PersonForm(UserChangeForm):  # type: ignore[misc]
+    class Meta:
+        model = Person
+        fields = "__all__"
+        field_classes: dict[str, type] = {}
+
+
+@admin.register(Person)
+class PersonAdmin(SuperusersOnly, DjangoUserAdmin, Table):  # type: ignore[misc, type-arg]
+    form = PersonForm
+    add_form = NewPersonForm
+    change_password_form = AdminPasswordChangeForm
+    list_display = ("email", "name", "is_staff", "is_active", "last_login", "created_at")
+    list_filter = ()
+    search_fields = ("email",)
+    search_help_text = "Beginning of an e-mail address"
+    ordering = ("-pk",)
+    readonly_fields = ("last_login", "created_at", "accounts")
+    fieldsets = (
+        (None, {"fields": ("email", "name", "password", "accounts")}),
+        ("Rights", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("Times", {"fields": ("last_login", "created_at")}),
+    )
+    add_fieldsets = ((None, {"fields": ("email", "name", "usable_password", "password1", "password2")}),)
+
+    def search(self, rows: QuerySet[Person], term: str) -> QuerySet[Person]:
+        return rows.filter(email__startswith=term.lower())
+
+    @column("Accounts")
+    def accounts(self, person: Person) -> SafeString | str:
+        return link_to_list(Account, "Accounts of this person", q=person.email)
+
+
+admin.site.unregister(Group)
+
+
+@admin.register(Group)
+class GroupAdmin(SuperusersOnly, DjangoGroupAdmin, Table):  # type: ignore[misc]
+    """Sets of permissions for operators."""
+
+    search_help_text = "Beginning of a name"
+    ordering = ("name",)
+
+    def search(self, rows: QuerySet[Group], term: str) -> QuerySet[Group]:
+        return rows.filter(name__startswith=term)
+
+
+class KeyInline(TabularInline):  # type: ignore[misc]
+    """An account's keys, to look at; each is revoked on its own page."""
+
+    model = ApiKey
+    fields = readonly_fields = ("key", "prefix_shown", "state", "last_used_at", "created_at", "revoked_at")
+    ordering = ("-pk",)
+    per_page = 20
+    hide_title = True
+    verbose_name_plural = "API keys"
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    @column("Name")
+    def key(self, key: ApiKey) -> SafeString:
+        return link(ApiKey, key.pk, key.name)
+
+    @column("Prefix")
+    def prefix_shown(self, key: ApiKey) -> SafeString:
+        return mono(f"kiln_{key.prefix}…")
+
+    @column("State", label=KEY_STATES)
+    def state(self, key: ApiKey) -> str:
+        return _state(key)
+
+
+@admin.register(Account)
+class AccountAdmin(Table):
+    """Accounts are made by `customers.create`, with their wallet; here they are named and switched off."""
+
+    list_display = ("name", "person", "is_active", "available", "held_tokens", "created_at")
+    list_select_related = ("owner",)
+    search_fields = ("id",)
+    search_help_text = "E-mail address, account id or key prefix (kiln_…)"
+    fields = ("name", "is_active", "person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "history")
+    readonly_fields = ("person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "history")
+    inlines = (KeyInline,)
+
+    balance_tokens = tokens_of("balance", "Balance")
+    held_tokens = tokens_of("held", "Held")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Account]:
+        wallet = Wallet.objects.filter(owner=OuterRef("pk"), kind=Wallet.Kind.CUSTOMER)
+        rows: QuerySet[Account] = super().get_queryset(request).select_related("owner")
+        return rows.annotate(balance=Subquery(wallet.values("balance")), held=Subquery(wallet.values("held")))
+
+    def search(self, rows: QuerySet[Account], term: str) -> QuerySet[Account]:
+        if (account_id := as_uuid(term)) is not None:
+            return rows.filter(pk=account_id)
+        if term.startswith("kiln_"):
+            prefix = term.split("_")[1][:12]
+            return rows.filter(pk__in=list(ApiKey.objects.filter(prefix=prefix).values_list("account_id", flat=True)))
+        people = Person.objects.filter(email__startswith=term.lower()).values_list("pk", flat=True)
+        return rows.filter(owner__in=list(people[:1000]))
+
+    @column("Person")
+    def person(self, account: Account) -> SafeString:
+        return link(Person, account.owner_id, account.owner.email)
+
+    @column("Available")
+    def available(self, account: Any) -> str:
+        return NOTHING if account.balance is None else tokens(account.balance - account.held)
+
+    @column("Wallet")
+    def wallet(self, account: Account) -> SafeString | str:
+        return link_to_list(Wallet, "Wallet of this account", q=account.pk)
+
+    @column("Jobs")
+    def history(self, account: Account) -> SafeString:
+        return link_to_list(Job, "Jobs of this account", account=account.pk)
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnlyTable):
+    list_display = ("name", "prefix_shown", "account_shown", "state", "last_used_at", "created_at")
+    list_select_related = ("account__owner",)
+    search_fields = ("prefix",)
+    search_help_text = "Key prefix (kiln_…), account id or whole e-mail address"
+    fields = ("name", "prefix_shown", "account_shown", "state", "last_used_at", "created_at", "revoked_at")
+    readonly_fields = ("prefix_shown", "account_shown", "state")
+    actions = ("revoke_selected",)
+    actions_detail = ("revoke",)
+
+    def search(self, rows: QuerySet[ApiKey], term: str) -> QuerySet[ApiKey]:
+        if (account_id := as_uuid(term)) is not None:
+            return rows.filter(account_id=account_id)
+        if "@" in term:
+            return rows.filter(account__owner__email=term.lower())
+        return rows.filter(prefix=term.removeprefix("kiln_")[:12])
+
+    def has_revoke_permission(self, request: HttpRequest, object_id: object = None) -> bool:
+        return bool(request.user.has_perm("accounts.change_apikey"))
+
+    @admin.action(description="Revoke", permissions=["revoke"])
+    def revoke_selected(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        rows = list(queryset)
+        for key in rows:
+            self._revoke(request, key)
+        messages.success(request, f"Revoked: {len(rows)}.")
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Revoke",
+        permissions=["revoke"],
+        icon="key_off",
+        dialog={
+            "title": "Revoke this key?",
+            "description": "It stops working at once and for good. Jobs that it ordered go on.",
+            "form_submit_text": "Revoke",
+        },
+    )
+    def revoke(self, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
+        key = self.get_object(request, object_id)
+        if key is not None:
+            self._revoke(request, key)
+            messages.success(request, f"{key} is revoked.")
+        return HttpResponse(headers={"HX-Redirect": reverse("admin:accounts_apikey_change", args=[object_id])})
+
+    def _revoke(self, request: HttpRequest, key: ApiKey) -> None:
+        keys.revoke(key.account_id, key.pk)
+        self.log_change(request, key, "Revoked.")
+
+    @column("Prefix")
+    def prefix_shown(self, key: ApiKey) -> SafeString:
+        return mono(f"kiln_{key.prefix}…")
+
+    @column("Account")
+    def account_shown(self, key: ApiKey) -> SafeString:
+        return link(Account, key.account_id, key.account.owner.email)
+
+    @column("State", label=KEY_STATES)
+    def state(self, key: ApiKey) -> str:
+        return _state(key)
+
+
+def _state(key: ApiKey) -> str:
+    return "revoked" if key.revoked_at else "live"

@@ -1,0 +1,170 @@
+"""What the operator's pages under /admin/ share: lists that stay fast with millions of rows, Tokens, links.
+
+A list is ordered by its primary key, newest first, narrowed by indexed columns only, and counted no further
+than `FAR` rows. Not for any one model's page: those are in the `admin` modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar, cast
+from uuid import UUID
+
+from django.contrib.admin import ShowFacets
+from django.core.paginator import Paginator
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin
+from unfold.decorators import display
+
+from billing.pricing import format_tokens
+from marketplace.accounts.models import Account
+
+Column = TypeVar("Column", bound=Callable[..., object])
+
+FAR = 10_000
+NOTHING = "–"
+PAGES = (
+    ("", "Dashboard", "dashboard", "index"),
+    ("Work", "Jobs", "image", "jobs_job"),
+    ("Work", "Workers", "memory", "jobs_worker"),
+    ("Customers", "Accounts", "storefront", "accounts_account"),
+    ("Customers", "API keys", "key", "accounts_apikey"),
+    ("Customers", "People", "person", "accounts_person"),
+    ("Customers", "Groups", "group", "auth_group"),
+    ("Money", "Wallets", "account_balance_wallet", "billing_wallet"),
+    ("Money", "Holds", "lock_clock", "billing_hold"),
+    ("Money", "Transfers", "sync_alt", "billing_transfer"),
+    ("Money", "Price lists", "price_change", "billing_pricelistversion"),
+)
+
+
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]
+    """Counts at most `FAR` rows, so that neither the count nor the farthest page reads the whole table."""
+
+    template_name = "console/pagination.html"
+
+    @cached_property
+    def _seen(self) -> int:
+        rows = cast(QuerySet[Any], self.object_list)
+        return rows.order_by().values("pk")[: FAR + 1].count()
+
+    @cached_property
+    def count(self) -> int:
+        return min(self._seen, FAR)
+
+    @property
+    def more(self) -> bool:
+        """Whether there are rows beyond the last page."""
+        return self._seen > FAR
+
+
+class Table(ModelAdmin):  # type: ignore[misc]
+    """A model's pages. Subclasses say in `search` what a search term may be, each an indexed lookup."""
+
+    paginator = BoundedPaginator
+    show_full_result_count = False
+    show_facets = ShowFacets.NEVER
+    list_per_page = 50
+    list_max_show_all = 0
+    list_disable_select_all = True
+    list_fullwidth = True
+    ordering: ClassVar[Sequence[str]] = ("-pk",)
+    sortable_by = ()
+    empty_value_display = NOTHING
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip()
+        return (self.search(queryset, term) if term else queryset), False
+
+    def search(self, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+        return rows.none()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+class ReadOnlyTable(Table):
+    """Pages to look at: nothing can be added, changed or deleted here, by anybody."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+def tokens(milli: int | None) -> str:
+    """An amount of milli-Tokens, never negative, for people: 1234567 is "1,234.567 Tokens"."""
+    if milli is None:
+        return NOTHING
+    whole, point, rest = format_tokens(milli).partition(".")
+    return f"{int(whole):,}{point}{rest} Tokens"
+
+
+def column(title: str, label: Mapping[Any, str] | None = None) -> Callable[[Column], Column]:
+    """Makes a method a column, or a field, under this title; `label` gives a colour to each of its values."""
+    decorator: Callable[[Column], Column] = display(description=title, label=label)
+    return decorator
+
+
+def tokens_of(name: str, title: str) -> Callable[[Any, Any], str]:
+    """A column that shows the row's attribute `name`, milli-Tokens."""
+
+    @column(title)
+    def amount(self: Any, row: Any) -> str:
+        return tokens(getattr(row, name))
+
+    return amount
+
+
+def link(model: type[Model], key: object, text: object) -> SafeString:
+    """A link to the page of one row."""
+    meta = model._meta
+    return format_html(
+        '<a class="kiln-link" href="{}">{}</a>',
+        reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[key]),
+        text,
+    )
+
+
+def link_to_list(model: type[Model], text: object, **narrowed: object) -> SafeString:
+    """A link to a model's list, narrowed by lookups."""
+    meta = model._meta
+    address = reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist", query=narrowed)
+    return format_html('<a class="kiln-link" href="{}">{}</a>', address, text)
+
+
+def mono(text: object) -> SafeString:
+    return format_html('<span class="kiln-mono">{}</span>', text)
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """The sidebar: those of the lists that this operator may see."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for group, title, icon, name in PAGES:
+        app, _, model = name.partition("_")
+        if not model or request.user.has_perm(f"{app}.view_{model}"):  # type: ignore[union-attr]
+            address = reverse(f"admin:{name}_changelist" if model else f"admin:{name}")
+            groups.setdefault(group, []).append({"title": title, "icon": icon, "link": address})
+    return [{"title": group, "separator": bool(group), "items": items} for group, items in groups.items()]
+
+
+def as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def accounts_of(term: str) -> list[UUID]:
+    """The ids of the accounts that an account id, or its owner's whole address, stands for."""
+    if (account_id := as_uuid(term)) is not None:
+        return [account_id]
+    return list(Account.objects.filter(owner__email=term.lower()).values_list("id", flat=True)[:100])

@@ -1,0 +1,1 @@
+"""How the web pages write dates: Django finds `<language>/formats.py` here."""
