@@ -28,7 +28,7 @@ app.conf.update(
         # Far above the longest job: a lost message is sent again by the sweeper, not by the broker.
         "visibility_timeout": 24 * 3600,
         "priority_steps": [0],
-        "queue_order_strategy": "marketplace.jobs.queues:WeightedCycle",
+        "queue_order_strategy": "marketplace.jobs.queues:StrideOrder",
         "socket_connect_timeout": 5,
         "retry_on_timeout": True,
     },

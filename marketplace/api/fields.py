@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import IO, Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
@@ -55,6 +56,7 @@ class Number(serializers.FloatField):
         return super().to_internal_value(data)
 
 
+@extend_schema_field({"type": "string", "pattern": r"^-?\d+(\.\d{1,3})?$", "example": "13.417"})
 class Tokens(serializers.Field[int, Any, str, Any]):
     """Tokens as a decimal string, e.g. "13.417"; milli-Tokens inside."""
 

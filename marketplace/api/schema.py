@@ -9,26 +9,38 @@ from drf_spectacular.openapi import AutoSchema
 
 from marketplace.api.serializers import ErrorBody
 
-COMMON = {401: "the API key is missing or bad"}
-WITH_BODY = {400: "not JSON", 422: "a value is wrong; `param` names it"}
-SPENDING = {402: "too few Tokens"}
+COMMON = {401: "The API key is missing or bad."}
+WITH_BODY = {
+    400: "The body is no JSON object.",
+    413: "The body is too large.",
+    422: "A value is wrong; `param` names it.",
+}
+SPENDING = {402: "Too few Tokens."}
 
 
 class Schema(AutoSchema):
-    def get_response_serializers(self) -> Any:
-        found = super().get_response_serializers()
-        if not isinstance(found, dict):
-            return found
+    def _get_response_bodies(self, direction: Any = "response") -> dict[str, Any]:
+        """What the view declares, and the errors that its kind of request can meet.
+
+        `extend_schema` replaces the public hook for responses, so the errors are added behind it.
+        """
+        found: dict[str, Any] = super()._get_response_bodies(direction)
+        for status, meaning in self._errors().items():
+            body = self._get_response_for_code(ErrorBody, str(status), direction=direction)  # type: ignore[no-untyped-call]
+            found[str(status)] = {**body, "description": meaning}
+        return dict(sorted(found.items()))
+
+    def _errors(self) -> dict[int, str]:
         statuses = dict(COMMON)
-        if self.get_request_serializer() is not None:
+        if self.method == "POST" and not self.path.endswith("/cancel"):
             statuses |= WITH_BODY
         if self.path == "/v1/jobs" and self.method == "POST":
             statuses |= SPENDING
         if "{" in self.path:
-            statuses[404] = "unknown, or another customer's"
+            statuses[404] = "Unknown, or another customer's."
         if self.path.endswith("/cancel"):
-            statuses[409] = "it has already ended"
-        return {**found, **dict.fromkeys(statuses, ErrorBody)}
+            statuses[409] = "It has already ended."
+        return statuses
 
     def get_operation_id(self) -> str:
         noun = self.path.removeprefix("/v1/").split("/")[0]

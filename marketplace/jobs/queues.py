@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import lcm
 
 WEIGHTS = {"interactive": 6, "standard": 3, "batch": 1}
+STRIDES = {queue: lcm(*WEIGHTS.values()) // weight for queue, weight in WEIGHTS.items()}
 
 
-class WeightedCycle:
-    """Smooth weighted round robin (the algorithm of nginx's upstream balancer), as kombu's queue order.
+class StrideOrder:
+    """Stride scheduling (Waldspurger and Weihl 1995), as kombu's queue order.
 
-    kombu asks for an order before each blocking pop and says afterwards which queue gave a message.
-    A queue earns its weight at each message taken and pays the sum of all when it was the one;
-    whoever is owed most is looked into first. An empty queue is simply passed over by Redis.
+    kombu asks for an order before each blocking pop and says afterwards which queue gave a message. Each queue
+    has a pass, which grows by its stride with every message; the lowest is looked into first. Queues in front
+    of the one that gave a message were empty: they are moved up to it, so that nobody saves up by idling.
     """
 
     def __init__(self, queues: Iterable[str] | None = None) -> None:
         self.update(queues or ())
 
     def update(self, queues: Iterable[str]) -> None:
-        self.owed: dict[str, int] = {queue: weight(queue) for queue in queues}
+        self.passes = dict.fromkeys(queues, 0)
 
     def consume(self, n: int) -> list[str]:
-        """The first `n` queues to look into, the one that is owed most in front."""
-        return sorted(self.owed, key=lambda queue: self.owed[queue], reverse=True)[:n]
+        """The first `n` queues to look into."""
+        return sorted(self.passes, key=lambda queue: (self.passes[queue], stride(queue)))[:n]
 
     def rotate(self, last_used: str) -> str:
         """Accounts for a message taken from `last_used`."""
-        limit = sum(weight(queue) for queue in self.owed)
-        for queue in self.owed:
-            self.owed[queue] = min(self.owed[queue] + weight(queue), limit)
-        self.owed[last_used] -= limit
+        reached = self.passes[last_used]
+        self.passes = {queue: max(reached, passed) for queue, passed in self.passes.items()}
+        self.passes[last_used] += stride(last_used)
         return last_used
 
 
-def weight(queue: str) -> int:
-    return WEIGHTS.get(queue, max(WEIGHTS.values()))
+def stride(queue: str) -> int:
+    return STRIDES.get(queue, 1)

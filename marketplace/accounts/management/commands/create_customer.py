@@ -31,7 +31,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            validate_email(options["email"])
+            validate_email(options["email"].strip())
         except ValidationError as error:
             raise CommandError(f"not an e-mail address: {options['email']}") from error
         account = customers.create(options["email"])

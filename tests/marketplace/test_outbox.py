@@ -1,0 +1,92 @@
+"""Queued rows become messages, once each, in order of their class; lost messages are sent again."""
+
+from datetime import timedelta
+
+import pytest
+from django.conf import settings
+from django.utils import timezone
+from redis import Redis
+
+from marketplace.jobs import lifecycle, outbox, sweeper
+from marketplace.jobs.models import Job
+
+pytestmark = [pytest.mark.django_db]
+
+
+@pytest.fixture
+def broker():
+    redis = Redis.from_url(settings.REDIS_URL)
+    redis.flushall()
+    yield redis
+    redis.flushall()
+
+
+def depth(broker):
+    return {name: broker.llen(name) for name in ("interactive", "standard", "batch") if broker.llen(name)}
+
+
+def submit(customer, order, count, service_class="standard"):
+    return [lifecycle.submit(customer.account.id, order(service_class=service_class)).job.id for _ in range(count)]
+
+
+def long_ago():
+    """Everything that was sent, was sent a minute ago."""
+    Job.objects.exclude(dispatched_at=None).update(dispatched_at=timezone.now() - timedelta(minutes=1))
+
+
+def test_each_waiting_job_is_sent_once_to_the_queue_of_its_class(alice, order, broker):
+    submit(alice, order, 3)
+    submit(alice, order, 2, "interactive")
+    assert outbox.send_waiting() == 5
+    assert outbox.send_waiting() == 0
+    assert depth(broker) == {"standard": 3, "interactive": 2}
+
+
+def test_a_broker_that_is_away_loses_nothing(alice, order, broker, monkeypatch):
+    jobs = submit(alice, order, 2)
+
+    def gone(waiting):
+        raise ConnectionError("the broker is away")
+
+    with monkeypatch.context() as away:
+        away.setattr(outbox, "publish", gone)
+        with pytest.raises(ConnectionError):
+            outbox.send_waiting()
+    assert Job.objects.filter(id__in=jobs, dispatched_at=None).count() == 2
+    assert outbox.send_waiting() == 2
+
+
+def test_messages_lost_with_the_broker_are_sent_again_and_others_are_not(alice, order, broker):
+    submit(alice, order, 3)
+    outbox.send_waiting()
+    long_ago()
+    assert sweeper.sweep()["lost_messages"] == 0
+    broker.flushall()
+    assert sweeper.sweep()["lost_messages"] == 3
+    assert outbox.send_waiting() == 3
+    assert depth(broker) == {"standard": 3}
+
+
+def test_of_several_lost_messages_the_oldest_job_goes_first(alice, order, broker):
+    jobs = submit(alice, order, 3)
+    outbox.send_waiting()
+    long_ago()
+    broker.lpop("standard")
+    assert sweeper.sweep()["lost_messages"] == 1
+    assert Job.objects.get(dispatched_at=None).id == jobs[0]
+
+
+def test_a_message_on_its_way_is_not_taken_for_lost(alice, order, broker):
+    submit(alice, order, 1)
+    outbox.send_waiting()
+    broker.flushall()
+    assert sweeper.sweep()["lost_messages"] == 0
+
+
+def test_a_flushed_broker_takes_new_messages_at_once(alice, order, broker):
+    submit(alice, order, 1)
+    outbox.send_waiting()
+    broker.flushall()
+    submit(alice, order, 1)
+    assert outbox.send_waiting() == 1
+    assert depth(broker) == {"standard": 1}
