@@ -98,6 +98,8 @@ def table(rows: list[Figures]) -> str:
 
 
 def written(value: Any) -> str:
+    if isinstance(value, int | float) and abs(value) >= 1000:
+        return f"{value:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
