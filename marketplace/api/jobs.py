@@ -77,14 +77,14 @@ class Jobs(APIView):
         submitted = lifecycle.submit(
             caller(request).account.id, order, key_id=caller(request).key_id, idempotency_key=key
         )
-        job = submitted.job
+        job, position = submitted.job, submitted.queue_position
         headers = {"Location": f"/v1/jobs/{job.id}"}
         if wait:
-            job = wait_for(job, wait)
+            job, position = wait_for(job, wait), None
             headers["Preference-Applied"] = f"wait={wait}"
         if submitted.replayed:
             headers["Idempotent-Replayed"] = "true"
-        return Response(one(job, request), status=202, headers=headers)
+        return Response(one(job, request, position), status=202, headers=headers)
 
     @extend_schema(parameters=[JobListQuery], responses={200: JobList}, summary="List jobs, newest first")
     def get(self, request: Request) -> Response:
@@ -114,9 +114,9 @@ class CancelJob(APIView):
         return Response(one(lifecycle.cancel(caller(request).account.id, job_id), request))
 
 
-def one(job: Job, request: Request) -> dict[str, Any]:
+def one(job: Job, request: Request, position: int | None = None) -> dict[str, Any]:
     images = list(Image.objects.filter(job_id=job.id)) if job.is_final else []
-    return representations.job(job, images, request._request, representations.queue_position(job))
+    return representations.job(job, images, request._request, position or lifecycle.queue_position(job))
 
 
 def idempotency_key(request: Request) -> str | None:

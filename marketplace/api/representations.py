@@ -15,9 +15,7 @@ from billing.pricing import format_tokens
 from inference.models.catalog import ModelCard
 from marketplace.accounts.models import ApiKey
 from marketplace.jobs import storage
-from marketplace.jobs.models import Image, Job, Status
-
-FAR = 1000
+from marketplace.jobs.models import Image, Job
 
 
 def job(row: Job, images: Sequence[Image], request: HttpRequest, position: int | None = None) -> dict[str, Any]:
@@ -46,14 +44,6 @@ def job(row: Job, images: Sequence[Image], request: HttpRequest, position: int |
         "timings": _timings(row),
         "error": {"code": row.error_code, "message": row.error_message} if row.error_code else None,
     }
-
-
-def queue_position(row: Job) -> int | None:
-    """How many jobs of its class are in front of a queued one, plus one; counted no further than 1000."""
-    if row.status != Status.QUEUED:
-        return None
-    ahead = Job.objects.filter(status=Status.QUEUED, service_class=row.service_class, id__lt=row.id)
-    return len(ahead.values_list("id")[: FAR - 1]) + 1
 
 
 def image(row: Image, request: HttpRequest) -> dict[str, Any]:

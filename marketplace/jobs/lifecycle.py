@@ -33,6 +33,7 @@ from marketplace.jobs.models import Image, Job, Status
 from marketplace.jobs.orders import JobOrder
 
 MAX_ATTEMPTS = 3
+FAR = 1000
 
 # The hold and the job are born in one statement: neither can be without the other.
 SUBMIT = f"""
@@ -43,11 +44,15 @@ INSERT INTO jobs_job (
     error_code, error_message, timings
 )
 SELECT
-    %(reference)s, %(owner)s, %(api_key)s, %(idempotency_key)s, %(digest)s, %(operation)s, %(model)s,
+    %(reference)s, %(account_id)s, %(api_key_id)s, %(idempotency_key)s, %(order_digest)s, %(operation)s, %(model)s,
     %(service_class)s, %(order)s, %(metadata)s, %(n)s, %(seed)s, %(quote)s, %(amount)s, 0, 'queued', 0,
     %(steps)s, 0, '', '', '', '{{}}'
 FROM new_hold
-RETURNING created_at
+RETURNING created_at, (
+    SELECT count(*) FROM (
+        SELECT FROM jobs_job ahead WHERE ahead.status = 'queued' AND ahead.service_class = %(service_class)s LIMIT {FAR}
+    ) AS waiting
+)
 """
 
 HEARTBEAT = """
@@ -63,6 +68,8 @@ class Submitted:
     job: Job
     replayed: bool
     """True when the idempotency key had already bought this job."""
+    queue_position: int | None = None
+    """As `queue_position` has it; None for a replay, which may have left the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +98,22 @@ def submit(
     if idempotency_key and (earlier := _replay(account_id, order, idempotency_key)):
         return earlier
     offer = quote(order)
-    job_id = uuid7()
+    job = _new(account_id, order, offer, key_id, idempotency_key)
     try:
         with connection.cursor() as cursor:
-            cursor.execute(SUBMIT, _columns(job_id, account_id, order, offer, key_id, idempotency_key))
-            held = cursor.fetchone() is not None
+            cursor.execute(SUBMIT, _parameters(job))
+            born = cursor.fetchone()
     except IntegrityError:
         # Somebody else's statement with this idempotency key came first; ours left nothing behind.
         earlier = _replay(account_id, order, idempotency_key) if idempotency_key else None
         if earlier is None:
             raise
         return earlier
-    if not held:
+    if born is None:
         raise wallets.refusal(account_id, offer.total)
+    job.created_at, ahead = born
     outbox.wake()
-    return Submitted(Job.objects.get(id=job_id), replayed=False)
+    return Submitted(job, replayed=False, queue_position=min(ahead + 1, FAR))
 
 
 def claim(job_id: UUID, worker: str) -> Job | None:
@@ -232,6 +240,14 @@ def cancel(account_id: UUID, job_id: UUID) -> Job:
     return job
 
 
+def queue_position(job: Job) -> int | None:
+    """How many jobs of its class are in front of a queued one, plus one; counted no further than FAR."""
+    if job.status != Status.QUEUED:
+        return None
+    ahead = Job.objects.filter(status=Status.QUEUED, service_class=job.service_class, id__lt=job.id)
+    return ahead.values("id")[: FAR - 1].count() + 1
+
+
 def lease() -> timedelta:
     return timedelta(seconds=settings.LEASE_SECONDS)
 
@@ -245,31 +261,40 @@ def _replay(account_id: UUID, order: JobOrder, idempotency_key: str) -> Submitte
     return Submitted(job, replayed=True)
 
 
-def _columns(
-    job_id: UUID,
-    account_id: UUID,
-    order: JobOrder,
-    offer: pricing.Quote,
-    key_id: UUID | None,
-    idempotency_key: str | None,
-) -> dict[str, Any]:
+def _new(
+    account_id: UUID, order: JobOrder, offer: pricing.Quote, key_id: UUID | None, idempotency_key: str | None
+) -> Job:
+    return Job(
+        id=uuid7(),
+        account_id=account_id,
+        api_key_id=key_id,
+        idempotency_key=idempotency_key or None,
+        order_digest=order.digest(),
+        operation=order.operation,
+        model=order.model,
+        service_class=order.service_class,
+        order=order.picture(),
+        metadata=order.metadata,
+        n=order.n,
+        seed=secrets.randbits(32) if order.seed is None else order.seed,
+        quote=offer.as_json(),
+        quoted=offer.total,
+        status=Status.QUEUED,
+        steps=order.n * order.steps,
+    )
+
+
+def _parameters(job: Job) -> dict[str, Any]:
+    """A new job's columns, and the hold's, as SUBMIT names them."""
+    names = ("account_id", "api_key_id", "idempotency_key", "order_digest", "operation", "model", "service_class")
+    documents = {name: json.dumps(getattr(job, name)) for name in ("order", "metadata", "quote")}
     return {
-        "reference": job_id,
-        "owner": account_id,
-        "amount": offer.total,
+        **{name: getattr(job, name) for name in (*names, "n", "seed", "steps")},
+        **documents,
+        "reference": job.id,
+        "owner": job.account_id,
+        "amount": job.quoted,
         "expires_in": timedelta(seconds=settings.HOLD_SECONDS),
-        "api_key": key_id,
-        "idempotency_key": idempotency_key or None,
-        "digest": order.digest(),
-        "operation": order.operation,
-        "model": order.model,
-        "service_class": order.service_class,
-        "order": json.dumps(order.picture()),
-        "metadata": json.dumps(order.metadata),
-        "n": order.n,
-        "seed": secrets.randbits(32) if order.seed is None else order.seed,
-        "quote": json.dumps(offer.as_json()),
-        "steps": order.n * order.steps,
     }
 
 
