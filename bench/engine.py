@@ -1,0 +1,147 @@
+"""The engine beside diffusers' own pipeline and its bare transformer: `python -m bench.engine [--quick]`.
+
+A step is one picture's denoising step with guidance, 128 by 128 pixels, on one thread. All take turns in one process,
+so that a ratio compares neighbours in time; it is given as the median over the rounds, with quartiles:
+
+    kiln       the engine with 1, 2, 4 and 8 requests in a batch
+    diffusers  QwenImagePipeline called for one picture at a time; compared from text to pixels
+    raw        forwards of diffusers' unmodified transformer on ready tensors, padded to the longest prompt; compared
+               with the engine's denoising alone, its scheduling and sampling included
+"""
+
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+from diffusers import QwenImagePipeline
+from torch.nn import functional
+
+from inference.engine import BatchReport, Engine
+from inference.models import catalog
+from inference.request import Request
+
+BATCHES = (1, 2, 4, 8)
+SIDE, GUIDANCE = 128, 3.0
+PROMPTS = (
+    "a red circle on a white background",
+    "a blue square in the top left corner on a striped green background",
+    "a small yellow star on the right, black background",
+    "红色背景的左上角有一个小的蓝色圆形",
+)
+
+
+def main(quick: bool = False) -> dict[str, Any]:
+    """Measures and returns the figures by batch, JSON-ready."""
+    rounds, steps = (3, 6) if quick else (11, 20)
+    torch.set_num_threads(1)
+    pipeline = QwenImagePipeline.from_pretrained(catalog.card().path, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    kiln = Kiln()
+    with kiln.engine:
+        return {"by batch": {str(rows): compare(kiln, pipeline, rows, steps, rounds) for rows in BATCHES}}
+
+
+class Kiln:
+    """An engine that is given a batch at once, between two of its own batches, and timed phase by phase."""
+
+    def __init__(self) -> None:
+        self.engine = Engine(device="cpu", on_batch=self._note)
+        self._arriving: list[Request] = []
+        self._began = 0.0
+        self._ended: dict[str, float] = {}
+
+    def make(self, requests: list[Request]) -> tuple[float, float]:
+        """Seconds of everything, and of the denoising alone."""
+        self._arriving = requests
+        self.engine.submit(request(0, steps=1)).result()
+        for each in requests:
+            each.future.result()
+        return self._ended["decode"] - self._began, self._ended["denoise"] - self._ended["encode"]
+
+    def _note(self, report: BatchReport) -> None:
+        now = self._ended[report.phase] = time.perf_counter()
+        if report.phase == "decode" and self._arriving:
+            self._began, arriving, self._arriving = now, self._arriving, []
+            for each in arriving:
+                self.engine.submit(each)
+
+
+def compare(kiln: Kiln, pipeline: QwenImagePipeline, rows: int, steps: int, rounds: int) -> dict[str, Any]:
+    """One row of the table."""
+    inputs = ready(pipeline, rows)
+    everything, denoising, single, raw = [], [], [], []
+    for index in range(rounds + 1):
+        both = kiln.make([request(row, steps) for row in range(rows)])
+        alone = plain(pipeline, index, steps)
+        bare = forwards(pipeline, inputs, steps)
+        if index:  # the first round warms up
+            for times, seconds in zip((everything, denoising, single, raw), (*both, alone, bare), strict=True):
+                times.append(seconds)
+    faster = [rows * one / batch for one, batch in zip(single, everything, strict=True)]
+    share = [bare / ours for bare, ours in zip(raw, denoising, strict=True)]
+    return {
+        "kiln steps/s": round(rows * steps / statistics.median(denoising), 1),
+        "raw steps/s": round(rows * steps / statistics.median(raw), 1),
+        "diffusers steps/s": round(steps / statistics.median(single), 1),
+        **spread("× diffusers", faster),
+        **spread("share of raw", share),
+    }
+
+
+def spread(name: str, ratios: list[float]) -> dict[str, float]:
+    """The median of the ratios, and their quartiles."""
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {name: round(middle, 3), f"{name}, q1": round(low, 3), f"{name}, q3": round(high, 3)}
+
+
+def request(row: int, steps: int) -> Request:
+    """The same picture for the same row in every round."""
+    prompt = PROMPTS[row % len(PROMPTS)]
+    return Request(prompt, width=SIDE, height=SIDE, steps=steps, guidance_scale=GUIDANCE, seed=row)
+
+
+def plain(pipeline: QwenImagePipeline, index: int, steps: int) -> float:
+    """Seconds of one picture by diffusers' pipeline."""
+    begun = time.perf_counter()
+    pipeline(
+        PROMPTS[index % len(PROMPTS)],
+        negative_prompt="",
+        true_cfg_scale=GUIDANCE,
+        width=SIDE,
+        height=SIDE,
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(index),
+    )
+    return time.perf_counter() - begun
+
+
+@torch.inference_mode()
+def ready(pipeline: QwenImagePipeline, rows: int) -> dict[str, Any]:
+    """A forward's arguments for `rows` guided pictures: twice as many rows, the second half with no prompt."""
+    prompts = [PROMPTS[row % len(PROMPTS)] for row in range(rows)] + [""] * rows
+    texts = [pipeline.encode_prompt(prompt)[0][0] for prompt in prompts]
+    longest = max(map(len, texts))
+    grid = SIDE // 16
+    return {
+        "hidden_states": torch.randn(2 * rows, grid * grid, pipeline.transformer.config.in_channels),
+        "timestep": torch.full((2 * rows,), 0.5),
+        "encoder_hidden_states": torch.stack([functional.pad(text, (0, 0, 0, longest - len(text))) for text in texts]),
+        "encoder_hidden_states_mask": torch.tensor([[place < len(text) for place in range(longest)] for text in texts]),
+        "img_shapes": [[(1, grid, grid)]] * (2 * rows),
+    }
+
+
+@torch.inference_mode()
+def forwards(pipeline: QwenImagePipeline, inputs: dict[str, Any], steps: int) -> float:
+    """Seconds of that many forwards of the bare transformer."""
+    begun = time.perf_counter()
+    for _ in range(steps):
+        pipeline.transformer(**inputs, return_dict=False)
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    print(json.dumps(main("--quick" in sys.argv), indent=2))

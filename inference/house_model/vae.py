@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKLQwenImage
+from torch.nn import functional
 
 from inference.house_model.pace import Average, Pace
 from inference.house_model.world import POSITIONS, Pixels, Scene, draw_scene, render
@@ -17,6 +18,7 @@ from inference.models.autoencoder import flatten_time
 
 CROP = 64
 BATCH = 16
+WHOLES = 6
 
 
 def to_tensor(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -79,6 +81,47 @@ def encode(autoencoder: AutoencoderKLQwenImage, pictures: npt.NDArray[np.uint8])
         moments = autoencoder.quant_conv(autoencoder.encoder(to_tensor(pictures)))
     means: torch.Tensor = moments.float().chunk(2, dim=1)[0]
     return means[:, :, 0]
+
+
+def _wholes(autoencoder: AutoencoderKLQwenImage, dice: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Latents (batch, channels, 1, 16, 16) of whole pictures, and the pictures."""
+    scenes = [draw_scene(dice, pair_share=0.4) for _ in range(4096)]
+    pictures = np.stack([render(scene) for scene in scenes])
+    latents = torch.cat([encode(autoencoder, pictures[i : i + 32]) for i in range(0, len(pictures), 32)])
+    while True:
+        chosen = [dice.randrange(len(scenes)) for _ in range(WHOLES)]
+        yield latents[chosen, :, None], to_tensor(pictures[chosen])
+
+
+def _decoding_loss(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    error = (autoencoder.decoder(autoencoder.post_quant_conv(latents)).float() - pixels)[:, :, 0]
+    across, down = pixels[:, :, 0].diff(dim=-1).abs(), pixels[:, :, 0].diff(dim=-2).abs()
+    edges = functional.pad(across, (0, 1)).sum(dim=1) + functional.pad(down, (0, 0, 0, 1)).sum(dim=1)
+    # corners are few among the pixels, and decide what shape one sees
+    weight = 1 + 4 * functional.max_pool2d(edges.clamp(max=1), 5, stride=1, padding=2)
+    loss: torch.Tensor = (weight[:, None] * (error.abs() + 2 * error.square())).mean()
+    return loss
+
+
+def refine(autoencoder: AutoencoderKLQwenImage, pace: Pace) -> None:
+    """Train the decoder alone, in place, on whole pictures; the latents stay what they were."""
+    flatten_time(autoencoder)
+    decoder = autoencoder.decoder
+    compiled = torch.compile(_decoding_loss)
+    optimizer = torch.optim.AdamW(decoder.parameters(), betas=(0.9, 0.98), weight_decay=1e-3)
+    average = Average(decoder, 0.997)
+    noise = 0.05 * torch.tensor(autoencoder.config.latents_std).view(-1, 1, 1, 1)
+    for latents, pixels in pace.steps(_wholes(autoencoder, random.Random(5))):
+        optimizer.param_groups[0]["lr"] = 2e-3 * pace.rate()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = compiled(autoencoder, latents + noise * torch.randn_like(latents), pixels)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        average.update()
+        pace.report(loss.detach())
+    average.copy_to()
 
 
 @torch.no_grad()
