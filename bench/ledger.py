@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -142,9 +143,8 @@ class Contest:
     def run(self, contender: str, scenario: str, seconds: int) -> tuple[float, Latencies]:
         count = 1 if scenario == SCENARIOS[1] else WALLETS
         if contender == "pgbench":
-            latencies = run_pgbench(self.url, count, seconds)
-        else:
-            latencies = ask(self.clients[contender], {"wallets": count, "seconds": seconds})
+            return run_pgbench(self.url, count, seconds)
+        latencies = ask(self.clients[contender], {"wallets": count, "seconds": seconds})
         return len(latencies) / seconds, latencies
 
     def run_dry(self) -> dict[str, Any]:
@@ -269,8 +269,8 @@ def hordak() -> Callable[[UUID, int], None]:
 VERBS: dict[str, Callable[[], Callable[[UUID, int], None]]] = {"kiln": kiln, "hordak": hordak}
 
 
-def run_pgbench(url: str, count: int, seconds: int) -> Latencies:
-    """The statements of `wallets`, word for word, prepared, on eight connections in two threads."""
+def run_pgbench(url: str, count: int, seconds: int) -> tuple[float, Latencies]:
+    """The statements of `wallets`, word for word, prepared, on eight connections; connecting is not counted."""
     program = Path(postgres._binaries()) / "pgbench"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -281,7 +281,9 @@ def run_pgbench(url: str, count: int, seconds: int) -> Latencies:
         )
         assert done.returncode == 0, done.stderr
         logs = [line.split() for log in folder.glob("pgbench_log.*") for line in log.read_text().splitlines()]
-    return [int(fields[2]) for fields in logs]
+    rate = re.search(r"tps = ([0-9.]+) \(without initial connection time\)", done.stdout)
+    assert rate, done.stdout
+    return float(rate[1]), [int(fields[2]) for fields in logs]
 
 
 def pgbench_script(count: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from django.db import IntegrityError, connection
+from psycopg import Cursor
 from psycopg.errors import UniqueViolation
 
 from billing import ledger
@@ -103,9 +104,9 @@ SELECT captured, amount - captured FROM resolved
 
 _FREE = """
 WITH resolved AS (
-    UPDATE billing_hold SET status = %(status)s, resolved_at = statement_timestamp()
+    UPDATE billing_hold SET status = %(status)s::text, resolved_at = statement_timestamp()
     WHERE reference = %(reference)s::uuid AND status = 'held'
-      AND (%(status)s = 'released' OR expires_at <= statement_timestamp())
+      AND (%(status)s::text = 'released' OR expires_at <= statement_timestamp())
     RETURNING wallet_id, amount
 ),
 freed AS (
@@ -307,7 +308,13 @@ def _milli(amount: int, name: str = "amount") -> int:
 
 
 def _run(sql: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """The first row of one statement, or None."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
+    """The first row of one statement, or None.
+
+    Prepared once a connection, which Django's cursors cannot do: planning a verb anew costs the server as much
+    as running it.
+    """
+    connection.ensure_connection()
+    connection.validate_no_broken_transaction()
+    with connection.wrap_database_errors, Cursor(connection.connection) as cursor:
+        cursor.execute(sql, values, prepare=True)
         return cursor.fetchone() if cursor.description else None
