@@ -5,14 +5,15 @@ so that a ratio compares neighbours in time; it is given as the median over the 
 
     kiln       the engine with 1, 2, 4 and 8 requests in a batch
     diffusers  QwenImagePipeline called for one picture at a time; compared from text to pixels
-    raw        forwards of diffusers' unmodified transformer on ready tensors, padded to the longest prompt; compared
-               with the engine's denoising alone, its scheduling and sampling included
+    raw        forwards of diffusers' unmodified transformer on ready tensors, padded to the longest prompt; a round's
+               median forward is compared with the engine's median time from step to step, scheduling included
 """
 
 import json
 import statistics
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -51,20 +52,23 @@ class Kiln:
         self.engine = Engine(device="cpu", on_batch=self._note)
         self._arriving: list[Request] = []
         self._began = 0.0
-        self._ended: dict[str, float] = {}
+        self._ended: list[float] = []
 
     def make(self, requests: list[Request]) -> tuple[float, float]:
-        """Seconds of everything, and of the denoising alone."""
+        """Seconds of everything, and of a step."""
         self._arriving = requests
         self.engine.submit(request(0, steps=1)).result()
         for each in requests:
             each.future.result()
-        return self._ended["decode"] - self._began, self._ended["denoise"] - self._ended["encode"]
+        # the first batch encoded, the last ones decoded
+        steps = [after - before for before, after in pairwise(self._ended[: requests[0].steps + 1])]
+        return self._ended[-1] - self._began, statistics.median(steps)
 
     def _note(self, report: BatchReport) -> None:
-        now = self._ended[report.phase] = time.perf_counter()
+        self._ended.append(time.perf_counter())
         if report.phase == "decode" and self._arriving:
-            self._began, arriving, self._arriving = now, self._arriving, []
+            arriving, self._arriving = self._arriving, []
+            self._began, self._ended = time.perf_counter(), []
             for each in arriving:
                 self.engine.submit(each)
 
@@ -72,19 +76,19 @@ class Kiln:
 def compare(kiln: Kiln, pipeline: QwenImagePipeline, rows: int, steps: int, rounds: int) -> dict[str, Any]:
     """One row of the table."""
     inputs = ready(pipeline, rows)
-    everything, denoising, single, raw = [], [], [], []
+    everything, step, single, forward = [], [], [], []
     for index in range(rounds + 1):
         both = kiln.make([request(row, steps) for row in range(rows)])
         alone = plain(pipeline, index, steps)
         bare = forwards(pipeline, inputs, steps)
         if index:  # the first round warms up
-            for times, seconds in zip((everything, denoising, single, raw), (*both, alone, bare), strict=True):
+            for times, seconds in zip((everything, step, single, forward), (*both, alone, bare), strict=True):
                 times.append(seconds)
     faster = [rows * one / batch for one, batch in zip(single, everything, strict=True)]
-    share = [bare / ours for bare, ours in zip(raw, denoising, strict=True)]
+    share = [bare / ours for bare, ours in zip(forward, step, strict=True)]
     return {
-        "kiln steps/s": round(rows * steps / statistics.median(denoising), 1),
-        "raw steps/s": round(rows * steps / statistics.median(raw), 1),
+        "kiln steps/s": round(rows / statistics.median(step), 1),
+        "raw steps/s": round(rows / statistics.median(forward), 1),
         "diffusers steps/s": round(steps / statistics.median(single), 1),
         **spread("× diffusers", faster),
         **spread("share of raw", share),
@@ -136,11 +140,12 @@ def ready(pipeline: QwenImagePipeline, rows: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def forwards(pipeline: QwenImagePipeline, inputs: dict[str, Any], steps: int) -> float:
-    """Seconds of that many forwards of the bare transformer."""
-    begun = time.perf_counter()
+    """Seconds of the median of that many forwards of the bare transformer."""
+    ended = [time.perf_counter()]
     for _ in range(steps):
         pipeline.transformer(**inputs, return_dict=False)
-    return time.perf_counter() - begun
+        ended.append(time.perf_counter())
+    return statistics.median(after - before for before, after in pairwise(ended))
 
 
 if __name__ == "__main__":
