@@ -71,7 +71,7 @@ def prepare() -> str:
 
     account = customers.create("bench@example.com")
     wallets.grant(account.id, 10**12, "bench")
-    return keys.issue(account, "bench")[1]
+    return keys.issue(account.id, "bench")[1]
 
 
 def responds(port: int) -> bool:

@@ -11,20 +11,20 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from marketplace.accounts import keys
-from marketplace.accounts.models import Account, ApiKey
+from marketplace.accounts.keys import LiveKey
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who is asking: stands where Django expects a user."""
 
-    account: Account
+    account_id: UUID
     key_id: UUID
     is_authenticated: bool = True
 
     @property
     def pk(self) -> UUID:
-        return self.account.id
+        return self.account_id
 
 
 def caller(request: Request) -> Caller:
@@ -33,7 +33,7 @@ def caller(request: Request) -> Caller:
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    def authenticate(self, request: Request) -> tuple[Caller, ApiKey] | None:
+    def authenticate(self, request: Request) -> tuple[Caller, LiveKey] | None:
         """None without the header (→ 401); AuthenticationFailed for a bad, revoked or unknown key."""
         scheme, _, text = get_authorization_header(request).partition(b" ")
         if scheme.lower() != b"bearer":
@@ -42,7 +42,7 @@ class ApiKeyAuthentication(BaseAuthentication):
         if key is None:
             raise AuthenticationFailed("This API key is unknown or was revoked.")
         keys.touch(key)
-        return Caller(key.account, key.id), key
+        return Caller(key.account_id, key.id), key
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="kiln"'

@@ -6,48 +6,61 @@ import hashlib
 import hmac
 import re
 import secrets
-from datetime import timedelta
+from dataclasses import dataclass
 from uuid import UUID
 
-from django.db.models import Q
+from django.db import connection
+from django.db.models.functions import Now
 from django.utils import timezone
 
-from marketplace.accounts.models import Account, ApiKey
+from marketplace.accounts.models import ApiKey
 
 KEY_FORMAT = re.compile(r"kiln_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
 PREFIX_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-LAST_USED_RESOLUTION = timedelta(minutes=1)
 
 
-def issue(account: Account, name: str) -> tuple[ApiKey, str]:
+# Every request begins with it; put together by the ORM it took a third of a request's time.
+FIND = """
+SELECT key.id, key.account_id, key.last_used_at IS NULL OR key.last_used_at < now() - interval '1 minute', key.secret_hash
+FROM accounts_apikey AS key JOIN accounts_account AS account ON account.id = key.account_id
+WHERE key.prefix = %s AND key.revoked_at IS NULL AND account.is_active
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveKey:
+    """A key that works; `stale` where its last use was noted more than a minute ago."""
+
+    id: UUID
+    account_id: UUID
+    stale: bool
+
+
+def issue(account_id: UUID, name: str) -> tuple[ApiKey, str]:
     """A new key, and its full text, which nothing can show again."""
     prefix = "".join(secrets.choice(PREFIX_LETTERS) for _ in range(12))
     secret = secrets.token_urlsafe(32)
-    key = ApiKey.objects.create(account=account, name=name, prefix=prefix, secret_hash=_digest(secret))
+    key = ApiKey.objects.create(account_id=account_id, name=name, prefix=prefix, secret_hash=_digest(secret))
     return key, f"kiln_{prefix}_{secret}"
 
 
-def find(text: str) -> ApiKey | None:
-    """The live key with this full text, its account loaded; None for anything else."""
+def find(text: str) -> LiveKey | None:
+    """The live key with this full text; None for anything else."""
     parts = KEY_FORMAT.fullmatch(text)
     if parts is None:
         return None
-    key = (
-        ApiKey.objects.select_related("account")
-        .filter(prefix=parts[1], revoked_at=None, account__is_active=True)
-        .first()
-    )
-    if key is None or not hmac.compare_digest(bytes(key.secret_hash), _digest(parts[2])):
+    with connection.cursor() as cursor:
+        cursor.execute(FIND, [parts[1]])
+        row = cursor.fetchone()
+    if row is None or not hmac.compare_digest(bytes(row[3]), _digest(parts[2])):
         return None
-    return key
+    return LiveKey(*row[:3])
 
 
-def touch(key: ApiKey) -> None:
+def touch(key: LiveKey) -> None:
     """Notes that the key was used, at most once a minute, so that reads stay reads."""
-    now = timezone.now()
-    if key.last_used_at is None or now - key.last_used_at > LAST_USED_RESOLUTION:
-        stale = Q(last_used_at=None) | Q(last_used_at__lt=now - LAST_USED_RESOLUTION)
-        ApiKey.objects.filter(stale, id=key.id).update(last_used_at=now)
+    if key.stale:
+        ApiKey.objects.filter(id=key.id).update(last_used_at=Now())
 
 
 def revoke(account_id: UUID, key_id: UUID) -> ApiKey | None:

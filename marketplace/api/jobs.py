@@ -22,6 +22,7 @@ from marketplace.api.errors import invalid, not_found
 from marketplace.api.fields import ObjectParser
 from marketplace.api.pages import page
 from marketplace.api.serializers import JobBody, JobList, JobListQuery, OrderSerializer, QuoteBody
+from marketplace.api.serializers import order as read_order
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Image, Job
 
@@ -44,7 +45,7 @@ class Quotes(APIView):
     @extend_schema(request=OrderSerializer, responses={200: QuoteBody}, examples=[ORDER], summary="Price a job")
     def post(self, request: Request) -> Response:
         """What a job would cost, factor by factor. Nothing is stored or held."""
-        return Response(representations.quote(lifecycle.quote(OrderSerializer(data=request.data).order())))
+        return Response(representations.quote(lifecycle.quote(read_order(request.data))))
 
 
 class Jobs(APIView):
@@ -73,9 +74,9 @@ class Jobs(APIView):
     def post(self, request: Request) -> Response:
         """Holds the price and queues the job. Poll the `Location`, or send `Prefer: wait=60`."""
         key, wait = idempotency_key(request), preferred_wait(request)
-        order = OrderSerializer(data=request.data).order()
+        order = read_order(request.data)
         submitted = lifecycle.submit(
-            caller(request).account.id, order, key_id=caller(request).key_id, idempotency_key=key
+            caller(request).account_id, order, key_id=caller(request).key_id, idempotency_key=key
         )
         job, position = submitted.job, submitted.queue_position
         headers = {"Location": f"/v1/jobs/{job.id}"}
@@ -90,7 +91,7 @@ class Jobs(APIView):
     def get(self, request: Request) -> Response:
         query = JobListQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
-        mine = Job.objects.filter(account_id=caller(request).account.id).order_by("-id")
+        mine = Job.objects.filter(account_id=caller(request).account_id).order_by("-id")
         if status := query.validated_data.get("status"):
             mine = mine.filter(status=status)
         rows, following = page(mine.prefetch_related("images"), query.validated_data)
@@ -101,7 +102,7 @@ class Jobs(APIView):
 class OneJob(APIView):
     @extend_schema(responses={200: JobBody}, summary="See a job")
     def get(self, request: Request, job_id: UUID) -> Response:
-        job = Job.objects.filter(account_id=caller(request).account.id, id=job_id).first()
+        job = Job.objects.filter(account_id=caller(request).account_id, id=job_id).first()
         if job is None:
             raise not_found("job")
         return Response(one(job, request))
@@ -111,7 +112,7 @@ class CancelJob(APIView):
     @extend_schema(request=None, responses={200: JobBody}, summary="Cancel a job")
     def post(self, request: Request, job_id: UUID) -> Response:
         """A queued job ends at once for nothing; a running one stops at its next step and costs the steps done."""
-        return Response(one(lifecycle.cancel(caller(request).account.id, job_id), request))
+        return Response(one(lifecycle.cancel(caller(request).account_id, job_id), request))
 
 
 def one(job: Job, request: Request, position: int | None = None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Keys(APIView):
 
     @extend_schema(responses={200: KeyList}, summary="List API keys")
     def get(self, request: Request) -> Response:
-        rows = ApiKey.objects.filter(account_id=caller(request).account.id).order_by("-id")[:1000]
+        rows = ApiKey.objects.filter(account_id=caller(request).account_id).order_by("-id")[:1000]
         return Response({"data": [representations.key(row) for row in rows]})
 
     @extend_schema(request=KeyOrder, responses={201: NewKeyBody}, summary="Make an API key")
@@ -33,10 +33,10 @@ class Keys(APIView):
         """The answer holds the whole key; it cannot be shown again."""
         order = KeyOrder(data=request.data)
         order.is_valid(raise_exception=True)
-        account = caller(request).account
-        if ApiKey.objects.filter(account=account, revoked_at=None).count() >= MAX_LIVE_KEYS:
+        account_id = caller(request).account_id
+        if ApiKey.objects.filter(account_id=account_id, revoked_at=None).count() >= MAX_LIVE_KEYS:
             raise Problem(409, "conflict", "too_many_keys", f"Revoke one of your {MAX_LIVE_KEYS} keys first.")
-        row, secret = keys.issue(account, order.validated_data["name"])
+        row, secret = keys.issue(account_id, order.validated_data["name"])
         return Response({**representations.key(row), "key": secret}, status=201)
 
 
@@ -44,7 +44,7 @@ class OneKey(APIView):
     @extend_schema(responses={200: KeyBody}, summary="Revoke an API key")
     def delete(self, request: Request, key_id: UUID) -> Response:
         """It stops working at once; it stays in the list. Jobs that it bought go on."""
-        row = keys.revoke(caller(request).account.id, key_id)
+        row = keys.revoke(caller(request).account_id, key_id)
         if row is None:
             raise not_found("API key")
         return Response(representations.key(row))

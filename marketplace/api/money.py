@@ -19,7 +19,7 @@ class Balance(APIView):
     @extend_schema(responses={200: BalanceBody}, summary="See your Tokens")
     def get(self, request: Request) -> Response:
         """`total` is `available` plus `held`."""
-        return Response(representations.balance(wallets.balance(caller(request).account.id)))
+        return Response(representations.balance(wallets.balance(caller(request).account_id)))
 
 
 class Transfers(APIView):
@@ -31,7 +31,7 @@ class Transfers(APIView):
         limit, cursor = query.validated_data["limit"], query.validated_data.get("cursor")
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
             raise invalid("cursor", "Must be the next_cursor of an earlier answer.")
-        rows = ledger.statement(caller(request).account.id, int(cursor) if cursor else None, limit + 1)
+        rows = ledger.statement(caller(request).account_id, int(cursor) if cursor else None, limit + 1)
         data = [
             {
                 "id": row.id,

@@ -58,7 +58,7 @@ def customer(name: str, tokens: int) -> Customer:
     account = customers.create(f"{name}@example.com")
     if tokens:
         wallets.grant(account.id, tokens * 1000, f"start of {name}")
-    row, text = keys.issue(account, "first key")
+    row, text = keys.issue(account.id, "first key")
     return Customer(account, text, row.id)
 
 

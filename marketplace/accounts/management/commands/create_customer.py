@@ -37,7 +37,7 @@ class Command(BaseCommand):
         account = customers.create(options["email"])
         if options["grant"]:
             wallets.grant(account.id, options["grant"], key=f"grant:{uuid4()}", memo="create_customer")
-        _, secret = keys.issue(account, options["key_name"])
+        _, secret = keys.issue(account.id, options["key_name"])
         balance = wallets.balance(account.id)
         self.stdout.write(f"account {account.id} ({account.name})")
         self.stdout.write(f"available {pricing.format_tokens(balance.available)} Tokens")
