@@ -21,7 +21,8 @@ PREFIX_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 # Every request begins with it; put together by the ORM it took a third of a request's time.
 FIND = """
-SELECT key.id, key.account_id, key.last_used_at IS NULL OR key.last_used_at < now() - interval '1 minute', key.secret_hash
+SELECT key.id, key.account_id, key.last_used_at IS NULL OR key.last_used_at < now() - interval '1 minute',
+       key.secret_hash
 FROM accounts_apikey AS key JOIN accounts_account AS account ON account.id = key.account_id
 WHERE key.prefix = %s AND key.revoked_at IS NULL AND account.is_active
 """
