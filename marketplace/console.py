@@ -20,6 +20,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
+from unfold.views import ChangeList
 
 from billing.pricing import format_tokens
 from marketplace.accounts.models import Account
@@ -63,6 +64,14 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
         return self._seen > FAR
 
 
+class BoundedChangeList(ChangeList):  # type: ignore[misc]
+    """Says how many rows it found, and does not offer to show all of the table."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.full_result_count = self.result_count
+
+
 class Table(ModelAdmin):  # type: ignore[misc]
     """A model's pages. Subclasses say in `search` what a search term may be, each an indexed lookup."""
 
@@ -76,6 +85,9 @@ class Table(ModelAdmin):  # type: ignore[misc]
     ordering: ClassVar[Sequence[str]] = ("-pk",)
     sortable_by = ()
     empty_value_display = NOTHING
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return BoundedChangeList
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str

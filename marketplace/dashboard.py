@@ -100,6 +100,8 @@ def chart(hours: dict[datetime, int]) -> str:
         "backgroundColor": "var(--color-primary-500)",
         "displayYAxis": True,
         "maxTicksXLimit": 12,
+        "maxBarThickness": 24,
+        "borderRadius": 4,
     }
     return json.dumps({"labels": [f"{hour:%H}:00" for hour in hours], "datasets": [bars]})
 

@@ -137,7 +137,7 @@ class JobAdmin(ReadOnlyTable):
     def picture(self, job: Job) -> SafeString:
         images = job.images.all()
         if not images:
-            return format_html('<span class="kiln-preview"></span>')
+            return SafeString('<span class="kiln-preview"></span>')
         more = format_html('<span class="kiln-more">+{}</span>', len(images) - 1) if len(images) > 1 else ""
         return format_html(
             '<span class="kiln-preview"><img src="{}" alt="" loading="lazy" width="48" height="48">{}</span>',
@@ -149,7 +149,7 @@ class JobAdmin(ReadOnlyTable):
     def prompt(self, job: Job) -> SafeString:
         text = job.order["prompt"]
         return format_html(
-            '<span title="{}">{}</span><br>{}',
+            '<span class="kiln-break" title="{}">{}</span><br>{}',
             Truncator(text).chars(1000),
             Truncator(text).chars(PROMPT_SHOWN) or "(empty prompt)",
             mono(job.pk),
@@ -166,7 +166,7 @@ class JobAdmin(ReadOnlyTable):
     @column("Order")
     def size(self, job: Job) -> SafeString:
         return format_html(
-            "{} × {}×{}<br>{} steps, {}",
+            '<span class="kiln-nowrap">{} × {}×{}</span><br><span class="kiln-nowrap">{} steps, {}</span>',
             job.n,
             job.order["width"],
             job.order["height"],
@@ -177,8 +177,8 @@ class JobAdmin(ReadOnlyTable):
     @column("Tokens")
     def cost(self, job: Job) -> SafeString:
         if job.is_final:
-            return format_html("{}<br>captured", tokens(job.captured))
-        return format_html("{}<br>held", tokens(job.held))
+            return format_html('<span class="kiln-nowrap">{}</span><br>captured', tokens(job.captured))
+        return format_html('<span class="kiln-nowrap">{}</span><br>held', tokens(job.held))
 
 
 @admin.register(Worker)
@@ -217,7 +217,6 @@ def page(job: Job) -> dict[str, Any]:
             (link(Transfer, row.pk, f"Transfer {row.pk}"), row.kind, tokens(row.amount), row.created_at)
             for row in Transfer.objects.filter(reference=job.pk).order_by("pk")[:100]
         ],
-        "order": [(name.replace("_", " ").capitalize(), value) for name, value in job.order.items()],
         "course": course(job),
     }
 
@@ -244,17 +243,18 @@ def pictures(job: Job) -> list[dict[str, Any]]:
 
 def factors(job: Job) -> list[tuple[str, str, str]]:
     """Every factor of the stored quote: name, value, what it stands for."""
-    order, found = job.order, job.quote["factors"]
-    meaning = {
+    order, found = job.order, dict(job.quote["factors"])
+    meanings = {
         "base_cost": "Tokens for one megapixel, 50 steps and 100 characters",
         "resolution": f"{order['width']}×{order['height']} pixels ÷ 1024²",
         "steps": f"{order['steps']} of 50",
         "prompt": "√(characters ÷ 100), the price list's floor at least",
         "service_class": job.service_class,
         "operation": job.operation,
-        "n": "pictures",
+        "n": f"each {job.quote['unit']} Tokens",
     }
-    return [(name.replace("_", " ").capitalize(), value, meaning.get(name, "")) for name, value in found.items()]
+    known = [(_title(name), found.pop(name), meaning) for name, meaning in meanings.items() if name in found]
+    return known + [(_title(name), value, "") for name, value in found.items()]
 
 
 def money(job: Job, hold: Hold | None) -> list[tuple[str, str | SafeString]]:
@@ -277,7 +277,9 @@ def course(job: Job) -> list[tuple[str, Any]]:
     key = job.api_key
     rows = [
         ("Service class", job.service_class),
+        ("Operation", job.operation),
         ("Model", job.model),
+        *((_title(name), value) for name, value in job.order.items() if "prompt" not in name),
         ("Steps run", f"{job.step} of {job.steps}"),
         ("Attempt", job.attempt),
         ("Worker", job.worker),
@@ -286,10 +288,14 @@ def course(job: Job) -> list[tuple[str, Any]]:
         ("Started", job.started_at),
         ("Cancel requested", job.cancel_requested_at),
         ("Finished", job.finished_at),
-        *((name.replace("_", " ").capitalize(), value) for name, value in job.timings.items()),
+        *((_title(name), value) for name, value in job.timings.items()),
         ("Seed", job.seed),
         ("API key", link(type(key), key.pk, key) if key else None),
         ("Idempotency key", job.idempotency_key),
         *((f"Metadata {name}", value) for name, value in job.metadata.items()),
     ]
     return [(name, value) for name, value in rows if value not in (None, "")]
+
+
+def _title(name: str) -> str:
+    return {"n": "Pictures"}.get(name, name.replace("_", " ").capitalize())

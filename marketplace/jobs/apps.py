@@ -4,3 +4,4 @@ from django.apps import AppConfig
 class JobsConfig(AppConfig):
     name = "marketplace.jobs"
     label = "jobs"
+    verbose_name = "Work"
