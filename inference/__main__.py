@@ -6,6 +6,8 @@ import sys
 from concurrent.futures import wait
 from pathlib import Path
 
+from PIL import Image
+
 from inference.errors import InferenceError
 from inference.models import catalog
 from inference.request import Request
@@ -48,6 +50,8 @@ def _requests(options: argparse.Namespace) -> list[Request]:
     card = catalog.card(options.model)
     if options.n < 1:
         raise InferenceError("n must be at least 1")
+    if options.out.suffix.lower() not in Image.registered_extensions():
+        raise InferenceError(f"{options.out.name or options.out} does not end like a picture's name, such as .png")
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     requests = [
         Request(

@@ -69,9 +69,10 @@ class Engine:
         model = qwen_image.load(self.card.path, self.device)
         self._runner = Runner(model, TorchBackend(model.transformer))
         self._warm_up()
-        self._thread = threading.Thread(target=self._serve, name="kiln-engine", daemon=True)
-        self._thread.start()
-        self.warm = True
+        with self._changed:
+            self.warm = not self._stopping
+            self._thread = threading.Thread(target=self._serve, name="kiln-engine", daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
         """End after the batch that runs; futures still pending raise EngineStopped. Safe to call twice."""
@@ -89,9 +90,9 @@ class Engine:
             if not self.warm:
                 raise EngineStopped("the engine is not running")
             request.submitted_at = time.monotonic()
-            request.future.set_running_or_notify_cancel()
-            self._scheduler.add(request)
-            self._changed.notify()
+            if request.future.set_running_or_notify_cancel():
+                self._scheduler.add(request)
+                self._changed.notify()
         return request.future
 
     def cancel(self, request: Request) -> None:
@@ -111,14 +112,15 @@ class Engine:
         self.stop()
 
     def _serve(self) -> None:
+        reason: InferenceError = EngineStopped("the engine stopped")
         try:
             while self._step():
                 pass
-            reason: InferenceError = EngineStopped("the engine stopped")
         except Exception as error:
             log.exception("the engine's loop broke")
             reason = EngineFault(f"the engine broke: {error!r}")
-        self._abandon(reason)
+        finally:
+            self._abandon(reason)
 
     def _step(self) -> bool:
         batch = self._next_batch()

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 
 from inference.errors import InvalidRequest, ModelUnavailable
@@ -45,7 +46,8 @@ def card(model: str | Path | None = None) -> ModelCard:
     place = str(model or os.environ.get("KILN_MODEL") or HOUSE_MODEL)
     folder = Path(place).expanduser()
     if folder.is_dir():
-        return _folder_card(folder.resolve())
+        index = folder.resolve() / "model_index.json"
+        return _folder_card(index.parent, index.stat().st_mtime_ns if index.is_file() else None)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", place):
         return ModelCard(name=place.rsplit("/", 1)[-1].lower(), path=place, revision=place)
     raise ModelUnavailable(f"no model folder at {place}")
@@ -62,8 +64,7 @@ def validate(request: Request, card: ModelCard) -> None:
     if not _is_whole(request.seed) or not 0 <= request.seed < 2**63:
         raise InvalidRequest("seed", "seed must be a whole number from 0 to 2^63 - 1")
     for name in ("prompt", "negative_prompt"):
-        if len(getattr(request, name)) > card.max_prompt_length:
-            raise InvalidRequest(name, f"{name} must have at most {card.max_prompt_length} characters")
+        _check_text(name, getattr(request, name), card)
     if request.service_class not in WEIGHTS:
         raise InvalidRequest("service_class", f"service_class must be one of {', '.join(WEIGHTS)}")
 
@@ -75,12 +76,23 @@ def _check_side(name: str, value: int, card: ModelCard) -> None:
         raise InvalidRequest(name, f"{name} must be from {card.min_side} to {card.max_side} pixels, not {value}")
 
 
+def _check_text(name: str, value: str, card: ModelCard) -> None:
+    if len(value) > card.max_prompt_length:
+        raise InvalidRequest(name, f"{name} must have at most {card.max_prompt_length} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(name, f"{name} has half a surrogate pair at character {error.start}") from error
+
+
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _folder_card(folder: Path) -> ModelCard:
-    if not (folder / "model_index.json").is_file():
+@lru_cache(maxsize=16)
+def _folder_card(folder: Path, written: int | None) -> ModelCard:
+    """Read once for as long as the index stays as it was `written`: the API asks for each request."""
+    if written is None:
         raise ModelUnavailable(f"{folder} is no diffusers folder: model_index.json is missing")
     base = ModelCard(name=folder.name.lower(), path=str(folder), revision=_revision(folder))
     overrides = folder / "kiln.json"

@@ -63,6 +63,21 @@ def test_a_misspelt_limit_is_refused(tmp_path):
         catalog.card(folder)
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '{"path": "/elsewhere"}', '{"revision": "1"}'])
+def test_a_card_that_cannot_be_or_moves_the_model_is_refused(tmp_path, text):
+    folder = model_folder(tmp_path / "model")
+    (folder / "kiln.json").write_text(text)
+    with pytest.raises(ModelUnavailable, match=r"kiln\.json"):
+        catalog.card(folder)
+
+
+def test_new_weights_give_a_new_revision(tmp_path):
+    folder = model_folder(tmp_path / "one", b"old")
+    old = catalog.card(folder).revision
+    folder.rename(tmp_path / "old")
+    assert catalog.card(model_folder(folder, b"new")).revision != old
+
+
 @pytest.mark.parametrize("place", ["/nowhere", "a/b/c", "../x y"])
 def test_what_is_no_model_is_refused(place):
     with pytest.raises(ModelUnavailable):

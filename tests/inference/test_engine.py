@@ -1,5 +1,6 @@
 """What the engine promises to those who submit: sharing, leaving, failing alone, stopping."""
 
+import contextlib
 import threading
 
 import pytest
@@ -122,6 +123,7 @@ def test_a_report_that_raises_does_not_stop_the_engine(engine, watch):
         ("seed", -1),
         ("seed", 2**63),
         ("prompt", "x" * 4001),
+        ("prompt", "half a pair \ud83d"),
         ("negative_prompt", "x" * 4001),
         ("service_class", "royal"),
     ],
@@ -141,6 +143,49 @@ def test_the_smallest_and_longest_requests_are_made(engine):
     assert engine.submit(order(steps=100)).result().steps_run == 100
     assert engine.submit(order(prompt="赤い円 " * 1000, steps=2)).result().steps_run == 2
     assert engine.submit(order(prompt="", steps=2)).result().steps_run == 2
+
+
+def test_a_future_canceled_before_its_request_is_submitted_is_not_worked_on(engine, watch):
+    request = order()
+    assert request.future.cancel()
+    assert engine.submit(request).cancelled()
+    assert engine.submit(order(seed=1)).result().steps_run == 4
+    assert watch.rows("encode") == [1]
+
+
+def test_a_request_that_arrives_while_the_engine_stops_is_not_forgotten():
+    for _ in range(3):
+        engine, outcomes = Engine(device="cpu"), []
+
+        def keep_submitting(engine=engine, outcomes=outcomes):
+            with contextlib.suppress(EngineStopped):
+                while True:
+                    outcomes.append(engine.submit(order(steps=1)))
+
+        with engine:
+            thread = threading.Thread(target=keep_submitting)
+            thread.start()
+            while not outcomes:
+                pass
+        thread.join(10)
+        assert not thread.is_alive()
+        for future in outcomes:
+            assert future.exception(timeout=10) is None or isinstance(future.exception(), EngineStopped)
+
+
+def test_a_loop_that_breaks_fails_what_is_pending_and_takes_no_more(monkeypatch):
+    engine = Engine(device="cpu")
+
+    def breaks(batch):
+        raise RuntimeError("broken")
+
+    with engine:
+        monkeypatch.setattr(engine, "_finish", breaks)
+        with pytest.raises(EngineFault):
+            engine.submit(order()).result(timeout=10)
+        with pytest.raises(EngineStopped):
+            engine.submit(order())
+        assert not engine.warm
 
 
 def test_stopping_fails_what_is_pending():
