@@ -62,15 +62,14 @@ def with_servers(command: list[str]) -> int:
 def _welcome(stack: Stack, seconds: float) -> str:
     home = f"KILN_HOME={stack.home} " if os.environ.get("KILN_HOME") else ""
     return f"""ready in {seconds:.1f} s
-  API        {stack.url}/v1
-  API docs   {stack.url}/docs
-  admin      {stack.url}/admin/
-  console    {stack.url}/admin/
-  logs       {stack.home}/logs
+  API             {stack.url}/v1
+  API docs        {stack.url}/docs
+  admin console   {stack.url}/admin/
+  logs            {stack.home}/logs
 
   a first customer, with 100 Tokens and an API key:
       {home}{sys.executable} manage.py create_customer you@example.com --grant 100
-  an operator for the admin:
+  an operator for the admin console:
       {home}{sys.executable} manage.py createsuperuser
 Ctrl-C stops it."""
 

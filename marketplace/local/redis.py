@@ -83,8 +83,8 @@ class Redis:
         file = self.folder / "redis.conf"
         file.touch(0o600)
         file.write_text(
-            f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndaemonize no\n"
-            f'save ""\nappendonly yes\nappendfsync {"everysec" if self.durable else "no"}\nmaxmemory-policy noeviction\n'
+            f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndaemonize no\nmaxmemory-policy noeviction\n"
+            f'save ""\nappendonly yes\nappendfsync {"everysec" if self.durable else "no"}\n'
         )
         return file
 
