@@ -25,7 +25,7 @@ check: .venv/complete ## linters, types, import rules, missing migrations, API s
 	@$(VENV)/ruff check
 	@$(VENV)/ruff format --check
 	@$(VENV)/mypy .
-	@$(VENV)/lint-imports
+	@$(VENV)/lint-imports --no-logo
 	@$(VENV)/python -m marketplace.local with-servers -- $(VENV)/python manage.py makemigrations --check
 	@$(SPECTACULAR) | diff -u docs/openapi.yaml - || { echo "docs/openapi.yaml is not what the code says: make schema" >&2; exit 1; }
 

@@ -72,17 +72,23 @@ def circumstances() -> Figures:
 
 
 def show(figures: Figures) -> None:
-    """Print each figure on a line of its own, each table below its name."""
+    """Print each table below its name, each other figure on a line of its own."""
     for name, value in figures.items():
-        rows = [{"": label, **row} for label, row in value.items()] if is_table(value) else value
-        if isinstance(rows, list) and rows and isinstance(rows[0], dict):
-            print(f"  {name}\n{table(rows)}")
+        if found := rows(value):
+            print(f"  {name}\n{table(found)}")
+        elif isinstance(value, dict):
+            print(f"  {name}", *(f"    {each}: {written(figure)}" for each, figure in value.items()), sep="\n")
         else:
             print(f"  {name}: {written(value)}")
 
 
-def is_table(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(row, dict) for row in value.values())
+def rows(value: Any, label: str = "") -> list[Figures]:
+    """The rows of a table, those of a dict of dicts labelled; none where the value is no table."""
+    if isinstance(value, list):
+        return [row for row in value if isinstance(row, dict)]
+    if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):
+        return [row for name, inner in value.items() for row in rows(inner, f"{label} · {name}" if label else name)]
+    return [{"": label, **value}] if label else []
 
 
 def table(rows: list[Figures]) -> str:
