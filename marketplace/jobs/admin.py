@@ -34,7 +34,7 @@ STATUS_COLOURS = {
     Status.RUNNING: "warning",
     Status.SUCCEEDED: "success",
     Status.FAILED: "danger",
-    Status.CANCELED: "primary",
+    Status.CANCELED: "",
 }
 WORKER_COLOURS = {"warm": "success", "warming up": "warning", "silent": "danger"}
 
@@ -113,7 +113,7 @@ class JobAdmin(ReadOnlyTable):
         dialog={
             "title": "Cancel this job?",
             "description": "A queued job ends for nothing; a running one stops and is charged for the steps it ran.",
-            "form_submit_text": "Cancel the job",
+            "form_submit_text": "Yes, cancel the job",
         },
     )
     def cancel(self, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
