@@ -310,11 +310,12 @@ def _milli(amount: int, name: str = "amount") -> int:
 def _run(sql: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """The first row of one statement, or None.
 
-    Prepared once a connection, which Django's cursors cannot do: planning a verb anew costs the server as much
-    as running it.
+    Prepared once a connection, which Django's cursors cannot do: planning a verb anew costs the server more
+    than running it.
     """
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
+    connection.connection.prepare_threshold = 0
     with connection.wrap_database_errors, Cursor(connection.connection) as cursor:
-        cursor.execute(sql, values, prepare=True)
+        cursor.execute(sql, values)
         return cursor.fetchone() if cursor.description else None

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 from books import HOUR, nothing_moves
-from django.db import DataError
+from django.db import DataError, connection
 
 from billing import ledger, wallets
 from billing.errors import (
@@ -335,6 +335,20 @@ def test_amounts_are_positive_whole_numbers(alice, held, amount, error):
             wallets.grant(alice, amount, "key")
         with pytest.raises(error):
             wallets.refund(held, amount, "key")
+
+
+def test_a_verb_is_planned_once_and_not_in_every_call(alice):
+    for _ in range(20):
+        wallets.hold(alice, 1_000, reference := uuid4(), HOUR)
+        wallets.capture(reference, 400)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT sum(generic_plans), max(custom_plans) FROM pg_prepared_statements"
+            " WHERE statement ~ '(held_wallet|resolved) AS'"
+        )
+        reused, planned = cursor.fetchone()
+    assert reused >= 30
+    assert planned <= 5
 
 
 def test_a_wallet_is_opened_once(alice, carol):
