@@ -242,20 +242,18 @@ def test_a_database_and_a_broker_that_are_named_are_used_and_neither_is_started(
         run.end(signal.SIGTERM)
 
 
-def test_two_whole_stacks_side_by_side_and_one_of_them_killed(launch, home):
+def test_two_whole_stacks_side_by_side_end_each_for_itself(launch):
     with temporary_home() as other:
-        first, second = launch(), launch(folder=other)
-        first.wait_ready(), second.wait_ready()
-        key = customer(first)
-        assert balance(first, key) == "5"
-        assert balance(second, key) == "401"
-        first.process.kill()
-        again = launch().wait_ready()
-        assert balance(again, key) == "5"
-        assert second.answers()
-        for run in (again, second):
-            assert run.end(signal.SIGTERM) == (0, "stopped\n")
-            assert run.pids() == []
+        killed, stopped = launch(), launch(folder=other)
+        killed.wait_ready(), stopped.wait_ready()
+        key = customer(killed)
+        assert balance(killed, key) == "5"
+        assert balance(stopped, key) == "401"
+        killed.process.kill()
+        assert processes.wait_until(lambda: not killed.pids(), 20.0)
+        assert stopped.answers()
+        assert stopped.end(signal.SIGTERM) == (0, "stopped\n")
+        assert stopped.pids() == []
 
 
 def customer(run: Run) -> str:
