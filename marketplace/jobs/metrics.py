@@ -38,7 +38,7 @@ QUEUES = """
 SELECT service_class, count(*), COALESCE(EXTRACT(epoch FROM now() - min(created_at)), 0)::float
 FROM jobs_job WHERE status = 'queued' GROUP BY service_class
 """
-TOKENS = "SELECT COALESCE(sum(held), 0)::bigint FROM billing_wallet WHERE kind = 'customer'"
+TOKENS = "SELECT COALESCE(sum(amount), 0)::bigint FROM billing_hold WHERE status = 'held'"
 RUNNING = "SELECT count(*) FROM jobs_job WHERE status = 'running'"
 
 

@@ -190,7 +190,7 @@ def test_the_same_key_with_another_order_is_refused(alice, order):
 
 
 def test_two_customers_may_use_the_same_key(alice, order):
-    from conftest import customer
+    from people import customer
 
     carol = customer("carol", 10)
     lifecycle.submit(alice.account.id, order(), idempotency_key="k")

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 import yaml
-from conftest import check_ledger
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
+from people import check_ledger
 
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Worker
