@@ -28,7 +28,7 @@ from inference.request import Request
 
 PARTS = ("background", "shape", "colour", "position", "followed")
 COLUMNS, ROWS = 6, 4
-PICTURE, MARGIN, LINES = 192, 24, 3
+PICTURE, MARGIN, LINES = 192, 24, 4
 TEXT_SIZE = 13
 
 

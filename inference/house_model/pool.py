@@ -49,7 +49,7 @@ class Pool:
 
 def load_frozen(folder: Path) -> Frozen:
     """Read the finished stages' checkpoints."""
-    autoencoder = AutoencoderKLQwenImage.from_pretrained(folder / "vae")
+    autoencoder = AutoencoderKLQwenImage.from_pretrained(folder / "decoder")
     encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     return Frozen(Qwen2Tokenizer.from_pretrained(folder / "tokenizer"), encoder.eval(), autoencoder.eval())
 

@@ -1,7 +1,8 @@
 """Train the house model from nothing: `python -m inference.house_model.train --out FOLDER --hours 2`.
 
-Four stages, each from the checkpoints of the ones before: tokenizer, vae, text, transformer. A finished stage is
-skipped, the transformer goes on from its last checkpoint. Checkpoints are safetensors.
+Five stages, each from the checkpoints of the ones before: tokenizer, vae, decoder, text, transformer. A finished
+stage is skipped; the transformer goes on from its last checkpoint, and so does the decoder where it is asked for by
+name, at any time, since the latents do not change with it. Checkpoints are safetensors.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from inference.house_model.pace import Pace
 
 log = logging.getLogger(__name__)
 
-SHARES = {"vae": 0.12, "text": 0.05, "transformer": 0.83}
+SHARES = {"vae": 0.1, "decoder": 0.15, "text": 0.05, "transformer": 0.7}
 
 
 def _tokenizer(out: Path, seconds: float) -> None:
@@ -33,6 +34,15 @@ def _vae(out: Path, seconds: float) -> None:
     model.save_pretrained(out / "vae")
     fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(out / "vae"))
     log.info("vae: %.1f dB on held-out pictures", fidelity)
+
+
+def _decoder(out: Path, seconds: float) -> None:
+    refined = out / "decoder"
+    model = AutoencoderKLQwenImage.from_pretrained(refined if refined.exists() else out / "vae")
+    vae.refine(model, Pace("decoder", seconds))
+    model.save_pretrained(refined)
+    fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(refined))
+    log.info("decoder: %.1f dB on held-out pictures", fidelity)
 
 
 def _text(out: Path, seconds: float) -> None:
@@ -53,6 +63,7 @@ def _transformer(out: Path, seconds: float) -> None:
 STAGES: dict[str, Callable[[Path, float], None]] = {
     "tokenizer": _tokenizer,
     "vae": _vae,
+    "decoder": _decoder,
     "text": _text,
     "transformer": _transformer,
 }
@@ -70,7 +81,8 @@ def main() -> None:
     torch.manual_seed(0)
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name, stage in STAGES.items():
-        finished = name != "transformer" and (chosen.out / {"text": "text_encoder"}.get(name, name)).exists()
+        goes_on = name == "transformer" or name == "decoder" == chosen.stage
+        finished = not goes_on and (chosen.out / {"text": "text_encoder"}.get(name, name)).exists()
         if chosen.stage in (None, name) and not finished:
             share = 1.0 if chosen.stage else SHARES.get(name, 0.0)
             stage(chosen.out, share * chosen.hours * 3600)
