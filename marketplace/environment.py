@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
 from marketplace.local import addresses
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def text(name: str, default: str = "") -> str:
@@ -37,16 +34,11 @@ def words(name: str, default: str) -> list[str]:
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
 
 
-def home() -> Path:
-    """The folder for everything that a local stack keeps: data, keys, pictures."""
-    return Path(text("KILN_HOME", str(ROOT / ".kiln"))).resolve()
-
-
 def secret_key() -> str:
     """`KILN_SECRET_KEY`, or one made once and kept in the home folder (mode 0600)."""
     if key := text("KILN_SECRET_KEY"):
         return key
-    path = home() / "secret-key"
+    path = addresses.home() / "secret-key"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -73,7 +65,9 @@ def _local(part: str, variable: str) -> str:
 
 def database(url: str) -> dict[str, object]:
     """Django's settings for a `postgresql://` URL, with a pool of connections per process."""
-    parts = urlsplit(url or "postgresql://no-database/kiln")
+    if not url:  # what needs no database still works; what does fails at once, and `manage.py` says why
+        return {"ENGINE": "django.db.backends.postgresql", "NAME": "kiln", "HOST": "/nonexistent"}
+    parts = urlsplit(url)
     if parts.scheme not in {"postgresql", "postgres"}:
         raise ImproperlyConfigured("DATABASE_URL must begin with postgresql://")
     pool = {"min_size": 1, "max_size": whole("KILN_DATABASE_POOL", 20), "timeout": 10}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from django.templatetags.static import static
 
 from marketplace import environment as env
+from marketplace.local import addresses
 
-ROOT = env.ROOT
-KILN_HOME = env.home()
+KILN_HOME = addresses.home()
 SECRET_KEY = env.secret_key()
 DEBUG = env.flag("KILN_DEBUG")
 ALLOWED_HOSTS = env.words("KILN_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
@@ -148,6 +148,7 @@ PUBLIC_URL = env.text("KILN_PUBLIC_URL")
 IMAGE_URL_SECONDS = env.whole("KILN_IMAGE_URL_SECONDS", 3600)
 MODEL = env.text("KILN_MODEL")
 WORKER_THREADS = env.whole("KILN_WORKER_THREADS", 16)
+METRICS_PORT = env.whole("KILN_METRICS_PORT", 0)
 LEASE_SECONDS = env.whole("KILN_LEASE_SECONDS", 30)
 DRAIN_SECONDS = env.whole("KILN_DRAIN_SECONDS", 10)
 SWEEP_SECONDS = env.whole("KILN_SWEEP_SECONDS", 5)

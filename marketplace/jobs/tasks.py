@@ -8,6 +8,7 @@ from uuid import UUID
 
 from celery.signals import worker_init, worker_shutting_down
 from django.conf import settings
+from prometheus_client import start_http_server
 
 from marketplace.celery import SERVICE_CLASSES, app
 from marketplace.jobs import sweeper
@@ -32,6 +33,8 @@ def start(sender: Any, **_: Any) -> None:
     global _worker
     queues = set(sender.app.amqp.queues.consume_from)
     if queues & set(SERVICE_CLASSES):
+        if settings.METRICS_PORT:
+            start_http_server(settings.METRICS_PORT)
         from marketplace.jobs.worker import Worker  # torch belongs in this process alone
 
         _worker = Worker()
