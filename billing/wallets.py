@@ -7,14 +7,13 @@ then wallet, and never on the platform's row. Not for prices (pricing) or for re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
 from django.db import IntegrityError, connection
-from psycopg import Cursor
 from psycopg.errors import UniqueViolation
 
 from billing import ledger
@@ -31,6 +30,7 @@ from billing.errors import (
     UnknownHold,
 )
 from billing.models import PLATFORM_ID, Hold, Wallet
+from billing.statements import run
 
 LARGEST = 2**63 - 1
 KEY_LENGTH = 255
@@ -151,12 +151,12 @@ RETURNING billing_wallet.id
 
 def open(owner: UUID, kind: Wallet.Kind = Wallet.Kind.CUSTOMER) -> None:
     """Gives `owner` an empty wallet of this kind (customer or creator), unless there is one."""
-    _run(_OPEN, {"owner": owner, "kind": kind.value})
+    run(_OPEN, {"owner": owner, "kind": kind.value})
 
 
 def balance(owner: UUID) -> Balance:
     """What the customer has; NoWallet."""
-    row = _run(_BALANCE, {"owner": owner})
+    row = run(_BALANCE, {"owner": owner})
     if row is None:
         raise NoWallet(owner)
     return Balance(*row)
@@ -168,7 +168,7 @@ def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta) -> No
         raise ValueError("a hold must last")
     values = {"owner": owner, "amount": _milli(amount), "reference": reference, "expires_in": expires_in}
     try:
-        held = _run(_HOLD, values)
+        held = run(_HOLD, values)
     except IntegrityError as error:
         if not isinstance(error.__cause__, UniqueViolation):
             raise
@@ -196,7 +196,7 @@ def capture(reference: UUID, charge: int, shares: Sequence[Share] | None = None)
     split = {PLATFORM_ID: charge} if shares is None else _split(shares)
     if sum(split.values()) != charge:
         raise ValueError("the shares do not sum to the charge")
-    row = _run(
+    row = run(
         _CAPTURE,
         {
             "reference": reference,
@@ -231,7 +231,7 @@ def grant(owner: UUID, amount: int, key: str, memo: str = "") -> bool:
     """Gives Tokens; True, and False where this `key` already did. NoWallet or IdempotencyMismatch."""
     stored_key = _key("grant", key)
     values = {"owner": owner, "amount": _milli(amount), "key": stored_key, "memo": memo}
-    if _run(_GRANT, values) is not None:
+    if run(_GRANT, values) is not None:
         return True
     _expect(stored_key, key, (owner, None, amount), otherwise=NoWallet(owner))
     return False
@@ -244,7 +244,7 @@ def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
     """
     stored_key = _key("refund", key)
     values = {"reference": reference, "amount": _milli(amount), "key": stored_key, "memo": memo}
-    if _run(_REFUND, values) is not None:
+    if run(_REFUND, values) is not None:
         return True
     charged = Hold.objects.filter(reference=reference).values_list("wallet__owner", flat=True).first()
     if charged is None:
@@ -254,7 +254,7 @@ def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
 
 
 def _free(reference: UUID, status: Hold.Status) -> int:
-    row = _run(_FREE, {"reference": reference, "status": status.value})
+    row = run(_FREE, {"reference": reference, "status": status.value})
     if row is None:
         raise _unresolvable(reference, otherwise=HoldNotDue(reference))
     return int(row[0])
@@ -305,17 +305,3 @@ def _milli(amount: int, name: str = "amount") -> int:
     if not 0 < amount <= LARGEST:
         raise ValueError(f"{name} must be between 1 and {LARGEST} milli-Tokens, not {amount}")
     return amount
-
-
-def _run(sql: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """The first row of one statement, or None.
-
-    Prepared once a connection, which Django's cursors cannot do: planning a verb anew costs the server more
-    than running it.
-    """
-    connection.ensure_connection()
-    connection.validate_no_broken_transaction()
-    connection.connection.prepare_threshold = 0
-    with connection.wrap_database_errors, Cursor(connection.connection) as cursor:
-        cursor.execute(sql, values)
-        return cursor.fetchone() if cursor.description else None

@@ -9,10 +9,10 @@ import secrets
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db import connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from billing.statements import run
 from marketplace.accounts.models import ApiKey
 
 KEY_FORMAT = re.compile(r"kiln_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
@@ -50,9 +50,7 @@ def find(text: str) -> LiveKey | None:
     parts = KEY_FORMAT.fullmatch(text)
     if parts is None:
         return None
-    with connection.cursor() as cursor:
-        cursor.execute(FIND, [parts[1]])
-        row = cursor.fetchone()
+    row = run(FIND, [parts[1]])
     if row is None or not hmac.compare_digest(bytes(row[3]), _digest(parts[2])):
         return None
     return LiveKey(*row[:3])

@@ -26,6 +26,7 @@ from django.db.models.functions import Greatest, Now
 from django.utils import timezone
 
 from billing import price_lists, pricing, wallets
+from billing.statements import run
 from marketplace.identifiers import uuid7
 from marketplace.jobs import outbox
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused, LeaseLost, NotCancelable, NotFound
@@ -100,9 +101,7 @@ def submit(
     offer = quote(order)
     job = _new(account_id, order, offer, key_id, idempotency_key)
     try:
-        with connection.cursor() as cursor:
-            cursor.execute(SUBMIT, _parameters(job))
-            born = cursor.fetchone()
+        born = run(SUBMIT, _parameters(job))
     except IntegrityError:
         # Somebody else's statement with this idempotency key came first; ours left nothing behind.
         earlier = _replay(account_id, order, idempotency_key) if idempotency_key else None

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 from books import HOUR, nothing_moves
-from django.db import DataError, connection
+from django.db import DataError, connection, transaction
 
 from billing import ledger, wallets
 from billing.errors import (
@@ -380,3 +380,18 @@ def test_the_statement_is_read_page_by_page_without_gap_or_repeat(bob):
         pages.append([entry.amount for entry in page])
         before = page[-1].id
     assert pages == [[7, 6, 5], [4, 3, 2], [1]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_plan_made_while_the_books_were_empty_scans_no_table_later(alice):
+    scans = "SELECT relname, seq_scan FROM pg_stat_xact_user_tables WHERE relname LIKE 'billing_%' ORDER BY 1"
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE billing_hold, billing_wallet, billing_transfer")
+        with transaction.atomic():
+            cursor.execute(scans)
+            before = cursor.fetchall()
+            for reference in [uuid4() for _ in range(20)]:
+                wallets.hold(alice, 1, reference, HOUR)
+                wallets.capture(reference, 1)
+            cursor.execute(scans)
+            assert cursor.fetchall() == before

@@ -1,0 +1,24 @@
+"""Runs the hot path's SQL as prepared statements, which Django's cursors cannot do. Not for the ORM's own queries.
+
+A prepared statement is parsed and planned once a connection; planning a wallet's verb anew costs the server more
+than running it. A plan outlives the moment it was made in, so connections are opened with `enable_seqscan=off`
+(see settings): otherwise one that was made while a table was small would go on scanning it when it is large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.db import connection
+from psycopg import Cursor
+
+
+def run(sql: str, values: Mapping[str, Any] | Sequence[Any]) -> tuple[Any, ...] | None:
+    """The first row of one statement, or None. Raises Django's database errors."""
+    connection.ensure_connection()
+    connection.validate_no_broken_transaction()
+    connection.connection.prepare_threshold = 0
+    with connection.wrap_database_errors, Cursor(connection.connection) as cursor:
+        cursor.execute(sql, values)
+        return cursor.fetchone() if cursor.description else None
