@@ -1,8 +1,8 @@
 """`POST /v1/jobs` per second beside a DRF view that does nothing, on the same server: `python -m bench.api`.
 
 One web server as `make run` starts it (granian, 2 processes of 8 threads) on a PostgreSQL that waits for its disk
-at each commit. 8 connections, kept alive, in two client processes; short turns of both requests alternate, so that
-a busy machine slows both. Then a profile of one process tells where the time of a request goes.
+at each commit. 8 connections, kept alive, in two client processes, buy for 64 customers in turn; short turns of both
+requests alternate, so that a busy machine slows both. Then a profile of one process tells where a request's time goes.
 """
 
 import cProfile
@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import pstats
+import random
 import signal
 import statistics
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 from marketplace.local import parts, processes, servers
 
 ORDER = {"prompt": "a red circle on a white background", "width": 256, "height": 256, "steps": 20}
-CLIENTS, CLIENT_PROCESSES = 8, 2
+CLIENTS, CLIENT_PROCESSES, CUSTOMERS = 8, 2, 64
 REQUESTS = {"jobs": "/v1/jobs", "noop": "/noop"}
 # where a request's time goes: the function whose cumulated time counts, and what it stands for
 PLACES = {
@@ -43,7 +44,7 @@ def main(quick: bool = False) -> dict[str, Any]:
         environment = parts.environment(home, found) | {"DJANGO_SETTINGS_MODULE": "bench.api_settings"}
         os.environ.update(environment)
         Path(environment["PROMETHEUS_MULTIPROC_DIR"]).mkdir()
-        key = prepare()
+        keys = prepare()
         port = processes.free_port()
         web = parts.parts(home, port)[0]
         child = processes.spawn(web.command, home / "web.log", env=environment | {"OMP_NUM_THREADS": "1"})
@@ -52,15 +53,15 @@ def main(quick: bool = False) -> dict[str, Any]:
             if not processes.became_ready(child, answers, 60):
                 sys.exit(processes.tail(home / "web.log"))
             for path in REQUESTS.values():
-                turn(port, path, key, 0.5)
-            turns = [{name: turn(port, path, key, seconds) for name, path in REQUESTS.items()} for _ in range(rounds)]
+                turn(port, path, keys, 0.5)
+            turns = [{name: turn(port, path, keys, seconds) for name, path in REQUESTS.items()} for _ in range(rounds)]
         finally:
             processes.stop(child, (signal.SIGTERM, 10.0))
-        return {"requests": summary(turns, seconds), "profile": profile(key, 100 if quick else 500)}
+        return {"requests": summary(turns, seconds), "profile": profile(keys[0], 100 if quick else 500)}
 
 
-def prepare() -> str:
-    """Tables, and a customer with plenty of Tokens; its key."""
+def prepare() -> list[str]:
+    """Tables, and customers with plenty of Tokens; their keys."""
     import django
     from django.core.management import call_command
 
@@ -69,9 +70,10 @@ def prepare() -> str:
     from billing import wallets
     from marketplace.accounts import customers, keys
 
-    account = customers.create("bench@example.com")
-    wallets.grant(account.id, 10**12, "bench")
-    return keys.issue(account.id, "bench")[1]
+    accounts = [customers.create(f"bench-{number}@example.com") for number in range(CUSTOMERS)]
+    for account in accounts:
+        wallets.grant(account.id, 10**12, f"bench {account.id}")
+    return [keys.issue(account.id, "bench")[1] for account in accounts]
 
 
 def responds(port: int) -> bool:
@@ -83,17 +85,17 @@ def responds(port: int) -> bool:
         return False
 
 
-def turn(port: int, path: str, key: str, seconds: float) -> list[float]:
+def turn(port: int, path: str, keys: list[str], seconds: float) -> list[float]:
     """Latencies, in seconds, of all requests that all clients made in this time."""
     each = CLIENTS // CLIENT_PROCESSES
     with multiprocessing.get_context("fork").Pool(CLIENT_PROCESSES) as pool:
-        found = pool.starmap(client_process, [(port, path, key, seconds, each)] * CLIENT_PROCESSES)
+        found = pool.starmap(client_process, [(port, path, keys, seconds, each)] * CLIENT_PROCESSES)
     return [latency for latencies in found for latency in latencies]
 
 
-def client_process(port: int, path: str, key: str, seconds: float, threads: int) -> list[float]:
+def client_process(port: int, path: str, keys: list[str], seconds: float, threads: int) -> list[float]:
     found: list[float] = []
-    running = [threading.Thread(target=client, args=(port, path, key, seconds, found)) for _ in range(threads)]
+    running = [threading.Thread(target=client, args=(port, path, keys, seconds, found)) for _ in range(threads)]
     for thread in running:
         thread.start()
     for thread in running:
@@ -101,12 +103,12 @@ def client_process(port: int, path: str, key: str, seconds: float, threads: int)
     return found
 
 
-def client(port: int, path: str, key: str, seconds: float, found: list[float]) -> None:
+def client(port: int, path: str, keys: list[str], seconds: float, found: list[float]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json"}
     body, until = json.dumps(ORDER).encode(), time.perf_counter() + seconds
     while (began := time.perf_counter()) < until:
-        connection.request("POST", path, body, headers)
+        connection.request("POST", path, body, headers | {"Authorization": f"Bearer {random.choice(keys)}"})
         answer = connection.getresponse()
         answer.read()
         if answer.status not in (200, 202):

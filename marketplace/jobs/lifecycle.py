@@ -34,7 +34,7 @@ from marketplace.jobs.models import Image, Job, Status
 from marketplace.jobs.orders import JobOrder
 
 MAX_ATTEMPTS = 3
-FAR = 1000
+FAR = 100
 
 # The hold and the job are born in one statement: neither can be without the other.
 SUBMIT = f"""
