@@ -18,6 +18,7 @@ from marketplace.jobs.storage import FORMATS
 MAX_N = 4
 MAX_SEED = 2**32 - 1
 MAX_METADATA = 16
+LABEL = Text(max_length=40)
 
 
 class OrderSerializer(StrictSerializer):
@@ -50,12 +51,14 @@ class OrderSerializer(StrictSerializer):
         return adapters
 
     def validate_metadata(self, metadata: dict[str, str]) -> dict[str, str]:
-        if len(metadata) > MAX_METADATA or any(len(name) > 40 for name in metadata):
-            raise serializers.ValidationError(f"At most {MAX_METADATA} labels with names of at most 40 characters.")
+        if len(metadata) > MAX_METADATA:
+            raise serializers.ValidationError(f"At most {MAX_METADATA} labels.")
+        for name in metadata:
+            LABEL.run_validation(name)
         return metadata
 
     def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        card = served()
+        card = catalog.card(settings.MODEL)
         if attributes.setdefault("model", card.name) != card.name:
             raise serializers.ValidationError(
                 {"model": [f"This model is not served; {card.name} is."]}, code="unknown_model"
@@ -68,12 +71,6 @@ class OrderSerializer(StrictSerializer):
         for side in ("width", "height"):
             check_side(side, attributes.setdefault(side, getattr(card, f"default_{side}")), card)
         return attributes
-
-
-@cache
-def served() -> ModelCard:
-    """The card of the model that is served; read once, so another model wants a new start."""
-    return catalog.card(settings.MODEL)
 
 
 @cache

@@ -130,7 +130,7 @@ def test_every_documented_field_is_in_the_answer_and_no_other(alice, picture):
 # --- what is refused, and by which name ---
 
 WRONG = {
-    "prompt": [None, 5, ["a"], {}, "x" * 4001, "nul \0 byte"],
+    "prompt": [None, 5, ["a"], {}, "x" * 4001, "nul \0 byte", "half \ud800"],
     "negative_prompt": [5, "x" * 4001],
     "width": [0, -16, 100, 257, 100_000, "256", 256.0, True, None],
     "height": [72, "256", []],
@@ -143,7 +143,18 @@ WRONG = {
     "operation": ["edit", "", 5],
     "model": ["gpt-5", 5],
     "max_cost": [5, 1.25, "-1", "1.2345", "1e3", " 1", "", "٣"],
-    "metadata": [[], "x", {"a": 1}, {"a": "x" * 501}, {"k" * 41: "v"}, {str(i): "v" for i in range(17)}],
+    "metadata": [
+        [],
+        "x",
+        {"a": 1},
+        {"a": "x" * 501},
+        {"k" * 41: "v"},
+        {"": "v"},
+        {"nul \0": "v"},
+        {"half \ud800": "v"},
+        {"a": "\ud800"},
+        {str(i): "v" for i in range(17)},
+    ],
     "adapters": ["x", [{"id": "a"}], {}],
     "webhook_url": ["http://127.0.0.1/"],
     "images": [[]],
