@@ -11,13 +11,13 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from marketplace.accounts.authentication import caller
-from marketplace.api import representations
+from marketplace.api import examples, representations
 from marketplace.api.errors import invalid, not_found
 from marketplace.api.fields import ObjectParser
 from marketplace.api.pages import page
@@ -32,17 +32,11 @@ WAITERS = threading.BoundedSemaphore(4)
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,4})(?:$|[,;\s])")
 
-ORDER = OpenApiExample(
-    "a red circle",
-    value={"prompt": "a red circle on a white background", "width": 256, "height": 256, "steps": 20},
-    request_only=True,
-)
-
 
 class Quotes(APIView):
     parser_classes = [ObjectParser]
 
-    @extend_schema(request=OrderSerializer, responses={200: QuoteBody}, examples=[ORDER], summary="Price a job")
+    @extend_schema(request=OrderSerializer, responses={200: QuoteBody}, examples=examples.quoted, summary="Price a job")
     def post(self, request: Request) -> Response:
         """What a job would cost, factor by factor. Nothing is stored or held."""
         return Response(representations.quote(lifecycle.quote(read_order(request.data))))
@@ -54,7 +48,7 @@ class Jobs(APIView):
     @extend_schema(
         request=OrderSerializer,
         responses={202: JobBody},
-        examples=[ORDER],
+        examples=examples.bought,
         summary="Buy pictures",
         parameters=[
             OpenApiParameter(
@@ -100,7 +94,7 @@ class Jobs(APIView):
 
 
 class OneJob(APIView):
-    @extend_schema(responses={200: JobBody}, summary="See a job")
+    @extend_schema(responses={200: JobBody}, examples=examples.seen, summary="See a job")
     def get(self, request: Request, job_id: UUID) -> Response:
         job = Job.objects.filter(account_id=caller(request).account_id, id=job_id).first()
         if job is None:

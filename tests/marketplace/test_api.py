@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from marketplace.api import representations, serializers
+from marketplace.api import examples, representations, serializers
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job
 
@@ -125,6 +125,17 @@ def test_every_documented_field_is_in_the_answer_and_no_other(alice, picture):
     ):
         found = alice.get(path).json()
         assert (found["data"][0] if "data" in found else found).keys() == body().fields.keys(), path
+
+
+def test_the_examples_are_what_is_answered(alice, picture):
+    job = alice.post("/v1/jobs", examples.ORDER).json()
+    assert alice.post("/v1/quotes", examples.ORDER).json() == examples.QUOTE
+    deliver(job["id"], picture)
+    for shown, answered in ((examples.QUEUED, job), (examples.SUCCEEDED, alice.get(f"/v1/jobs/{job['id']}").json())):
+        assert shown.keys() == answered.keys()
+        for name in shown.keys() - {"id", "images", "timings", "guidance_scale"}:
+            assert shown[name] == answered[name], name
+        assert len(shown["images"]) == len(answered["images"])
 
 
 # --- what is refused, and by which name ---

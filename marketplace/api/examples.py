@@ -1,0 +1,84 @@
+"""Examples for the OpenAPI description: one order, its price, its job before and after, one refusal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiExample
+
+ORDER = {"prompt": "a red circle on a white background", "width": 256, "height": 256, "steps": 20, "seed": 7}
+QUOTE = {
+    "total": "1.458",
+    "unit": "1.458",
+    "n": 1,
+    "price_list": 1,
+    "factors": {
+        "base_cost": "100",
+        "resolution": "0.0625",
+        "steps": "0.4",
+        "prompt": "0.583095",
+        "service_class": "1",
+        "operation": "1",
+        "n": "1",
+    },
+}
+QUEUED: dict[str, Any] = {
+    "id": "01a1fc35-d9b0-7c28-b357-b63e93188538",
+    "status": "queued",
+    "operation": "generate",
+    "model": "kiln-house",
+    "service_class": "standard",
+    "prompt": "a red circle on a white background",
+    "negative_prompt": "",
+    "width": 256,
+    "height": 256,
+    "steps": 20,
+    "guidance_scale": 3.0,
+    "output_format": "png",
+    "seed": 7,
+    "n": 1,
+    "metadata": {},
+    "progress": {"step": 0, "steps": 20},
+    "queue_position": 1,
+    "images": [],
+    "cost": {"quoted": "1.458", "held": "1.458", "captured": "0", "released": "0"},
+    "quote": QUOTE,
+    "receipt": None,
+    "cache": {"tier": "none", "steps_skipped": 0},
+    "timings": {"created_at": "2026-11-21T03:45:50.000Z", "started_at": None, "finished_at": None},
+    "error": None,
+}
+SUCCEEDED = QUEUED | {
+    "status": "succeeded",
+    "progress": {"step": 20, "steps": 20},
+    "queue_position": None,
+    "images": [
+        {
+            "url": "http://127.0.0.1:8000/images/01a1fc35-e070-7d1f-a08a-7bce967fecad.png?expires=…&signature=…",
+            "expires_at": "2026-11-21T04:46:00.000Z",
+            "sha256": "6763c613ceb4c5b686557cad95b8abf67888ebb74290fe4f682a8be37c9f2e68",
+            "width": 256,
+            "height": 256,
+            "media_type": "image/png",
+            "seed": 7,
+        }
+    ],
+    "cost": {"quoted": "1.458", "held": "0", "captured": "1.458", "released": "0"},
+    "receipt": {"images": [{"delivered": True, "steps_run": 20, "steps_skipped": 0}], "captured": "1.458"},
+    "timings": {
+        "created_at": "2026-11-21T03:45:50.000Z",
+        "started_at": "2026-11-21T03:45:50.038Z",
+        "finished_at": "2026-11-21T03:45:51.737Z",
+        "engine_seconds": 1.621,
+        "store_seconds": 0.038,
+    },
+}
+
+ordering = [OpenApiExample("a red circle", ORDER, request_only=True)]
+quoted = [*ordering, OpenApiExample("its price", QUOTE, response_only=True, status_codes=["200"])]
+bought = [
+    *ordering,
+    OpenApiExample("queued", QUEUED, response_only=True, status_codes=["202"]),
+    OpenApiExample("after Prefer: wait=60", SUCCEEDED, response_only=True, status_codes=["202"]),
+]
+seen = [OpenApiExample("succeeded", SUCCEEDED, response_only=True, status_codes=["200"])]
