@@ -74,13 +74,12 @@ def database(url: str) -> dict[str, object]:
     options = {"options": "-c enable_seqscan=off", **dict(parse_qsl(parts.query))}
     pool = {"min_size": 1, "max_size": whole("KILN_DATABASE_POOL", 20), "timeout": 10}
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "marketplace.postgresql",
         "NAME": unquote(parts.path.lstrip("/")) or "kiln",
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
         "HOST": parts.hostname or "",
         "PORT": str(parts.port or ""),
         "CONN_MAX_AGE": 0,
-        "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {"pool": pool, **options},
     }
