@@ -113,6 +113,7 @@ class Worker:
         except EngineStopped:
             lifecycle.give_back(task.job)
         except InvalidRequest as error:
+            self._cancel(task)
             lifecycle.fail(task.job, "invalid_request", str(error), retry=False)
 
     def _settle(self, task: Task, seconds: float) -> None:
