@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -70,7 +71,7 @@ class Worker:
 
     def fire(self, job_id: UUID) -> None:
         """One job from claim to its end. Every outcome is written to the database; nothing is raised for one."""
-        if self.leaving.is_set():
+        if self.leaving.is_set() or not self.engine.warm:
             lifecycle.send_again([job_id])
             outbox.wake()
             return
@@ -168,6 +169,10 @@ class Worker:
                 connection.close()
 
     def _beat(self) -> None:
+        if not self.engine.warm and not self.leaving.is_set():
+            logger.critical("the engine broke; this worker ends, for its supervisor to start another")
+            self.leaving.set()
+            os.kill(os.getpid(), signal.SIGTERM)
         with self.lock:
             tasks = dict(self.tasks)
         wanted = lifecycle.heartbeat(
