@@ -147,7 +147,6 @@ MAX_BODY_BYTES = 64 * 1024
 PUBLIC_URL = env.text("KILN_PUBLIC_URL")
 IMAGE_URL_SECONDS = env.whole("KILN_IMAGE_URL_SECONDS", 3600)
 MODEL = env.text("KILN_MODEL")
-WORKER_THREADS = env.whole("KILN_WORKER_THREADS", 16)
 METRICS_PORT = env.whole("KILN_METRICS_PORT", 0)
 LEASE_SECONDS = env.whole("KILN_LEASE_SECONDS", 30)
 DRAIN_SECONDS = env.whole("KILN_DRAIN_SECONDS", 10)
@@ -160,5 +159,6 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"django.security.DisallowedHost": {"handlers": [], "propagate": False}},  # strangers, not faults
     "root": {"handlers": ["stderr"], "level": env.text("KILN_LOG_LEVEL", "INFO").upper()},
 }

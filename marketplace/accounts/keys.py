@@ -24,7 +24,8 @@ FIND = """
 SELECT key.id, key.account_id, key.last_used_at IS NULL OR key.last_used_at < now() - interval '1 minute',
        key.secret_hash
 FROM accounts_apikey AS key JOIN accounts_account AS account ON account.id = key.account_id
-WHERE key.prefix = %s AND key.revoked_at IS NULL AND account.is_active
+JOIN accounts_person AS owner ON owner.id = account.owner_id
+WHERE key.prefix = %s AND key.revoked_at IS NULL AND account.is_active AND owner.is_active
 """
 
 

@@ -27,7 +27,10 @@ def image(request: HttpRequest, image_id: UUID, kind: str) -> HttpResponseBase:
     row = Image.objects.filter(id=image_id).first()
     if row is None:
         return respond(not_found("picture"), request)
-    response = FileResponse(storage.open_image(row), content_type=row.media_type)
+    try:
+        response = FileResponse(storage.open_image(row), content_type=row.media_type)
+    except FileNotFoundError:
+        return respond(not_found("picture"), request)
     response["Cache-Control"] = f"private, max-age={left}, immutable"
     response["ETag"] = f'"{row.sha256}"'
     response["Content-Disposition"] = f'inline; filename="{row.id}.{kind}"'

@@ -56,6 +56,13 @@ RETURNING created_at, (
 )
 """
 
+CLAIM = """
+UPDATE jobs_job SET status = 'running', worker = %(worker)s, attempt = attempt + 1, step = 0, started_at = now(),
+                    lease_expires_at = now() + %(lease)s
+WHERE id = %(job)s AND status = 'queued'
+RETURNING *
+"""
+
 HEARTBEAT = """
 UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(jobs_job.step, beat.step)
 FROM unnest(%s::uuid[], %s::int[], %s::int[]) AS beat (id, attempt, step)
@@ -109,6 +116,9 @@ def submit(
             raise
         return earlier
     if born is None:
+        # A request with the same key may have bought while this one waited for the wallet.
+        if idempotency_key and (earlier := _replay(account_id, order, idempotency_key)):
+            return earlier
         raise wallets.refusal(account_id, offer.total)
     job.created_at, ahead = born
     outbox.wake()
@@ -117,16 +127,8 @@ def submit(
 
 def claim(job_id: UUID, worker: str) -> Job | None:
     """queued → running with a lease; None where the job is not there to be had."""
-    now = timezone.now()
-    claimed = Job.objects.filter(id=job_id, status=Status.QUEUED).update(
-        status=Status.RUNNING,
-        worker=worker,
-        attempt=F("attempt") + 1,
-        lease_expires_at=now + lease(),
-        started_at=now,
-        step=0,
-    )
-    return Job.objects.get(id=job_id) if claimed else None
+    values = {"job": job_id, "worker": worker, "lease": lease()}
+    return next(iter(Job.objects.raw(CLAIM, values)), None)
 
 
 def heartbeat(worker: str, progress: Mapping[UUID, tuple[int, int]]) -> dict[UUID, bool]:
@@ -225,17 +227,18 @@ def cancel(account_id: UUID, job_id: UUID) -> Job:
 
     Raises NotFound, or NotCancelable for a job that succeeded or failed.
     """
-    now = timezone.now()
-    mine = Job.objects.filter(id=job_id, account_id=account_id)
     with transaction.atomic():
-        if mine.filter(status=Status.QUEUED).update(status=Status.CANCELED, finished_at=now, cancel_requested_at=now):
-            wallets.release(job_id)
-    mine.filter(status=Status.RUNNING, cancel_requested_at=None).update(cancel_requested_at=now)
-    job = mine.first()
-    if job is None:
-        raise NotFound
-    if job.status in {Status.SUCCEEDED, Status.FAILED}:
-        raise NotCancelable
+        job = Job.objects.select_for_update().filter(id=job_id, account_id=account_id).first()
+        if job is None:
+            raise NotFound
+        if job.status in {Status.SUCCEEDED, Status.FAILED}:
+            raise NotCancelable
+        if job.cancel_requested_at is None and not job.is_final:
+            job.cancel_requested_at = timezone.now()
+            if job.status == Status.QUEUED:
+                job.status, job.finished_at = Status.CANCELED, job.cancel_requested_at
+                wallets.release(job_id)
+            job.save(update_fields=["status", "finished_at", "cancel_requested_at"])
     return job
 
 

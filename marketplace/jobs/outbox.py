@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from marketplace.celery import app
@@ -36,8 +37,11 @@ def wake() -> None:
     now = time.monotonic()
     if now - _last_wake > QUIET_SECONDS:
         _last_wake = now
-        with connection.cursor() as cursor:
-            cursor.execute(f"NOTIFY {CHANNEL}")
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"NOTIFY {CHANNEL}")
+        except DatabaseError as error:  # the job is queued all the same
+            logger.warning("nobody was woken: %s", error)
 
 
 def send_waiting() -> int:
@@ -54,16 +58,19 @@ def send_waiting() -> int:
             .values_list("id", "service_class")[:BATCH]
         )
         if waiting:
-            publish(waiting)
-            Job.objects.filter(id__in=[job for job, _ in waiting]).update(dispatched_at=timezone.now())
+            sent = timezone.now()
+            publish(waiting, sent)
+            Job.objects.filter(id__in=[job for job, _ in waiting]).update(dispatched_at=sent)
     return len(waiting)
 
 
-def publish(jobs: Sequence[tuple[object, str]]) -> None:
-    """Sends one message for each (job id, service class)."""
+def publish(jobs: Sequence[tuple[object, str]], sent: datetime) -> None:
+    """Sends one message for each (job id, service class), which also says when it was `sent`."""
     with app.producer_pool.acquire(block=True) as producer, producer.batch():  # type: ignore[attr-defined]
         for job_id, service_class in jobs:
-            app.send_task(FIRE, (str(job_id),), queue=service_class, producer=producer, declare=[], retry=False)
+            app.send_task(
+                FIRE, (str(job_id), sent.timestamp()), queue=service_class, producer=producer, declare=[], retry=False
+            )
 
 
 def run(stopping: Callable[[], bool]) -> None:

@@ -31,7 +31,7 @@ def put(job: Job, index: int, pixels: Pixels.Image) -> Image:
     encoded = io.BytesIO()
     pixels.save(encoded, format=kind.upper())
     content = encoded.getvalue()
-    path = _storage().save(f"{_folder(job)}/{job.attempt}-{index}.{kind}", ContentFile(content))
+    path = _storage().save(_path(job, index), ContentFile(content))
     return Image(
         job=job,
         index=index,
@@ -54,6 +54,12 @@ def keep_only(job: Job, paths: set[str]) -> None:
     for name in names:
         if (path := f"{_folder(job)}/{name}") not in paths:
             _storage().delete(path)
+
+
+def discard_attempt(job: Job) -> None:
+    """Deletes what this attempt has stored, and nothing of another one."""
+    for index in range(job.n):
+        _storage().delete(_path(job, index))
 
 
 def discard(image: Image | None) -> None:
@@ -82,6 +88,10 @@ def may_open(image_id: object, expires: int, signature: str) -> bool:
 
 def _signature(image_id: object, expires: int) -> str:
     return salted_hmac("kiln.images", f"{image_id}:{expires}", algorithm="sha256").hexdigest()
+
+
+def _path(job: Job, index: int) -> str:
+    return f"{_folder(job)}/{job.attempt}-{index}.{job.order['output_format']}"
 
 
 def _folder(job: Job) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
@@ -38,23 +40,25 @@ def expire_holds() -> int:
 
 
 def resend_lost(service_class: str) -> int:
-    """Sends again as many waiting jobs as the broker has too few messages for, oldest first.
+    """Sends again the waiting jobs whose message is gone.
 
-    A job that is waiting behind others in its queue is not sent twice, however long it waits.
+    Messages are taken in the order in which they were sent, so a job that was sent before the one in front has
+    no message any more; where there is no message at all, that is every job.
     """
-    waiting = Job.objects.filter(
-        status=Status.QUEUED, service_class=service_class, dispatched_at__lt=timezone.now() - IN_FLIGHT
-    )
-    count = waiting.count()
-    if not count:
-        return 0
-    missing = count - messages(service_class)
-    return (
-        lifecycle.send_again(list(waiting.order_by("id").values_list("id", flat=True)[:missing])) if missing > 0 else 0
-    )
+    limit = timezone.now()
+    if (front := message_in_front(service_class)) is not None:
+        limit = min(limit, front)
+    lost = Job.objects.filter(
+        status=Status.QUEUED, service_class=service_class, dispatched_at__lt=limit - IN_FLIGHT
+    ).order_by("id")
+    return lifecycle.send_again(list(lost.values_list("id", flat=True)[: outbox.BATCH]))
 
 
-def messages(queue: str) -> int:
-    """How many messages the broker holds for this queue."""
+def message_in_front(queue: str) -> datetime | None:
+    """When the message that is taken next was sent; None where the queue is empty."""
     with app.pool.acquire(block=True) as broker:
-        return int(broker.default_channel.client.llen(queue))  # type: ignore[attr-defined]
+        message = broker.default_channel.client.lindex(queue, -1)  # type: ignore[attr-defined]
+    if message is None:
+        return None
+    (_, sent), *_ = json.loads(base64.b64decode(json.loads(message)["body"]))
+    return datetime.fromtimestamp(sent, UTC)

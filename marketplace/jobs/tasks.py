@@ -17,8 +17,11 @@ _worker: Any = None
 
 
 @app.task
-def fire(job_id: str) -> None:
-    """Wakes this process up to a job. The claim decides whether there is anything to do."""
+def fire(job_id: str, sent: float) -> None:
+    """Wakes this process up to a job. The claim decides whether there is anything to do.
+
+    When the message was `sent`, in Unix seconds, is for the sweeper to read while it waits.
+    """
     _worker.fire(UUID(job_id))
 
 

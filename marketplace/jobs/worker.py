@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from billing import pricing
 from inference.engine import Engine
-from inference.errors import Canceled, EngineStopped, InferenceError, InvalidRequest
+from inference.errors import BrokenPicture, Canceled, EngineStopped, InferenceError, InvalidRequest
 from inference.models import catalog
 from inference.request import Picture, Request
 from marketplace.jobs import lifecycle, metrics, outbox, storage
@@ -87,7 +87,8 @@ class Worker:
             logger.warning("job %s is no longer ours; what we made is thrown away", job.id)
         finally:
             with self.lock:
-                del self.tasks[job.id]
+                if self.tasks.get(job.id) is task:  # after a retry it may be another thread's already
+                    del self.tasks[job.id]
 
     def drain(self, seconds: float) -> None:
         """Takes no more, lets the jobs in hand finish for so long, gives the rest back at once."""
@@ -125,8 +126,7 @@ class Worker:
         if any(isinstance(error, EngineStopped) for error in errors):
             lifecycle.give_back(task.job)
         elif any(isinstance(error, Canceled) for error in errors):
-            steps = [request.step_index for request in task.requests]
-            metrics.captured(lifecycle.stop(task.job, steps))
+            metrics.captured(lifecycle.stop(task.job, _steps_to_pay(task)))
         elif len(errors) == len(task.futures):
             self._fail(task.job, errors[0])
         else:
@@ -151,9 +151,10 @@ class Worker:
 
     def _fail(self, job: Job, error: BaseException) -> None:
         logger.error("job %s, attempt %s failed", job.id, job.attempt, exc_info=error)
+        storage.discard_attempt(job)  # first: afterwards the next attempt may be storing its own
         code = "engine_failed" if isinstance(error, InferenceError) else "internal"
-        lifecycle.fail(job, code, "The picture could not be made.", retry=True)
-        storage.keep_only(job, set())
+        # the same seed would give the same broken picture
+        lifecycle.fail(job, code, "The picture could not be made.", retry=not isinstance(error, BrokenPicture))
 
     def _cancel(self, task: Task) -> None:
         for request in task.requests:
@@ -211,6 +212,14 @@ def request_for(job: Job, index: int) -> Request:
         service_class=job.service_class,
         account=str(job.account_id),
     )
+
+
+def _steps_to_pay(task: Task) -> list[int]:
+    """Steps done, picture by picture, of a job that was canceled; none of a picture that failed by itself."""
+    return [
+        request.step_index if isinstance(future.exception(), Canceled | None) else 0
+        for request, future in zip(task.requests, task.futures, strict=True)
+    ]
 
 
 def _result(job: Job, index: int, future: Future[Picture]) -> Result:

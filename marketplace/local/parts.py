@@ -48,24 +48,8 @@ def parts(home: Path, port: int) -> list[Part]:
         ),
         Part("dispatcher", (*MANAGE, "dispatch")),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping.
-        Part(
-            "beat",
-            (
-                *CELERY,
-                "worker",
-                "-B",
-                "-s",
-                str(home / "beat-schedule"),
-                "--pool",
-                "solo",
-                "-Q",
-                "maintenance",
-                "-n",
-                "beat@%h",
-                *quiet,
-            ),
-            orphaned=signal.SIGTERM,  # its scheduler is a process of its own
-        ),
+        Part("maintenance", (*CELERY, "worker", "--pool", "solo", "-Q", "maintenance", "-n", "maintenance@%h", *quiet)),
+        Part("beat", (*CELERY, "beat", "-s", str(home / "beat-schedule"), "-l", "warning")),
     ]
 
 

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from django.db.backends.postgresql import base
+from psycopg_pool import ConnectionPool
 
 TRUSTED_SECONDS = 1.0
 
@@ -28,7 +29,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             if since is None or time.monotonic() - since < TRUSTED_SECONDS:
                 return connection
             try:
-                connection.execute("")
+                ConnectionPool.check_connection(connection)
             except psycopg.OperationalError:
                 connection._pool.putconn(connection)
             else:

@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from billing import price_lists
+from billing import price_lists, wallets
 from billing.errors import InsufficientTokens
 from billing.pricing import ImageOutcome
 from marketplace.jobs import lifecycle, storage, sweeper
@@ -337,3 +337,37 @@ def test_pictures_of_lost_attempts_are_deleted(alice, order, picture):
     storage.keep_only(job, {kept.image.path})
     assert storage.open_image(kept.image).read(4) == b"\x89PNG"
     assert not storage._storage().exists(stale)
+
+
+def test_a_wrong_refusal_does_not_hide_what_was_bought(bob, order, monkeypatch):
+    """The second of two equal requests waits for the wallet that the first one empties."""
+    wallets.grant(bob.account.id, UNIT, "just enough")
+    first = lifecycle.submit(bob.account.id, order(), idempotency_key="k")
+    replay, seen = lifecycle._replay, []
+
+    def not_yet(*arguments):
+        seen.append(arguments)
+        return None if len(seen) == 1 else replay(*arguments)
+
+    monkeypatch.setattr(lifecycle, "_replay", not_yet)
+    assert lifecycle.submit(bob.account.id, order(), idempotency_key="k").job.id == first.job.id
+
+
+def test_cleaning_up_an_attempt_leaves_the_next_ones_pictures(alice, order, picture):
+    first = running(alice, order())
+    stale = picture(first).image
+    lifecycle.fail(first, "x", "x", retry=True)
+    second = lifecycle.claim(first.id, "w1")
+    kept = picture(second)
+    storage.discard_attempt(first)
+    lifecycle.complete(second, [kept], {})
+    assert storage.open_image(kept.image).read(4) == b"\x89PNG"
+    with pytest.raises(FileNotFoundError):
+        storage.open_image(stale)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_is_bought_also_where_nobody_can_be_woken(alice, order, monkeypatch):
+    monkeypatch.setattr(lifecycle.outbox, "CHANNEL", "not a channel")
+    monkeypatch.setattr(lifecycle.outbox, "_last_wake", 0.0)
+    assert lifecycle.submit(alice.account.id, order()).job.status == "queued"

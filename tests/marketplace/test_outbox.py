@@ -1,10 +1,9 @@
 """Queued rows become messages, once each, in order of their class; lost messages are sent again."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.conf import settings
-from django.utils import timezone
 from redis import Redis
 
 from marketplace.jobs import lifecycle, outbox, sweeper
@@ -29,9 +28,16 @@ def submit(customer, order, count, service_class="standard"):
     return [lifecycle.submit(customer.account.id, order(service_class=service_class)).job.id for _ in range(count)]
 
 
-def long_ago():
-    """Everything that was sent, was sent a minute ago."""
-    Job.objects.exclude(dispatched_at=None).update(dispatched_at=timezone.now() - timedelta(minutes=1))
+@pytest.fixture
+def long_ago(monkeypatch):
+    """Sends what waits as if a minute ago."""
+
+    def send():
+        with monkeypatch.context() as past:
+            past.setattr(outbox.timezone, "now", lambda: datetime.now(UTC) - timedelta(minutes=1))
+            outbox.send_waiting()
+
+    return send
 
 
 def test_each_waiting_job_is_sent_once_to_the_queue_of_its_class(alice, order, broker):
@@ -45,7 +51,7 @@ def test_each_waiting_job_is_sent_once_to_the_queue_of_its_class(alice, order, b
 def test_a_broker_that_is_away_loses_nothing(alice, order, broker, monkeypatch):
     jobs = submit(alice, order, 2)
 
-    def gone(waiting):
+    def gone(waiting, sent):
         raise ConnectionError("the broker is away")
 
     with monkeypatch.context() as away:
@@ -56,9 +62,8 @@ def test_a_broker_that_is_away_loses_nothing(alice, order, broker, monkeypatch):
     assert outbox.send_waiting() == 2
 
 
-def test_messages_lost_with_the_broker_are_sent_again_and_others_are_not(alice, order, broker):
+def test_messages_lost_with_the_broker_are_sent_again_and_others_are_not(alice, order, broker, long_ago):
     submit(alice, order, 3)
-    outbox.send_waiting()
     long_ago()
     assert sweeper.sweep()["lost_messages"] == 0
     broker.flushall()
@@ -67,13 +72,17 @@ def test_messages_lost_with_the_broker_are_sent_again_and_others_are_not(alice, 
     assert depth(broker) == {"standard": 3}
 
 
-def test_of_several_lost_messages_the_oldest_job_goes_first(alice, order, broker):
-    jobs = submit(alice, order, 3)
-    outbox.send_waiting()
+def test_a_lost_message_is_found_however_many_younger_ones_there_are(alice, order, broker, long_ago):
+    lost = submit(alice, order, 1)
     long_ago()
-    broker.lpop("standard")
+    broker.flushall()
+    submit(alice, order, 5)
+    outbox.send_waiting()
+    broker.lpush("standard", *broker.lrange("standard", 0, -1))
     assert sweeper.sweep()["lost_messages"] == 1
-    assert Job.objects.get(dispatched_at=None).id == jobs[0]
+    assert [job.id for job in Job.objects.filter(dispatched_at=None)] == lost
+    outbox.send_waiting()
+    assert sweeper.sweep()["lost_messages"] == 0
 
 
 def test_a_message_on_its_way_is_not_taken_for_lost(alice, order, broker):

@@ -24,7 +24,7 @@ def site(tmp_path, transactional_db):
     Redis.from_url(settings.REDIS_URL).flushall()
     found = Site(tmp_path)
     try:
-        for name in ("dispatcher", "beat"):
+        for name in ("dispatcher", "maintenance", "beat"):
             found.start(name)
         yield found
     finally:
