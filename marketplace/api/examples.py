@@ -6,15 +6,15 @@ from typing import Any
 
 from drf_spectacular.utils import OpenApiExample
 
-ORDER = {"prompt": "a red circle on a white background", "width": 256, "height": 256, "steps": 20, "seed": 7}
+ORDER = {"prompt": "a red circle on a white background", "width": 128, "height": 128, "steps": 20, "seed": 7}
 QUOTE = {
-    "total": "1.458",
-    "unit": "1.458",
+    "total": "0.365",
+    "unit": "0.365",
     "n": 1,
     "price_list": 1,
     "factors": {
         "base_cost": "100",
-        "resolution": "0.0625",
+        "resolution": "0.015625",
         "steps": "0.4",
         "prompt": "0.583095",
         "service_class": "1",
@@ -30,8 +30,8 @@ QUEUED: dict[str, Any] = {
     "service_class": "standard",
     "prompt": "a red circle on a white background",
     "negative_prompt": "",
-    "width": 256,
-    "height": 256,
+    "width": 128,
+    "height": 128,
     "steps": 20,
     "guidance_scale": 3.0,
     "output_format": "png",
@@ -41,7 +41,7 @@ QUEUED: dict[str, Any] = {
     "progress": {"step": 0, "steps": 20},
     "queue_position": 1,
     "images": [],
-    "cost": {"quoted": "1.458", "held": "1.458", "captured": "0", "released": "0"},
+    "cost": {"quoted": "0.365", "held": "0.365", "captured": "0", "released": "0"},
     "quote": QUOTE,
     "receipt": None,
     "cache": {"tier": "none", "steps_skipped": 0},
@@ -57,14 +57,14 @@ SUCCEEDED = QUEUED | {
             "url": "http://127.0.0.1:8000/images/01a1fc35-e070-7d1f-a08a-7bce967fecad.png?expires=…&signature=…",
             "expires_at": "2026-11-21T04:46:00.000Z",
             "sha256": "6763c613ceb4c5b686557cad95b8abf67888ebb74290fe4f682a8be37c9f2e68",
-            "width": 256,
-            "height": 256,
+            "width": 128,
+            "height": 128,
             "media_type": "image/png",
             "seed": 7,
         }
     ],
-    "cost": {"quoted": "1.458", "held": "0", "captured": "1.458", "released": "0"},
-    "receipt": {"images": [{"delivered": True, "steps_run": 20, "steps_skipped": 0}], "captured": "1.458"},
+    "cost": {"quoted": "0.365", "held": "0", "captured": "0.365", "released": "0"},
+    "receipt": {"images": [{"delivered": True, "steps_run": 20, "steps_skipped": 0}], "captured": "0.365"},
     "timings": {
         "created_at": "2026-11-21T03:45:50.000Z",
         "started_at": "2026-11-21T03:45:50.038Z",

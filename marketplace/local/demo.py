@@ -19,8 +19,8 @@ from marketplace.local.stack import Stack
 
 ORDER = {
     "prompt": "a red circle on a white background",
-    "width": 256,
-    "height": 256,
+    "width": 128,
+    "height": 128,
     "steps": 20,
     "seed": 7,
 }
