@@ -29,11 +29,13 @@ def cut_all_connections():
 
 
 def backends() -> set[int]:
-    return {backend() for _ in range(6)}
+    """Of so many uses that each of the pool's 20 connections has its turn."""
+    return {backend() for _ in range(60)}
 
 
 def test_connections_are_used_again():
-    assert backends() == backends()
+    known = backends()
+    assert backends() <= known
 
 
 def test_a_rested_connection_that_was_cut_is_replaced(monkeypatch):
@@ -45,10 +47,11 @@ def test_a_rested_connection_that_was_cut_is_replaced(monkeypatch):
 
 
 def test_a_connection_in_use_is_not_asked_again(monkeypatch):
+    monkeypatch.setattr(base, "TRUSTED_SECONDS", 60)
     known, asked = backends(), []
     monkeypatch.setattr(base.psycopg.Connection, "execute", lambda *arguments: asked.append(arguments))
-    assert backends() == known
+    assert backends() <= known
     assert asked == []
     monkeypatch.setattr(base, "TRUSTED_SECONDS", 0)
-    assert backends() == known
-    assert len(asked) == 6
+    assert backends() <= known
+    assert len(asked) == 60
