@@ -53,9 +53,16 @@ def export(
         (fresh / "kiln.json").write_text(json.dumps(CARD, indent=2) + "\n")
         for path in fresh.rglob("*.safetensors"):
             path.chmod(0o644)
+        _forget_origin(fresh / "vae" / "config.json")
         if folder.exists():
             folder.rename(Path(scratch, "old"))
         fresh.rename(folder)
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out where the checkpoint lay on the machine that trained it."""
+    kept = {name: value for name, value in json.loads(config.read_text()).items() if name != "_name_or_path"}
+    config.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def main() -> None:

@@ -108,3 +108,8 @@ def test_training_goes_on_from_its_checkpoint(tmp_path):
     torch.testing.assert_close(averaged.weights, average.weights)
     assert pace.step == 34
     assert 12 <= pace.spent < 30
+
+
+def test_the_weights_do_not_tell_where_they_were_made():
+    for config in WEIGHTS.rglob("*.json"):
+        assert "_name_or_path" not in json.loads(config.read_text()), config
