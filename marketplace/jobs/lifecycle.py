@@ -204,8 +204,8 @@ def expire_leases(limit: int = 100) -> int:
     return len(dead)
 
 
-def expire_hold(job_id: UUID) -> None:
-    """queued for longer than its hold → failed, nothing charged. A running job keeps its hold until it ends."""
+def expire_hold(job_id: UUID) -> bool:
+    """queued for longer than its hold → failed, nothing charged. A running job keeps its hold until it ends: False."""
     with transaction.atomic():
         expired = Job.objects.filter(id=job_id, status=Status.QUEUED).update(
             status=Status.FAILED,
@@ -215,6 +215,7 @@ def expire_hold(job_id: UUID) -> None:
         )
         if expired:
             wallets.expire(job_id)
+    return bool(expired)
 
 
 def send_again(job_ids: Sequence[UUID]) -> int:

@@ -33,10 +33,7 @@ def sweep() -> dict[str, int]:
 
 
 def expire_holds() -> int:
-    due = wallets.due()
-    for job_id in due:
-        lifecycle.expire_hold(job_id)
-    return len(due)
+    return sum(lifecycle.expire_hold(job_id) for job_id in wallets.due())
 
 
 def resend_lost(service_class: str) -> int:
