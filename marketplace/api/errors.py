@@ -75,11 +75,6 @@ def _first(detail: Any, path: str = "") -> tuple[str | None, Any]:
     return path or None, detail
 
 
-def _throttled(error: rest.Throttled) -> Problem:
-    wait = {"Retry-After": str(int(getattr(error, "wait", None) or 1))}
-    return Problem(429, "rate_limit", "rate_limited", "Too many requests.", headers=wait)
-
-
 TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
     (Problem, lambda error: error),
     (InsufficientTokens, _insufficient),
@@ -113,7 +108,6 @@ TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
         rest.NotAcceptable,
         lambda _: Problem(406, "invalid_request", "not_acceptable", "Answers are application/json."),
     ),
-    (rest.Throttled, _throttled),
     (
         OperationalError,
         lambda _: Problem(503, "server", "unavailable", "Try again in a moment.", headers={"Retry-After": "2"}),

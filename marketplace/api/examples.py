@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI description: one order, its price, its job before and after, one refusal."""
+"""Examples for the OpenAPI description: one order, its price, its job before and after."""
 
 from __future__ import annotations
 

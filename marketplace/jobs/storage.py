@@ -62,11 +62,6 @@ def discard_attempt(job: Job) -> None:
         _storage().delete(_path(job, index))
 
 
-def discard(image: Image | None) -> None:
-    if image is not None:
-        _storage().delete(image.path)
-
-
 def open_image(image: Image) -> IO[bytes]:
     return _storage().open(image.path)
 

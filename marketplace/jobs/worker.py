@@ -143,8 +143,7 @@ class Worker:
         try:
             metrics.captured(lifecycle.complete(task.job, results, timings))
         except LeaseLost:
-            for result in results:
-                storage.discard(result.image)
+            storage.discard_attempt(task.job)
             raise
         if task.job.attempt > 1:
             storage.keep_only(task.job, {result.image.path for result in results if result.image})

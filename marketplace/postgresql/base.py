@@ -1,8 +1,8 @@
 """Django's PostgreSQL backend, whose pool checks a connection only where it has rested for a while.
 
-Django's own health check asks the server before every request, which took a fifth of the API's throughput. Here a
-connection that was used within the last second is trusted: after a restart of the server, requests fail only where
-they would have fallen into it anyway.
+Django's own health check costs every request a round trip to the server. Here a connection that was used within
+the last second is trusted: after a restart of the server, requests fail only where they would have fallen into it
+anyway.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from marketplace.api import examples, representations, serializers
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.models import Job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_is_right")]
@@ -212,6 +212,10 @@ def test_a_body_that_is_too_large(alice):
     assert refused["code"] == "body_too_large"
 
 
+def test_a_body_without_a_length_is_refused_unread(client):
+    assert error(client.generic("POST", "/v1/jobs", headers={"Transfer-Encoding": "chunked"}), 411)
+
+
 def test_unknown_addresses_and_methods(alice):
     assert error(alice.get("/v1/nothing"), 404)["code"] == "not_found"
     assert error(alice.delete("/v1/jobs"), 405)["code"] == "method_not_allowed"
@@ -260,6 +264,12 @@ def test_only_a_hash_of_the_secret_is_stored(alice):
 def test_a_suspended_account_cannot_use_its_keys(alice):
     alice.account.is_active = False
     alice.account.save()
+    assert error(alice.get("/v1/balance"), 401)
+
+
+def test_a_suspended_person_cannot_use_the_keys_of_their_account(alice):
+    alice.account.owner.is_active = False
+    alice.account.owner.save()
     assert error(alice.get("/v1/balance"), 401)
 
 
@@ -415,6 +425,14 @@ def test_a_picture_is_fetched_by_its_link_alone(alice, picture, client):
     assert hashlib.sha256(body).hexdigest() == image["sha256"]
     expires = datetime.fromisoformat(image["expires_at"]).timestamp()
     assert 3600 <= expires - time.time() <= 3661
+
+
+def test_a_picture_that_is_gone_is_not_found(alice, picture, client):
+    job = buy(alice)
+    deliver(job["id"], picture)
+    storage.discard_attempt(Job.objects.get(id=job["id"]))
+    link = urlsplit(alice.get(f"/v1/jobs/{job['id']}").json()["images"][0]["url"])
+    error(client.get(f"{link.path}?{link.query}"), 404)
 
 
 def test_a_link_cannot_be_bent(alice, picture, client, settings):

@@ -1,0 +1,55 @@
+"""What a worker does with what comes out of its engine, without an engine: who pays, and whose heartbeat it is."""
+
+import threading
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import pytest
+
+from inference.errors import BrokenPicture, Canceled
+from marketplace.jobs import lifecycle
+from marketplace.jobs.models import Job
+from marketplace.jobs.worker import Task, Worker, _steps_to_pay
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_is_right")]
+
+
+@pytest.fixture
+def worker():
+    """Everything of a worker but its engine and its beat."""
+    found = Worker.__new__(Worker)
+    found.name, found.tasks, found.lock = "w1", {}, threading.Lock()
+    found.leaving, found.engine = threading.Event(), SimpleNamespace(warm=True)
+    return found
+
+
+def ended(error=None):
+    future = Future()
+    future.set_result(None) if error is None else future.set_exception(error)
+    return future
+
+
+def test_a_canceled_job_does_not_pay_for_pictures_that_failed():
+    requests = [SimpleNamespace(step_index=steps) for steps in (20, 20, 5)]
+    futures = [ended(), ended(BrokenPicture("nan")), ended(Canceled(5))]
+    assert _steps_to_pay(Task(None, requests, futures)) == [20, 0, 5]
+
+
+def test_a_broken_picture_is_not_tried_again(worker, alice, order):
+    job = lifecycle.submit(alice.account.id, order()).job
+    worker._fail(lifecycle.claim(job.id, "w1"), BrokenPicture("nan"))
+    assert Job.objects.get(id=job.id).status == "failed"
+    assert alice.balance == (1_000_000, 0)
+
+
+def test_a_retry_by_the_same_worker_keeps_its_heartbeat(worker, alice, order, monkeypatch):
+    job = lifecycle.submit(alice.account.id, order()).job
+    successor = Task(None, [])
+
+    def fail_while_another_thread_takes_the_retry(task):
+        lifecycle.fail(task.job, "engine_failed", "no", retry=True)
+        worker.tasks[job.id] = successor
+
+    monkeypatch.setattr(worker, "_run", fail_while_another_thread_takes_the_retry)
+    worker.fire(job.id)
+    assert worker.tasks == {job.id: successor}
