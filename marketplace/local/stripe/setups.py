@@ -1,0 +1,115 @@
+"""SetupIntents: a card is saved without a payment."""
+
+from urllib.parse import urlencode
+
+from marketplace.local.stripe import customers
+from marketplace.local.stripe.books import Books, Call, text
+from marketplace.local.stripe.cards import BY_NUMBER
+from marketplace.local.stripe.errors import Declined, Document, Invalid
+from marketplace.local.stripe.objects import random_text, shown
+from marketplace.local.stripe.parameters import Parameters
+
+OPEN = ("requires_payment_method", "requires_confirmation", "requires_action")
+
+
+def create(call: Call) -> Document:
+    """`POST /v1/setup_intents`; with `confirm` the card is saved at once. Raises Declined, Invalid."""
+    books, params = call.books, call.params
+    customer = params.get("customer")
+    automatic = params.part("automatic_payment_methods")
+    redirects = automatic.get("allow_redirects", "always")
+    setup = books.create(
+        "setup_intent",
+        automatic_payment_methods={"enabled": automatic.get("enabled", True), "allow_redirects": redirects},
+        customer=books.get("customer", customer, "customer")["id"] if customer else None,
+        description=text(params.get("description")),
+        metadata=call.merged_metadata({}),
+        payment_method_types=["card"],
+        status="requires_payment_method",
+        usage=params.get("usage", "off_session"),
+    )
+    setup["client_secret"] = f"{setup['id']}_secret_{random_text(25)}"
+    _take_method(books, setup, params)
+    books.emit("setup_intent.created", setup)
+    return _try(books, setup, params) if params.get("confirm") else setup
+
+
+def confirm(call: Call) -> Document:
+    """`POST /v1/setup_intents/{id}/confirm`. Raises Declined, Invalid."""
+    setup = call.books.get("setup_intent", call.names["id"])
+    _must_be_open(setup)
+    _take_method(call.books, setup, call.params)
+    return _try(call.books, setup, call.params)
+
+
+def cancel(call: Call) -> Document:
+    """`POST /v1/setup_intents/{id}/cancel`."""
+    setup = call.books.get("setup_intent", call.names["id"])
+    _must_be_open(setup)
+    setup |= {"status": "canceled", "cancellation_reason": call.params.get("cancellation_reason"), "next_action": None}
+    call.books.save(setup)
+    call.books.emit("setup_intent.canceled", setup)
+    return setup
+
+
+def authenticate(books: Books, setup: Document, passed: bool) -> None:
+    """What the customer's bank says of a SetupIntent that `requires_action`. Raises Declined, Invalid."""
+    if setup["status"] != "requires_action":
+        raise Invalid(f"This SetupIntent is {setup['status']}.", code="setup_intent_unexpected_state")
+    if passed:
+        _save_card(books, setup)
+        return
+    message = "The latest attempt to set up the payment method has failed because authentication failed."
+    _fail(books, setup, Declined(message, "setup_intent_authentication_failure", None))
+
+
+def _try(books: Books, setup: Document, params: Parameters) -> Document:
+    if not setup["payment_method"]:
+        message = "You cannot confirm this SetupIntent because it's missing a payment method."
+        raise Invalid(message, code="setup_intent_unexpected_state", setup_intent=shown(setup))
+    card = BY_NUMBER[books.get("payment_method", setup["payment_method"])["_number"]]
+    return_url = params.get("return_url")
+    if not card.authentication:
+        _save_card(books, setup)
+        return setup
+    url = f"{books.url}/authenticate/{setup['id']}?{urlencode({'secret': setup['client_secret']})}"
+    redirect = {"type": "redirect_to_url", "redirect_to_url": {"url": url, "return_url": return_url}}
+    setup |= {"status": "requires_action", "next_action": redirect}
+    books.save(setup)
+    books.emit("setup_intent.requires_action", setup)
+    return setup
+
+
+def _save_card(books: Books, setup: Document) -> None:
+    method = books.get("payment_method", setup["payment_method"])
+    try:
+        if setup["customer"]:
+            customers.attach(books, method, setup["customer"], set_up=setup["usage"] == "off_session")
+    except Declined as refused:
+        _fail(books, setup, refused)
+        raise
+    setup |= {"status": "succeeded", "next_action": None, "last_setup_error": None}
+    books.save(setup)
+    books.emit("setup_intent.succeeded", setup)
+
+
+def _fail(books: Books, setup: Document, refused: Declined) -> None:
+    error = refused.document()["error"]
+    fields = {"status": "requires_payment_method", "next_action": None, "payment_method": None}
+    setup |= fields | {"last_setup_error": error}
+    books.save(setup)
+    books.emit("setup_intent.setup_failed", setup)
+    refused.more["setup_intent"] = shown(setup)
+
+
+def _take_method(books: Books, setup: Document, params: Parameters) -> None:
+    if "payment_method" in params:
+        method = customers.method_for(books, params.get("payment_method"))
+        setup |= {"payment_method": method["id"], "status": "requires_confirmation"}
+    books.save(setup)
+
+
+def _must_be_open(setup: Document) -> None:
+    if setup["status"] not in OPEN:
+        message = f"This SetupIntent has a status of {setup['status']}."
+        raise Invalid(message, code="setup_intent_unexpected_state", setup_intent=shown(setup))
