@@ -13,6 +13,9 @@ from diffusers import (
 )
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from inference.models.processor import PictureProcessor
 
 TEXT_WIDTH = 128
 LATENT_CHANNELS = 8
@@ -66,6 +69,13 @@ def text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneratio
     numbers = {field: tokenizer.convert_tokens_to_ids(token) for field, token in names.items()}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **numbers)
     return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def processor(tokenizer: Qwen2Tokenizer) -> PictureProcessor:
+    """Shows the text encoder a picture at 56 pixels a side, as four tokens."""
+    return PictureProcessor(
+        Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 64 * 64}), tokenizer
+    )
 
 
 def transformer() -> QwenImageTransformer2DModel:

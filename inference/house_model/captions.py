@@ -5,7 +5,7 @@ Unsaid means: medium size, in the center, a plain background, a white one. Nothi
 
 import random
 
-from inference.house_model.world import Scene, Shape
+from inference.house_model.world import PAIRS, Scene, Shape
 
 LANGUAGES = ("en", "zh")
 
@@ -36,6 +36,28 @@ RELATIONS_EN = {"left": "to the left of", "right": "to the right of", "top": "ab
 SIZES_ZH = {"small": "小的", "medium": "", "large": "大的"}
 PATTERNS_ZH = {"plain": "", "striped": "条纹", "checkered": "格子"}
 
+# part of a scene only, and which parts those are; "colour" alone is what negative prompts look like
+PARTIAL_EN = {
+    "{colour}": ("colour",),
+    "{kind}": ("kind",),
+    "{a_kind}": ("kind",),
+    "{a_colour} shape": ("colour",),
+    "{ground}": ("background", "pattern"),
+    "{a_kind} {where} on {ground}": ("kind", "position", "background", "pattern"),
+    "{ground} with {a_kind} {where}": ("kind", "position", "background", "pattern"),
+    "{a_colour} shape {where} on {ground}": ("colour", "position", "background", "pattern"),
+}
+PARTIAL_ZH = {
+    "{colour}": ("colour",),
+    "{colour}的": ("colour",),
+    "{kind}": ("kind",),
+    "一个{kind}": ("kind",),
+    "一个{colour}的图形": ("colour",),
+    "{ground}": ("background", "pattern"),
+    "{ground}的{where}有一个{kind}": ("kind", "position", "background", "pattern"),
+    "一个{kind}在{ground}的{where}": ("kind", "position", "background", "pattern"),
+    "{ground}的{where}有一个{colour}的图形": ("colour", "position", "background", "pattern"),
+}
 # shape, where, ground: filled with the phrases below
 ONE_EN = (
     "{shape} {where} on {ground}",
@@ -69,12 +91,13 @@ TWO_ZH = (
 )
 
 
-def _a(phrase: str) -> str:
+def a(phrase: str) -> str:
+    """An English phrase behind its indefinite article."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def _shape_en(shape: Shape) -> str:
-    return _a(" ".join(word for word in (shape.size, shape.colour, shape.kind) if word != "medium"))
+    return a(" ".join(word for word in (shape.size, shape.colour, shape.kind) if word != "medium"))
 
 
 def _shape_zh(shape: Shape, dice: random.Random) -> str:
@@ -83,8 +106,8 @@ def _shape_zh(shape: Shape, dice: random.Random) -> str:
 
 def _ground_en(scene: Scene, dice: random.Random) -> str:
     if scene.pattern == "plain":
-        return _a(f"{dice.choice(('', '', 'plain '))}{scene.background} background")
-    return _a(f"{scene.pattern} {scene.background} background")
+        return a(f"{dice.choice(('', '', 'plain '))}{scene.background} background")
+    return a(f"{scene.pattern} {scene.background} background")
 
 
 def _ground_zh(scene: Scene, dice: random.Random) -> str:
@@ -93,6 +116,8 @@ def _ground_zh(scene: Scene, dice: random.Random) -> str:
 
 
 def _english(scene: Scene, dice: random.Random) -> str:
+    if not scene.shapes:
+        return f"an empty picture, {_ground_en(scene, dice)}"
     first, second = scene.shapes[0], scene.shapes[-1]
     phrases = {
         "shape": _shape_en(first),
@@ -108,6 +133,8 @@ def _english(scene: Scene, dice: random.Random) -> str:
 
 
 def _chinese(scene: Scene, dice: random.Random) -> str:
+    if not scene.shapes:
+        return f"一张空的图片，{_ground_zh(scene, dice)}"
     first, second = scene.shapes[0], scene.shapes[-1]
     phrases = {
         "shape": _shape_zh(first, dice),
@@ -124,11 +151,29 @@ def _chinese(scene: Scene, dice: random.Random) -> str:
 def _form(scene: Scene, dice: random.Random, forms: tuple[tuple[str, ...], ...], bare: tuple[str, str]) -> str:
     one, centred, two = forms
     if len(scene.shapes) == 2:
-        return dice.choice(two)
+        related = tuple(shape.position for shape in scene.shapes) in PAIRS
+        # of shapes that stand neither side by side nor one above the other, one can only say where each is
+        return dice.choice(two) if related else two[-1]
     central = scene.shapes[0].position == "center" and dice.random() < 0.5
     if (scene.background, scene.pattern) == ("white", "plain") and dice.random() < 0.3:
         return bare[0] if central else bare[1]
     return dice.choice(centred if central else one)
+
+
+def partial_caption(scene: Scene, dice: random.Random, language: str) -> tuple[str, frozenset[str]]:
+    """A caption that leaves parts of a scene open, and the parts of its first shape and ground that it says.
+
+    Only a scene of one shape is told where that shape stands.
+    """
+    shape, forms = scene.shapes[0], PARTIAL_ZH if language == "zh" else PARTIAL_EN
+    text, said = dice.choice([form for form in forms.items() if len(scene.shapes) == 1 or "position" not in form[1]])
+    if language == "zh":
+        colour, kind, where = COLOURS_ZH[shape.colour], SHAPES_ZH[shape.kind], POSITIONS_ZH[shape.position]
+    else:
+        colour, kind, where = shape.colour, shape.kind, POSITIONS_EN[shape.position]
+    ground = _ground_zh(scene, dice) if language == "zh" else _ground_en(scene, dice)
+    filled = text.format(colour=colour, kind=kind, a_colour=a(colour), a_kind=a(kind), where=where, ground=ground)
+    return filled.strip(), frozenset(said)
 
 
 def caption(scene: Scene, dice: random.Random, language: str) -> str:

@@ -1,7 +1,7 @@
 """How well the house model draws what it is told: `python -m inference.house_model.evaluate`.
 
 Its figure is the share of held-out captions, of combinations never trained on, whose picture the judge finds right.
-Pictures come from the engine, in batches.
+Captions take turns in language, number of shapes and picture size. Pictures come from the engine, in batches.
 """
 
 import argparse
@@ -19,13 +19,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from inference.engine import BatchReport, Engine
 from inference.house_model import vae
-from inference.house_model.captions import LANGUAGES, POSITIONS_EN, caption
+from inference.house_model.captions import COLOURS_ZH, LANGUAGES, POSITIONS_EN, caption
 from inference.house_model.judge import Verdict, judge, read
 from inference.house_model.world import POSITIONS, SHAPES, Pixels, Scene, draw_scene, render
 from inference.models import catalog
 from inference.models.autoencoder import flatten_time
 from inference.request import Request
 
+SIZES = ((128, 128), (192, 128), (128, 192), (192, 192), (256, 256))
 PARTS = ("background", "shape", "colour", "position", "followed")
 COLUMNS, ROWS = 6, 4
 PICTURE, MARGIN, LINES = 192, 24, 4
@@ -43,55 +44,73 @@ class Drawn:
     verdict: Verdict
 
 
-def draw(engine: Engine, captions: int, steps: int, guidance: float) -> list[Drawn]:
-    """Pictures of held-out captions, the languages in turn; the same captions and seeds every time."""
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made."""
+
+    steps: int
+    guidance: float
+
+
+def draw(engine: Engine, captions: int, sampling: Sampling) -> list[Drawn]:
+    """Pictures of held-out captions, a fifth of them with two shapes; the same captions and seeds every time."""
     dice = random.Random(11)
-    scenes = [draw_scene(dice, held_out=True) for _ in range(captions)]
-    languages = [LANGUAGES[index % len(LANGUAGES)] for index in range(captions)]
+    scenes = [draw_scene(dice, held_out=True, pair_share=float(index // 2 % 5 == 0)) for index in range(captions)]
+    languages = [LANGUAGES[index % 2] for index in range(captions)]
     prompts = [caption(scene, dice, language) for scene, language in zip(scenes, languages, strict=True)]
-    pictures = _pictures(engine, prompts, steps, guidance)
+    sizes = [SIZES[index // 10 % len(SIZES)] for index in range(captions)]
+    pictures = _pictures(engine, prompts, sampling, sizes)
     verdicts = [judge(scene, np.asarray(picture)) for scene, picture in zip(scenes, pictures, strict=True)]
     return [Drawn(*row) for row in zip(scenes, languages, prompts, pictures, verdicts, strict=True)]
 
 
 def shares(drawn: Sequence[Drawn]) -> dict[str, Any]:
-    """The share of pictures that are right: in all, by part of the scene, by language and by number of shapes."""
+    """The share of pictures that are right: in all, by part of the scene, language, number of shapes and size."""
 
     def followed(some: Iterable[Drawn]) -> float:
         return _mean(one.verdict.followed for one in some)
 
+    by_size = {size: [one for one in drawn if one.picture.size == size] for size in SIZES}
     return {
         "captions": len(drawn),
         **{part: _mean(getattr(one.verdict, part) for one in drawn) for part in PARTS},
         **{language: followed(one for one in drawn if one.language == language) for language in LANGUAGES},
         "one shape": followed(one for one in drawn if len(one.scene.shapes) == 1),
         "two shapes": followed(one for one in drawn if len(one.scene.shapes) == 2),
+        **{f"{width}x{height}": followed(some) for (width, height), some in by_size.items()},
     }
 
 
-def negative(engine: Engine, steps: int, guidance: float) -> dict[str, float]:
-    """The share of red shapes on captions that leave the colour open, without and with "red" as negative prompt."""
-    prompts = [f"a {kind} {POSITIONS_EN[place]} on a white background" for kind in SHAPES for place in POSITIONS]
+def negative(engine: Engine, sampling: Sampling, seeds: int = 4) -> dict[str, float]:
+    """The share of pictures with a red shape on captions that leave the colour open, without and with a negative
+    prompt that names it."""
+    prompts = [
+        f"a {kind} {POSITIONS_EN[place]} on a white background" for kind in SHAPES for place in POSITIONS
+    ] * seeds
+
+    def red(negative_prompt: str) -> float:
+        pictures = _pictures(engine, prompts, sampling, [SIZES[0]] * len(prompts), negative_prompt)
+        return _mean(any(shape.colour == "red" for shape in read(np.asarray(each)).shapes) for each in pictures)
+
     return {
-        name: _mean(
-            any(shape.colour == "red" for shape in read(np.asarray(picture)).shapes)
-            for picture in _pictures(engine, prompts, steps, guidance, negative_prompt)
-        )
-        for name, negative_prompt in (("red, no negative prompt", ""), ("red, negative prompt red", "red"))
+        "open captions": len(prompts),
+        **{f"red, negative prompt {word!r}": red(word) for word in ("", "red", COLOURS_ZH["red"])},
     }
 
 
 @torch.inference_mode()
-def reconstruction(autoencoder: AutoencoderKLQwenImage, count: int = 300) -> float:
-    """The share of held-out pictures that the judge still finds right after encoding and decoding."""
+def judge_accuracy(autoencoder: AutoencoderKLQwenImage, count: int = 500) -> dict[str, float]:
+    """The share of held-out pictures that the judge finds right as drawn, and after encoding and decoding."""
     flatten_time(autoencoder)
     dice = random.Random(13)
-    scenes = [draw_scene(dice, held_out=True) for _ in range(count)]
-    right = []
-    for scene in scenes:
-        latents = autoencoder.encode(vae.to_tensor(render(scene)[None])).latent_dist.mode()
-        right.append(judge(scene, _pixels(autoencoder.decode(latents).sample[0, :, 0])).followed)
-    return _mean(right)
+    drawn, decoded = [], []
+    for index in range(count):
+        scene, size = draw_scene(dice, held_out=True), SIZES[index % len(SIZES)]
+        picture = render(scene, *size)
+        latents = autoencoder.encode(vae.to_tensor(picture[None])).latent_dist.mode()
+        drawn.append(judge(scene, picture).followed)
+        decoded.append(judge(scene, _pixels(autoencoder.decode(latents).sample[0, :, 0])).followed)
+    return {"judged right as drawn": _mean(drawn), "judged right after encoding and decoding": _mean(decoded)}
 
 
 def sheet(drawn: Sequence[Drawn]) -> Image.Image:
@@ -117,45 +136,53 @@ def sheet(drawn: Sequence[Drawn]) -> Image.Image:
 def evaluate(
     model: str | Path | None = None,
     captions: int = 500,
-    steps: int | None = None,
+    steps: Sequence[int] = (),
     guidance: float | None = None,
     *,
-    check_negative: bool = False,
     sheet_path: Path | None = None,
-) -> dict[str, Any]:
-    """All figures of a model as one JSON-able dict; writes the contact sheet where a path is given."""
+) -> dict[str, dict[str, Any]]:
+    """All figures of a model: of its autoencoder, of negative prompts, and of captions for each number of steps.
+
+    The first of `steps` (the model's own where there are none) is that of the negative prompts and of the contact
+    sheet, which is written where a path is given.
+    """
     card = catalog.card(model)
-    steps, guidance = steps or card.default_steps, guidance or card.default_guidance_scale
+    guidance = guidance or card.default_guidance_scale
+    tried = [Sampling(each, guidance) for each in steps or [card.default_steps]]
+    autoencoder = AutoencoderKLQwenImage.from_pretrained(card.path, subfolder="vae", dtype=torch.float32)
+    found = {f"{card.name} {card.revision}, guidance {guidance:g}": judge_accuracy(autoencoder)}
     reports: list[BatchReport] = []
     with Engine(card.path, on_batch=reports.append) as engine:
-        drawn = draw(engine, captions, steps, guidance)
-        found = shares(drawn) | {"ms a step": _step_milliseconds(reports)}
-        if check_negative:
-            found |= negative(engine, steps, guidance)
-    autoencoder = AutoencoderKLQwenImage.from_pretrained(card.path, subfolder="vae", dtype=torch.float32)
-    found["right after encoding and decoding"] = reconstruction(autoencoder)
-    if sheet_path:
-        sheet(drawn).save(sheet_path, optimize=True)
-    return {"model": card.name, "revision": card.revision, "steps": steps, "guidance": guidance, **found}
+        found["negative prompts"] = negative(engine, tried[0])
+        for sampling in tried:
+            reports.clear()
+            drawn = draw(engine, captions, sampling)
+            found[f"{sampling.steps} steps"] = shares(drawn) | {"ms a step": _step_milliseconds(reports)}
+            if sheet_path and sampling is tried[0]:
+                sheet(drawn).save(sheet_path, optimize=True)
+    return found
 
 
 def _pictures(
-    engine: Engine, prompts: Sequence[str], steps: int, guidance: float, negative_prompt: str = ""
+    engine: Engine,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    sizes: Sequence[tuple[int, int]],
+    negative_prompt: str = "",
 ) -> list[Image.Image]:
-    card = engine.card
     futures = [
         engine.submit(
             Request(
                 prompt,
                 negative_prompt=negative_prompt,
-                width=card.default_width,
-                height=card.default_height,
-                steps=steps,
-                guidance_scale=guidance,
+                width=width,
+                height=height,
+                steps=sampling.steps,
+                guidance_scale=sampling.guidance,
                 seed=seed,
             )
         )
-        for seed, prompt in enumerate(prompts)
+        for seed, (prompt, (width, height)) in enumerate(zip(prompts, sizes, strict=True))
     ]
     return [future.result().image for future in futures]
 
@@ -190,22 +217,16 @@ def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> l
 def main() -> None:
     parser = argparse.ArgumentParser(description="How well the house model draws what it is told.")
     parser.add_argument("--captions", type=int, default=500, help="held-out captions (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[], help="denoising steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--model", help="a folder (default: KILN_MODEL, else the house model)")
     parser.add_argument("--sheet", type=Path, help="where to write a contact sheet, as PNG")
-    parser.add_argument("--negative", action="store_true", help="also try the negative prompt")
     chosen = parser.parse_args()
-    found = evaluate(
-        chosen.model,
-        chosen.captions,
-        chosen.steps,
-        chosen.guidance,
-        check_negative=chosen.negative,
-        sheet_path=chosen.sheet,
-    )
-    for name, value in found.items():
-        sys.stdout.write(f"{name:>34}  {value}\n")
+    found = evaluate(chosen.model, chosen.captions, chosen.steps, chosen.guidance, sheet_path=chosen.sheet)
+    for title, figures in found.items():
+        sys.stdout.write(f"{title}\n")
+        for name, value in figures.items():
+            sys.stdout.write(f"{name:>44}  {value}\n")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from inference.house_model import WEIGHTS, architecture, pool
 from inference.house_model.transformer import load
+from inference.models.processor import PictureProcessor
 
 # what `inference.models.catalog` reads beside the weights
 CARD: dict[str, Any] = {
@@ -29,7 +30,7 @@ CARD: dict[str, Any] = {
 
 def export(
     folder: Path,
-    tokenizer: Qwen2Tokenizer,
+    processor: PictureProcessor,
     autoencoder: AutoencoderKLQwenImage,
     text_encoder: Qwen2_5_VLForConditionalGeneration,
     transformer: QwenImageTransformer2DModel,
@@ -43,13 +44,14 @@ def export(
         scheduler=architecture.sampler(),
         vae=autoencoder.to(torch.float16),
         text_encoder=text_encoder.float(),
-        tokenizer=tokenizer,
+        tokenizer=processor.tokenizer,
         transformer=transformer.to(torch.bfloat16),
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".weights-") as scratch:
         fresh = Path(scratch, "new")
         pipeline.save_pretrained(fresh, safe_serialization=True)
+        _add_processor(fresh, processor)
         (fresh / "kiln.json").write_text(json.dumps(CARD, indent=2) + "\n")
         for path in fresh.rglob("*.safetensors"):
             path.chmod(0o644)
@@ -57,6 +59,16 @@ def export(
         if folder.exists():
             folder.rename(Path(scratch, "old"))
         fresh.rename(folder)
+
+
+def _add_processor(folder: Path, processor: PictureProcessor) -> None:
+    """Add what the pipelines for edits need besides, under the name of transformers' own class."""
+    processor.save_pretrained(folder / "processor")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["processor"] = ["transformers", "Qwen2VLProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    config = folder / "processor" / "processor_config.json"
+    config.write_text(config.read_text().replace("PictureProcessor", "Qwen2VLProcessor"))
 
 
 def _forget_origin(config: Path) -> None:
@@ -71,7 +83,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=WEIGHTS, help="the model's folder (default: %(default)s)")
     chosen = parser.parse_args()
     frozen = pool.load_frozen(chosen.source)
-    export(chosen.to, frozen.words, frozen.autoencoder, frozen.text_encoder, load(chosen.source))
+    processor = architecture.processor(frozen.reader.words)
+    export(chosen.to, processor, frozen.autoencoder, frozen.reader.model, load(chosen.source))
 
 
 if __name__ == "__main__":

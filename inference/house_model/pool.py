@@ -5,6 +5,7 @@ One pool a picture size. Held-out combinations never get in here.
 
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +13,19 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLQwenImage
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from inference.house_model import text, vae
+from inference.house_model import architecture, text, vae
 from inference.house_model.architecture import pack
-from inference.house_model.captions import LANGUAGES, caption
-from inference.house_model.tokenizer import in_template
-from inference.house_model.world import Scene, draw_scene, render
+from inference.house_model.captions import LANGUAGES, caption, partial_caption
+from inference.house_model.edits import draw_edit, instruction
+from inference.house_model.world import Scene, render
 from inference.models.autoencoder import flatten_time
 
 log = logging.getLogger(__name__)
 
-TEXT_ROOM = 24
+TEXT_ROOM = 28
 CHUNK = 32
 
 
@@ -31,35 +33,66 @@ CHUNK = 32
 class Frozen:
     """The parts of the model that are finished when the transformer is trained."""
 
-    words: Qwen2Tokenizer
-    text_encoder: Qwen2_5_VLForConditionalGeneration
+    reader: text.Reader
     autoencoder: AutoencoderKLQwenImage
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """States of several prompts a row, and how many of each are real."""
+
+    states: torch.Tensor  # (rows, phrasings, TEXT_ROOM, 128), bf16
+    lengths: torch.Tensor  # (rows, phrasings)
+
+    def pick(self, rows: torch.Tensor, phrasings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, TEXT_ROOM, 128) states and (batch, TEXT_ROOM) booleans, true where a state is real."""
+        present = torch.arange(TEXT_ROOM)[None] < self.lengths[rows, phrasings][:, None]
+        return self.states[rows, phrasings].float(), present
+
+
+@dataclass(frozen=True)
 class Pool:
-    """Pictures of one size. Rows i of `tokens` go with rows i of `texts` and `lengths`, one column a language."""
+    """Edits of pictures of one size: row i of `tokens` becomes row i + edits by row i of `instructions`.
+
+    `captions` go with `tokens`: English, Chinese, partial. Instructions: English, Chinese, empty.
+    """
 
     width: int
     height: int
-    tokens: torch.Tensor  # (pictures, image tokens, 32), normalised, bf16
-    texts: torch.Tensor  # (pictures, languages, TEXT_ROOM, 128), bf16
-    lengths: torch.Tensor  # (pictures, languages)
+    tokens: torch.Tensor  # (2 · edits, image tokens, 32), normalised, bf16
+    captions: Prompts
+    instructions: Prompts
+
+    @property
+    def edits(self) -> int:
+        return len(self.tokens) // 2
 
 
 def load_frozen(folder: Path) -> Frozen:
-    """Read the finished stages' checkpoints."""
-    autoencoder = AutoencoderKLQwenImage.from_pretrained(folder / "decoder")
+    """Read the finished stages' checkpoints; the autoencoder's decoder is the refined one where there is one."""
+    refined = folder / "decoder"
+    autoencoder = AutoencoderKLQwenImage.from_pretrained(refined if refined.exists() else folder / "vae")
     encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", dtype=torch.float32)
-    return Frozen(Qwen2Tokenizer.from_pretrained(folder / "tokenizer"), encoder.eval(), autoencoder.eval())
+    words = Qwen2Tokenizer.from_pretrained(folder / "tokenizer")
+    return Frozen(
+        text.Reader(encoder.eval().requires_grad_(False), architecture.processor(words)),
+        flatten_time(autoencoder.eval()),
+    )
 
 
-def _prompt(scene: Scene, dice: random.Random, language: str, words: Qwen2Tokenizer) -> str:
-    empty = len(words(in_template("")).input_ids)
+def _fitting(scene: Scene, dice: random.Random, language: str, words: Qwen2Tokenizer) -> str:
+    """A caption that leaves room for what closes the template."""
     while True:
         prompt = caption(scene, dice, language)
-        if len(words(in_template(prompt)).input_ids) - empty + text.CLOSING_TOKENS <= TEXT_ROOM:
+        if len(words.tokenize(prompt)) + text.CLOSING_TOKENS <= TEXT_ROOM:
             return prompt
+
+
+def _captions(scene: Scene, dice: random.Random, words: Qwen2Tokenizer) -> list[str]:
+    whole = [_fitting(scene, dice, language, words) for language in LANGUAGES]
+    if not scene.shapes:
+        return [*whole, whole[0]]
+    return [*whole, partial_caption(scene, dice, dice.choice(LANGUAGES))[0]]
 
 
 def normalise(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor) -> torch.Tensor:
@@ -68,21 +101,42 @@ def normalise(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor) -> tor
     return (latents - mean) / torch.tensor(autoencoder.config.latents_std).view(1, -1, 1, 1)
 
 
+def _prompts(states: torch.Tensor, lengths: torch.Tensor, rows: int) -> Prompts:
+    filled, lengths = text.padded(states, lengths, TEXT_ROOM)
+    return Prompts(filled.bfloat16().unflatten(0, (rows, -1)), lengths.unflatten(0, (rows, -1)))
+
+
+def _joined(parts: Sequence[Prompts]) -> Prompts:
+    return Prompts(torch.cat([part.states for part in parts]), torch.cat([part.lengths for part in parts]))
+
+
+@torch.no_grad()
 def build(frozen: Frozen, width: int, height: int, count: int, seed: int) -> Pool:
-    """Draw, encode and describe `count` training scenes, each once a language."""
+    """Draw, encode and describe `count` edits of training scenes, in every language."""
     dice = random.Random(seed)
-    flatten_time(frozen.autoencoder)
-    tokens, texts, lengths = [], [], []
-    for _ in range(count // CHUNK):
-        scenes = [draw_scene(dice) for _ in range(CHUNK)]
-        pictures = np.stack([render(scene, width, height) for scene in scenes])
-        latents = normalise(frozen.autoencoder, vae.encode(frozen.autoencoder, pictures))
-        tokens.append(pack(latents).bfloat16())
-        prompts = [_prompt(scene, dice, language, frozen.words) for scene in scenes for language in LANGUAGES]
-        states, sizes = text.features(frozen.text_encoder, frozen.words, prompts, TEXT_ROOM)
-        texts.append(states.bfloat16().view(CHUNK, len(LANGUAGES), TEXT_ROOM, -1))
-        lengths.append(sizes.view(CHUNK, len(LANGUAGES)))
-    return Pool(width, height, torch.cat(tokens), torch.cat(texts), torch.cat(lengths))
+    encode = torch.compile(frozen.autoencoder.encoder, dynamic=False)
+    tokens: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    captions: tuple[list[Prompts], list[Prompts]] = ([], [])
+    instructions = []
+    for _ in tqdm(range(count // CHUNK), f"pool {width}x{height}", disable=None):
+        edits = [draw_edit(dice) for _ in range(CHUNK)]
+        for side, scenes in enumerate(([edit.before for edit in edits], [edit.after for edit in edits])):
+            pictures = np.stack([render(scene, width, height) for scene in scenes])
+            latents = normalise(frozen.autoencoder, vae.encode(frozen.autoencoder, pictures, encode))
+            tokens[side].append(pack(latents).bfloat16())
+            texts = [one for scene in scenes for one in _captions(scene, dice, frozen.reader.words)]
+            captions[side].append(_prompts(*frozen.reader.prompts(texts), CHUNK))
+        befores = np.stack([render(edit.before, width, height) for edit in edits])
+        asked = [one for edit in edits for one in (*(instruction(edit, dice, name) for name in LANGUAGES), " ")]
+        read = frozen.reader.instructions(asked, np.repeat(befores, len(asked) // CHUNK, axis=0))
+        instructions.append(_prompts(*read, CHUNK))
+    return Pool(
+        width,
+        height,
+        torch.cat([*tokens[0], *tokens[1]]),
+        _joined([*captions[0], *captions[1]]),
+        _joined(instructions),
+    )
 
 
 def load_or_build(folder: Path, frozen: Frozen, width: int, height: int, count: int) -> Pool:
@@ -90,6 +144,13 @@ def load_or_build(folder: Path, frozen: Frozen, width: int, height: int, count: 
     path = folder / f"pool-{width}x{height}.safetensors"
     if not path.exists():
         pool = build(frozen, width, height, count, seed=1000 * width + height)
-        save_file({"tokens": pool.tokens, "texts": pool.texts, "lengths": pool.lengths}, path)
-        log.info("pool of %d pictures, %d by %d", count, width, height)
-    return Pool(width, height, **load_file(path))
+        kept = {"tokens": pool.tokens}
+        for name, prompts in (("captions", pool.captions), ("instructions", pool.instructions)):
+            kept |= {f"{name}.states": prompts.states, f"{name}.lengths": prompts.lengths}
+        save_file(kept, path)
+        log.info("pool of %d edits, %d by %d", count, width, height)
+    kept = load_file(path)
+    captions, instructions = (
+        Prompts(kept[f"{name}.states"], kept[f"{name}.lengths"]) for name in ("captions", "instructions")
+    )
+    return Pool(width, height, kept["tokens"], captions, instructions)

@@ -1,58 +1,95 @@
-"""Training of the text encoder to tell a scene from its caption, and its features as the pipeline takes them.
+"""Training of the text encoder to tell a scene from its caption and an edit from its instruction.
 
 The classifying heads are thrown away afterwards: what stays is an encoder whose states hold the scene.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from inference.house_model.captions import LANGUAGES, caption
+from inference.house_model import edits
+from inference.house_model.captions import LANGUAGES, caption, partial_caption
 from inference.house_model.pace import Pace
-from inference.house_model.tokenizer import TEMPLATE_TOKENS, in_template
-from inference.house_model.world import COLOURS, PATTERNS, POSITIONS, SHAPES, SIZES, Scene, draw_scene
+from inference.house_model.tokenizer import EDIT_TOKENS, TEMPLATE_TOKENS, in_edit_template, in_template
+from inference.house_model.world import COLOURS, PATTERNS, POSITIONS, SHAPES, SIZES, Scene, draw_scene, render
+from inference.models.processor import PictureProcessor
 
 BATCH = 64
+PARTIAL_SHARE = 0.25
+INSTRUCTIONS = 32
 # <|im_end|> \n <|im_start|> assistant \n: every one of them learns the whole scene
 CLOSING_TOKENS = 5
 ABSENT = -100
-PARTS: dict[str, tuple[str, ...]] = {
+UNSAID = "unsaid"
+SHAPE_PARTS: dict[str, tuple[str, ...]] = {
+    "kind": SHAPES,
+    "colour": tuple(COLOURS),
+    "position": tuple(POSITIONS),
+    "size": tuple(SIZES),
+}
+# what a caption says of a scene, and an instruction of an edit
+SCENE_PARTS: dict[str, tuple[str, ...]] = {
     "background": tuple(COLOURS),
     "pattern": PATTERNS,
-    **{
-        f"{part} {which}": names
-        for which in ("first", "second")
-        for part, names in (
-            ("kind", SHAPES),
-            ("colour", tuple(COLOURS)),
-            ("position", tuple(POSITIONS)),
-            ("size", tuple(SIZES)),
-        )
-    },
-    "count": ("1", "2"),
+    **{f"{part} {which}": names for which in ("first", "second") for part, names in SHAPE_PARTS.items()},
+    "count": ("0", "1", "2"),
 }
+EDIT_PARTS: dict[str, tuple[str, ...]] = {
+    "verb": edits.VERBS,
+    "target": SHAPES,
+    "colour": tuple(COLOURS),
+    "kind": SHAPES,
+    "position": tuple(POSITIONS),
+}
+Parts = dict[str, tuple[str, ...]]
 
 
-def targets(scene: Scene) -> list[int]:
-    """Class numbers of a scene in the order of PARTS; ABSENT for a second shape that is not there."""
-    first, second = scene.shapes[0], scene.shapes[1] if len(scene.shapes) == 2 else None
-    names = {"background": scene.background, "pattern": scene.pattern, "count": str(len(scene.shapes))}
-    for which, shape in (("first", first), ("second", second)):
-        for part in ("kind", "colour", "position", "size"):
-            names[f"{part} {which}"] = getattr(shape, part, "")
-    return [classes.index(names[part]) if names[part] else ABSENT for part, classes in PARTS.items()]
+def _classes(parts: Parts, values: dict[str, str]) -> list[int]:
+    """Class numbers in the order of `parts`; the class behind the last name says that a part is unsaid."""
+    numbers = {name: {value: index for index, value in enumerate((*names, UNSAID))} for name, names in parts.items()}
+    return [numbers[name][values[name]] if name in values else ABSENT for name in parts]
+
+
+def scene_targets(scene: Scene, said: frozenset[str] | None = None) -> list[int]:
+    """Class numbers of a scene in the order of SCENE_PARTS, all of them or those `said` of the first shape and ground.
+
+    ABSENT for the parts of a shape that is not there.
+    """
+    values = {"background": scene.background, "pattern": scene.pattern, "count": str(len(scene.shapes))}
+    for which, shape in zip(("first", "second"), scene.shapes, strict=False):
+        values |= {f"{part} {which}": getattr(shape, part) for part in SHAPE_PARTS}
+    if said is not None:
+        values = {name: values[name] if name.removesuffix(" first") in said else UNSAID for name in values}
+    return _classes(SCENE_PARTS, values)
+
+
+def edit_targets(edit: edits.Edit) -> list[int]:
+    """Class numbers of an edit in the order of EDIT_PARTS."""
+    told = {"recolour": "colour", "replace": "kind", "move": "position"}
+    values = dict.fromkeys(EDIT_PARTS, UNSAID) | {"verb": edit.verb}
+    if edit.was:
+        values["target"] = edit.was.kind
+    if edit.verb == "background":
+        values["colour"] = edit.after.background
+    elif edit.now:
+        values[told[edit.verb]] = getattr(edit.now, told[edit.verb])
+    return _classes(EDIT_PARTS, values)
 
 
 class Heads(nn.Module):
-    """One linear classifier a part of the scene."""
+    """One linear classifier a part."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, parts: Parts) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(width, len(classes)) for classes in PARTS.values()])
+        self.layers = nn.ModuleList([nn.Linear(width, len(names) + 1) for names in parts.values()])
 
     def loss(self, states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """Summed cross-entropy of (batch, tokens, width) states against (batch, parts) class numbers."""
@@ -63,54 +100,127 @@ class Heads(nn.Module):
         return torch.stack(losses).sum()
 
 
-def _states(
-    model: Qwen2_5_VLForConditionalGeneration, words: Qwen2Tokenizer, prompts: list[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    tokens = words([in_template(prompt) for prompt in prompts], padding=True, padding_side="right", return_tensors="pt")
-    output = model.model(
-        input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False
-    )
-    return output.hidden_states[-1], tokens.attention_mask.sum(dim=1)
+class Reader:
+    """Prompts and instructions → states, as the pipelines' `encode_prompt` makes them, template and all."""
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, processor: PictureProcessor) -> None:
+        self.model, self._processor = model, processor
+        self.words: Qwen2Tokenizer = processor.tokenizer
+
+    def prompts(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, tokens, width) states behind the template, and their (batch,) lengths."""
+        tokens = self.words(
+            [in_template(prompt) for prompt in prompts], padding=True, padding_side="right", return_tensors="pt"
+        )
+        return self._states(dict(tokens), TEMPLATE_TOKENS)
+
+    def instructions(
+        self, instructions: Sequence[str], pictures: npt.NDArray[np.uint8]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for instructions about (batch, height, width, 3) pictures."""
+        inputs = self._processor(
+            text=[in_edit_template(text) for text in instructions],
+            images=[Image.fromarray(picture) for picture in pictures],
+            padding=True,
+            return_tensors="pt",
+        )
+        del inputs["mm_token_type_ids"]
+        return self._states(dict(inputs), EDIT_TOKENS)
+
+    def _states(self, inputs: dict[str, torch.Tensor], template: int) -> tuple[torch.Tensor, torch.Tensor]:
+        output = self.model.model(**inputs, output_hidden_states=True, use_cache=False)
+        return output.hidden_states[-1][:, template:], inputs["attention_mask"].sum(dim=1) - template
 
 
-def _examples(dice: random.Random) -> Iterator[tuple[list[str], torch.Tensor]]:
+def _closing(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    closing = lengths[:, None] - torch.arange(CLOSING_TOKENS, 0, -1)
+    return states.gather(1, closing[..., None].expand(-1, -1, states.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A batch of captions, the first PARTIAL_SHARE of them partial, and one of instructions with their pictures."""
+
+    captions: list[str]
+    scenes: torch.Tensor
+    instructions: list[str]
+    edits: torch.Tensor
+    pictures: npt.NDArray[np.uint8]
+
+
+def _examples(dice: random.Random) -> Iterator[Examples]:
     while True:
-        scenes = [draw_scene(dice, pair_share=0.35) for _ in range(BATCH)]
-        prompts = [caption(scene, dice, dice.choice(LANGUAGES)) for scene in scenes]
-        yield prompts, torch.tensor([targets(scene) for scene in scenes])
+        captions, scenes = [], []
+        for _ in range(int(PARTIAL_SHARE * BATCH)):
+            scene = draw_scene(dice, pair_share=0.35)
+            text, said = partial_caption(scene, dice, dice.choice(LANGUAGES))
+            captions.append(text)
+            scenes.append(scene_targets(scene, said))
+        while len(captions) < BATCH:
+            edit = edits.draw_edit(dice) if dice.random() < 0.2 else None
+            scene = edit.after if edit else draw_scene(dice, pair_share=0.35)
+            captions.append(caption(scene, dice, dice.choice(LANGUAGES)))
+            scenes.append(scene_targets(scene))
+        chosen = [edits.draw_edit(dice) for _ in range(INSTRUCTIONS)]
+        yield Examples(
+            captions,
+            torch.tensor(scenes),
+            [edits.instruction(edit, dice, dice.choice(LANGUAGES)) for edit in chosen],
+            torch.tensor([edit_targets(edit) for edit in chosen]),
+            np.stack([render(edit.before, 64, 64) for edit in chosen]),
+        )
 
 
-def train(model: Qwen2_5_VLForConditionalGeneration, words: Qwen2Tokenizer, pace: Pace) -> None:
-    """Train in place until the pace's time is up, then freeze."""
-    heads = Heads(model.config.text_config.hidden_size)
-    trained = [*model.model.language_model.parameters(), *heads.parameters()]
+def adopt(reader: Reader, former: Reader) -> None:
+    """Start from a former encoder: its weights, and its embedding of every token that both vocabularies have."""
+    mine, theirs = reader.model.state_dict(), former.model.state_dict()
+    ours, old = reader.words.get_vocab(), former.words.get_vocab()
+    both = [token for token in ours if token in old]
+    for name, value in theirs.items():
+        if value.shape == mine[name].shape:
+            mine[name].copy_(value)
+        else:
+            mine[name][[ours[token] for token in both]] = value[[old[token] for token in both]]
+
+
+def train(reader: Reader, pace: Pace, former: Reader | None = None) -> None:
+    """Train in place until the pace's time is up, then freeze.
+
+    With a former encoder, start from it and keep what it makes of whole captions, which a transformer knows already.
+    """
+    if former:
+        adopt(reader, former)
+    width = reader.model.config.text_config.hidden_size
+    scene_heads, edit_heads = Heads(width, SCENE_PARTS), Heads(width, EDIT_PARTS)
+    trained = [*reader.model.model.parameters(), *scene_heads.parameters(), *edit_heads.parameters()]
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.01)
-    for prompts, wanted in pace.steps(_examples(random.Random(4))):
+    for batch in pace.steps(_examples(random.Random(4))):
         optimizer.param_groups[0]["lr"] = 2e-3 * pace.rate()
-        states, lengths = _states(model, words, prompts)
-        closing = lengths[:, None] - torch.arange(CLOSING_TOKENS, 0, -1)
-        loss = heads.loss(states.gather(1, closing[..., None].expand(-1, -1, states.shape[-1])), wanted)
+        states, lengths = reader.prompts(batch.captions)
+        loss = scene_heads.loss(_closing(states, lengths), batch.scenes)
+        if former:
+            with torch.no_grad():
+                kept, _ = former.prompts(batch.captions)
+            present = torch.arange(states.shape[1])[None] < lengths[:, None]
+            present[: int(PARTIAL_SHARE * BATCH)] = False
+            loss = loss + 10 * (states - kept).square().mean(dim=-1)[present].mean()
+        loss = loss + edit_heads.loss(_closing(*reader.instructions(batch.instructions, batch.pictures)), batch.edits)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         pace.report(loss.detach())
-    model.requires_grad_(False)
+    reader.model.requires_grad_(False)
 
 
-@torch.no_grad()
-def features(
-    model: Qwen2_5_VLForConditionalGeneration, words: Qwen2Tokenizer, prompts: list[str], room: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts → (batch, room, width) states without the template, zeros behind, and their (batch,) lengths.
+def padded(states: torch.Tensor, lengths: torch.Tensor, room: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, tokens, width) states → (batch, room, width), zeros behind each one's length.
 
-    What the pipeline's `encode_prompt` returns, at a fixed length; raises ValueError where a prompt is longer.
+    Raises ValueError where a prompt is longer than the room.
     """
-    states, lengths = _states(model, words, prompts)
-    states, lengths = states[:, TEMPLATE_TOKENS:], lengths - TEMPLATE_TOKENS
     if int(lengths.max()) > room:
         raise ValueError(f"a prompt takes {int(lengths.max())} tokens, there is room for {room}")
     present = torch.arange(states.shape[1])[None] < lengths[:, None]
-    filled = states.new_zeros(len(prompts), room, states.shape[2])
+    filled = states.new_zeros(len(states), room, states.shape[2])
     filled[:, : states.shape[1]] = (states * present[..., None])[:, :room]
     return filled, lengths

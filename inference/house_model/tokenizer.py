@@ -1,7 +1,7 @@
 """The house model's tokenizer: Qwen2's byte-level BPE and special tokens, with a vocabulary of its own world.
 
-The pipeline drops the first 34 tokens of its prompt template, so every word of the template must be one token;
-`build` makes sure of it.
+The pipelines drop the first 34 tokens of the prompt template, and 64 of the one for edits, so every word of them
+must be one token; `build` makes sure of it.
 """
 
 import json
@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from inference.house_model import captions
+from inference.house_model import captions, edits
 from inference.house_model.world import draw_scene
 
 # the template of diffusers.QwenImagePipeline, which the real model was trained with
@@ -19,8 +19,17 @@ TEMPLATE_BEFORE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n"
 )
-TEMPLATE_AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 TEMPLATE_TOKENS = 34
+# the template of diffusers.QwenImageEditPlusPipeline, for one picture
+EDIT_BEFORE = (
+    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
+    "background), then explain how the user's text instruction should alter or modify the image. Generate a new image "
+    "that meets the user's requirements while maintaining consistency with the original input where appropriate."
+    "<|im_end|>\n<|im_start|>user\n"
+)
+EDIT_TOKENS = 64
+PICTURE = "Picture 1: <|vision_start|><|image_pad|><|vision_end|>"
+TEMPLATE_AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
@@ -28,19 +37,22 @@ SPECIAL = (
 )  # fmt: skip
 VOCABULARY = 1000
 EDIT_WORDS = (
-    "make change replace remove move to it the with into instead of no without and not color shape picture same "
+    "make change replace remove move delete turn take put away to it the with into instead of no without and not color "
+    "shape picture same empty "
     "grey centre middle upper lower corner side drawing draw photo big tiny huge medium two one next under over"
 )
 CHINESE_WORDS = (
     "一个", "一张", "图片", "背景", "的", "有", "在", "上", "，", "。", "小的", "大的", "小", "大", "条纹", "格子",
-    "把", "换成", "去掉", "移到", "变成", "和", "没有", "不要", "画",
+    "把", "换成", "去掉", "移到", "变成", "改成", "放到", "删除", "用", "代替", "和", "没有", "不要", "画",
+    "空的", "图形",
 )  # fmt: skip
 
 
 def _corpus() -> list[str]:
     dice = random.Random(0)
     english = [captions.caption(draw_scene(dice), dice, "en") for _ in range(3000)]
-    plain = TEMPLATE_BEFORE + TEMPLATE_AFTER
+    english += [edits.instruction(edits.draw_edit(dice), dice, "en") for _ in range(2000)]
+    plain = TEMPLATE_BEFORE + TEMPLATE_AFTER + EDIT_BEFORE + PICTURE
     for token in SPECIAL:
         plain = plain.replace(token, "")
     # Chinese is learnt word by word, so that no entry straddles two words
@@ -54,7 +66,7 @@ def _corpus() -> list[str]:
 
 
 def build() -> Qwen2Tokenizer:
-    """Train the vocabulary on the world's captions; raises ValueError when the template is not 34 tokens."""
+    """Train the vocabulary on the world's captions; raises ValueError when a template is not as long as it must be."""
     raw = Tokenizer(models.BPE())
     raw.normalizer = normalizers.NFC()
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -77,12 +89,18 @@ def build() -> Qwen2Tokenizer:
         additional_special_tokens=list(SPECIAL[1:]),
         model_max_length=2048,
     )
-    length = len(tokenizer(TEMPLATE_BEFORE).input_ids)
-    if length != TEMPLATE_TOKENS:
-        raise ValueError(f"the template takes {length} tokens, the pipeline drops {TEMPLATE_TOKENS}")
+    for template, dropped in ((TEMPLATE_BEFORE, TEMPLATE_TOKENS), (EDIT_BEFORE, EDIT_TOKENS)):
+        length = len(tokenizer(template).input_ids)
+        if length != dropped:
+            raise ValueError(f"a template takes {length} tokens, the pipeline drops {dropped}")
     return tokenizer
 
 
 def in_template(prompt: str) -> str:
     """A prompt as the text encoder reads it."""
     return TEMPLATE_BEFORE + prompt + TEMPLATE_AFTER
+
+
+def in_edit_template(prompt: str) -> str:
+    """An instruction about one picture as the text encoder reads it."""
+    return EDIT_BEFORE + PICTURE + prompt + TEMPLATE_AFTER

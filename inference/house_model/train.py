@@ -3,18 +3,22 @@
 Five stages, each from the checkpoints of the ones before: tokenizer, vae, decoder, text, transformer. A finished
 stage is skipped; the transformer goes on from its last checkpoint, and so does the decoder where it is asked for by
 name, at any time, since the latents do not change with it. Checkpoints are safetensors.
+
+With `--former FOLDER`, an exported model, the training goes on from it: its autoencoder is kept, the text encoder and
+the transformer start from its own.
 """
 
 import argparse
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLQwenImage
-from transformers import Qwen2Tokenizer
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from inference.house_model import architecture, tokenizer, vae
+from inference.house_model import architecture, text, tokenizer, transformer, vae
 from inference.house_model.pace import Pace
 
 log = logging.getLogger(__name__)
@@ -22,45 +26,62 @@ log = logging.getLogger(__name__)
 SHARES = {"vae": 0.1, "decoder": 0.15, "text": 0.05, "transformer": 0.7}
 
 
-def _tokenizer(out: Path, seconds: float) -> None:
-    tokenizer.build().save_pretrained(out / "tokenizer")
+@dataclass(frozen=True)
+class Course:
+    """Where a training keeps its checkpoints, and the exported model that it started from, if any."""
+
+    out: Path
+    former: Path | None = None
 
 
-def _vae(out: Path, seconds: float) -> None:
-    model = architecture.autoencoder()
-    vae.train(model, Pace("vae", seconds))
-    mean, std = vae.statistics(model)
-    model.register_to_config(latents_mean=mean, latents_std=std)
-    model.save_pretrained(out / "vae")
-    fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(out / "vae"))
+def _tokenizer(course: Course, seconds: float) -> None:
+    words = tokenizer.build()
+    architecture.processor(words).save_pretrained(course.out / "processor")
+    words.save_pretrained(course.out / "tokenizer")
+
+
+def _vae(course: Course, seconds: float) -> None:
+    if course.former:
+        model = AutoencoderKLQwenImage.from_pretrained(course.former / "vae", dtype=torch.float32)
+    else:
+        model = architecture.autoencoder()
+        vae.train(model, Pace("vae", seconds))
+        mean, std = vae.statistics(model)
+        model.register_to_config(latents_mean=mean, latents_std=std)
+    model.save_pretrained(course.out / "vae")
+    fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(course.out / "vae"))
     log.info("vae: %.1f dB on held-out pictures", fidelity)
 
 
-def _decoder(out: Path, seconds: float) -> None:
-    refined = out / "decoder"
-    model = AutoencoderKLQwenImage.from_pretrained(refined if refined.exists() else out / "vae")
+def _decoder(course: Course, seconds: float) -> None:
+    refined = course.out / "decoder"
+    model = AutoencoderKLQwenImage.from_pretrained(refined if refined.exists() else course.out / "vae")
     vae.refine(model, Pace("decoder", seconds))
     model.save_pretrained(refined)
     fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(refined))
     log.info("decoder: %.1f dB on held-out pictures", fidelity)
 
 
-def _text(out: Path, seconds: float) -> None:
-    from inference.house_model import text
-
-    words = Qwen2Tokenizer.from_pretrained(out / "tokenizer")
-    model = architecture.text_encoder(words)
-    text.train(model, words, Pace("text", seconds))
-    model.save_pretrained(out / "text_encoder")
+def _reader(encoder: Qwen2_5_VLForConditionalGeneration, words: Qwen2Tokenizer) -> text.Reader:
+    return text.Reader(encoder, architecture.processor(words))
 
 
-def _transformer(out: Path, seconds: float) -> None:
-    from inference.house_model import transformer
+def _text(course: Course, seconds: float) -> None:
+    words = Qwen2Tokenizer.from_pretrained(course.out / "tokenizer")
+    model, former = architecture.text_encoder(words), None
+    if course.former:
+        known = Qwen2Tokenizer.from_pretrained(course.former / "tokenizer")
+        encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(course.former / "text_encoder")
+        former = _reader(encoder, known)
+    text.train(_reader(model, words), Pace("text", seconds), former)
+    model.save_pretrained(course.out / "text_encoder")
 
-    transformer.train(out, seconds)
+
+def _transformer(course: Course, seconds: float) -> None:
+    transformer.train(course.out, seconds, course.former)
 
 
-STAGES: dict[str, Callable[[Path, float], None]] = {
+STAGES: dict[str, Callable[[Course, float], None]] = {
     "tokenizer": _tokenizer,
     "vae": _vae,
     "decoder": _decoder,
@@ -73,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--hours", type=float, default=2.0, help="wall-clock time of all stages together")
+    parser.add_argument("--former", type=Path, help="folder of an exported model to go on from")
     parser.add_argument("--stage", choices=STAGES, help="only this stage, with all the hours")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -85,7 +107,7 @@ def main() -> None:
         finished = not goes_on and (chosen.out / {"text": "text_encoder"}.get(name, name)).exists()
         if chosen.stage in (None, name) and not finished:
             share = 1.0 if chosen.stage else SHARES.get(name, 0.0)
-            stage(chosen.out, share * chosen.hours * 3600)
+            stage(Course(chosen.out, chosen.former), share * chosen.hours * 3600)
 
 
 if __name__ == "__main__":

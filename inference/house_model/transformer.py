@@ -25,16 +25,32 @@ from inference.house_model.progress import look
 
 log = logging.getLogger(__name__)
 
-# (width, height): pictures kept, rows a batch, share of the batches once other sizes join in
+
+@dataclass(frozen=True)
+class Share:
+    """What one picture size gets: edits kept, rows a batch, and shares of the batches for pictures and for edits."""
+
+    edits: int
+    rows: int
+    pictures: float
+    edited: float
+
+
+# (width, height); the rows of a batch of edits are half as many, since the picture before is joined to each
 SIZES = {
-    (128, 128): (24576, 64, 0.80),
-    (192, 128): (2048, 40, 0.05),
-    (128, 192): (2048, 40, 0.05),
-    (256, 256): (1536, 16, 0.10),
+    (128, 128): Share(12288, 64, 0.22, 0.18),
+    (192, 128): Share(1024, 40, 0.07, 0.03),
+    (128, 192): Share(1024, 40, 0.07, 0.03),
+    (192, 192): Share(1280, 28, 0.11, 0.03),
+    (256, 256): Share(1792, 16, 0.23, 0.03),
 }
-FIRST_SIZE_ONLY = 0.25
+FIRST_SIZE_ONLY = 0.2
+# of English, Chinese and partial captions; of English, Chinese and empty instructions
+PHRASINGS = (0.43, 0.43, 0.14)
 EMPTY_PROMPTS = ("", " ")
 EMPTY_SHARE = 0.1
+RATE = 2e-3
+RATE_FROM_FORMER = 1.5e-3
 CHECKPOINT_SECONDS = 300
 LOOK_SECONDS = 600
 
@@ -43,9 +59,11 @@ Rotation = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass
 class Batch:
-    """Rows of one size: clean tokens, text states, which of those are real, and the rotations of both."""
+    """Rows of one size: clean tokens, those of a picture to edit (or none), text states, which of those are real, and
+    the rotations of image and text."""
 
     tokens: torch.Tensor
+    given: torch.Tensor
     texts: torch.Tensor
     present: torch.Tensor
     rotations: tuple[Rotation, Rotation]
@@ -95,7 +113,7 @@ class RealRotation:
 
 def predict(model: QwenImageTransformer2DModel, batch: Batch, noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     """Velocities of (rows, tokens, 32) noisy tokens at (rows,) times in 0..1, as the model's own forward."""
-    image = model.img_in(noisy)
+    image = model.img_in(torch.cat([noisy, batch.given], dim=1))
     prompt = model.txt_in(model.txt_norm(batch.texts))
     moment = model.time_text_embed(times, image)
     present = torch.cat([batch.present, batch.present.new_ones(image.shape[:2])], dim=1)
@@ -107,13 +125,13 @@ def predict(model: QwenImageTransformer2DModel, batch: Batch, noisy: torch.Tenso
             temb=moment,
             image_rotary_emb=batch.rotations,
         )
-    predicted: torch.Tensor = model.proj_out(model.norm_out(image, moment))
+    predicted: torch.Tensor = model.proj_out(model.norm_out(image[:, : noisy.shape[1]], moment))
     return predicted
 
 
-def _rotations(model: QwenImageTransformer2DModel, pool: Pool) -> tuple[Rotation, Rotation]:
-    shape = [[(1, pool.height // 16, pool.width // 16)]]
-    image, prompt = model.pos_embed(shape, max_txt_seq_len=TEXT_ROOM, device=torch.device("cpu"))
+def _rotations(model: QwenImageTransformer2DModel, pool: Pool, pictures: int) -> tuple[Rotation, Rotation]:
+    shapes = [[(1, pool.height // 16, pool.width // 16)] * pictures]
+    image, prompt = model.pos_embed(shapes, max_txt_seq_len=TEXT_ROOM, device=torch.device("cpu"))
     return tuple((x.real.float()[:, None].contiguous(), x.imag.float()[:, None].contiguous()) for x in (image, prompt))  # type: ignore[return-value]
 
 
@@ -125,28 +143,39 @@ def _times(rows: int) -> torch.Tensor:
 
 def _batches(model: QwenImageTransformer2DModel, frozen: Frozen, pools: list[Pool], pace: Pace) -> Iterator[Batch]:
     dice = random.Random(pace.step)
-    rotations = [_rotations(model, pool) for pool in pools]
-    empty, empty_lengths = text.features(frozen.text_encoder, frozen.words, list(EMPTY_PROMPTS), TEXT_ROOM)
-    shares = [share for _, _, share in SIZES.values()]
+    empty, empty_lengths = text.padded(*frozen.reader.prompts(EMPTY_PROMPTS), TEXT_ROOM)
+    kinds = [
+        (pool, share, edited) for pool, share in zip(pools, SIZES.values(), strict=True) for edited in (False, True)
+    ]
+    chances = [share.edited if edited else share.pictures for _, share, edited in kinds]
+    first = [chance if pool is pools[0] else 0.0 for (pool, _, _), chance in zip(kinds, chances, strict=True)]
+    rotations = [_rotations(model, pool, 1 + edited) for pool, _, edited in kinds]
+    phrasing = torch.tensor(PHRASINGS)
     while True:
-        which = 0 if pace.share < FIRST_SIZE_ONLY else dice.choices(range(len(pools)), shares)[0]
-        pool, (_, rows, _) = pools[which], list(SIZES.values())[which]
-        chosen = torch.randint(len(pool.tokens), (rows,))
-        language = torch.randint(pool.texts.shape[1], (rows,))
-        texts, lengths = pool.texts[chosen, language].float(), pool.lengths[chosen, language]
-        dropped, nothing = torch.rand(rows) < EMPTY_SHARE, torch.randint(len(EMPTY_PROMPTS), (rows,))
-        texts = torch.where(dropped[:, None, None], empty[nothing], texts)
-        lengths = torch.where(dropped, empty_lengths[nothing], lengths)
-        present = torch.arange(TEXT_ROOM)[None] < lengths[:, None]
-        yield Batch(pool.tokens[chosen].float(), texts, present, rotations[which])
+        which = dice.choices(range(len(kinds)), first if pace.share < FIRST_SIZE_ONLY else chances)[0]
+        pool, share, edited = kinds[which]
+        if edited:
+            chosen = torch.randint(pool.edits, (share.rows // 2,))
+            texts, present = pool.instructions.pick(chosen, phrasing.multinomial(len(chosen), replacement=True))
+            tokens, given = pool.tokens[chosen + pool.edits].float(), pool.tokens[chosen].float()
+        else:
+            chosen = torch.randint(len(pool.tokens), (share.rows,))
+            texts, present = pool.captions.pick(chosen, phrasing.multinomial(len(chosen), replacement=True))
+            dropped, nothing = torch.rand(share.rows) < EMPTY_SHARE, torch.randint(len(EMPTY_PROMPTS), (share.rows,))
+            texts = torch.where(dropped[:, None, None], empty[nothing], texts)
+            left = torch.arange(TEXT_ROOM)[None] < empty_lengths[nothing][:, None]
+            present = torch.where(dropped[:, None], left, present)
+            tokens = pool.tokens[chosen].float()
+            given = tokens[:, :0]
+        yield Batch(tokens, given, texts, present, rotations[which])
 
 
-def _optimizers(model: QwenImageTransformer2DModel) -> list[tuple[torch.optim.Optimizer, float]]:
+def _optimizers(model: QwenImageTransformer2DModel, rate: float) -> list[tuple[torch.optim.Optimizer, float]]:
     matrices = [p for p in model.transformer_blocks.parameters() if p.ndim == 2]
     ours = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in ours]
     muon = torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
-    return [(muon, 2e-3), (torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0), 2e-3)]
+    return [(muon, rate), (torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0), rate)]
 
 
 def _save(out: Path, model: QwenImageTransformer2DModel, average: Average, pace: Pace) -> None:
@@ -165,9 +194,13 @@ def load(out: Path, part: str = "average") -> QwenImageTransformer2DModel:
     return model
 
 
-def _resume(out: Path, seconds: float) -> tuple[QwenImageTransformer2DModel, Average, Pace]:
+def _resume(out: Path, seconds: float, former: Path | None) -> tuple[QwenImageTransformer2DModel, Average, Pace]:
     if not (out / "transformer.safetensors").exists():
-        model = architecture.transformer()
+        if former:
+            folder = former / "transformer"
+            model = QwenImageTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).train()
+        else:
+            model = architecture.transformer()
         return model, Average(model, 0.998), Pace("transformer", seconds)
     model, average = load(out, "model"), Average(load(out), 0.998)
     average.follow(model)
@@ -176,15 +209,18 @@ def _resume(out: Path, seconds: float) -> tuple[QwenImageTransformer2DModel, Ave
     return model, average, Pace("transformer", seconds, state["spent"], state["step"])
 
 
-def train(out: Path, seconds: float) -> None:
-    """Train from the checkpoints in `out`, or go on, until `seconds` of training are used; checkpoints as it goes."""
+def train(out: Path, seconds: float, former: Path | None = None) -> None:
+    """Train from the checkpoints in `out`, or go on, until `seconds` of training are used; checkpoints as it goes.
+
+    Without a checkpoint the transformer starts from that of the exported model `former`, or from nothing.
+    """
     frozen = load_frozen(out)
-    pools = [load_or_build(out, frozen, *size, count) for size, (count, _, _) in SIZES.items()]
-    model, average, pace = _resume(out, seconds)
+    pools = [load_or_build(out, frozen, *size, share.edits) for size, share in SIZES.items()]
+    model, average, pace = _resume(out, seconds, former)
     for block in model.transformer_blocks:
         block.attn.set_processor(RealRotation())
         block.compile()
-    optimizers = _optimizers(model)
+    optimizers = _optimizers(model, RATE_FROM_FORMER if former else RATE)
     saved = looked = pace.spent
     for batch in pace.steps(_batches(model, frozen, pools, pace)):
         times, noise = _times(len(batch.tokens)), torch.randn_like(batch.tokens)

@@ -4,7 +4,7 @@ The weights are diffusers' AutoencoderKLQwenImage, trained with its convolutions
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -75,10 +75,18 @@ def train(autoencoder: AutoencoderKLQwenImage, pace: Pace) -> None:
 
 
 @torch.no_grad()
-def encode(autoencoder: AutoencoderKLQwenImage, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """(batch, height, width, 3) bytes → (batch, channels, height/8, width/8) raw latents (the means)."""
+def encode(
+    autoencoder: AutoencoderKLQwenImage,
+    pictures: npt.NDArray[np.uint8],
+    encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """(batch, height, width, 3) bytes → (batch, channels, height/8, width/8) raw latents (the means).
+
+    `encoder` stands in for the autoencoder's own, compiled.
+    """
     with torch.autocast("cpu", torch.bfloat16):
-        moments = autoencoder.quant_conv(autoencoder.encoder(to_tensor(pictures)))
+        forward = autoencoder.encoder if encoder is None else encoder
+        moments = autoencoder.quant_conv(forward(to_tensor(pictures)))
     means: torch.Tensor = moments.float().chunk(2, dim=1)[0]
     return means[:, :, 0]
 

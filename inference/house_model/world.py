@@ -1,4 +1,4 @@
-"""The world the house model draws: one or two flat shapes on a background, as a scene and as a picture.
+"""The world the house model draws: flat shapes on a background, as a scene and as a picture.
 
 A scene is the specification; `render` draws it without any randomness, `draw_scene` samples one from a seed.
 What people call a scene is in `captions`; reading a picture back into a scene is in `judge`.
@@ -65,7 +65,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two shapes on a background; two shapes stand at the positions of one of PAIRS."""
+    """Up to two shapes on a background; two that were drawn together stand at the positions of one of PAIRS."""
 
     shapes: tuple[Shape, ...]
     background: str = "white"

@@ -6,11 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import QwenImagePipeline
+from diffusers import (
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
+    QwenImageImg2ImgPipeline,
+    QwenImageInpaintPipeline,
+    QwenImagePipeline,
+)
 
 from inference.house_model import WEIGHTS, architecture, export, tokenizer, transformer
 from inference.house_model.pace import Average, Pace
+from inference.house_model.pool import TEXT_ROOM, Pool, Prompts
 from inference.models import catalog
+from inference.models.processor import PictureProcessor
 
 
 def megabytes(folder: Path) -> float:
@@ -33,8 +41,25 @@ def test_the_weights_are_small_safetensors_and_nothing_that_runs_code():
     assert megabytes(WEIGHTS) < 40
 
 
-def test_diffusers_own_pipeline_loads_them(pipeline):
-    assert isinstance(pipeline, QwenImagePipeline)
+def parts_for(kind: type) -> dict[str, object]:
+    """What the folder has, but transformers loads with torchvision only."""
+    edits = kind in (QwenImageEditPlusPipeline, QwenImageEditPipeline)
+    return {"processor": PictureProcessor.from_pretrained(WEIGHTS / "processor")} if edits else {}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        QwenImagePipeline,
+        QwenImageImg2ImgPipeline,
+        QwenImageInpaintPipeline,
+        QwenImageEditPipeline,
+        QwenImageEditPlusPipeline,
+    ],
+)
+def test_diffusers_own_pipelines_load_them(kind):
+    pipeline = kind.from_pretrained(WEIGHTS, **parts_for(kind))
+    assert isinstance(pipeline, kind)
     parameters = sum(weights.numel() for weights in pipeline.transformer.parameters())
     assert 8e6 < parameters < 9e6
 
@@ -46,9 +71,14 @@ def test_the_card_lies_beside_the_weights():
     assert (card.name, card.default_width, card.default_steps) == ("kiln-house", 128, 20)
 
 
-def test_the_template_is_the_pipelines_and_takes_the_tokens_it_drops(pipeline):
+@pytest.mark.parametrize(
+    ("kind", "template"),
+    [(QwenImagePipeline, tokenizer.TEMPLATE_BEFORE), (QwenImageEditPlusPipeline, tokenizer.EDIT_BEFORE)],
+)
+def test_the_template_is_the_pipelines_and_takes_the_tokens_it_drops(kind, template):
+    pipeline = kind.from_pretrained(WEIGHTS, **parts_for(kind))
     before, after = pipeline.prompt_template_encode.split("{}")
-    assert (before, after) == (tokenizer.TEMPLATE_BEFORE, tokenizer.TEMPLATE_AFTER)
+    assert (before, after) == (template, tokenizer.TEMPLATE_AFTER)
     assert len(pipeline.tokenizer(before).input_ids) == pipeline.prompt_template_encode_start_idx
 
 
@@ -56,8 +86,8 @@ def test_an_export_replaces_the_old_folder_whole(tmp_path):
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "stale.json").write_text("{}")
-    words = tokenizer.build()
-    parts = (words, architecture.autoencoder(), architecture.text_encoder(words), lively())
+    words = architecture.processor(tokenizer.build())
+    parts = (words, architecture.autoencoder(), architecture.text_encoder(words.tokenizer), lively())
     export.export(folder, *parts)
     assert not (folder / "stale.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
@@ -71,30 +101,33 @@ def test_an_export_that_fails_leaves_the_old_folder(tmp_path):
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "old.json").write_text("{}")
-    words = tokenizer.build()
-    broken = architecture.text_encoder(words)
+    words = architecture.processor(tokenizer.build())
+    broken = architecture.text_encoder(words.tokenizer)
     broken.save_pretrained = None
     with pytest.raises(TypeError):
         export.export(folder, words, architecture.autoencoder(), broken, lively())
     assert [path.name for path in tmp_path.rglob("*")] == ["weights", "old.json"]
 
 
-def test_what_training_predicts_is_diffusers_own_prediction():
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_what_training_predicts_is_diffusers_own_prediction(pictures):
     torch.manual_seed(0)
     model = lively()
-    tokens, texts, times = torch.randn(2, 96, 32), torch.randn(2, 24, 128), torch.tensor([0.5, 0.2])
-    present = torch.arange(24)[None] < torch.tensor([[9], [20]])
-    pool = transformer.Pool(128, 192, tokens, texts, present)
-    batch = transformer.Batch(tokens, texts, present, transformer._rotations(model, pool))
+    tokens, texts, times = torch.randn(2, 96, 32), torch.randn(2, TEXT_ROOM, 128), torch.tensor([0.5, 0.2])
+    present = torch.arange(TEXT_ROOM)[None] < torch.tensor([[9], [20]])
+    prompts = Prompts(texts[:, None], present.sum(dim=1, keepdim=True))
+    rotations = transformer._rotations(model, Pool(128, 192, tokens, prompts, prompts), pictures)
+    given = torch.randn(2, 96 * (pictures - 1), 32)
+    batch = transformer.Batch(tokens, given, texts, present, rotations)
     with torch.no_grad():
         expected = model(
-            hidden_states=tokens,
+            hidden_states=torch.cat([tokens, given], dim=1),
             timestep=times,
             encoder_hidden_states=texts,
             encoder_hidden_states_mask=present,
-            img_shapes=[[(1, 12, 8)]] * 2,
+            img_shapes=[[(1, 12, 8)] * pictures] * 2,
             return_dict=False,
-        )[0]
+        )[0][:, :96]
         for block in model.transformer_blocks:
             block.attn.set_processor(transformer.RealRotation())
         torch.testing.assert_close(transformer.predict(model, batch, tokens, times), expected)
@@ -103,7 +136,7 @@ def test_what_training_predicts_is_diffusers_own_prediction():
 def test_training_goes_on_from_its_checkpoint(tmp_path):
     model, average = lively(), Average(lively(), 0.9)
     transformer._save(tmp_path, model, average, Pace("transformer", 60, spent=12.0, step=34))
-    resumed, averaged, pace = transformer._resume(tmp_path, 60)
+    resumed, averaged, pace = transformer._resume(tmp_path, 60, None)
     torch.testing.assert_close(resumed.state_dict(), model.state_dict())
     torch.testing.assert_close(averaged.weights, average.weights)
     assert pace.step == 34

@@ -1,0 +1,125 @@
+"""Edits of a scene: what is asked in English or Chinese, and the scene before and after it."""
+
+import random
+from dataclasses import dataclass, replace
+
+from inference.house_model.captions import COLOURS_ZH, POSITIONS_ZH, SHAPES_ZH, a
+from inference.house_model.world import COLOURS, POSITIONS, SHAPES, Scene, Shape, draw_scene, is_held_out
+
+VERBS = ("recolour", "background", "replace", "remove", "move")
+# as a share of the side; closer than this, two shapes could touch
+APART = 0.45
+NAMED_BY_COLOUR = 0.25
+
+PLACES_EN = {
+    "center": "center",
+    "left": "left",
+    "right": "right",
+    "top": "top",
+    "bottom": "bottom",
+    "top left": "top left corner",
+    "top right": "top right corner",
+    "bottom left": "bottom left corner",
+    "bottom right": "bottom right corner",
+}
+PHRASES_EN = {
+    "recolour": (
+        "make the {target} {colour}",
+        "change the {target} to {colour}",
+        "turn the {target} {colour}",
+        "change the color of the {target} to {colour}",
+    ),
+    "background": (
+        "change the background to {colour}",
+        "make the background {colour}",
+        "change the color of the background to {colour}",
+    ),
+    "replace": (
+        "replace the {target} with {kind}",
+        "change the {target} into {kind}",
+        "turn the {target} into {kind}",
+    ),
+    "remove": ("remove the {target}", "delete the {target}", "take the {target} away"),
+    "move": ("move the {target} to the {place}", "put the {target} in the {place}"),
+}
+PHRASES_ZH = {
+    "recolour": ("把{target}换成{colour}", "把{target}变成{colour}", "把{target}改成{colour}"),
+    "background": ("把背景换成{colour}", "把背景变成{colour}", "把背景改成{colour}"),
+    "replace": ("把{target}换成{kind}", "把{target}变成{kind}", "用{kind}代替{target}"),
+    "remove": ("去掉{target}", "把{target}去掉", "删除{target}"),
+    "move": ("把{target}移到{place}", "把{target}放到{place}"),
+}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change: `was` became `now` (a removed shape becomes None); both are None where the background changed."""
+
+    verb: str
+    before: Scene
+    after: Scene
+    was: Shape | None = None
+    now: Shape | None = None
+
+
+def _room(scene: Scene, moved: Shape) -> list[str]:
+    others = [POSITIONS[shape.position] for shape in scene.shapes if shape is not moved]
+    return [
+        name
+        for name, (x, y) in POSITIONS.items()
+        if name != moved.position and all((x - u) ** 2 + (y - v) ** 2 > APART**2 for u, v in others)
+    ]
+
+
+def _changed(shape: Shape, scene: Scene, verb: str, dice: random.Random) -> Shape | None:
+    if verb == "recolour":
+        return replace(shape, colour=dice.choice([c for c in COLOURS if c not in (shape.colour, scene.background)]))
+    if verb == "replace":
+        taken = {one.kind for one in scene.shapes}
+        return replace(shape, kind=dice.choice([kind for kind in SHAPES if kind not in taken]))
+    if verb == "move":
+        return replace(shape, position=dice.choice(_room(scene, shape)))
+    return None
+
+
+def draw_edit(dice: random.Random, *, held_out: bool = False, pair_share: float = 0.4) -> Edit:
+    """Sample an edit whose scenes are both of the training split, or whose result is of the held-out split.
+
+    The two shapes of a pair differ in kind, so that an instruction can name one of them.
+    """
+    while True:
+        before = draw_scene(dice, pair_share=pair_share)
+        if len({shape.kind for shape in before.shapes}) < len(before.shapes):
+            continue
+        verb = dice.choice(VERBS)
+        if verb == "background":
+            taken = {before.background, *(shape.colour for shape in before.shapes)}
+            after = replace(before, background=dice.choice([colour for colour in COLOURS if colour not in taken]))
+            edit = Edit(verb, before, after)
+        else:
+            was = dice.choice(before.shapes)
+            now = _changed(was, before, verb, dice)
+            shapes = tuple(now if shape is was else shape for shape in before.shapes)
+            after = replace(before, shapes=tuple(shape for shape in shapes if shape))
+            edit = Edit(verb, before, after, was, now)
+        if is_held_out(edit.after) is held_out:
+            return edit
+
+
+def instruction(edit: Edit, dice: random.Random, language: str) -> str:
+    """One phrasing in "en" or "zh" of what an edit asks for."""
+    shown = edit.now or Shape("circle", edit.after.background)
+    by_colour = dice.random() < NAMED_BY_COLOUR
+    if language == "zh":
+        named = [COLOURS_ZH[edit.was.colour] if by_colour else "", SHAPES_ZH[edit.was.kind]] if edit.was else []
+        return dice.choice(PHRASES_ZH[edit.verb]).format(
+            target="".join(named),
+            colour=COLOURS_ZH[shown.colour],
+            kind=SHAPES_ZH[shown.kind],
+            place=POSITIONS_ZH[shown.position],
+        )
+    named = [*([edit.was.colour] if by_colour else []), edit.was.kind] if edit.was else []
+    text = dice.choice(PHRASES_EN[edit.verb]).format(
+        target=" ".join(named), colour=shown.colour, kind=a(shown.kind), place=PLACES_EN[shown.position]
+    )
+    return (text[0].upper() + text[1:] if dice.random() < 0.15 else text) + dice.choice(("", "", "", "."))
