@@ -1,4 +1,4 @@
-"""Training by the clock: steps until the time is up, a falling learning rate, an averaged model, a log line."""
+"""Training by the clock: steps until the time is up, a falling learning rate, an averaged model, a progress bar."""
 
 import logging
 import time
@@ -7,7 +7,9 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
+BAR = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
 Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,7 @@ class Pace:
         self._spent_before = spent
         self._started = time.monotonic() - spent
         self._losses: list[torch.Tensor] = []
+        self._bar = tqdm(desc=name, total=round(seconds), initial=round(spent), bar_format=BAR, disable=None)
 
     @property
     def spent(self) -> float:
@@ -40,6 +43,7 @@ class Pace:
         compiling = True
         for item in items:
             if self.spent >= self.seconds:
+                self._bar.close()
                 return
             yield item
             self.step += 1
@@ -47,12 +51,15 @@ class Pace:
                 self._started, compiling = time.monotonic() - self._spent_before, False
 
     def report(self, loss: torch.Tensor, every: int = 100) -> None:
-        """Log the mean loss and the time left, every so many steps."""
+        """Move the bar and, every so many steps, show the mean loss and the time left; in a log where no terminal is."""
         self._losses.append(loss)
+        self._bar.update(min(round(self.spent), self._bar.total) - self._bar.n)
         if len(self._losses) == every:
-            mean = float(torch.stack(self._losses).mean())
             left = (self.seconds - self.spent) / 60
-            log.info("%s step %d loss %.5f, %.1f min left", self.name, self.step, mean, left)
+            told = f"step {self.step} loss {float(torch.stack(self._losses).mean()):.5f}, {left:.1f} min left"
+            self._bar.set_postfix_str(told)
+            if self._bar.disable:
+                log.info("%s %s", self.name, told)
             self._losses.clear()
 
 
