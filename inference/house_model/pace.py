@@ -51,7 +51,7 @@ class Pace:
                 self._started, compiling = time.monotonic() - self._spent_before, False
 
     def report(self, loss: torch.Tensor, every: int = 100) -> None:
-        """Move the bar and, every so many steps, show the mean loss and the time left; in a log where no terminal is."""
+        """Move the bar and, every so many steps, show mean loss and time left; or log them without a terminal."""
         self._losses.append(loss)
         self._bar.update(min(round(self.spent), self._bar.total) - self._bar.n)
         if len(self._losses) == every:
