@@ -16,9 +16,14 @@ from psycopg import Cursor
 
 def run(sql: str, values: Mapping[str, Any] | Sequence[Any]) -> tuple[Any, ...] | None:
     """The first row of one statement, or None. Raises Django's database errors."""
+    return next(iter(rows(sql, values)), None)
+
+
+def rows(sql: str, values: Mapping[str, Any] | Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The rows of one statement. Raises Django's database errors."""
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
     connection.connection.prepare_threshold = 0
     with connection.wrap_database_errors, Cursor(connection.connection) as cursor:
         cursor.execute(sql, values)
-        return cursor.fetchone() if cursor.description else None
+        return cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []

@@ -69,8 +69,8 @@ _BALANCE = """
 SELECT balance - held, held, balance FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer'
 """
 
-# Two CTEs with the parameters owner, amount, reference and expires_in, so that a job's row can be inserted
-# FROM new_hold in the same statement. No row there: too few Tokens or no wallet; `refusal` says which.
+# Two CTEs with the parameters owner, amount, reference and expires_in. No row in new_hold: too few Tokens or no
+# wallet; `refusal` says which.
 HOLD_CTE = """
 held_wallet AS (
     UPDATE billing_wallet SET held = held + %(amount)s::bigint
@@ -82,6 +82,30 @@ new_hold AS (
     SELECT id, %(reference)s::uuid, %(amount)s::bigint, statement_timestamp() + %(expires_in)s::interval
     FROM held_wallet
     RETURNING id, wallet_id, reference, amount, expires_at
+)"""
+
+# The same for many owners at once, so that what is paid for can be written between the two in the same statement.
+# PAYERS_CTE locks the wallets of a CTE `wanted (owner)`; HOLDS_CTE takes a CTE `bought (owner, reference, amount)`,
+# whose sum for an owner must be within `payer.available`, and the parameter expires_in.
+PAYERS_CTE = """
+payer AS MATERIALIZED (
+    SELECT id AS wallet_id, owner, balance - held AS available FROM billing_wallet
+    WHERE kind = 'customer' AND owner = ANY (ARRAY(SELECT owner FROM wanted))
+    FOR NO KEY UPDATE
+)"""
+# Leaves out the wallets that somebody else has locked, so that it waits for nobody.
+FREE_PAYERS_CTE = PAYERS_CTE.replace("FOR NO KEY UPDATE", "FOR NO KEY UPDATE SKIP LOCKED")
+HOLDS_CTE = """
+new_hold AS (
+    INSERT INTO billing_hold (wallet_id, reference, amount, expires_at)
+    SELECT wallet_id, reference, amount, statement_timestamp() + %(expires_in)s::interval
+    FROM bought JOIN payer USING (owner)
+    RETURNING wallet_id, amount
+),
+held_wallet AS (
+    UPDATE billing_wallet SET held = held + due.amount
+    FROM (SELECT wallet_id, sum(amount)::bigint AS amount FROM new_hold GROUP BY wallet_id) AS due
+    WHERE id = wallet_id
 )"""
 
 _HOLD = f"WITH {HOLD_CTE} SELECT id FROM new_hold"
@@ -178,7 +202,7 @@ def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta) -> No
 
 
 def refusal(owner: UUID, amount: int) -> BillingError:
-    """Why a statement with HOLD_CTE found no row: InsufficientTokens or NoWallet, to be raised."""
+    """Why a hold of this amount found no row: InsufficientTokens or NoWallet, to be raised."""
     try:
         return InsufficientTokens(balance(owner).available, amount)
     except NoWallet as error:

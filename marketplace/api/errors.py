@@ -14,6 +14,8 @@ from rest_framework import exceptions as rest
 
 from billing.errors import InsufficientTokens
 from billing.pricing import format_tokens
+from marketplace.accounts import keys
+from marketplace.accounts.authentication import UNKNOWN_KEY
 from marketplace.jobs import errors as jobs
 
 logger = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
     (rest.ValidationError, _validation),
     (rest.NotAuthenticated, _unauthenticated),
     (rest.AuthenticationFailed, _unauthenticated),
+    (keys.Revoked, lambda _: _unauthenticated(rest.AuthenticationFailed(UNKNOWN_KEY))),
     (rest.PermissionDenied, lambda _: Problem(403, "permission", "forbidden", "This is not allowed.")),
     (PermissionDenied, lambda _: Problem(403, "permission", "forbidden", "This is not allowed.")),
     (Http404, lambda _: not_found()),

@@ -7,6 +7,7 @@ from typing import IO, Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError
+from rest_framework.fields import empty
 from rest_framework.parsers import JSONParser
 
 from billing import pricing
@@ -26,13 +27,33 @@ class ObjectParser(JSONParser):
 
 
 class StrictSerializer(serializers.Serializer[Any]):
-    """Refuses fields that it does not have, and names them."""
+    """Refuses fields that it does not have, and names them.
+
+    What was not sent is not checked: it takes its field's default, or is left out where there is none.
+    """
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, dict):
-            for name in data.keys() - self.fields.keys():
-                raise serializers.ValidationError({name[:50]: ["This field is unknown."]}, code="unknown_field")
-        return super().to_internal_value(data)
+        if not isinstance(data, dict):
+            return super().to_internal_value(data)
+        if unknown := data.keys() - self.fields.keys():
+            raise serializers.ValidationError({unknown.pop()[:50]: ["This field is unknown."]}, code="unknown_field")
+        values: dict[str, Any] = {}
+        errors: dict[str, Any] = {}
+        for name, field in self.fields.items():
+            try:
+                if name in data:
+                    values[name] = field.run_validation(data[name])
+                    if check := getattr(self, f"validate_{name}", None):
+                        values[name] = check(values[name])
+                elif field.required:
+                    field.fail("required")
+                elif field.default is not empty:
+                    values[name] = field.get_default()
+            except serializers.ValidationError as error:
+                errors[name] = error.detail
+        if errors:
+            raise serializers.ValidationError(errors)
+        return values
 
 
 class Text(serializers.CharField):

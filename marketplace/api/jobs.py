@@ -12,11 +12,12 @@ from uuid import UUID
 
 from django.db import connection
 from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from marketplace.accounts.authentication import caller
+from marketplace.accounts.authentication import RecalledKeyAuthentication, caller
 from marketplace.api import examples, representations
 from marketplace.api.errors import invalid, not_found
 from marketplace.api.fields import ObjectParser
@@ -44,6 +45,9 @@ class Quotes(APIView):
 
 class Jobs(APIView):
     parser_classes = [ObjectParser]
+
+    def get_authenticators(self) -> list[BaseAuthentication]:
+        return [RecalledKeyAuthentication()] if self.request.method == "POST" else super().get_authenticators()
 
     @extend_schema(
         request=OrderSerializer,

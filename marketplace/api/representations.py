@@ -17,6 +17,8 @@ from marketplace.accounts.models import ApiKey
 from marketplace.jobs import storage
 from marketplace.jobs.models import Image, Job
 
+QUOTED = ("total", "unit", "n", "price_list", "factors")
+
 
 def job(row: Job, images: Sequence[Image], request: HttpRequest, position: int | None = None) -> dict[str, Any]:
     return {
@@ -38,7 +40,7 @@ def job(row: Job, images: Sequence[Image], request: HttpRequest, position: int |
             "captured": format_tokens(row.captured),
             "released": format_tokens(row.released),
         },
-        "quote": quote(pricing.Quote.from_json(row.quote)),
+        "quote": {name: row.quote[name] for name in QUOTED},
         "receipt": row.receipt,
         "cache": {"tier": "none", "steps_skipped": 0},
         "timings": _timings(row),
@@ -61,7 +63,7 @@ def image(row: Image, request: HttpRequest) -> dict[str, Any]:
 
 def quote(offer: pricing.Quote) -> dict[str, Any]:
     stored = offer.as_json()
-    return {name: stored[name] for name in ("total", "unit", "n", "price_list", "factors")}
+    return {name: stored[name] for name in QUOTED}
 
 
 def balance(found: wallets.Balance) -> dict[str, str]:

@@ -11,7 +11,6 @@ lease cannot write over its successor.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,41 +19,24 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Greatest, Now
 from django.utils import timezone
 
 from billing import price_lists, pricing, wallets
-from billing.statements import run
+from billing.errors import BillingError
+from marketplace.accounts import keys
 from marketplace.identifiers import uuid7
-from marketplace.jobs import outbox
+from marketplace.jobs import outbox, submission
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused, LeaseLost, NotCancelable, NotFound
 from marketplace.jobs.models import Image, Job, Status
 from marketplace.jobs.orders import JobOrder
 
 MAX_ATTEMPTS = 3
-FAR = 100
 
-# The hold and the job are born in one statement: neither can be without the other.
-SUBMIT = f"""
-WITH {wallets.HOLD_CTE}
-INSERT INTO jobs_job (
-    id, account_id, api_key_id, idempotency_key, order_digest, operation, model, service_class, "order",
-    metadata, n, seed, quote, quoted, captured, status, step, steps, attempt, worker,
-    error_code, error_message, timings
-)
-SELECT
-    %(reference)s, %(account_id)s, %(api_key_id)s, %(idempotency_key)s, %(order_digest)s, %(operation)s, %(model)s,
-    %(service_class)s, %(order)s, %(metadata)s, %(n)s, %(seed)s, %(quote)s, %(amount)s, 0, 'queued', 0,
-    %(steps)s, 0, '', '', '', '{{}}'
-FROM new_hold
-RETURNING created_at, (
-    SELECT count(*) FROM (
-        SELECT FROM jobs_job ahead WHERE ahead.status = 'queued' AND ahead.service_class = %(service_class)s LIMIT {FAR}
-    ) AS waiting
-)
-"""
+# A new row's columns, in the order of the table, as the model has them where nobody says otherwise.
+BLANK = {field.attname: field.get_default() for field in Job._meta.concrete_fields}
 
 CLAIM = """
 UPDATE jobs_job SET status = 'running', worker = %(worker)s, attempt = attempt + 1, step = 0, started_at = now(),
@@ -101,28 +83,21 @@ def submit(
 ) -> Submitted:
     """Holds the price and queues the job, both or neither.
 
-    Raises wallets' InsufficientTokens, CostAboveMaximum, and KeyReused for a key that came with another order.
+    Raises wallets' InsufficientTokens, CostAboveMaximum, `keys.Revoked` for a key that stopped working, and
+    KeyReused for an idempotency key that came with another order.
     """
-    if idempotency_key and (earlier := _replay(account_id, order, idempotency_key)):
-        return earlier
-    offer = quote(order)
-    job = _new(account_id, order, offer, key_id, idempotency_key)
     try:
-        born = run(SUBMIT, _parameters(job))
-    except IntegrityError:
-        # Somebody else's statement with this idempotency key came first; ours left nothing behind.
-        earlier = _replay(account_id, order, idempotency_key) if idempotency_key else None
-        if earlier is None:
-            raise
-        return earlier
-    if born is None:
-        # A request with the same key may have bought while this one waited for the wallet.
+        columns = _new(account_id, order, quote(order), key_id, idempotency_key)
+        columns["created_at"], position = submission.buy(columns)
+    except (BillingError, CostAboveMaximum):
+        if key_id:
+            keys.confirm(key_id)
         if idempotency_key and (earlier := _replay(account_id, order, idempotency_key)):
             return earlier
-        raise wallets.refusal(account_id, offer.total)
-    job.created_at, ahead = born
+        raise
     outbox.wake()
-    return Submitted(job, replayed=False, queue_position=min(ahead + 1, FAR))
+    job = Job.from_db("default", list(columns), list(columns.values()))
+    return Submitted(job, replayed=False, queue_position=position)
 
 
 def claim(job_id: UUID, worker: str) -> Job | None:
@@ -244,11 +219,11 @@ def cancel(account_id: UUID, job_id: UUID) -> Job:
 
 
 def queue_position(job: Job) -> int | None:
-    """How many jobs of its class are in front of a queued one, plus one; counted no further than FAR."""
+    """How many jobs of its class are in front of a queued one, plus one; counted no further than `submission.FAR`."""
     if job.status != Status.QUEUED:
         return None
     ahead = Job.objects.filter(status=Status.QUEUED, service_class=job.service_class, id__lt=job.id)
-    return ahead.values("id")[: FAR - 1].count() + 1
+    return ahead.values("id")[: submission.FAR - 1].count() + 1
 
 
 def lease() -> timedelta:
@@ -266,38 +241,26 @@ def _replay(account_id: UUID, order: JobOrder, idempotency_key: str) -> Submitte
 
 def _new(
     account_id: UUID, order: JobOrder, offer: pricing.Quote, key_id: UUID | None, idempotency_key: str | None
-) -> Job:
-    return Job(
-        id=uuid7(),
-        account_id=account_id,
-        api_key_id=key_id,
-        idempotency_key=idempotency_key or None,
-        order_digest=order.digest(),
-        operation=order.operation,
-        model=order.model,
-        service_class=order.service_class,
-        order=order.picture(),
-        metadata=order.metadata,
-        n=order.n,
-        seed=secrets.randbits(32) if order.seed is None else order.seed,
-        quote=offer.as_json(),
-        quoted=offer.total,
-        status=Status.QUEUED,
-        steps=order.n * order.steps,
-    )
-
-
-def _parameters(job: Job) -> dict[str, Any]:
-    """A new job's columns, and the hold's, as SUBMIT names them."""
-    names = ("account_id", "api_key_id", "idempotency_key", "order_digest", "operation", "model", "service_class")
-    documents = {name: json.dumps(getattr(job, name)) for name in ("order", "metadata", "quote")}
-    return {
-        **{name: getattr(job, name) for name in (*names, "n", "seed", "steps")},
-        **documents,
-        "reference": job.id,
-        "owner": job.account_id,
-        "amount": job.quoted,
-        "expires_in": timedelta(seconds=settings.HOLD_SECONDS),
+) -> dict[str, Any]:
+    """The columns of a queued job's row."""
+    return BLANK | {
+        "id": uuid7(),
+        "account_id": account_id,
+        "api_key_id": key_id,
+        "idempotency_key": idempotency_key or None,
+        "order_digest": order.digest(),
+        "operation": order.operation,
+        "model": order.model,
+        "service_class": order.service_class,
+        "order": order.picture(),
+        "metadata": order.metadata,
+        "n": order.n,
+        "seed": secrets.randbits(32) if order.seed is None else order.seed,
+        "quote": offer.as_json(),
+        "quoted": offer.total,
+        "status": Status.QUEUED,
+        "steps": order.n * order.steps,
+        "timings": {},
     }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from billing import pricing
 
+_canonical = json.JSONEncoder(sort_keys=True).encode
+
 
 @dataclass(frozen=True, slots=True)
 class JobOrder:
@@ -43,7 +45,7 @@ class JobOrder:
     def digest(self) -> bytes:
         """SHA-256 of the order, by which a repeated idempotency key is compared."""
         body = {item.name: getattr(self, item.name) for item in fields(self)}
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
+        return hashlib.sha256(_canonical(body).encode()).digest()
 
     def picture(self) -> dict[str, Any]:
         """The part that the engine needs, as stored on the job."""

@@ -1,0 +1,56 @@
+"""Checking only what was sent finds what REST framework finds by checking everything."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
+
+from marketplace.api.serializers import OrderSerializer
+
+RIGHT = {
+    "operation": "generate",
+    "model": "kiln-house",
+    "prompt": "a red circle",
+    "negative_prompt": "",
+    "width": 256,
+    "height": 256,
+    "steps": 20,
+    "guidance_scale": 3.5,
+    "seed": 7,
+    "n": 2,
+    "adapters": [],
+    "service_class": "batch",
+    "output_format": "png",
+    "max_cost": "1.5",
+    "metadata": {"a": "b"},
+}
+WRONG = [None, "", " ", "x", "\x00", "x" * 5000, -1, 0, 17, 10**12, 1.5, True, [], [{}], ["x"], {}, {"": ""}, {"a": 1}]
+
+
+class Thorough(OrderSerializer):
+    def to_internal_value(self, data):
+        return serializers.Serializer.to_internal_value(self, data)
+
+
+@st.composite
+def bodies(draw):
+    body = {name: RIGHT[name] for name in draw(st.sets(st.sampled_from(list(RIGHT))))}
+    for name in draw(st.sets(st.sampled_from(list(RIGHT)), max_size=3)):
+        body[name] = draw(st.sampled_from(WRONG))
+    return body
+
+
+def found(serializer, body):
+    try:
+        return serializer.run_validation(body)
+    except ValidationError as error:
+        return error.get_full_details()
+
+
+@given(bodies())
+def test_what_was_not_sent_needs_no_check(body):
+    assert found(OrderSerializer(), body) == found(Thorough(), body)
+
+
+def test_a_whole_order_is_right():
+    assert found(OrderSerializer(), RIGHT) == found(Thorough(), RIGHT) == RIGHT | {"max_cost": 1500}
