@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-BAR = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
+BAR = "{percentage:3.0f}%|{bar}| {desc}"
 Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Pace:
         if len(self._losses) == every:
             left = (self.seconds - self.spent) / 60
             told = f"step {self.step} loss {float(torch.stack(self._losses).mean()):.5f}, {left:.1f} min left"
-            self._bar.set_postfix_str(told)
+            self._bar.set_description_str(f"{self.name} {told}")
             if self._bar.disable:
                 log.info("%s %s", self.name, told)
             self._losses.clear()
