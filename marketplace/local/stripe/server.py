@@ -53,19 +53,21 @@ class Double:
         self._threads = (Courier(self._store, settings.endpoint), Clockwork(self.api))
 
     def serve(self) -> None:
-        """Answer until `stop` is called from another thread."""
+        """Answer until `stop` is called from another thread; then finish what is under way and close the file."""
         for each in self._threads:
             each.start()
-        self._server.serve_forever(poll_interval=0.1)
+        try:
+            self._server.serve_forever(poll_interval=0.1)
+        finally:
+            self.api.stopping.set()
+            self._server.server_close()
+            for each in self._threads:
+                each.stop()
+            self._store.close()
 
     def stop(self) -> None:
-        """Finish what is under way and close the file."""
+        """Let `serve` end."""
         self._server.shutdown()
-        self.api.stopping.set()
-        self._server.server_close()
-        for each in self._threads:
-            each.stop()
-        self._store.close()
 
 
 class _Server(ThreadingHTTPServer):
@@ -78,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
+    wbufsize = -1  # one packet an answer: without it Nagle's algorithm adds 40 ms
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         self._serve()

@@ -1,5 +1,5 @@
 import pytest
-from doubles import Browser, Double, Receiver
+from doubles import Browser, InProcess, InThread, Receiver
 
 
 @pytest.fixture
@@ -11,16 +11,17 @@ def receiver():
 
 
 @pytest.fixture
-def data(tmp_path):
-    return tmp_path / "stripe.sqlite"
+def double(receiver):
+    made = InThread(receiver)
+    yield made
+    made.end()
 
 
 @pytest.fixture
-def double(data, receiver):
-    made = Double(data, receiver)
+def lasting(tmp_path, receiver):
+    made = InProcess(tmp_path / "stripe.sqlite", receiver)
     yield made
-    if made.process.poll() is None:
-        made.end()
+    made.end()
 
 
 @pytest.fixture

@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import stripe
 
+from marketplace.local.stripe import server
+from marketplace.local.stripe.webhooks import Endpoint
+
 SECRET = "whsec_first"
 KEY = "sk_test_kiln"
 
@@ -52,29 +55,14 @@ class Receiver:
 
 
 class Double:
-    """`python -m marketplace.local.stripe`, started and ended as its user would."""
+    """A running double, as its users reach it."""
 
-    def __init__(self, data, receiver, *options):
-        self.command = [sys.executable, "-m", "marketplace.local.stripe", "--port", "0", "--data", data]
-        self.command += ["--webhook-url", receiver.url, "--webhook-secret", SECRET, "--webhook-threads", "1"]
-        self.command += ["--retry-scale", "0.001", *options]
-        self.start()
+    url = ""
 
-    def start(self):
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
-        self.url = self.process.stdout.readline().split()[-1]
-        self.client = stripe.StripeClient(KEY, base_addresses={"api": self.url})
+    def reach(self, url):
+        self.url = url
+        self.client = stripe.StripeClient(KEY, base_addresses={"api": url})
         self.v1 = self.client.v1
-
-    def end(self):
-        self.process.terminate()
-        assert self.process.wait(10) == 0
-        self.process.stdout.close()
-
-    def crash(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
 
     def control(self, path, method="POST", **body):
         headers = {"Content-Type": "application/json"}
@@ -88,6 +76,44 @@ class Double:
         """Types of all events, in the order of their making."""
         found = self.v1.events.list({"limit": 100})
         return [event.type for event in found.auto_paging_iter()][::-1]
+
+
+class InThread(Double):
+    """The double in this process, remembering nothing."""
+
+    def __init__(self, receiver, *secrets):
+        endpoint = Endpoint(receiver.url, secrets or (SECRET,), retry_scale=0.001, threads=1)
+        self.server = server.Double(server.Settings(0, endpoint))
+        self.thread = threading.Thread(target=self.server.serve)
+        self.thread.start()
+        self.reach(self.server.url)
+
+    def end(self):
+        self.server.stop()
+        self.thread.join()
+
+
+class InProcess(Double):
+    """`python -m marketplace.local.stripe`, started and killed as its user would."""
+
+    def __init__(self, data, receiver):
+        self.command = [sys.executable, "-m", "marketplace.local.stripe", "--port", "0", "--data", data]
+        self.command += ["--webhook-url", receiver.url, "--webhook-secret", SECRET, "--retry-scale", "0.001"]
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+        self.reach(self.process.stdout.readline().split()[-1])
+
+    def end(self):
+        self.process.terminate()
+        assert self.process.wait(10) == 0
+        self.process.stdout.close()
+
+    def crash(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
 
 
 class Browser:
