@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
@@ -35,7 +36,10 @@ def caller(request: Request) -> Caller:
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    find = staticmethod(keys.find)
+    """`find` is `keys.find`, or `keys.recall` for a view that has the key looked at again before it does anything."""
+
+    def __init__(self, find: Callable[[str], LiveKey | None] = keys.find) -> None:
+        self.find = find
 
     def authenticate(self, request: Request) -> tuple[Caller, LiveKey] | None:
         """None without the header (→ 401); AuthenticationFailed for a bad, revoked or unknown key."""
@@ -50,9 +54,3 @@ class ApiKeyAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="kiln"'
-
-
-class RecalledKeyAuthentication(ApiKeyAuthentication):
-    """For views that hand the key on to a statement with `keys.LIVE_CTE`, which looks whether it still works."""
-
-    find = staticmethod(keys.recall)

@@ -17,7 +17,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from marketplace.accounts.authentication import RecalledKeyAuthentication, caller
+from marketplace.accounts import keys
+from marketplace.accounts.authentication import ApiKeyAuthentication, caller
 from marketplace.api import examples, representations
 from marketplace.api.errors import invalid, not_found
 from marketplace.api.fields import ObjectParser
@@ -48,7 +49,7 @@ class Jobs(APIView):
 
     def get_authenticators(self) -> list[BaseAuthentication]:
         buying = getattr(self.request, "method", "") == "POST"  # no request while the schema is made
-        return [RecalledKeyAuthentication()] if buying else super().get_authenticators()
+        return [ApiKeyAuthentication(keys.recall)] if buying else super().get_authenticators()
 
     @extend_schema(
         request=OrderSerializer,

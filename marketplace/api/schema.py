@@ -57,7 +57,6 @@ class Schema(AutoSchema):
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "marketplace.accounts.authentication.ApiKeyAuthentication"
-    match_subclasses = True
     name = "API key"
 
     def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, str]:
