@@ -27,12 +27,10 @@ class ObjectParser(JSONParser):
 
 
 class StrictSerializer(serializers.Serializer[Any]):
-    """Refuses fields that it does not have, and names them.
-
-    What was not sent is not checked: it takes its field's default, or is left out where there is none.
-    """
+    """Refuses fields that it does not have, and names them."""
 
     def to_internal_value(self, data: Any) -> Any:
+        """Checks what was sent; the rest takes its field's default, or is left out where there is none."""
         if not isinstance(data, dict):
             return super().to_internal_value(data)
         if unknown := data.keys() - self.fields.keys():
