@@ -204,7 +204,7 @@ def _expand(books: Books, document: Document, name: str, below: dict[str, Any]) 
     if (kind, name) == ("charge", "refunds"):
         refunds = books.find("refund", charge=document["id"])[::-1]
         return objects.page(f"/v1/charges/{document['id']}/refunds", refunds)
-    if isinstance(value, dict) and "object" in value:
+    if isinstance(value, dict) and isinstance(value.get("object"), str):
         return _expanded(books, value, below)
     if kind not in objects.KINDS or not objects.expandable(kind, name):
         raise Invalid(f"This property cannot be expanded ({name[:100]}).", stored=False, param="expand")

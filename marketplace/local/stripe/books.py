@@ -1,9 +1,11 @@
 """One transaction's view of the double: objects made, found and changed, and the events that say so."""
 
+import re
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 from stripe import api_version
 
@@ -12,6 +14,7 @@ from marketplace.local.stripe.errors import Document, Invalid, NotFound
 from marketplace.local.stripe.parameters import Parameters
 
 MAX_PAGE, PAGE = 100, 10
+URL = re.compile(r"https?://[\x21-\x7e]{1,2000}")
 
 
 @dataclass
@@ -34,10 +37,10 @@ class Books:
         store.insert(self.connection, document)
         return document
 
-    def get(self, kind: str, identifier: str, param: str | None = None) -> Document:
-        """Raises NotFound, for `param` where a parameter named it."""
+    def get(self, kind: str, identifier: str, param: str | None = None, *, deleted: bool = False) -> Document:
+        """Raises NotFound, for `param` where a parameter named it; what was deleted is not there unless asked for."""
         document = store.read(self.connection, identifier)
-        if not document or document["object"] != kind or (param and document.get("deleted")):
+        if not document or document["object"] != kind or (document.get("deleted") and not deleted):
             raise NotFound(kind, identifier[:200], param)
         return document
 
@@ -57,6 +60,12 @@ class Books:
             document |= fields
             self.save(document)
             self.emit(event, document, before, account)
+
+    def to_bank(self, document: Document, return_url: str | None) -> Document:
+        """The `next_action` that sends the customer to their bank, for a PaymentIntent or a SetupIntent."""
+        secret = urlencode({"secret": document["client_secret"]})
+        url = f"{self.url}/authenticate/{document['id']}?{secret}"
+        return {"type": "redirect_to_url", "redirect_to_url": {"url": url, "return_url": return_url}}
 
     def emit(
         self, event: str, document: Document, previous: Document | None = None, account: str | None = None
@@ -101,7 +110,7 @@ Handler = Callable[[Call], Document]
 
 def retrieve(kind: str) -> Handler:
     """A handler that shows one object."""
-    return lambda call: call.books.get(kind, call.names["id"])
+    return lambda call: call.books.get(kind, call.names["id"], deleted=True)
 
 
 def lists(kind: str, *filters: str) -> Handler:
@@ -132,6 +141,14 @@ def listed(call: Call, kind: str, conditions: list[tuple[str, Any]]) -> Document
     found = store.select(call.books.connection, kind, conditions, limit=limit + 1, oldest=oldest)
     shown = found[:limit]
     return objects.page(call.path, shown[::-1] if oldest else shown, len(found) > limit)
+
+
+def address(params: Parameters, name: str) -> str | None:
+    """A parameter that people's browsers are sent to. Raises Invalid for anything but http and https."""
+    value: str | None = params.get(name)
+    if value is not None and not URL.fullmatch(value):
+        raise Invalid("Not a valid URL", stored=False, code="url_invalid", param=name)
+    return value
 
 
 def text(value: str | None) -> str | None:

@@ -19,26 +19,9 @@ def create_product(call: Call) -> Document:
     return product
 
 
-def update_product(call: Call) -> Document:
-    """`POST /v1/products/{id}`."""
-    product = call.books.get("product", call.names["id"])
-    fields = _fields(call.params, "active", "name", "description", "unit_label", "default_price", "tax_code", "images")
-    fields |= {"metadata": call.merged_metadata(product), "updated": call.books.now}
-    call.books.change(product, "product.updated", **fields)
-    return product
-
-
 def create_price(call: Call) -> Document:
     """`POST /v1/prices`, for a product that exists or for `product_data`."""
     return new_price(call.books, call.params, _product_of(call.books, call.params))
-
-
-def update_price(call: Call) -> Document:
-    """`POST /v1/prices/{id}`: what does not change what is paid."""
-    price = call.books.get("price", call.names["id"])
-    fields = _fields(call.params, "active", "nickname", "lookup_key", "tax_behavior")
-    call.books.change(price, "price.updated", **fields, metadata=call.merged_metadata(price))
-    return price
 
 
 def new_product(books: Books, given: Parameters, *, hidden: bool = False) -> Document:

@@ -1,11 +1,9 @@
 """Charges: made by PaymentIntents only, booked into the balance, changed by refunds and disputes."""
 
-from typing import Any
-
 import stripe
 
 from marketplace.local.stripe import balance
-from marketplace.local.stripe.books import Books, Call, text
+from marketplace.local.stripe.books import Books
 from marketplace.local.stripe.cards import REFUSALS, Card
 from marketplace.local.stripe.errors import Document
 from marketplace.local.stripe.objects import nulls
@@ -61,15 +59,6 @@ def book(books: Books, charge: Document, card: Card | None) -> None:
         available_on=books.now + wait,
     )
     books.change(charge, "charge.updated", balance_transaction=transaction["id"])
-
-
-def update(call: Call) -> Document:
-    """`POST /v1/charges/{id}`."""
-    charge = call.books.get("charge", call.names["id"])
-    fields: dict[str, Any] = {"metadata": call.merged_metadata(charge)}
-    fields |= {name: text(call.params.get(name)) for name in ("description", "receipt_email") if name in call.params}
-    call.books.change(charge, "charge.updated", **fields)
-    return charge
 
 
 def _outcome(status: str, reason: str | None) -> Document:

@@ -3,7 +3,7 @@
 import stripe
 
 from marketplace.local.stripe import balance
-from marketplace.local.stripe.books import Books, Call, listed, text
+from marketplace.local.stripe.books import Books, Call, address, listed, text
 from marketplace.local.stripe.errors import Document, Invalid
 from marketplace.local.stripe.objects import nulls, page, random_text
 from marketplace.local.stripe.store import field
@@ -48,14 +48,6 @@ def update(call: Call) -> Document:
     return account
 
 
-def delete(call: Call) -> Document:
-    """`DELETE /v1/accounts/{id}`."""
-    account = call.books.get("account", call.names["id"], "id")
-    gone = {"id": account["id"], "object": "account", "deleted": True}
-    call.books.save(gone)
-    return gone
-
-
 def create_link(call: Call) -> Document:
     """`POST /v1/account_links`: the address of a page on which the owner ends the onboarding."""
     params = call.params
@@ -63,8 +55,8 @@ def create_link(call: Call) -> Document:
     account = call.books.get("account", params.get("account"), "account")
     if params.get("type") not in ("account_onboarding", "account_update"):
         raise Invalid("This double has links of type account_onboarding only.", stored=False, param="type")
-    account |= {"_link": random_text(24), "_return_url": params.get("return_url")}
-    params.get("refresh_url")
+    account |= {"_link": random_text(24), "_return_url": address(params, "return_url")}
+    address(params, "refresh_url")
     call.books.save(account)
     url = f"{call.books.url}/connect/{account['id']}/{account['_link']}"
     return {
@@ -131,14 +123,6 @@ def transfer(call: Call) -> Document:
     moved |= {"balance_transaction": taken["id"], "reversals": page(f"/v1/transfers/{moved['id']}/reversals", [])}
     books.save(moved)
     books.emit("transfer.created", moved)
-    return moved
-
-
-def update_transfer(call: Call) -> Document:
-    """`POST /v1/transfers/{id}`."""
-    moved = call.books.get("transfer", call.names["id"])
-    fields = {"description": text(call.params.get("description"))} if "description" in call.params else {}
-    call.books.change(moved, "transfer.updated", **fields, metadata=call.merged_metadata(moved))
     return moved
 
 

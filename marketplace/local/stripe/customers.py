@@ -7,7 +7,7 @@ import stripe
 from marketplace.local.stripe import cards
 from marketplace.local.stripe.books import Books, Call, listed, text
 from marketplace.local.stripe.cards import Card
-from marketplace.local.stripe.errors import Declined, Document, Invalid, NotFound
+from marketplace.local.stripe.errors import Declined, Document, Invalid
 from marketplace.local.stripe.objects import nulls, random_text
 from marketplace.local.stripe.store import field
 
@@ -40,14 +40,14 @@ def new(books: Books, **fields: Any) -> Document:
 
 def update(call: Call) -> Document:
     """`POST /v1/customers/{id}`."""
-    customer = call.books.get("customer", call.names["id"], "id")
+    customer = call.books.get("customer", call.names["id"])
     call.books.change(customer, "customer.updated", **_given(call, customer))
     return customer
 
 
 def delete(call: Call) -> Document:
     """`DELETE /v1/customers/{id}`: its cards are detached."""
-    customer = call.books.get("customer", call.names["id"], "id")
+    customer = call.books.get("customer", call.names["id"])
     for method in call.books.find("payment_method", customer=customer["id"]):
         _detach(call.books, method)
     call.books.emit("customer.deleted", customer)
@@ -95,16 +95,6 @@ def create_method(call: Call) -> Document:
     return new_method(call.books, card, given.get("exp_month", 12), given.get("exp_year", 2034), **fields)
 
 
-def update_method(call: Call) -> Document:
-    """`POST /v1/payment_methods/{id}`: metadata and billing details."""
-    method = call.books.get("payment_method", call.names["id"])
-    fields: Document = {"metadata": call.merged_metadata(method)}
-    if "billing_details" in call.params:
-        fields["billing_details"] = _billing(call)
-    call.books.change(method, "payment_method.updated", **fields)
-    return method
-
-
 def attach_method(call: Call) -> Document:
     """`POST /v1/payment_methods/{id}/attach`."""
     call.params.require("customer")
@@ -147,14 +137,6 @@ def list_methods(call: Call) -> Document:
     if "id" in call.names:
         conditions.append((f"{field('customer')} = ?", call.books.get("customer", call.names["id"])["id"]))
     return listed(call, "payment_method", conditions)
-
-
-def retrieve_method(call: Call) -> Document:
-    """`GET /v1/customers/{id}/payment_methods/{method}`."""
-    method = call.books.get("payment_method", call.names["method"])
-    if method["customer"] != call.names["id"]:
-        raise NotFound("payment_method", method["id"])
-    return method
 
 
 def _detach(books: Books, method: Document) -> Document:

@@ -9,6 +9,7 @@ from marketplace.local.stripe import pages, paying, store
 from marketplace.local.stripe.books import Books
 from marketplace.local.stripe.errors import ApiError, Document, NotFound
 
+MAX_FIELDS, MAX_FIELD = 20, 300
 PATH = re.compile(r"/(c/pay|authenticate|connect|receipts)/([\w-]{1,255})(?:/(\w+))?")
 
 
@@ -27,8 +28,8 @@ def show(books: Books, method: str, path: str, query: str, body: str) -> Page | 
     if not match:
         return None
     place, identifier, secret = match.groups()
-    form = {name: values[0] for name, values in parse_qs(body, max_num_fields=20).items()} if method == "POST" else None
     try:
+        form = _fields(body) if method == "POST" else None
         match place:
             case "c/pay":
                 return _pay(books, books.get("checkout.session", identifier), form)
@@ -41,6 +42,8 @@ def show(books: Books, method: str, path: str, query: str, body: str) -> Page | 
                 return Page(pages.receipt(books.get("charge", identifier)))
     except NotFound as error:
         return Page(pages.note("Not here", error.message), 404)
+    except ValueError:
+        return Page(pages.note("Not understood", "This is not what the form sends."), 400)
 
 
 def _pay(books: Books, session: Document, form: dict[str, str] | None) -> Page:
@@ -91,6 +94,10 @@ def _onboard(books: Books, account: Document, secret: str, form: dict[str, str] 
         return Page(pages.onboarding(account))
     paying.end_onboarding(books, account)
     return Page("", 303, account["_return_url"])
+
+
+def _fields(body: str) -> dict[str, str]:
+    return {name: values[0][:MAX_FIELD] for name, values in parse_qs(body, max_num_fields=MAX_FIELDS).items()}
 
 
 def _after(session: Document) -> Page:

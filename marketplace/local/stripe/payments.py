@@ -1,10 +1,9 @@
 """PaymentIntents: from the amount to a charge, or to a refusal, or by way of the customer's bank."""
 
 from typing import Any
-from urllib.parse import urlencode
 
 from marketplace.local.stripe import charges, customers, disputes, sessions
-from marketplace.local.stripe.books import Books, Call, text
+from marketplace.local.stripe.books import Books, Call, address, text
 from marketplace.local.stripe.cards import BY_NUMBER, REFUSALS, Card
 from marketplace.local.stripe.catalogue import MAX_AMOUNT
 from marketplace.local.stripe.errors import Declined, Document, Invalid
@@ -92,7 +91,7 @@ def confirm(call: Call) -> Document:
 
 def confirm_by(books: Books, intent: Document, params: Parameters) -> Document:
     """Try the PaymentIntent's payment method as the parameters of a confirmation say."""
-    off_session, return_url = bool(params.get("off_session")), params.get("return_url")
+    off_session, return_url = bool(params.get("off_session")), address(params, "return_url")
     automatic = intent["automatic_payment_methods"]
     if not intent["payment_method"]:
         raise _unexpected(intent, "You cannot confirm this PaymentIntent because it's missing a payment method: it is")
@@ -142,9 +141,7 @@ def attempt(
     elif not authenticated and needs_authentication(card, method):
         if off_session:
             raise _decline(books, intent, method, "authentication_required")
-        url = f"{books.url}/authenticate/{intent['id']}?{urlencode({'secret': intent['client_secret']})}"
-        redirect = {"type": "redirect_to_url", "redirect_to_url": {"url": url, "return_url": return_url}}
-        intent |= {"status": "requires_action", "next_action": redirect}
+        intent |= {"status": "requires_action", "next_action": books.to_bank(intent, return_url)}
         books.save(intent)
         books.emit("payment_intent.requires_action", intent)
     elif card.refusal:

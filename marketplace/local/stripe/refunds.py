@@ -72,13 +72,6 @@ def fail(books: Books, done: Document) -> Document:
     return done
 
 
-def update(call: Call) -> Document:
-    """`POST /v1/refunds/{id}`: metadata."""
-    done = call.books.get("refund", call.names["id"])
-    call.books.change(done, "refund.updated", metadata=call.merged_metadata(done))
-    return done
-
-
 def _must_allow(charge: Document, amount: int, left: int) -> None:
     if charge["status"] != "succeeded":
         raise Invalid(f"Charge {charge['id']} has not succeeded; it cannot be refunded.", param="charge")

@@ -3,7 +3,7 @@
 import stripe
 
 from marketplace.local.stripe import catalogue, customers
-from marketplace.local.stripe.books import Books, Call, text
+from marketplace.local.stripe.books import Books, Call, address, text
 from marketplace.local.stripe.errors import Document, Invalid
 from marketplace.local.stripe.objects import nulls, page
 from marketplace.local.stripe.parameters import Parameters
@@ -12,8 +12,8 @@ SHORTEST, LONGEST = 30 * 60, 24 * 3600
 MINIMUM = 50
 METHODS = ("card", "us_bank_account", "sepa_debit")
 ECHOED = (
-    "allow_promotion_codes", "billing_address_collection", "cancel_url", "client_reference_id", "customer",
-    "customer_creation", "customer_email", "locale", "submit_type", "success_url",
+    "allow_promotion_codes", "billing_address_collection", "client_reference_id", "customer", "customer_creation",
+    "customer_email", "locale", "submit_type",
 )  # fmt: skip
 INTENT = ("description", "receipt_email", "setup_future_usage", "statement_descriptor_suffix", "transfer_group")
 
@@ -24,6 +24,9 @@ def create(call: Call) -> Document:
     params.require("mode", "line_items", "success_url")
     if params.get("mode") != "payment" or params.get("ui_mode", "hosted_page") != "hosted_page":
         raise Invalid("This double has sessions of mode payment and of ui_mode hosted_page only.", stored=False)
+    for name in ("customer_email", "customer_creation"):
+        if name in params and "customer" in params:
+            raise Invalid(f"You may only specify one of these parameters: customer, {name}.", stored=False, param=name)
     items = [_line(books, item) for item in params.get("line_items")]
     currencies = {item["currency"] for item in items}
     if len(currencies) > 1:
@@ -35,6 +38,7 @@ def create(call: Call) -> Document:
     session = books.create(
         "checkout.session",
         **{name: params.get(name) for name in ECHOED},
+        **{name: address(params, name) for name in ("success_url", "cancel_url")},
         amount_subtotal=total,
         amount_total=total,
         currency=currencies.pop(),
@@ -77,14 +81,6 @@ def expire_now(call: Call) -> Document:
             f"{session['status']}."
         )
     return expire(call.books, session)
-
-
-def update(call: Call) -> Document:
-    """`POST /v1/checkout/sessions/{id}`: metadata."""
-    session = call.books.get("checkout.session", call.names["id"])
-    session["metadata"] = call.merged_metadata(session)
-    call.books.save(session)
-    return session
 
 
 def expire(books: Books, session: Document) -> Document:

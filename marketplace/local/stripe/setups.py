@@ -1,9 +1,7 @@
 """SetupIntents: a card is saved without a payment."""
 
-from urllib.parse import urlencode
-
 from marketplace.local.stripe import customers
-from marketplace.local.stripe.books import Books, Call, text
+from marketplace.local.stripe.books import Books, Call, address, text
 from marketplace.local.stripe.cards import BY_NUMBER
 from marketplace.local.stripe.errors import Declined, Document, Invalid
 from marketplace.local.stripe.objects import random_text, shown
@@ -68,13 +66,11 @@ def _try(books: Books, setup: Document, params: Parameters) -> Document:
         message = "You cannot confirm this SetupIntent because it's missing a payment method."
         raise Invalid(message, code="setup_intent_unexpected_state", setup_intent=shown(setup))
     card = BY_NUMBER[books.get("payment_method", setup["payment_method"])["_number"]]
-    return_url = params.get("return_url")
+    return_url = address(params, "return_url")
     if not card.authentication:
         _save_card(books, setup)
         return setup
-    url = f"{books.url}/authenticate/{setup['id']}?{urlencode({'secret': setup['client_secret']})}"
-    redirect = {"type": "redirect_to_url", "redirect_to_url": {"url": url, "return_url": return_url}}
-    setup |= {"status": "requires_action", "next_action": redirect}
+    setup |= {"status": "requires_action", "next_action": books.to_bank(setup, return_url)}
     books.save(setup)
     books.emit("setup_intent.requires_action", setup)
     return setup

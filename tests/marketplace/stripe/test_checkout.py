@@ -151,6 +151,8 @@ def test_sessions_by_price_with_tax_for_a_known_customer(double, browser):
         ({"line_items": [{"price_data": {"currency": "usd"}}]}, None, "Missing required param"),
         ({"expires_at": 5}, "expires_at", "between 30 minutes and 24 hours"),
         ({"customer": "cus_none"}, "customer", "No such customer: 'cus_none'"),
+        ({"customer": "cus_a", "customer_email": "a@example.com"}, "customer_email", "only specify one of these"),
+        ({"success_url": "javascript:alert(1)"}, "success_url", "Not a valid URL"),
         ({"shipping_options": [{"shipping_rate": "shr_1"}]}, "shipping_options", "This double of Stripe does not do"),
     ],
 )
@@ -160,3 +162,16 @@ def test_a_session_that_cannot_be_is_refused(double, change, param, message):
     assert param is None or refusal.value.param == param
     assert not double.v1.checkout.sessions.list().data
     assert not double.events()
+
+
+def test_pages_are_for_those_who_have_the_link_and_escape_what_they_show(double, browser):
+    price = {"currency": "usd", "unit_amount": 500, "product_data": {"name": "<script>alert(1)</script>"}}
+    opened = session(double, line_items=[{"price_data": price, "quantity": 1}])
+    _, page, _ = browser.open(opened.url)
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
+    assert browser.open(f"{double.url}/c/pay/cs_test_none")[0] == 404
+    assert browser.open(f"{double.url}/elsewhere")[0] == 404
+    assert browser.open(opened.url, **{f"field{number}": "x" for number in range(50)})[0] == 400
+    assert pay(browser, opened.url, expiry="13/34")[0] == 400
+    assert double.v1.checkout.sessions.retrieve(opened.id).status == "open"
