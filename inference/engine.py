@@ -16,11 +16,13 @@ from types import TracebackType
 from typing import Self
 
 import torch
+from PIL import Image
 
+from inference import pictures
 from inference.backends.pytorch import TorchBackend
 from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
 from inference.models import catalog, qwen_image
-from inference.request import Phase, Picture, Request
+from inference.request import Operation, Phase, Picture, Request
 from inference.runner import Runner
 from inference.scheduler import Batch, Scheduler
 
@@ -66,7 +68,7 @@ class Engine:
     def start(self) -> None:
         """Load the model, run it once, and begin to serve; returns when warm."""
         assert self._thread is None, "an engine starts once"
-        model = qwen_image.load(self.card.path, self.device)
+        model = qwen_image.load(self.card, self.device)
         self._runner = Runner(model, TorchBackend(model.transformer))
         self._warm_up()
         with self._changed:
@@ -86,6 +88,7 @@ class Engine:
     def submit(self, request: Request) -> Future[Picture]:
         """Queue a new request. Raises InvalidRequest for a bad value, EngineStopped when not running."""
         catalog.validate(request, self.card)
+        request.condition_grids = pictures.condition_grids(request, self.card)
         with self._changed:
             if not self.warm:
                 raise EngineStopped("the engine is not running")
@@ -197,14 +200,18 @@ class Engine:
             self._fail(request, reason)
 
     def _warm_up(self) -> None:
-        card = self.card
-        request = Request(
-            "",
-            width=card.min_side,
-            height=card.min_side,
-            steps=1,
-            guidance_scale=card.default_guidance_scale,
-            seed=0,
-        )
-        for phase in Phase:
-            self._runner.run(Batch(phase, (request,)))
+        card, image = self.card, Image.new("RGB", (self.card.min_side, self.card.min_side))
+        for operation in card.operations:
+            request = Request(
+                "",
+                width=card.min_side,
+                height=card.min_side,
+                steps=1,
+                guidance_scale=card.default_guidance_scale,
+                seed=0,
+                operation=operation,
+                images=() if operation == Operation.GENERATE else (image,),
+            )
+            request.condition_grids = pictures.condition_grids(request, card)
+            while request.image is None:
+                self._runner.run(Batch(request.phase, (request,)))

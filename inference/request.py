@@ -19,8 +19,21 @@ if TYPE_CHECKING:
 # a model sees a picture in tiles of 16x16 pixels: eightfold autoencoder, patches of two
 TILE = 16
 
+# height and width in image tokens
+Grid = tuple[int, int]
+
+
+class Operation(StrEnum):
+    """What a request does with its images: nothing, follow an instruction, start from one, or repaint a part of it."""
+
+    GENERATE = "generate"
+    EDIT = "edit"
+    IMG2IMG = "img2img"
+    INPAINT = "inpaint"
+
 
 class Phase(StrEnum):
+    READ = "read"
     ENCODE = "encode"
     DENOISE = "denoise"
     DECODE = "decode"
@@ -32,6 +45,22 @@ class BatchKey(NamedTuple):
     width: int
     height: int
     guided: bool
+    condition_grids: tuple[Grid, ...]
+
+
+class Posterior(NamedTuple):
+    """What the autoencoder says of an input picture's latents: mean and deviation, each [tokens, channels]."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+class Inpainting(NamedTuple):
+    """Latents of the original, the noise they were given and 1 where they are painted anew, each [tokens, channels]."""
+
+    original: torch.Tensor
+    noise: torch.Tensor
+    mask: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -49,6 +78,9 @@ class Picture:
 class Request:
     """One picture to make; `width` and `height` in pixels, `guidance_scale` 1 or less turns guidance off.
 
+    `images` are what an edit is about, or the one picture that img2img and inpaint start from. `strength` is how far
+    those two go back to noise, and so the share of the steps that they do. `mask` is white where inpaint paints anew.
+
     Guidance is Qwen-Image's "true CFG": where it is on and `negative_prompt` is empty, the empty prompt is
     the negative (diffusers' pipeline does the same when given `negative_prompt=""`).
     """
@@ -63,11 +95,21 @@ class Request:
     seed: int
     service_class: str = "standard"
     account: str = ""
+    operation: str = Operation.GENERATE
+    images: tuple[Image.Image, ...] = field(default=(), repr=False)
+    mask: Image.Image | None = field(default=None, repr=False)
+    strength: float = 1.0
+
+    # set by the engine that takes it
+    condition_grids: tuple[Grid, ...] = field(default=(), init=False)
 
     # row state
     step_index: int = field(default=0, init=False)
     sigmas: tuple[float, ...] = field(default=(), init=False, repr=False)
+    posteriors: tuple[Posterior, ...] = field(default=(), init=False, repr=False)
     latents: torch.Tensor | None = field(default=None, init=False, repr=False)
+    condition: torch.Tensor | None = field(default=None, init=False, repr=False)
+    inpainting: Inpainting | None = field(default=None, init=False, repr=False)
     text: torch.Tensor | None = field(default=None, init=False, repr=False)
     negative_text: torch.Tensor | None = field(default=None, init=False, repr=False)
     generator: torch.Generator | None = field(default=None, init=False, repr=False)
@@ -83,25 +125,29 @@ class Request:
         return self.guidance_scale > 1
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Height and width in image tokens."""
+    def grid(self) -> Grid:
         return self.height // TILE, self.width // TILE
 
     @property
     def image_tokens(self) -> int:
-        """Image tokens this request adds to a forward; guidance runs the picture twice."""
-        rows, columns = self.grid
-        return rows * columns * (2 if self.guided else 1)
+        """Image tokens this request adds to a forward, condition pictures included; guidance runs it all twice."""
+        tokens = sum(rows * columns for rows, columns in (self.grid, *self.condition_grids))
+        return tokens * (2 if self.guided else 1)
+
+    @property
+    def steps_due(self) -> int:
+        """How many of `steps` are done: all of them, or the share by strength that diffusers' pipelines do."""
+        return self.steps - int(max(self.steps - min(self.steps * self.strength, self.steps), 0))
 
     @property
     def batch_key(self) -> BatchKey:
-        return BatchKey(self.width, self.height, self.guided)
+        return BatchKey(self.width, self.height, self.guided, self.condition_grids)
 
     @property
     def phase(self) -> Phase:
         if self.latents is None:
-            return Phase.ENCODE
-        return Phase.DENOISE if self.step_index < self.steps else Phase.DECODE
+            return Phase.READ if len(self.posteriors) < len(self.images) else Phase.ENCODE
+        return Phase.DENOISE if self.step_index < self.steps_due else Phase.DECODE
 
     def picture(self) -> Picture:
         """The finished picture, once decoded."""

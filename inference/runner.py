@@ -1,4 +1,4 @@
-"""Runs a batch: encode, denoise one step, or decode. Keeps no queue and no request's state.
+"""Runs a batch: read a picture, encode, denoise one step, or decode. Keeps no queue and no request's state.
 
 A phase writes to its requests only after all its arithmetic is done, so a batch that raised can be run again.
 """
@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from inference import sampler
+from inference import patches, pictures, sampler
 from inference.backends.base import Backend
 from inference.errors import BrokenPicture
 from inference.models.qwen_image import QwenImage
-from inference.request import Phase, Request
+from inference.request import Inpainting, Operation, Phase, Request
 from inference.scheduler import Batch
 
 
@@ -22,6 +22,7 @@ class Runner:
         self._model = model
         self._backend = backend
         self._phases: dict[Phase, Callable[[Sequence[Request]], None]] = {
+            Phase.READ: self._read,
             Phase.ENCODE: self._encode,
             Phase.DENOISE: self._denoise,
             Phase.DECODE: self._decode,
@@ -33,16 +34,46 @@ class Runner:
             self._phases[batch.phase](batch.requests)
             self._backend.synchronize()
 
+    def _read(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            index = len(request.posteriors)
+            grid = request.condition_grids[index] if request.condition_grids else request.grid
+            request.posteriors += (self._model.read(request.images[index], grid),)
+
     def _encode(self, requests: Sequence[Request]) -> None:
         # one by one and unpadded: a prompt's embedding cannot depend on its neighbours
         for request in requests:
-            request.text = self._model.encode(request.prompt)
-            request.negative_text = self._model.encode(request.negative_prompt) if request.guided else None
+            request.text = self._text(request, request.prompt)
+            request.negative_text = self._text(request, request.negative_prompt) if request.guided else None
             rows, columns = request.grid
-            request.sigmas = sampler.sigmas(self._model.sampler_config, request.steps, rows * columns)
+            sigmas = sampler.sigmas(self._model.sampler_config, request.steps, rows * columns)
+            request.sigmas = sigmas[request.steps - request.steps_due :]
             request.generator = torch.Generator("cpu").manual_seed(request.seed)
-            noise = sampler.noise(self._model.channels, request.grid, request.generator)
-            request.latents = noise.to(self._model.device)
+            if request.operation in (Operation.IMG2IMG, Operation.INPAINT):
+                request.latents = self._start_from_picture(request, request.generator)
+                continue
+            if request.posteriors:
+                request.condition = torch.cat([posterior.mean for posterior in request.posteriors])
+            request.latents = self._noise(request, request.generator)
+
+    def _text(self, request: Request, prompt: str) -> torch.Tensor:
+        if request.operation == Operation.EDIT:
+            return self._model.encode_edit(prompt, request.images)
+        return self._model.encode(prompt)
+
+    def _noise(self, request: Request, generator: torch.Generator) -> torch.Tensor:
+        return sampler.noise(self._model.channels, request.grid, generator).to(self._model.device)
+
+    def _start_from_picture(self, request: Request, generator: torch.Generator) -> torch.Tensor:
+        """First latents: the picture's, drawn from its posterior, and noise, in the order in which diffusers draws."""
+        (posterior,) = request.posteriors
+        original = posterior.mean + posterior.std * self._noise(request, generator)
+        noise = self._noise(request, generator)
+        if request.mask:
+            cells = torch.from_numpy(pictures.cells(request.mask, (request.width, request.height)))
+            mask = patches.pack(cells.expand(self._model.channels // 4, -1, -1)).to(self._model.device)
+            request.inpainting = Inpainting(original, noise, mask)
+        return sampler.add_noise(original, noise, request.sigmas[0])
 
     def _denoise(self, requests: Sequence[Request]) -> None:
         latents = torch.stack([_present(request.latents) for request in requests])
@@ -50,16 +81,21 @@ class Runner:
         after = torch.tensor([request.sigmas[request.step_index + 1] for request in requests])
         velocity = self._velocity(requests, latents, now.to(latents.device))
         moved = sampler.step(latents, velocity, (after - now).to(latents.device))
-        for request, row in zip(requests, moved, strict=True):
+        rows = [_inpainted(request, row) for request, row in zip(requests, moved, strict=True)]
+        for request, row in zip(requests, rows, strict=True):
             request.latents = row
             request.step_index += 1
 
     def _velocity(self, requests: Sequence[Request], latents: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
-        grid, texts = requests[0].grid, [_present(request.text) for request in requests]
+        grids = (requests[0].grid, *requests[0].condition_grids)
+        texts = [_present(request.text) for request in requests]
+        if requests[0].condition_grids:
+            conditions = torch.stack([_present(request.condition) for request in requests])
+            latents = torch.cat([latents, conditions], dim=1)
         if not requests[0].guided:
-            return self._backend.velocity(latents, now, texts, grid)
+            return self._backend.velocity(latents, now, texts, grids)
         texts += [_present(request.negative_text) for request in requests]
-        both = self._backend.velocity(latents.repeat(2, 1, 1), now.repeat(2), texts, grid)
+        both = self._backend.velocity(latents.repeat(2, 1, 1), now.repeat(2), texts, grids)
         scales = torch.tensor([request.guidance_scale for request in requests]).to(latents.device)
         velocity, negative = both.chunk(2)
         return sampler.guide(velocity, negative, scales)
@@ -69,7 +105,17 @@ class Runner:
             latents = _present(request.latents)
             if not latents.isfinite().all():
                 raise BrokenPicture("the latents are not finite")
-            request.image = self._model.decode(latents, request.grid)
+            image = self._model.decode(latents, request.grid)
+            request.image = pictures.composite(image, request.images[0], request.mask) if request.mask else image
+
+
+def _inpainted(request: Request, moved: torch.Tensor) -> torch.Tensor:
+    """Latents after a step: outside the mask, the original's with the noise that is left."""
+    if request.inpainting is None:
+        return moved
+    original, noise, mask = request.inpainting
+    kept = sampler.add_noise(original, noise, request.sigmas[request.step_index + 1])
+    return (1 - mask) * kept + mask * moved
 
 
 def _present(tensor: torch.Tensor | None) -> torch.Tensor:

@@ -14,6 +14,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 
+from inference import patches
+
 
 def sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> tuple[float, ...]:
     """The `steps + 1` noise levels from 1 down to 0 for a picture of `tokens` image tokens."""
@@ -35,9 +37,12 @@ def sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> tuple[float, .
 def noise(channels: int, grid: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
     """Initial latents [tokens, channels] of a grid of 2x2 patches, drawn and packed as diffusers does."""
     rows, columns = grid
-    spread = torch.randn((1, 1, channels // 4, 2 * rows, 2 * columns), generator=generator, dtype=torch.float32)
-    patches = spread.view(channels // 4, rows, 2, columns, 2).permute(1, 3, 0, 2, 4)
-    return patches.reshape(rows * columns, channels)
+    return patches.pack(torch.randn((channels // 4, 2 * rows, 2 * columns), generator=generator, dtype=torch.float32))
+
+
+def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Latents on the straight way from themselves, at sigma 0, to the noise, at sigma 1."""
+    return sigma * noise + (1 - sigma) * latents
 
 
 def guide(velocity: torch.Tensor, negative: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

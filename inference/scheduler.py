@@ -1,6 +1,7 @@
 """Who runs next: waiting and running requests in, one batch at a time out.
 
-Holds no tensors and runs no model; it reads of a request only its class, batch key, phase and token count.
+Holds no tensors and runs no model; it reads of a request only its class, batch key, phase, step index and token
+count, and whether it has images.
 Not thread-safe: the engine calls it under its lock.
 
 Service classes take turns to lead by stride scheduling (Waldspurger and Weihl, 1995): each turn is charged
@@ -8,6 +9,9 @@ the tokens it ran, divided by the class's weight, and the class with the least c
 leader's oldest request fixes the batch key; its own class fills the batch first, then the others by weight,
 oldest first, up to the cap. Only the leader is charged, so the oldest request of every class moves at its
 class's share at least, and nothing starves.
+
+Input pictures take long to read, so they are read one at a time, and between two of them a batch that has begun goes
+a step. One that has not waits for the pictures of those who could begin with it.
 """
 
 from collections import OrderedDict, deque
@@ -70,6 +74,7 @@ class Scheduler:
         self.max_batch_tokens = max_batch_tokens
         self._lines = {name: _Line(weight) for name, weight in weights.items()}
         self._decoding: deque[Request] = deque()
+        self._step_owed = False
         self._arrivals = 0
         self._now = 0.0
 
@@ -100,14 +105,16 @@ class Scheduler:
         lines = sorted((line for line in self._lines.values() if line), key=lambda line: line.charge)
         if not lines:
             return None
-        leader = lines[0]
-        rows = self._fill(leader, leader.oldest())
-        if fresh := tuple(row for row in rows if row.phase is Phase.ENCODE):
-            return Batch(Phase.ENCODE, fresh)
-        batch = Batch(Phase.DENOISE, rows)
-        self._now = leader.charge
-        leader.charge += batch.image_tokens / leader.weight
-        return batch
+        for leader in lines:
+            rows = self._fill(leader, leader.oldest())
+            if prompts := tuple(row for row in rows if row.phase is Phase.ENCODE and not row.images):
+                return Batch(Phase.ENCODE, prompts)
+            if not self._step_owed and (batch := self._with_pictures(rows)):
+                return batch
+            ready = tuple(row for row in rows if row.phase is Phase.DENOISE)
+            if ready == rows or any(row.step_index for row in ready):
+                return self._lead(leader, ready)
+        return self._with_pictures(self._fill(lines[0], lines[0].oldest()))
 
     def advance(self, batch: Batch) -> None:
         """Take note of a batch that ran: rows past their last step go to be decoded, decoded ones leave."""
@@ -117,6 +124,21 @@ class Scheduler:
             elif request.phase is Phase.DECODE:
                 self._lines[request.service_class].discard(request)
                 self._decoding.append(request)
+
+    def _with_pictures(self, rows: tuple[Request, ...]) -> Batch | None:
+        """The next piece of work, a picture or the prompts, of the first row that has pictures and waits for it."""
+        for row in rows:
+            if row.phase in (Phase.READ, Phase.ENCODE):
+                self._step_owed = True
+                return Batch(row.phase, (row,))
+        return None
+
+    def _lead(self, leader: _Line, rows: tuple[Request, ...]) -> Batch:
+        batch = Batch(Phase.DENOISE, rows)
+        self._step_owed = False
+        self._now = min(line.charge for line in self._lines.values() if line)
+        leader.charge += batch.image_tokens / leader.weight
+        return batch
 
     def _fill(self, leader: _Line, first: Request) -> tuple[Request, ...]:
         others = sorted((line for line in self._lines.values() if line is not leader), key=lambda line: -line.weight)

@@ -5,6 +5,8 @@ from typing import Protocol
 
 import torch
 
+from inference.request import Grid
+
 
 class Backend(Protocol):
     """A transformer somewhere: in torch, ONNX Runtime or a TensorRT plan."""
@@ -16,13 +18,14 @@ class Backend(Protocol):
         latents: torch.Tensor,
         sigmas: torch.Tensor,
         texts: Sequence[torch.Tensor],
-        grid: tuple[int, int],
+        grids: Sequence[Grid],
     ) -> torch.Tensor:
-        """Predict the flow's velocity [rows, tokens, channels], 32 bits, for rows that do not see one
-        another.
+        """Predict the flow's velocity of the first picture [rows, its tokens, channels], 32 bits, for rows that do not
+        see one another.
 
-        latents: [rows, tokens, channels], 32 bits; sigmas: [rows], 1 is noise; texts: each row's own
-        embedding [text tokens, width]; grid: the picture's height and width in tokens, shared by the rows.
+        latents: [rows, tokens, channels], 32 bits, of the picture and its condition pictures; sigmas: [rows], 1 is
+        noise; texts: each row's own embedding [text tokens, width]; grids: the pictures' heights and widths in tokens,
+        shared by the rows.
         """
         ...
 

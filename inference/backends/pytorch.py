@@ -7,9 +7,10 @@ from diffusers import QwenImageTransformer2DModel
 from torch.nn import functional
 
 from inference.models import transformer as rows
+from inference.request import Grid
 
 # text is padded to one of these lengths, so that a row meets few shapes and the same mask path every time
-TEXT_BUCKETS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+TEXT_BUCKETS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
 class TorchBackend:
@@ -26,7 +27,7 @@ class TorchBackend:
         latents: torch.Tensor,
         sigmas: torch.Tensor,
         texts: Sequence[torch.Tensor],
-        grid: tuple[int, int],
+        grids: Sequence[Grid],
     ) -> torch.Tensor:
         dtype = self._parameter.dtype
         text, mask = self._pad(texts, latents.shape[1])
@@ -34,11 +35,12 @@ class TorchBackend:
             hidden_states=latents.to(dtype),
             timestep=sigmas.to(dtype),
             encoder_hidden_states=text,
-            img_shapes=[[(1, *grid)]] * len(texts),
+            img_shapes=[[(1, *grid) for grid in grids]] * len(texts),
             attention_kwargs={"attention_mask": mask},
             return_dict=False,
         )[0]
-        return predicted.float()
+        height, width = grids[0]
+        return predicted[:, : height * width].float()
 
     def synchronize(self) -> None:
         if self._parameter.is_cuda:

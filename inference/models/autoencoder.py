@@ -1,4 +1,4 @@
-"""Latents of one picture → its pixels, through diffusers' Qwen-Image autoencoder.
+"""Pixels of one picture ↔ its latents, through diffusers' Qwen-Image autoencoder.
 
 A picture is a film of one frame: the frames before it are zeros, so each causal 3-D convolution amounts to
 a 2-D one with the last slice of its kernel in time. Run so, nothing is kept on the autoencoder between
@@ -7,11 +7,16 @@ frames.
 
 import types
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLQwenImage
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch.nn import functional
+
+from inference import patches
+from inference.request import Grid, Posterior
 
 
 def flatten_time(autoencoder: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
@@ -22,25 +27,42 @@ def flatten_time(autoencoder: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
     return autoencoder.eval()
 
 
-def decode(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+def encode(autoencoder: AutoencoderKLQwenImage, pixels: torch.Tensor) -> Posterior:
+    """Pixels [3, height, width] in -1..1 → packed latents, 32 bits, of a grid of 2x2 patches."""
+    frames = autoencoder.encoder(pixels[None, :, None].to(autoencoder.dtype))
+    posterior = DiagonalGaussianDistribution(autoencoder.quant_conv(frames))
+    mean, std = _scale(autoencoder, frames)
+    spread = ((posterior.mean - mean) / std, posterior.std / std)
+    return Posterior(*(patches.pack(values[0, :, 0].float()) for values in spread))
+
+
+def decode(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Packed latents [tokens, channels] of a grid of 2x2 patches → pixels [3, height, width] in -1..1."""
-    rows, columns = grid
-    channels = latents.shape[-1] // 4
-    spread = latents.view(rows, columns, channels, 2, 2).permute(2, 0, 3, 1, 4)
-    spread = spread.reshape(1, channels, 1, 2 * rows, 2 * columns).to(autoencoder.dtype)
-    mean, std = (
-        torch.tensor(values).view(1, channels, 1, 1, 1).to(spread)
-        for values in (autoencoder.config.latents_mean, autoencoder.config.latents_std)
-    )
+    spread = patches.unpack(latents, grid)[None, :, None].to(autoencoder.dtype)
+    mean, std = _scale(autoencoder, spread)
     frames = autoencoder.decoder(autoencoder.post_quant_conv(spread * std + mean))
     pixels: torch.Tensor = frames[0, :, 0].float().clamp(-1, 1)
     return pixels
+
+
+def to_pixels(image: Image.Image) -> torch.Tensor:
+    """An RGB image → pixels [3, height, width] in -1..1."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 * 2 - 1
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
     """Pixels [3, height, width] in -1..1 → an RGB image, rounded as diffusers rounds."""
     levels = ((pixels / 2 + 0.5) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def _scale(autoencoder: AutoencoderKLQwenImage, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of the latents, [1, channels, 1, 1, 1], by which the transformer's are normalised."""
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1).to(like)
+        for values in (autoencoder.config.latents_mean, autoencoder.config.latents_std)
+    )
+    return mean, std
 
 
 def _convolve_one_frame(

@@ -12,17 +12,23 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
+from inference import pictures
 from inference.errors import InvalidRequest, ModelUnavailable
-from inference.request import TILE, Request
+from inference.request import TILE, Operation, Request
 from inference.scheduler import WEIGHTS
 
 HOUSE_MODEL = Path(__file__).resolve().parent.parent / "house_model" / "weights"
+# what any Qwen-Image can do; an edit needs a processor for the pictures besides, and a model that learnt it
+FROM_LATENTS = (Operation.GENERATE.value, Operation.IMG2IMG.value, Operation.INPAINT.value)
 _TAIL_BYTES = 65536
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A model's name, place, revision and limits; sizes in pixels, prompt length in code points."""
+    """A model's name, place, revision and limits; sizes in pixels, prompt length in code points.
+
+    `condition_area` is at how many pixels an edit's pictures join the sequence; None: as many as the output has.
+    """
 
     name: str
     path: str
@@ -36,7 +42,11 @@ class ModelCard:
     default_steps: int = 50
     default_guidance_scale: float = 4.0
     max_guidance_scale: float = 100.0
-    operations: tuple[str, ...] = ("generate",)
+    default_strength: float = 0.6
+    operations: tuple[str, ...] = FROM_LATENTS
+    max_images: int = 3
+    max_image_side: int = 2048
+    condition_area: int | None = 1024 * 1024
     max_prompt_length: int = 4000
     description: str = ""
 
@@ -49,7 +59,10 @@ def card(model: str | Path | None = None) -> ModelCard:
         index = folder.resolve() / "model_index.json"
         return _folder_card(index.parent, index.stat().st_mtime_ns if index.is_file() else None)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", place):
-        return ModelCard(name=place.rsplit("/", 1)[-1].lower(), path=place, revision=place)
+        name = place.rsplit("/", 1)[-1].lower()
+        # Qwen-Image-Edit-2509 and later; Qwen-Image-Edit without a date reads one picture, in another template
+        operations = (*FROM_LATENTS, Operation.EDIT.value) if "-edit-" in name else FROM_LATENTS
+        return ModelCard(name=name, path=place, revision=place, operations=operations)
     raise ModelUnavailable(f"no model folder at {place}")
 
 
@@ -67,6 +80,7 @@ def validate(request: Request, card: ModelCard) -> None:
         _check_text(name, getattr(request, name), card)
     if request.service_class not in WEIGHTS:
         raise InvalidRequest("service_class", f"service_class must be one of {', '.join(WEIGHTS)}")
+    pictures.check(request, card)
 
 
 def _check_side(name: str, value: int, card: ModelCard) -> None:
@@ -94,7 +108,9 @@ def _folder_card(folder: Path, written: int | None) -> ModelCard:
     """Read once for as long as the index stays as it was `written`: the API asks for each request."""
     if written is None:
         raise ModelUnavailable(f"{folder} is no diffusers folder: model_index.json is missing")
-    base = ModelCard(name=folder.name.lower(), path=str(folder), revision=_revision(folder))
+    base = ModelCard(
+        name=folder.name.lower(), path=str(folder), revision=_revision(folder), operations=_operations(folder)
+    )
     overrides = folder / "kiln.json"
     return _override(base, overrides) if overrides.is_file() else base
 
@@ -108,7 +124,15 @@ def _override(base: ModelCard, path: Path) -> ModelCard:
         raise ModelUnavailable(f"{path}: unknown fields {', '.join(sorted(unknown))}")
     if "operations" in values:
         values["operations"] = tuple(values["operations"])
+        if unknown := set(values["operations"]) - set(Operation):
+            raise ModelUnavailable(f"{path}: unknown operations {', '.join(sorted(unknown))}")
     return replace(base, **values)
+
+
+def _operations(folder: Path) -> tuple[str, ...]:
+    index = json.loads((folder / "model_index.json").read_bytes())
+    edits = "processor" in index and index["_class_name"] in ("QwenImagePipeline", "QwenImageEditPlusPipeline")
+    return (*FROM_LATENTS, Operation.EDIT.value) if edits else FROM_LATENTS
 
 
 def _revision(folder: Path) -> str:

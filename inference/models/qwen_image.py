@@ -1,31 +1,40 @@
-"""A Qwen-Image model in memory: prompts to embeddings, latents to pictures. The transformer runs in a
-backend.
+"""A Qwen-Image model in memory: prompts and pictures to embeddings, pictures to latents and back. The transformer
+runs in a backend.
 
-Parts and weights are those of diffusers' QwenImagePipeline, whose loop is not used: it makes one picture at
-a time.
+Parts, weights and templates are those of diffusers' QwenImagePipeline and QwenImageEditPlusPipeline, whose loops are
+not used: they make one picture at a time.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import QwenImagePipeline
+from diffusers import DiffusionPipeline, QwenImageEditPlusPipeline, QwenImagePipeline
+from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import CONDITION_IMAGE_SIZE
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
+from transformers import BatchFeature, Qwen2Tokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
+from inference import pictures
 from inference.errors import BrokenPicture, ModelUnavailable
 from inference.models import autoencoder
+from inference.models.catalog import ModelCard
+from inference.models.processor import PictureProcessor
+from inference.request import TILE, Grid, Operation, Posterior
 
 # what diffusers' pipeline allows at most (its own default is 512)
 MAX_TEXT_TOKENS = 1024
+# of an instruction and the three pictures before it, each of about 200 tokens
+MAX_EDIT_TOKENS = 2048
+PICTURE = "Picture {}: <|vision_start|>" + pictures.PLACEHOLDER + "<|vision_end|>"
 
 
 class QwenImage:
-    """The loaded parts of one model on one device."""
+    """The loaded parts of one model on one device; it edits where the pipeline is the one for edits."""
 
-    def __init__(self, pipeline: QwenImagePipeline, device: torch.device) -> None:
+    def __init__(self, pipeline: DiffusionPipeline, device: torch.device) -> None:
         self.device = device
         self.transformer = pipeline.transformer
         self.sampler_config: Mapping[str, Any] = pipeline.scheduler.config
@@ -33,43 +42,81 @@ class QwenImage:
         self._autoencoder = autoencoder.flatten_time(pipeline.vae)
         self._text_encoder = pipeline.text_encoder.eval()
         self._tokenizer = pipeline.tokenizer
-        self._template: str = pipeline.prompt_template_encode
-        self._template_tokens: int = pipeline.prompt_template_encode_start_idx
+        self._edit_template: str = pipeline.prompt_template_encode
+        self._edit_template_tokens: int = pipeline.prompt_template_encode_start_idx
+        parts = dict(pipeline.components)
+        self._processor: PictureProcessor | None = parts.pop("processor", None)
+        plain = QwenImagePipeline(**parts)
+        self._template: str = plain.prompt_template_encode
+        self._template_tokens: int = plain.prompt_template_encode_start_idx
 
     def encode(self, prompt: str) -> torch.Tensor:
-        """A prompt's embedding [text tokens, width], as diffusers' `encode_prompt` computes it."""
+        """A prompt's embedding [text tokens, width], as QwenImagePipeline's `encode_prompt` computes it."""
         tokens = self._tokenizer(
             self._template.format(prompt),
             max_length=MAX_TEXT_TOKENS + self._template_tokens,
             truncation=True,
             return_tensors="pt",
-        ).to(self.device)
-        states = self._text_encoder(
-            input_ids=tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            output_hidden_states=True,
-            logits_to_keep=1,
-        ).hidden_states[-1]
-        embedding: torch.Tensor = states[0, self._template_tokens :].to(self.transformer.dtype)
-        return embedding
+        )
+        return self._embed(tokens, self._template_tokens)
 
-    def decode(self, latents: torch.Tensor, grid: tuple[int, int]) -> Image.Image:
+    def encode_edit(self, instruction: str, images: Sequence[Image.Image]) -> torch.Tensor:
+        """The embedding [text tokens, width] of an instruction and its pictures, as QwenImageEditPlusPipeline's."""
+        assert self._processor is not None, "the model's card says that it does not edit"
+        shown = "".join(PICTURE.format(number) for number in range(1, len(images) + 1))
+        tokens = self._processor(
+            text=[self._edit_template.format(shown + instruction)],
+            images=[pictures.resize(image, pictures.fit(image.size, CONDITION_IMAGE_SIZE)) for image in images],
+            max_length=MAX_EDIT_TOKENS + self._edit_template_tokens,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self._embed(tokens, self._edit_template_tokens)
+
+    def read(self, image: Image.Image, grid: Grid) -> Posterior:
+        """A picture's latents, once it is resized to `grid`."""
+        rows, columns = grid
+        pixels = autoencoder.to_pixels(pictures.resize(image, (columns * TILE, rows * TILE)))
+        return autoencoder.encode(self._autoencoder, pixels.to(self.device))
+
+    def decode(self, latents: torch.Tensor, grid: Grid) -> Image.Image:
         """Latents [tokens, channels] → the RGB picture. Raises BrokenPicture where pixels are not finite."""
         pixels = autoencoder.decode(self._autoencoder, latents, grid)
         if not pixels.isfinite().all():
             raise BrokenPicture("the pixels are not finite")
         return autoencoder.to_image(pixels)
 
+    def _embed(self, tokens: BatchFeature, template_tokens: int) -> torch.Tensor:
+        tokens = tokens.to(self.device)
+        states = self._text_encoder(
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+            pixel_values=tokens.get("pixel_values"),
+            image_grid_thw=tokens.get("image_grid_thw"),
+            output_hidden_states=True,
+            logits_to_keep=1,
+        ).hidden_states[-1]
+        embedding: torch.Tensor = states[0, template_tokens:].to(self.transformer.dtype)
+        return embedding
 
-def load(path: str | Path, device: torch.device) -> QwenImage:
-    """Load a diffusers folder or hub name: bf16 on a GPU, 32 bits on a CPU. Raises ModelUnavailable."""
+
+def load(card: ModelCard, device: torch.device) -> QwenImage:
+    """Load a card's model: bf16 on a GPU, 32 bits on a CPU. Raises ModelUnavailable."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
-        pipeline = QwenImagePipeline.from_pretrained(path, dtype=dtype).to(device)
+        pipeline = _pipeline(card, dtype).to(device)
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"no Qwen-Image model at {path}: {error}") from error
+        raise ModelUnavailable(f"no Qwen-Image model at {card.path}: {error}") from error
     if pipeline.transformer.config.guidance_embeds:
-        raise ModelUnavailable(f"{path} is guidance-distilled, which this engine does not run")
+        raise ModelUnavailable(f"{card.path} is guidance-distilled, which this engine does not run")
     return QwenImage(pipeline, device)
+
+
+def _pipeline(card: ModelCard, dtype: torch.dtype) -> DiffusionPipeline:
+    if Operation.EDIT not in card.operations:
+        return QwenImagePipeline.from_pretrained(card.path, dtype=dtype)
+    tokenizer = Qwen2Tokenizer.from_pretrained(card.path, subfolder="tokenizer")
+    processor = PictureProcessor(Qwen2VLImageProcessorPil.from_pretrained(card.path, subfolder="processor"), tokenizer)
+    return QwenImageEditPlusPipeline.from_pretrained(card.path, tokenizer=tokenizer, processor=processor, dtype=dtype)

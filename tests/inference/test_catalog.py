@@ -22,7 +22,7 @@ def test_the_house_model_is_the_default(monkeypatch):
     card = catalog.card()
     assert card.name == "kiln-house"
     assert (card.min_side, card.max_side, card.side_multiple) == (64, 1024, 16)
-    assert card.operations == ("generate",)
+    assert {"generate", "img2img", "inpaint"} <= set(card.operations)
 
 
 def test_the_environment_names_another_model(monkeypatch):
@@ -54,6 +54,44 @@ def test_a_folder_may_set_its_own_limits(tmp_path):
     (folder / "kiln.json").write_text(json.dumps({"max_side": 512, "operations": ["generate", "edit"]}))
     card = catalog.card(folder)
     assert (card.max_side, card.operations, card.default_steps) == (512, ("generate", "edit"), 50)
+    assert card.condition_area == 1024 * 1024
+
+
+def test_a_folder_may_have_an_edit_see_its_pictures_as_large_as_the_output(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    (folder / "kiln.json").write_text('{"condition_area": null}')
+    assert catalog.card(folder).condition_area is None
+
+
+@pytest.mark.parametrize(
+    ("index", "edits"),
+    [
+        ({"_class_name": "QwenImagePipeline"}, False),
+        ({"_class_name": "QwenImagePipeline", "processor": ["transformers", "Qwen2VLProcessor"]}, True),
+        ({"_class_name": "QwenImageEditPlusPipeline", "processor": ["transformers", "Qwen2VLProcessor"]}, True),
+        ({"_class_name": "QwenImageEditPipeline", "processor": ["transformers", "Qwen2VLProcessor"]}, False),
+    ],
+    ids=str,
+)
+def test_a_folder_edits_where_it_can_read_several_pictures(tmp_path, index, edits):
+    folder = model_folder(tmp_path / "model")
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert ("edit" in catalog.card(folder).operations) is edits
+
+
+@pytest.mark.parametrize(
+    ("name", "edits"),
+    [("Qwen/Qwen-Image", False), ("Qwen/Qwen-Image-Edit", False), ("Qwen/Qwen-Image-Edit-2509", True)],
+)
+def test_a_hub_name_says_whether_the_model_edits(name, edits):
+    assert ("edit" in catalog.card(name).operations) is edits
+
+
+def test_an_unknown_operation_is_refused(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    (folder / "kiln.json").write_text('{"operations": ["generate", "animate"]}')
+    with pytest.raises(ModelUnavailable, match="animate"):
+        catalog.card(folder)
 
 
 def test_a_misspelt_limit_is_refused(tmp_path):

@@ -1,20 +1,32 @@
 """Who runs next, without a model: the cap holds, keys do not mix, shares are kept and nothing starves."""
 
+import itertools
 import types
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from inference.request import Phase, Request
 from inference.scheduler import WEIGHTS, Batch, Scheduler
 
 CAP = 64
 LATENTS = types.SimpleNamespace()
+IMAGE = Image.new("RGB", (64, 64))
+
+
+def accepted(*arguments, condition_grids=(), **values) -> Request:
+    """A request as the engine has it queued: an edit knows the sizes of its pictures."""
+    request = Request(*arguments, images=(IMAGE,) * len(condition_grids), **values)
+    request.condition_grids = condition_grids
+    return request
+
 
 orders = st.builds(
-    Request,
+    accepted,
     st.just("a prompt"),
+    condition_grids=st.sampled_from([(), (), ((4, 4),), ((4, 4), (2, 6))]),
     width=st.sampled_from([64, 128]),
     height=st.sampled_from([64, 128, 256]),
     steps=st.integers(1, 12),
@@ -26,7 +38,7 @@ orders = st.builds(
 
 def order(service_class: str = "standard", **changes) -> Request:
     values = {"width": 64, "height": 64, "steps": 4, "guidance_scale": 1.0, "seed": 0} | changes
-    return Request("a prompt", service_class=service_class, **values)
+    return accepted("a prompt", service_class=service_class, **values)
 
 
 def run(scheduler: Scheduler) -> Batch | None:
@@ -34,7 +46,9 @@ def run(scheduler: Scheduler) -> Batch | None:
     batch = scheduler.schedule()
     for request in batch.requests if batch else ():
         assert request.phase is batch.phase
-        if batch.phase is Phase.ENCODE:
+        if batch.phase is Phase.READ:
+            request.posteriors += (LATENTS,)
+        elif batch.phase is Phase.ENCODE:
             request.latents = LATENTS
         elif batch.phase is Phase.DENOISE:
             request.step_index += 1
@@ -141,6 +155,46 @@ def test_a_finished_row_is_decoded_before_the_others_go_on():
     phases = [run(scheduler).phase for _ in range(4)]
     assert phases == [Phase.ENCODE, Phase.DENOISE, Phase.DECODE, Phase.DENOISE]
     assert list(scheduler) == [long]
+
+
+def test_a_step_is_gone_between_any_two_pictures_whoever_they_belong_to():
+    scheduler = Scheduler(64)
+    running = order("batch", steps=50)
+    scheduler.add(running)
+    run(scheduler), run(scheduler)
+    edits = [order(name, condition_grids=((4, 4),) * 2, steps=1) for name in ("interactive", "interactive", "standard")]
+    for request in edits:
+        scheduler.add(request)
+    batches = []
+    while not all(request.phase is Phase.DECODE for request in edits):
+        batches.append(run(scheduler))
+    heavy = [batch.phase in (Phase.READ, Phase.ENCODE) for batch in batches]
+    assert sum(heavy) == 9
+    assert not any(sooner and later for sooner, later in itertools.pairwise(heavy))
+    assert all(len(batch.requests) == 1 for batch, alone in zip(batches, heavy, strict=True) if alone)
+    assert running.step_index >= 6
+
+
+def test_pictures_are_read_one_after_another_where_nobody_can_go_a_step():
+    scheduler = Scheduler(64)
+    scheduler.add(order(condition_grids=((4, 4),) * 2, steps=1))
+    assert [run(scheduler).phase for _ in range(4)] == [Phase.READ, Phase.READ, Phase.ENCODE, Phase.DENOISE]
+
+
+def test_those_who_came_together_begin_together():
+    scheduler = Scheduler(64)
+    for _ in range(2):
+        scheduler.add(order(condition_grids=((4, 4),), steps=2))
+    batches = [run(scheduler) for _ in range(6)]
+    assert [batch.phase for batch in batches] == [Phase.READ, Phase.ENCODE] * 2 + [Phase.DENOISE] * 2
+    assert len(batches[-1].requests) == 2
+
+
+def test_only_requests_whose_pictures_have_equal_shapes_share_a_forward():
+    scheduler = Scheduler(1000)
+    for condition_grids in ((), ((4, 4),), ((4, 4),), ((4, 4), (4, 4)), ((2, 8),)):
+        scheduler.add(order(condition_grids=condition_grids, steps=1))
+    assert sorted(len(batch.requests) for batch in drain(scheduler) if batch.phase is Phase.DENOISE) == [1, 1, 1, 2]
 
 
 def test_a_discarded_request_is_gone_wherever_it_stood():

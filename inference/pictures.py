@@ -1,0 +1,136 @@
+"""Input pictures: which are accepted, at what size a model sees them, and what of them stays in the result.
+
+Loads no torch: the sizes are known before any work, since requests are batched by them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from PIL.Image import Resampling
+
+from inference.errors import InvalidRequest
+from inference.request import TILE, Grid, Operation, Request
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from inference.models.catalog import ModelCard
+
+# where the text encoder's vision tower finds a picture; in a prompt it would stand for a picture that is not there
+PLACEHOLDER = "<|image_pad|>"
+# sides of a condition picture are multiples of this, in pixels
+_MULTIPLE = 32
+# the autoencoder makes one latent of a cell of 8 by 8 pixels
+_CELL = TILE // 2
+
+
+def check(request: Request, card: ModelCard) -> None:
+    """Raise InvalidRequest, naming the field, where the operation and its pictures do not fit each other or the model.
+
+    Loads the pictures' pixels, which may be on disk still.
+    """
+    if request.operation not in card.operations:
+        raise InvalidRequest("operation", f"{card.name} can {', '.join(card.operations)}, not {request.operation}")
+    _check_count(request, card)
+    for image in request.images:
+        _check_readable("images", image)
+        if not all(TILE <= side <= card.max_image_side for side in image.size):
+            raise InvalidRequest(
+                "images", f"an image must have sides from {TILE} to {card.max_image_side} pixels, not {_size(image)}"
+            )
+    _check_strength(request)
+    _check_mask(request)
+    if request.operation == Operation.EDIT:
+        for name in ("prompt", "negative_prompt"):
+            if PLACEHOLDER in getattr(request, name):
+                raise InvalidRequest(name, f"{name} must not contain {PLACEHOLDER}")
+
+
+def fit(size: tuple[int, int], area: int) -> tuple[int, int]:
+    """Width and height of about `area` pixels in the proportions of `size`, rounded as diffusers does for edits."""
+    width = math.sqrt(area * size[0] / size[1])
+    height = width * size[1] / size[0]
+    return _rounded(width), _rounded(height)
+
+
+def condition_grids(request: Request, card: ModelCard) -> tuple[Grid, ...]:
+    """Height and width in image tokens of each picture that joins the sequence as condition; those of an edit do."""
+    if request.operation != Operation.EDIT:
+        return ()
+    area = card.condition_area or request.width * request.height
+    sizes = [fit(image.size, area) for image in request.images]
+    return tuple((height // TILE, width // TILE) for width, height in sizes)
+
+
+def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """An RGB picture of that width and height in pixels; alpha is dropped."""
+    return image.convert("RGB").resize(size, Resampling.LANCZOS)
+
+
+def cells(mask: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """[height / 8, width / 8], 1 where the latents of a picture of `size` are painted anew, 0 where they are kept."""
+    return (np.asarray(_binary(mask, size))[::_CELL, ::_CELL] > 0).astype(np.float32)
+
+
+def composite(painted: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
+    """`painted` where the mask is white, elsewhere the pixels of the original, resized where it has another size."""
+    return Image.composite(painted, resize(original, painted.size), _binary(mask, painted.size))
+
+
+def _binary(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Black and white, white from half on, resized first: as diffusers does it."""
+    grey = mask.resize(size, Resampling.LANCZOS).convert("L")
+    return grey.point([0] * 128 + [255] * 128)
+
+
+def _rounded(side: float) -> int:
+    return max(_MULTIPLE, round(side / _MULTIPLE) * _MULTIPLE)
+
+
+def _check_count(request: Request, card: ModelCard) -> None:
+    counts = {Operation.GENERATE: range(1), Operation.EDIT: range(1, card.max_images + 1)}
+    allowed = counts.get(Operation(request.operation), range(1, 2))
+    if len(request.images) not in allowed:
+        wanted = " to ".join(str(count) for count in sorted({allowed[0], allowed[-1]}))
+        raise InvalidRequest("images", f"{request.operation} takes {wanted} images, not {len(request.images)}")
+
+
+def _check_readable(name: str, image: Image.Image) -> None:
+    try:
+        image.load()
+    except (OSError, SyntaxError) as error:
+        raise InvalidRequest(name, f"{name} has a picture that cannot be read: {error}") from error
+
+
+def _check_strength(request: Request) -> None:
+    if request.operation in (Operation.GENERATE, Operation.EDIT):
+        if request.strength != 1:
+            raise InvalidRequest("strength", f"{request.operation} takes no strength")
+    elif not 0 < request.strength <= 1:
+        raise InvalidRequest("strength", f"strength must be above 0 and at most 1, not {request.strength}")
+    elif request.steps_due == 0:
+        raise InvalidRequest("strength", f"strength must be greater: of {request.steps} steps not one is left to do")
+
+
+def _check_mask(request: Request) -> None:
+    if request.operation != Operation.INPAINT:
+        if request.mask is not None:
+            raise InvalidRequest("mask", f"{request.operation} takes no mask")
+        return
+    if request.mask is None:
+        raise InvalidRequest("mask", "inpaint takes a mask, white where the picture is painted anew")
+    if request.mask.size != request.images[0].size:
+        raise InvalidRequest(
+            "mask", f"mask must have the size of its image, {_size(request.images[0])}, not {_size(request.mask)}"
+        )
+    _check_readable("mask", request.mask)
+    if not cells(request.mask, (request.width, request.height)).any():
+        raise InvalidRequest("mask", "mask has no white, so nothing would be painted anew")
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width} by {image.height}"
