@@ -65,8 +65,10 @@ def _pay(books: Books, session: Document, form: dict[str, str] | None) -> Page:
 
 
 def _authenticate(books: Books, waiting: Document, form: dict[str, str] | None) -> Page:
+    session = books.get("checkout.session", waiting["_session"]) if "_session" in waiting else None
     if waiting["status"] != "requires_action":
-        return Page(pages.note("Done", f"There is nothing to answer: {waiting['status']}."))
+        paid = session and session["status"] == "complete"
+        return _after(session) if session and paid else Page(pages.note("Done", f"It is {waiting['status']} now."))
     if form is None:
         return Page(pages.bank(waiting))
     return_url = waiting["next_action"]["redirect_to_url"]["return_url"]
@@ -75,8 +77,8 @@ def _authenticate(books: Books, waiting: Document, form: dict[str, str] | None) 
         paying.answer_bank(books, waiting, form.get("answer") == "yes")
     except ApiError as error:
         failure = error.message
-    if "_session" in waiting:
-        session = books.get("checkout.session", waiting["_session"])
+    if session:
+        session = books.get("checkout.session", session["id"])
         failure = failure or (waiting["last_payment_error"] or {}).get("message", "")
         return _after(session) if session["status"] == "complete" else Page(pages.payment(session, "", failure), 402)
     status = "succeeded" if waiting["status"] == "succeeded" else "failed"

@@ -1,5 +1,6 @@
 """The double's HTTP server: one thread a connection, and two that deliver webhooks and let time go by."""
 
+import contextlib
 import json
 import socket
 import sqlite3
@@ -99,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path.startswith("/_control/"):
             self._control(url.path, body)
         elif url.path.startswith("/v1/"):
-            headers = {name.lower(): value for name, value in self.headers.items()}
+            headers = {name.lower(): " ".join(value.splitlines()) for name, value in self.headers.items()}
             request = Request(self.command, url.path, url.query, body, headers, f"req_{random_text(14)}")
             self._answer(self.server.double.api.answer(request))
         else:
@@ -121,7 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.silence is not None:
             self.server.double.api.stopping.wait(answer.silence)
             self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # the client may have gone first
+                self.connection.shutdown(socket.SHUT_RDWR)
             return
         self._send(answer.status, answer.body.encode(), answer.headers | {"Content-Type": JSON})
 
