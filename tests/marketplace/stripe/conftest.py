@@ -1,5 +1,5 @@
 import pytest
-from doubles import Browser, InProcess, InThread, Receiver
+from stripe_doubles import Browser, InProcess, InThread, Receiver
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 import stripe
-from doubles import SECRET, InThread, Receiver, paid
+from stripe_doubles import SECRET, InThread, Receiver, paid
 
 
 def test_a_webhook_is_signed_as_stripe_signs(double, receiver):

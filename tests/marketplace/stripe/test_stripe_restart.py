@@ -2,8 +2,8 @@
 
 import threading
 
-from doubles import pay, session
-from test_idempotency import ORDER, post
+from stripe_doubles import pay, session
+from test_stripe_idempotency import ORDER, post
 
 
 def test_nothing_that_was_answered_is_lost(lasting, browser, receiver):

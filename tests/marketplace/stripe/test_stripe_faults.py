@@ -2,8 +2,8 @@
 
 import pytest
 import stripe
-from doubles import paid
-from test_idempotency import ORDER, post
+from stripe_doubles import paid
+from test_stripe_idempotency import ORDER, post
 
 
 def retrying(double):

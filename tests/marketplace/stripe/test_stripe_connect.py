@@ -2,7 +2,7 @@
 
 import pytest
 import stripe
-from doubles import paid
+from stripe_doubles import paid
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import urllib.error
 
 import pytest
 import stripe
-from doubles import paid, pay, session
+from stripe_doubles import paid, pay, session
 
 
 def net(double):

@@ -3,7 +3,7 @@
 from typing import get_args
 
 import pytest
-from doubles import paid, pay, session
+from stripe_doubles import paid, pay, session
 
 from marketplace.local.stripe.objects import KINDS
 

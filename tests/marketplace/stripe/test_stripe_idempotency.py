@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 import stripe
-from doubles import KEY
+from stripe_doubles import KEY
 
 
 def post(double, path, key=None, **params):

@@ -2,7 +2,7 @@
 
 import pytest
 import stripe
-from doubles import paid, pay, session
+from stripe_doubles import paid, pay, session
 
 COMPLETED = [
     "payment_intent.created",

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 import stripe
-from doubles import paid
+from stripe_doubles import paid
 
 SUCCEEDED = ["payment_intent.created", "charge.succeeded", "payment_intent.succeeded", "charge.updated"]
 
