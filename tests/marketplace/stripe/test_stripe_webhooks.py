@@ -1,5 +1,7 @@
 """Events arrive signed, again until they are taken, and as badly as asked."""
 
+import time
+
 import pytest
 import stripe
 from stripe_doubles import SECRET, InThread, Receiver, paid
@@ -63,6 +65,7 @@ def settled(double):
         found = double.control("deliveries", method="GET")
         if all(each["state"] != "waiting" for each in found):
             return found
+        time.sleep(0.05)
     raise AssertionError(found)
 
 
