@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connections
 from psycopg import Cursor
 
 
@@ -21,9 +21,10 @@ def run(sql: str, values: Mapping[str, Any] | Sequence[Any]) -> tuple[Any, ...] 
 
 def rows(sql: str, values: Mapping[str, Any] | Sequence[Any]) -> list[tuple[Any, ...]]:
     """The rows of one statement. Raises Django's database errors."""
-    connection.ensure_connection()
-    connection.validate_no_broken_transaction()
-    connection.connection.prepare_threshold = 0
-    with connection.wrap_database_errors, Cursor(connection.connection) as cursor:
+    database = connections[DEFAULT_DB_ALIAS]
+    database.ensure_connection()
+    database.validate_no_broken_transaction()
+    database.connection.prepare_threshold = 0
+    with database.wrap_database_errors, Cursor(database.connection) as cursor:
         cursor.execute(sql, values)
         return cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []

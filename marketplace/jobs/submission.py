@@ -29,7 +29,7 @@ Born = tuple[datetime, int]
 """When the job was born, and its place in the queue, counted no further than FAR."""
 
 _SENT = (
-    "api_key_id", "idempotency_key", "operation", "model", "service_class", "order", "metadata", "n", "seed", "quote",
+    "idempotency_key", "operation", "model", "service_class", "order", "metadata", "n", "seed", "quote",
     "steps",
 )  # fmt: skip
 _BUY = f"""
@@ -106,7 +106,7 @@ def _run(statement: str, jobs: Sequence[Columns]) -> list[Born | None]:
         needed[job["account_id"]] += job["quoted"]
         documents.append(_document(job, needed[job["account_id"]]))
     expires_in = timedelta(seconds=settings.HOLD_SECONDS)
-    found = rows(statement, {"jobs": json.dumps(documents, default=str), "expires_in": expires_in})
+    found = rows(statement, {"jobs": json.dumps(documents), "expires_in": expires_in})
     born = {job_id: (created_at, ahead) for job_id, created_at, ahead in found}
     place: Counter[str] = Counter()
     answers: list[Born | None] = []
@@ -124,8 +124,9 @@ def _document(job: Columns, needed: int) -> dict[str, Any]:
     """The job as `wanted` reads it; `needed` is what its account pays in this group so far, with it."""
     return {
         **{name: job[name] for name in _SENT},
-        "reference": job["id"],
-        "owner": job["account_id"],
+        "reference": str(job["id"]),
+        "owner": str(job["account_id"]),
+        "api_key_id": job["api_key_id"] and str(job["api_key_id"]),
         "amount": job["quoted"],
         "needed": needed,
         "order_digest": f"\\x{job['order_digest'].hex()}",

@@ -31,13 +31,14 @@ class Part:
 def parts(home: Path, port: int) -> list[Part]:
     """In the order of their start; they stop in the reverse order."""
     address = ("--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--no-ws")
-    threads = ("--workers", "2", "--blocking-threads", "8", "--workers-kill-timeout", "5")
+    processes = ("--workers", os.environ.get("KILN_WEB_PROCESSES") or "2")
+    threads = ("--blocking-threads", "8", "--workers-kill-timeout", "5")
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning")
     pool = ("--pool", "threads", "--concurrency", os.environ.get("KILN_WORKER_THREADS") or "16")
     return [
         Part(
             "web",
-            (sys.executable, "-m", "granian", *address, *threads, "marketplace.wsgi:application"),
+            (sys.executable, "-m", "granian", *address, *processes, *threads, "marketplace.wsgi:application"),
             orphaned=signal.SIGTERM,  # its own children end with it on SIGTERM only
         ),
         Part(
