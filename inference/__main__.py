@@ -1,4 +1,7 @@
-"""The engine alone: `python -m inference "a red circle" --out x.png`. No database, no Tokens."""
+"""The engine alone: `python -m inference "a red circle" --out x.png`. No database, no Tokens.
+
+`--operation edit --image x.png` makes another picture of one.
+"""
 
 import argparse
 import secrets
@@ -6,11 +9,11 @@ import sys
 from concurrent.futures import wait
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from inference.errors import InferenceError
 from inference.models import catalog
-from inference.request import Request
+from inference.request import Operation, Request
 
 BAR = 30
 
@@ -41,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, help="guidance scale; 1 or less turns guidance off")
     parser.add_argument("--negative", default="", help="what the picture should not show")
     parser.add_argument("--seed", type=int, help="the first picture's; the next ones count up (default: random)")
+    parser.add_argument("--operation", choices=list(Operation), default=Operation.GENERATE)
+    parser.add_argument("--image", type=Path, action="append", default=[], help="an input picture; up to three to edit")
+    parser.add_argument("--mask", type=Path, help="a picture, white where inpaint paints anew")
+    parser.add_argument("--strength", type=float, help="how far img2img and inpaint go back to noise, up to 1")
     parser.add_argument("--model", help="a diffusers folder or hub name (default: KILN_MODEL, else the house model)")
     parser.add_argument("--n", type=int, default=1, help="how many pictures, all in one batch where they fit")
     return parser
@@ -53,6 +60,7 @@ def _requests(options: argparse.Namespace) -> list[Request]:
     if options.out.suffix.lower() not in Image.registered_extensions():
         raise InferenceError(f"{options.out.name or options.out} does not end like a picture's name, such as .png")
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    strength = card.default_strength if options.operation in (Operation.IMG2IMG, Operation.INPAINT) else 1.0
     requests = [
         Request(
             options.prompt,
@@ -62,12 +70,24 @@ def _requests(options: argparse.Namespace) -> list[Request]:
             steps=card.default_steps if options.steps is None else options.steps,
             guidance_scale=card.default_guidance_scale if options.guidance is None else options.guidance,
             seed=seed + index,
+            operation=options.operation,
+            images=tuple(_open(path) for path in options.image),
+            mask=_open(options.mask) if options.mask else None,
+            strength=strength if options.strength is None else options.strength,
         )
         for index in range(options.n)
     ]
     for request in requests:
         catalog.validate(request, card)
     return requests
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError) as error:
+        raise InferenceError(f"{path} is no picture that can be read: {error}") from error
 
 
 def _paths(out: Path, count: int) -> list[Path]:
@@ -91,7 +111,7 @@ def _make(model: str | None, requests: list[Request], paths: list[Path]) -> None
 
 
 def _show(requests: list[Request]) -> None:
-    done, total = sum(request.step_index for request in requests), sum(request.steps for request in requests)
+    done, total = sum(request.step_index for request in requests), sum(request.steps_due for request in requests)
     filled = BAR * done // total
     sys.stderr.write(f"\r[{'#' * filled}{'.' * (BAR - filled)}] step {done} of {total}")
     sys.stderr.flush()

@@ -96,7 +96,7 @@ def _check_count(request: Request, card: ModelCard) -> None:
     allowed = counts.get(Operation(request.operation), range(1, 2))
     if len(request.images) not in allowed:
         wanted = " to ".join(str(count) for count in sorted({allowed[0], allowed[-1]}))
-        raise InvalidRequest("images", f"{request.operation} takes {wanted} images, not {len(request.images)}")
+        raise InvalidRequest("images", f"images must be {wanted} for {request.operation}, not {len(request.images)}")
 
 
 def _check_readable(name: str, image: Image.Image) -> None:

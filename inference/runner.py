@@ -43,8 +43,7 @@ class Runner:
     def _encode(self, requests: Sequence[Request]) -> None:
         # one by one and unpadded: a prompt's embedding cannot depend on its neighbours
         for request in requests:
-            request.text = self._text(request, request.prompt)
-            request.negative_text = self._text(request, request.negative_prompt) if request.guided else None
+            request.text, request.negative_text = self._texts(request)
             rows, columns = request.grid
             sigmas = sampler.sigmas(self._model.sampler_config, request.steps, rows * columns)
             request.sigmas = sigmas[request.steps - request.steps_due :]
@@ -56,10 +55,14 @@ class Runner:
                 request.condition = torch.cat([posterior.mean for posterior in request.posteriors])
             request.latents = self._noise(request, request.generator)
 
-    def _text(self, request: Request, prompt: str) -> torch.Tensor:
+    def _texts(self, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings of the prompt and, where guidance is on, of the negative prompt."""
+        prompts = [request.prompt, request.negative_prompt] if request.guided else [request.prompt]
         if request.operation == Operation.EDIT:
-            return self._model.encode_edit(prompt, request.images)
-        return self._model.encode(prompt)
+            texts = self._model.encode_edit(prompts, request.images)
+        else:
+            texts = [self._model.encode(prompt) for prompt in prompts]
+        return texts[0], texts[1] if request.guided else None
 
     def _noise(self, request: Request, generator: torch.Generator) -> torch.Tensor:
         return sampler.noise(self._model.channels, request.grid, generator).to(self._model.device)

@@ -60,18 +60,22 @@ class QwenImage:
         )
         return self._embed(tokens, self._template_tokens)
 
-    def encode_edit(self, instruction: str, images: Sequence[Image.Image]) -> torch.Tensor:
-        """The embedding [text tokens, width] of an instruction and its pictures, as QwenImageEditPlusPipeline's."""
+    def encode_edit(self, instructions: Sequence[str], images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        """Each instruction's embedding [text tokens, width] beside the pictures, as QwenImageEditPlusPipeline's."""
         assert self._processor is not None, "the model's card says that it does not edit"
-        shown = "".join(PICTURE.format(number) for number in range(1, len(images) + 1))
-        tokens = self._processor(
-            text=[self._edit_template.format(shown + instruction)],
-            images=[pictures.resize(image, pictures.fit(image.size, CONDITION_IMAGE_SIZE)) for image in images],
-            max_length=MAX_EDIT_TOKENS + self._edit_template_tokens,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return self._embed(tokens, self._edit_template_tokens)
+        shown = [pictures.resize(image, pictures.fit(image.size, CONDITION_IMAGE_SIZE)) for image in images]
+        before = "".join(PICTURE.format(number) for number in range(1, len(images) + 1))
+        embeddings = []
+        for instruction in instructions:
+            tokens = self._processor(
+                text=[self._edit_template.format(before + instruction)],
+                images=shown,
+                max_length=MAX_EDIT_TOKENS + self._edit_template_tokens,
+                truncation=True,
+                return_tensors="pt",
+            )
+            embeddings.append(self._embed(tokens, self._edit_template_tokens))
+        return embeddings
 
     def read(self, image: Image.Image, grid: Grid) -> Posterior:
         """A picture's latents, once it is resized to `grid`."""

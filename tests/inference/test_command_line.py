@@ -22,6 +22,30 @@ def test_it_writes_the_pictures_and_prints_their_paths(tmp_path):
             assert (picture.format, picture.size, picture.mode) == ("PNG", (80, 64), "RGB")
 
 
+def test_it_starts_from_a_picture_and_keeps_what_the_mask_does_not_show(tmp_path):
+    source, mask, out = tmp_path / "source.png", tmp_path / "mask.png", tmp_path / "out.png"
+    Image.new("RGB", (64, 64), "teal").save(source)
+    Image.linear_gradient("L").resize((64, 64)).save(mask)
+    inputs = ("--operation", "inpaint", "--image", str(source), "--mask", str(mask), "--strength", "0.5")
+    done = kiln("a red circle", "--out", str(out), *inputs, "--width", "64", "--height", "64", "--steps", "4")
+    assert done.returncode == 0, done.stderr
+    assert "step 2 of 2" in done.stderr
+    with Image.open(out) as picture:
+        assert picture.crop((0, 0, 64, 30)).getcolors() == [(64 * 30, (0, 128, 128))]
+        assert len(picture.crop((0, 34, 64, 64)).getcolors(64 * 64)) > 1
+
+
+def test_an_operation_without_its_picture_or_with_a_broken_one_is_a_readable_line_and_code_2(tmp_path):
+    done = kiln("a red circle", "--operation", "img2img")
+    assert (done.returncode, done.stderr) == (2, "python -m inference: images must be 1 for img2img, not 0\n")
+    broken = tmp_path / "x.png"
+    broken.write_bytes(b"no picture")
+    done = kiln("a red circle", "--operation", "img2img", "--image", str(broken))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"python -m inference: {broken} is no picture")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_bad_size_is_a_readable_line_and_code_2(tmp_path):
     out = tmp_path / "x.png"
     done = kiln("a red circle", "--out", str(out), "--width", "100")
