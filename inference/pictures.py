@@ -37,11 +37,11 @@ def check(request: Request, card: ModelCard) -> None:
         raise InvalidRequest("operation", f"{card.name} can {', '.join(card.operations)}, not {request.operation}")
     _check_count(request, card)
     for image in request.images:
-        _check_readable("images", image)
         if not all(TILE <= side <= card.max_image_side for side in image.size):
             raise InvalidRequest(
                 "images", f"an image must have sides from {TILE} to {card.max_image_side} pixels, not {_size(image)}"
             )
+        _check_readable("images", image, "RGB")
     _check_strength(request)
     _check_mask(request)
     if request.operation == Operation.EDIT:
@@ -99,10 +99,10 @@ def _check_count(request: Request, card: ModelCard) -> None:
         raise InvalidRequest("images", f"images must be {wanted} for {request.operation}, not {len(request.images)}")
 
 
-def _check_readable(name: str, image: Image.Image) -> None:
+def _check_readable(name: str, image: Image.Image, mode: str) -> None:
     try:
-        image.load()
-    except (OSError, SyntaxError) as error:
+        image.convert(mode)
+    except (OSError, SyntaxError, ValueError) as error:
         raise InvalidRequest(name, f"{name} has a picture that cannot be read: {error}") from error
 
 
@@ -127,7 +127,7 @@ def _check_mask(request: Request) -> None:
         raise InvalidRequest(
             "mask", f"mask must have the size of its image, {_size(request.images[0])}, not {_size(request.mask)}"
         )
-    _check_readable("mask", request.mask)
+    _check_readable("mask", request.mask, "L")
     if not cells(request.mask, (request.width, request.height)).any():
         raise InvalidRequest("mask", "mask has no white, so nothing would be painted anew")
 

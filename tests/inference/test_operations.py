@@ -1,6 +1,8 @@
 """Edits, image to image and inpainting give the pictures of diffusers' pipelines of these names, alone or together."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus
 from PIL import Image, ImageDraw
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from inference.engine import Engine
+from inference.errors import InvalidRequest, ModelUnavailable
 from inference.models import catalog
 from inference.models.processor import PictureProcessor
 from inference.request import Request
@@ -202,3 +206,29 @@ def test_a_running_batch_goes_a_step_between_any_two_pictures_that_are_read(engi
     heavy = [index for index, phase in enumerate(beside) if phase in ("read", "encode")]
     assert len(heavy) == 4
     assert all(later - sooner > 1 for sooner, later in itertools.pairwise(heavy))
+
+
+def without_processor(folder: Path, **card) -> Path:
+    """The model with what it needs to read pictures taken out, and changes to its card."""
+    source = Path(catalog.card().path)
+    for part in source.iterdir():
+        if part.is_dir() and part.name != "processor":
+            (folder / part.name).symlink_to(part)
+    index = json.loads((source / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({name: index[name] for name in index if name != "processor"}))
+    (folder / "kiln.json").write_text(json.dumps({"name": "plain", "min_side": 64, **card}))
+    return folder
+
+
+def test_a_model_without_a_processor_does_all_but_edits(tmp_path):
+    with Engine(without_processor(tmp_path), device="cpu") as engine:
+        with pytest.raises(InvalidRequest, match="plain can generate, img2img, inpaint, not edit"):
+            engine.submit(edit())
+        assert engine.submit(order(steps=1)).result(timeout=60).steps_run == 1
+        assert engine.submit(inpaint(steps=1)).result(timeout=60).steps_run == 1
+
+
+def test_a_card_that_promises_edits_without_a_processor_is_no_model(tmp_path):
+    engine = Engine(without_processor(tmp_path, operations=["edit"]), device="cpu")
+    with pytest.raises(ModelUnavailable, match="processor"):
+        engine.start()

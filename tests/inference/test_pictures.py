@@ -58,6 +58,7 @@ def test_each_operation_is_accepted_with_what_it_needs(operation):
         ("edit", "images", (image(2049, 64),), "from 16 to 2048 pixels, not 2049 by 64"),
         ("edit", "images", (image(), image(64, 15)), "not 64 by 15"),
         ("edit", "images", (torn(),), "cannot be read"),
+        ("edit", "images", (Image.new("La", (64, 64)),), "cannot be read"),
         ("edit", "mask", white(), "no mask"),
         ("edit", "strength", 0.5, "no strength"),
         ("edit", "prompt", "draw <|image_pad|>", "must not contain"),
@@ -82,6 +83,13 @@ def test_what_an_operation_does_not_take_is_refused_and_named(operation, param, 
     with pytest.raises(InvalidRequest, match=says) as refusal:
         catalog.validate(ready(operation, **{param: value}), CARD)
     assert refusal.value.param == param
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_all_common_modes_are_taken(mode):
+    request = ready("inpaint", images=(Image.new(mode, (64, 64)),), mask=white().convert("1"))
+    catalog.validate(request, CARD)
+    assert pictures.composite(image(), request.images[0], request.mask).mode == "RGB"
 
 
 @pytest.mark.parametrize("operation", ["edit", "outpaint", "EDIT", ""])
