@@ -2,7 +2,8 @@
 
 BillingError
 ├── NoWallet                 the owner has no wallet of that kind
-├── InsufficientTokens       less is available than the hold needs
+├── AccountFrozen            a debt is open, so nothing new can be held
+├── InsufficientTokens       less is available than the hold or the debt needs
 ├── HoldError
 │   ├── HoldExists           this reference is held, or was
 │   ├── UnknownHold          no hold has this reference
@@ -10,6 +11,9 @@ BillingError
 │   ├── HoldNotDue           expired ahead of its time
 │   ├── ChargeAboveHold      a charge larger than what was held
 │   └── RefundAboveCapture   refunds would exceed what was captured
+├── UnknownLot               no paid lot has this id
+├── UnknownDebt              no claw-back has this id
+├── ClawbackAbovePrice       more money is said to have gone back than the lot cost
 ├── IdempotencyMismatch      a key used again for something else
 ├── UnknownOperation         (also a ValueError) the price list does not name it
 └── UnknownServiceClass      (also a ValueError) the price list does not name it
@@ -30,6 +34,14 @@ class NoWallet(BillingError):
 
     def __init__(self, owner: UUID) -> None:
         super().__init__(f"{owner} has no wallet")
+        self.owner = owner
+
+
+class AccountFrozen(BillingError):
+    """A payment went back and what it had bought was spent; the debt must be settled first."""
+
+    def __init__(self, owner: UUID) -> None:
+        super().__init__(f"{owner} has a debt to settle")
         self.owner = owner
 
 
@@ -91,8 +103,32 @@ class RefundAboveCapture(HoldError):
     problem = "was not charged that much"
 
 
+class UnknownLot(BillingError):
+    """Granted lots are not known either: no payment of theirs can go back."""
+
+    def __init__(self, lot: UUID) -> None:
+        super().__init__(f"{lot} is no paid lot")
+        self.lot = lot
+
+
+class UnknownDebt(BillingError):
+    """Nothing was clawed back under this id."""
+
+    def __init__(self, debt: UUID) -> None:
+        super().__init__(f"{debt} is no debt")
+        self.debt = debt
+
+
+class ClawbackAbovePrice(BillingError):
+    """All that goes back of a payment is at most the lot's price."""
+
+    def __init__(self, lot: UUID) -> None:
+        super().__init__(f"lot {lot} did not cost that much")
+        self.lot = lot
+
+
 class IdempotencyMismatch(BillingError):
-    """The key already stands for another wallet, hold or amount."""
+    """The key already stands for another wallet, hold, lot, amount or price."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"key {key!r} was used for something else")

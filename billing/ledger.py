@@ -2,7 +2,7 @@
 
 A verb of `wallets` is one SQL statement, so its transfers are written inside that statement: the text that
 writes them is kept here, as CTEs that `wallets` puts behind the row it has locked. Not for balances or
-holds, which `wallets` keeps.
+holds, which `wallets` keeps, or for what becomes of lots, which `lots` and `debts` keep.
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ from uuid import UUID
 
 from django.db import connection
 
-from billing.models import MINT_ID, PLATFORM_ID, Hold, PriceListVersion, Transfer, Wallet
+from billing.models import (
+    MINT_ID,
+    PLATFORM_ID,
+    Clawback,
+    Draw,
+    Hold,
+    Lot,
+    LotCursor,
+    PriceListVersion,
+    Transfer,
+    Wallet,
+)
 
 _INSERT = "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, memo)"
 
@@ -27,14 +38,29 @@ captures AS (
     FROM paid, unnest(%(targets)s::bigint[], %(amounts)s::bigint[]) AS share (target, amount)
 )"""
 
-# Reads `target (id)`; says nothing where the key was used before.
-GRANT = f"""
-granted AS (
+# Reads `target (id)`; says nothing where the key was used before. No Tokens come in without the lot that they are.
+ISSUE = f"""
+issued AS (
     {_INSERT}
-    SELECT {MINT_ID}, id, %(amount)s::bigint, '{Transfer.Kind.GRANT}', NULL, %(key)s::text, %(memo)s::text
+    SELECT {MINT_ID}, id, %(amount)s::bigint, %(kind)s::text, %(reference)s::uuid, %(key)s::text, %(memo)s::text
     FROM target
     ON CONFLICT (idempotency_key) DO NOTHING
-    RETURNING target_id, amount
+    RETURNING id, target_id, amount, created_at
+),
+lot AS (
+    INSERT INTO billing_lot (wallet_id, transfer_id, kind, amount, remaining, price_minor, currency, expires_at,
+                             created_at)
+    SELECT target_id, id, CASE WHEN %(price_minor)s::bigint IS NULL THEN 'granted' ELSE 'paid' END, amount, amount,
+           %(price_minor)s::bigint, %(currency)s::text, %(expires_at)s::timestamptz, created_at
+    FROM issued
+    RETURNING id
+)"""
+
+# Reads `taken (id)`: the customer's wallet, locked. Back to where Tokens come from.
+WITHDRAWAL = f"""
+withdrawn AS (
+    {_INSERT}
+    SELECT id, {MINT_ID}, %(amount)s::bigint, %(kind)s::text, %(reference)s::uuid, %(key)s::text, '' FROM taken
 )"""
 
 # Reads `target (id, reference)`; says nothing where the key was used before. The platform pays all of it:
@@ -89,7 +115,8 @@ def standing(key: str) -> tuple[UUID | None, UUID | None, int] | None:
     return found.first()
 
 
-_CONSTRAINTS = [rule.name for model in (Wallet, Transfer, Hold, PriceListVersion) for rule in model._meta.constraints]
+_MODELS = (Wallet, Transfer, Hold, Lot, Draw, LotCursor, Clawback, PriceListVersion)
+_CONSTRAINTS = [rule.name for model in _MODELS for rule in model._meta.constraints]
 
 # Each names what is wrong in one column of text. Together they are one statement, hence one snapshot,
 # however many writers are at work and whatever the isolation level.
@@ -122,8 +149,10 @@ _VIOLATIONS = (
        LEFT JOIN billing_wallet s ON s.id = t.source_id LEFT JOIN billing_wallet d ON d.id = t.target_id
        WHERE t.amount <= 0 OR t.source_id = t.target_id OR s.kind IS NULL OR d.kind IS NULL
           OR (t.kind, s.kind, d.kind) NOT IN (
-              ('grant', 'mint', 'customer'), ('capture', 'customer', 'platform'),
-              ('capture', 'customer', 'creator'), ('refund', 'platform', 'customer'))""",
+              ('grant', 'mint', 'customer'), ('purchase', 'mint', 'customer'),
+              ('capture', 'customer', 'platform'), ('capture', 'customer', 'creator'),
+              ('refund', 'platform', 'customer'), ('expiry', 'customer', 'mint'),
+              ('clawback', 'customer', 'mint'), ('settlement', 'customer', 'mint'))""",
     # A hold was charged and refunded what its transfers say, out of and into its own wallet.
     """SELECT format('hold %s: %s, captured %s, refunded %s, transfers say %s and %s', h.reference,
                      h.status, h.captured, h.refunded, coalesce(t.captured, 0), coalesce(t.refunded, 0))
@@ -144,11 +173,84 @@ _VIOLATIONS = (
        WHERE amount <= 0 OR captured > amount OR refunded < 0 OR refunded > captured
           OR (status = 'captured') <> (captured > 0) OR (status = 'held') <> (resolved_at IS NULL)
           OR status NOT IN ('held', 'captured', 'released', 'expired')""",
+    # Whatever came in is one lot, and every lot came in.
+    """SELECT format('transfer %s: %s of %s to wallet %s, its lot is %s, %s of %s in wallet %s', t.id, t.kind,
+                     t.amount, t.target_id, coalesce(l.id::text, 'missing'), l.kind, l.amount, l.wallet_id)
+       FROM billing_transfer t FULL JOIN billing_lot l ON l.transfer_id = t.id
+       WHERE (t.kind IN ('grant', 'purchase') OR l.id IS NOT NULL)
+         AND (l.wallet_id, l.amount, l.kind) IS DISTINCT FROM (
+             t.target_id, t.amount, CASE t.kind WHEN 'grant' THEN 'granted' WHEN 'purchase' THEN 'paid' END)""",
+    # A lot is what its draws left of it, in Tokens and in money.
+    """SELECT format('lot %s: %s of %s left, %s of %s spent, its draws say %s and %s', l.id, l.remaining, l.amount,
+                     l.spent_minor, l.price_minor, coalesce(d.amount, 0), coalesce(d.money, 0))
+       FROM billing_lot l LEFT JOIN (
+           SELECT lot_id, sum(amount) AS amount, sum(money_minor) AS money FROM billing_draw
+           GROUP BY lot_id) d ON d.lot_id = l.id
+       WHERE l.amount - l.remaining <> coalesce(d.amount, 0) OR l.spent_minor <> coalesce(d.money, 0)
+          OR l.remaining < 0 OR l.remaining > l.amount
+          OR l.remaining = 0 AND l.spent_minor <> coalesce(l.price_minor, 0)""",
+    # Up to its cursor, a wallet's lots are its balance then.
+    """SELECT format('wallet %s: %s left in lots, transfers up to %s say %s', c.wallet_id, coalesce(l.total, 0),
+                     c.last_transfer_id, coalesce(t.total, 0))
+       FROM billing_lotcursor c LEFT JOIN (
+           SELECT l.wallet_id, sum(l.remaining) AS total
+           FROM billing_lot l JOIN billing_lotcursor c ON c.wallet_id = l.wallet_id
+           WHERE l.transfer_id <= c.last_transfer_id GROUP BY l.wallet_id) l ON l.wallet_id = c.wallet_id
+       LEFT JOIN (
+           SELECT c.wallet_id, sum(side.amount) AS total FROM (
+               SELECT id, target_id AS wallet, amount FROM billing_transfer
+               UNION ALL SELECT id, source_id, -amount FROM billing_transfer) AS side
+           JOIN billing_lotcursor c ON c.wallet_id = side.wallet AND side.id <= c.last_transfer_id
+           GROUP BY c.wallet_id) t ON t.wallet_id = c.wallet_id
+       WHERE coalesce(l.total, 0) <> coalesce(t.total, 0)""",
+    # Up to the cursor all that left a wallet was drawn from lots and all refunds went back; beyond it, nothing.
+    """SELECT format('transfer %s: %s of %s, %s, its draws say %s', t.id, t.kind, t.amount,
+                     CASE WHEN c.wallet_id IS NULL THEN 'ahead of its lots' ELSE 'followed' END, coalesce(d.amount, 0))
+       FROM billing_transfer t
+       LEFT JOIN billing_lotcursor c ON c.last_transfer_id >= t.id
+           AND c.wallet_id = CASE t.kind WHEN 'refund' THEN t.target_id ELSE t.source_id END
+       LEFT JOIN (SELECT transfer_id, sum(amount) AS amount FROM billing_draw
+                  GROUP BY transfer_id) d ON d.transfer_id = t.id
+       WHERE coalesce(d.amount, 0) <> CASE WHEN c.wallet_id IS NULL THEN 0
+                                           WHEN t.kind = 'refund' THEN -t.amount ELSE t.amount END""",
+    """SELECT format('draw %s: %s drew %s from a %s lot of wallet %s', d.id, coalesce(t.kind, 'nothing'), d.amount,
+                     coalesce(l.kind, 'missing'), l.wallet_id)
+       FROM billing_draw d LEFT JOIN billing_transfer t ON t.id = d.transfer_id
+       LEFT JOIN billing_lot l ON l.id = d.lot_id
+       WHERE t.id IS NULL OR l.id IS NULL OR l.transfer_id >= t.id
+          OR l.wallet_id <> CASE t.kind WHEN 'refund' THEN t.target_id ELSE t.source_id END
+          OR t.kind IN ('expiry', 'clawback') AND t.reference <> l.id
+          OR t.kind = 'settlement' AND l.kind <> 'paid'
+          OR (t.kind = 'refund') <> (d.amount < 0) OR d.amount::numeric * d.money_minor < 0""",
+    # A refund goes into the lots that its capture drew from, and what was refunded whole cost nothing.
+    """SELECT format('hold %s: %s and %s in money left of its draws from lot %s', t.reference, sum(d.amount),
+                     sum(d.money_minor), d.lot_id)
+       FROM billing_draw d JOIN billing_transfer t ON t.id = d.transfer_id AND t.kind IN ('capture', 'refund')
+       GROUP BY t.reference, d.lot_id
+       HAVING sum(d.amount) < 0 OR sum(d.money_minor) < 0 OR sum(d.amount) = 0 AND sum(d.money_minor) <> 0""",
+    # What claw-backs collected is what transfers say, and whoever owes is frozen.
+    """SELECT format('lot %s: claw-backs collected %s, transfers say %s', coalesce(c.lot_id, t.lot_id),
+                     coalesce(c.total, 0), coalesce(t.total, 0))
+       FROM (SELECT lot_id, sum(collected) AS total FROM billing_clawback GROUP BY lot_id) c
+       FULL JOIN (SELECT coalesce(debt.lot_id, t.reference) AS lot_id, sum(t.amount) AS total
+                  FROM billing_transfer t LEFT JOIN billing_clawback debt ON debt.id = t.reference
+                  WHERE t.kind IN ('clawback', 'settlement') GROUP BY 1) t ON t.lot_id = c.lot_id
+       WHERE coalesce(c.total, 0) <> coalesce(t.total, 0)""",
+    """SELECT format('claw-back %s: %s of %s collected, settled %s, %s', id, collected, amount,
+                     coalesce(settled_at::text, 'never'), settlement)
+       FROM billing_clawback WHERE collected < 0 OR collected > amount
+          OR (settled_at IS NULL) <> (settlement = '') OR (settlement IN ('', 'waived')) <> (collected < amount)""",
+    """SELECT format('wallet %s: frozen is %s with %s open debts', w.id, w.frozen, count(c.id))
+       FROM billing_wallet w LEFT JOIN (
+           billing_clawback c JOIN billing_lot l ON l.id = c.lot_id AND c.settled_at IS NULL) ON l.wallet_id = w.id
+       GROUP BY w.id HAVING w.frozen <> (count(c.id) > 0)""",
     # Without these guards nothing above could be relied on tomorrow. 'R' fires in replicas alone.
     """SELECT format('trigger %s of %s is missing or switched off', needed.name, needed.place)
        FROM (VALUES ('transfer_append_only', 'billing_transfer'), ('hold_resolved_once', 'billing_hold'),
                     ('hold_kept', 'billing_hold'), ('wallet_kept', 'billing_wallet'),
-                    ('wallet_keeps_its_owner', 'billing_wallet'),
+                    ('wallet_keeps_its_owner', 'billing_wallet'), ('lot_kept', 'billing_lot'),
+                    ('lot_keeps_its_terms', 'billing_lot'), ('draw_append_only', 'billing_draw'),
+                    ('clawback_kept', 'billing_clawback'), ('clawback_settled_once', 'billing_clawback'),
                     ('price_list_immutable', 'billing_pricelistversion')) AS needed (name, place)
        WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = needed.place::regclass
                          AND tgname = needed.name AND tgenabled IN ('O', 'A'))""",

@@ -1,16 +1,21 @@
 """The tables of billing and the constraints that keep them right, whoever writes.
 
-Not for behaviour: `wallets` moves Tokens, `ledger` alone writes transfers, `price_lists` publishes prices.
-Amounts are integer milli-Tokens. What constraints cannot say (append-only, resolved once) triggers say,
-in the migration `guards`.
+Not for behaviour: `wallets` moves Tokens, `ledger` alone writes transfers, `lots` tells which lots they drew on,
+`debts` claws back, `price_lists` publishes prices. Amounts are integer milli-Tokens, money is in the currency's
+smallest unit (`_minor`). What constraints cannot say (append-only, resolved once) triggers say, in the migrations
+`guards` and `lot_guards`.
 """
 
 from __future__ import annotations
 
+from uuid import uuid4
+
+from django.contrib.postgres.functions import RandomUUID
 from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
+from django.utils import timezone
 
 # Fixed by the migration `guards`, so that no statement has to look them up.
 MINT_ID = 1
@@ -32,6 +37,8 @@ class Wallet(models.Model):
     kind = models.TextField(choices=Kind, db_default=Kind.CUSTOMER)
     balance = models.BigIntegerField(db_default=0)
     held = models.BigIntegerField(db_default=0)
+    # While a debt is open, nothing new can be held.
+    frozen = models.BooleanField(db_default=False)
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -63,8 +70,12 @@ class Transfer(models.Model):
 
     class Kind(models.TextChoices):
         GRANT = "grant"
+        PURCHASE = "purchase"
         CAPTURE = "capture"
         REFUND = "refund"
+        EXPIRY = "expiry"
+        CLAWBACK = "clawback"
+        SETTLEMENT = "settlement"
 
     source = models.ForeignKey(Wallet, models.PROTECT, related_name="outgoing", db_constraint=False, db_index=False)
     target = models.ForeignKey(Wallet, models.PROTECT, related_name="incoming", db_constraint=False, db_index=False)
@@ -90,7 +101,8 @@ class Transfer(models.Model):
             models.CheckConstraint(condition=~Q(source=F("target")), name="transfer_between_two"),
             models.CheckConstraint(
                 condition=Q(kind="grant", reference__isnull=True)
-                | Q(kind__in=["capture", "refund"], reference__isnull=False),
+                | Q(kind="purchase")
+                | Q(kind__in=["capture", "refund", "expiry", "clawback", "settlement"], reference__isnull=False),
                 name="transfer_kind_has_reference",
             ),
             models.CheckConstraint(condition=~Q(idempotency_key=""), name="transfer_key_not_empty"),
@@ -144,6 +156,141 @@ class Hold(models.Model):
 
     def __str__(self) -> str:
         return f"{self.status} {self.reference}"
+
+
+class Lot(models.Model):
+    """Tokens that came in together, by one transfer and on the same terms.
+
+    What is left of it (`remaining`), and how much of its price went with the rest (`spent_minor`), is as of the
+    wallet's LotCursor; a lot whose transfer is behind the cursor is still whole.
+    """
+
+    class Kind(models.TextChoices):
+        GRANTED = "granted"
+        PAID = "paid"
+
+    id = models.UUIDField(primary_key=True, db_default=RandomUUID())
+    wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="lots", db_index=False)
+    transfer = models.OneToOneField(Transfer, models.PROTECT, related_name="lot", db_constraint=False)
+    kind = models.TextField(choices=Kind)
+    amount = models.BigIntegerField()
+    remaining = models.BigIntegerField()
+    price_minor = models.BigIntegerField(null=True)
+    currency = models.TextField(db_default="")
+    spent_minor = models.BigIntegerField(db_default=0)
+    expires_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = [
+            models.Index("wallet", condition=Q(remaining__gt=0), name="lot_open"),
+            models.Index("expires_at", condition=Q(remaining__gt=0), name="lot_due"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(amount__gt=0, remaining__gte=0, remaining__lte=F("amount")), name="lot_within_amount"
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="granted", price_minor__isnull=True, currency="", spent_minor=0)
+                | Q(kind="paid", price_minor__gt=0, currency__regex="^[a-z]{3}$"),
+                name="lot_kind_has_price",
+            ),
+            models.CheckConstraint(
+                condition=Q(spent_minor__gte=0) & (Q(price_minor=None) | Q(spent_minor__lte=F("price_minor"))),
+                name="lot_spent_within_price",
+            ),
+            models.CheckConstraint(
+                condition=Q(remaining__gt=0) | Q(price_minor=None) | Q(spent_minor=F("price_minor")),
+                name="lot_empty_is_paid_for",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} lot {self.id}"
+
+
+class Draw(models.Model):
+    """What one transfer took from one lot, in Tokens and in money; negative where a refund put it back."""
+
+    lot = models.ForeignKey(Lot, models.PROTECT, related_name="draws")
+    transfer = models.ForeignKey(Transfer, models.PROTECT, related_name="draws", db_constraint=False, db_index=False)
+    amount = models.BigIntegerField()
+    money_minor = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["transfer", "lot"], name="draw_once"),
+            models.CheckConstraint(
+                condition=Q(amount__gt=0, money_minor__gte=0) | Q(amount__lt=0, money_minor__lte=0),
+                name="draw_money_follows_amount",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"draw {self.id}"
+
+
+class LotCursor(models.Model):
+    """The last of a wallet's transfers that its lots have followed. Whoever moves it, or the lots, locks it."""
+
+    wallet = models.OneToOneField(Wallet, models.PROTECT, primary_key=True, related_name="lot_cursor")
+    last_transfer_id = models.BigIntegerField(db_default=0)
+
+    def __str__(self) -> str:
+        return f"wallet {self.pk} up to transfer {self.last_transfer_id}"
+
+
+class Clawback(models.Model):
+    """Tokens demanded back because the payment of their lot went back; while some of them are owed, a debt.
+
+    `money_minor` went back to the payer; `amount` is demanded for it and `collected` so far.
+    """
+
+    class Settlement(models.TextChoices):
+        COLLECTED = "collected"
+        PAID = "paid"
+        WAIVED = "waived"
+
+    id = models.UUIDField(primary_key=True, default=uuid4)
+    lot = models.ForeignKey(Lot, models.PROTECT, related_name="clawbacks")
+    money_minor = models.BigIntegerField()
+    amount = models.BigIntegerField()
+    collected = models.BigIntegerField(default=0)
+    reason = models.TextField()
+    idempotency_key = models.TextField()
+    created_at = models.DateTimeField(default=timezone.now)
+    settled_at = models.DateTimeField(null=True)
+    settlement = models.TextField(choices=Settlement, default="")
+    waiver = models.TextField(default="")
+
+    class Meta:
+        indexes = [models.Index("lot", condition=Q(settled_at=None), name="clawback_open")]
+        constraints = [
+            models.UniqueConstraint(fields=["idempotency_key"], name="clawback_key_once"),
+            models.CheckConstraint(
+                condition=Q(money_minor__gt=0, collected__gte=0, collected__lte=F("amount")),
+                name="clawback_within_amount",
+            ),
+            models.CheckConstraint(
+                condition=Q(settled_at__isnull=True, settlement="", waiver="", collected__lt=F("amount"))
+                | Q(settled_at__isnull=False, settlement__in=["collected", "paid"], waiver="", collected=F("amount"))
+                | (Q(settled_at__isnull=False, settlement="waived", collected__lt=F("amount")) & ~Q(waiver="")),
+                name="clawback_settled_says_how",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"claw-back {self.id}"
+
+    @property
+    def owed(self) -> int:
+        """milli-Tokens that are still demanded."""
+        return 0 if self.settled_at else self.amount - self.collected
+
+    @property
+    def owed_minor(self) -> int:
+        """What they cost, in the smallest unit of the lot's currency."""
+        return (self.lot.price_minor or 0) * self.owed // self.lot.amount
 
 
 class PriceListVersion(models.Model):

@@ -1,4 +1,4 @@
-"""Wallets: hold, capture, release, expire, grant, refund. Amounts are integer milli-Tokens.
+"""Wallets: hold, capture, release, expire, grant, purchase, refund, withdraw. Amounts are integer milli-Tokens.
 
 Every verb is one SQL statement. Alone it is atomic; inside a transaction it joins it. Where it changes
 nothing, a second statement finds out why and raises from the tree in `errors`. Locks are taken hold first,
@@ -7,9 +7,10 @@ then wallet, and never on the platform's row. Not for prices (pricing) or for re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -29,7 +30,7 @@ from billing.errors import (
     RefundAboveCapture,
     UnknownHold,
 )
-from billing.models import PLATFORM_ID, Hold, Wallet
+from billing.models import PLATFORM_ID, Hold, Lot, Transfer, Wallet
 from billing.statements import run
 
 LARGEST = 2**63 - 1
@@ -145,14 +146,26 @@ SELECT reference FROM billing_hold WHERE status = 'held' AND expires_at <= state
 ORDER BY expires_at LIMIT %(limit)s
 """
 
-_GRANT = f"""
+_ISSUE = f"""
 WITH target AS (
     SELECT id FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer' FOR NO KEY UPDATE
 ),
-{ledger.GRANT}
-UPDATE billing_wallet SET balance = balance + granted.amount
-FROM granted WHERE billing_wallet.id = granted.target_id
-RETURNING billing_wallet.id
+{ledger.ISSUE},
+credited AS (
+    UPDATE billing_wallet SET balance = balance + issued.amount
+    FROM issued WHERE billing_wallet.id = issued.target_id
+)
+SELECT id FROM lot
+"""
+
+_WITHDRAW = f"""
+WITH taken AS (
+    UPDATE billing_wallet SET balance = balance - %(amount)s::bigint
+    WHERE id = %(wallet)s AND balance - held >= %(amount)s::bigint
+    RETURNING id
+),
+{ledger.WITHDRAWAL}
+SELECT id FROM taken
 """
 
 _REFUND = f"""
@@ -251,14 +264,42 @@ def due(limit: int = 500) -> list[UUID]:
         return [reference for (reference,) in cursor.fetchall()]
 
 
-def grant(owner: UUID, amount: int, key: str, memo: str = "") -> bool:
-    """Gives Tokens; True, and False where this `key` already did. NoWallet or IdempotencyMismatch."""
-    stored_key = _key("grant", key)
-    values = {"owner": owner, "amount": _milli(amount), "key": stored_key, "memo": memo}
-    if run(_GRANT, values) is not None:
-        return True
-    _expect(stored_key, key, (owner, None, amount), otherwise=NoWallet(owner))
-    return False
+def grant(owner: UUID, amount: int, key: str, memo: str = "", expires_at: datetime | None = None) -> bool:
+    """Gives Tokens, as a lot of their own; True, and False where this `key` already did.
+
+    NoWallet or IdempotencyMismatch. What is left at `expires_at` is taken back by `lots.expire`.
+    """
+    return _issue(Transfer.Kind.GRANT, owner, amount, key, memo=memo, expires_at=expires_at) is not None
+
+
+def purchase(
+    owner: UUID,
+    amount: int,
+    price_minor: int,
+    currency: str,
+    key: str,
+    expires_at: datetime | None = None,
+    reference: UUID | None = None,
+) -> UUID:
+    """Tokens that were paid for, as a lot of their own: its id, also where this `key` already made it.
+
+    The price is in the currency's smallest unit, the currency as Stripe writes it (`eur`); `reference` names the
+    payment. NoWallet or IdempotencyMismatch.
+    """
+    if not isinstance(price_minor, int) or price_minor <= 0:
+        raise ValueError("price_minor must be a positive int of the currency's smallest unit")
+    if not re.fullmatch("[a-z]{3}", currency):
+        raise ValueError("a currency is three small letters")
+    lot = _issue(
+        Transfer.Kind.PURCHASE, owner, amount, key, reference, price_minor=price_minor, currency=currency,
+        expires_at=expires_at,
+    )  # fmt: skip
+    if lot is None:
+        standing = Lot.objects.get(transfer__idempotency_key=_key("purchase", key))
+        if (standing.price_minor, standing.currency) != (price_minor, currency):
+            raise IdempotencyMismatch(key)
+        lot = standing.id
+    return lot
 
 
 def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
@@ -275,6 +316,37 @@ def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
         raise UnknownHold(reference)
     _expect(stored_key, key, (charged, reference, amount), otherwise=RefundAboveCapture(reference))
     return False
+
+
+def withdraw(wallet_id: int, kind: Transfer.Kind, amount: int, reference: UUID, key: str) -> None:
+    """Takes Tokens that are not held out of the books; InsufficientTokens. For `lots` and `debts`, which lock first."""
+    values = {"wallet": wallet_id, "kind": kind.value, "amount": _milli(amount), "reference": reference, "key": key}
+    if run(_WITHDRAW, values) is None:
+        wallet = Wallet.objects.get(pk=wallet_id)
+        raise InsufficientTokens(wallet.balance - wallet.held, amount)
+
+
+def _issue(
+    kind: Transfer.Kind,
+    owner: UUID,
+    amount: int,
+    key: str,
+    reference: UUID | None = None,
+    memo: str = "",
+    price_minor: int | None = None,
+    currency: str = "",
+    expires_at: datetime | None = None,
+) -> UUID | None:
+    """The new lot's id; None where the key stands for the same."""
+    stored_key = _key(kind.value, key)
+    values = {
+        "owner": owner, "amount": _milli(amount), "kind": kind.value, "key": stored_key, "memo": memo,
+        "reference": reference, "price_minor": price_minor, "currency": currency, "expires_at": expires_at,
+    }  # fmt: skip
+    if (row := run(_ISSUE, values)) is not None:
+        return row[0]  # type: ignore[no-any-return]
+    _expect(stored_key, key, (owner, reference, amount), otherwise=NoWallet(owner))
+    return None
 
 
 def _free(reference: UUID, status: Hold.Status) -> int:

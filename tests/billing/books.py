@@ -14,12 +14,10 @@ HOUR = timedelta(hours=1)
 
 
 def rows() -> list[Any]:
-    """Every wallet, hold and transfer, as text."""
+    """Every wallet, hold, transfer, lot, draw and claw-back, as text."""
+    tables = ("wallet", "hold", "transfer", "lot", "draw", "clawback")
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT w::text FROM billing_wallet w UNION ALL SELECT h::text FROM billing_hold h"
-            " UNION ALL SELECT t::text FROM billing_transfer t ORDER BY 1"
-        )
+        cursor.execute(" UNION ALL ".join(f"SELECT r::text FROM billing_{table} r" for table in tables) + " ORDER BY 1")
         return cursor.fetchall()
 
 

@@ -10,8 +10,9 @@ import pytest
 from books import HOUR
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.utils import timezone
 
-from billing import ledger, pricing, wallets
+from billing import debts, ledger, lots, pricing, wallets
 from billing.wallets import Share
 from marketplace.accounts import customers
 from marketplace.jobs import lifecycle, settlement
@@ -30,6 +31,9 @@ CONSTRAINTS = {
         "hold_resolved_has_time",
         "hold_amount_positive",
     ),
+    "billing_lot": ("lot_within_amount", "lot_kind_has_price", "lot_empty_is_paid_for", "lot_spent_within_price"),
+    "billing_draw": ("draw_money_follows_amount",),
+    "billing_clawback": ("clawback_within_amount", "clawback_settled_says_how"),
 }
 
 
@@ -114,6 +118,56 @@ def test_damage_to_a_row_is_found(books, sql, said):
     assert [line for line in found() if said in line], found()
 
 
+@pytest.fixture
+def lots_and_debts(books, bob, alice) -> None:
+    """Lots of each kind that were drawn from, put back into, expired, clawed back and owed."""
+    lot = wallets.purchase(bob, 1_000, 100, "eur", "pi_1")
+    wallets.grant(bob, 100, "old", expires_at=timezone.now())
+    lots.expire()
+    wallets.hold(bob, 300, job := UUID(int=7), HOUR)
+    wallets.capture(job, 300)
+    wallets.refund(job, 100, "sorry, bob")
+    debts.claw_back(lot, 100, "dispute", "dp_1")
+    for owner in (alice, bob):
+        lots.position(owner)
+    assert ledger.check() == []
+
+
+PAID = "WHERE lot_id = (SELECT id FROM billing_lot WHERE kind = 'paid')"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("DELETE FROM billing_lot WHERE kind = 'paid'", "its lot is missing"),
+        ("UPDATE billing_lot SET transfer_id = 0 WHERE kind = 'paid'", "its lot is missing"),
+        ("UPDATE billing_lot SET kind = 'granted' WHERE kind = 'paid'", "purchase of 1000 to wallet"),
+        ("UPDATE billing_lot SET amount = amount + 1 WHERE kind = 'paid'", "0 of 1001 left"),
+        ("UPDATE billing_lot SET remaining = remaining + 1 WHERE kind = 'paid'", "1 left in lots"),
+        ("UPDATE billing_lot SET remaining = remaining + 1 WHERE kind = 'paid'", "1 of 1000 left"),
+        ("UPDATE billing_lot SET spent_minor = 99 WHERE kind = 'paid'", "99 of 100 spent, its draws say 1000 and 100"),
+        ("UPDATE billing_lot SET wallet_id = 2 WHERE kind = 'paid'", "in wallet 2"),
+        ("UPDATE billing_lotcursor SET last_transfer_id = 0", "capture of 300, ahead of its lots, its draws say 300"),
+        ("DELETE FROM billing_draw", "its draws say 0"),
+        (f"UPDATE billing_draw SET amount = amount + 1 {PAID}", "capture of 300, followed, its draws say 301"),
+        (f"UPDATE billing_draw SET money_minor = 0 {PAID}", "its draws say 1000 and 0"),
+        (f"UPDATE billing_draw SET money_minor = -money_minor {PAID}", "drew 300 from a paid lot"),
+        (f"UPDATE billing_draw SET money_minor = money_minor - 30 {PAID} AND amount < 0", "-10 in money left of its"),
+        ("UPDATE billing_draw SET lot_id = gen_random_uuid()", "from a missing lot"),
+        ("UPDATE billing_draw SET transfer_id = 0 WHERE amount < 0", "nothing drew -"),
+        ("UPDATE billing_draw SET lot_id = (SELECT id FROM billing_lot WHERE kind = 'paid')", "expiry drew 100 from a"),
+        ("UPDATE billing_clawback SET collected = collected + 1", "claw-backs collected 801, transfers say 800"),
+        ("UPDATE billing_clawback SET collected = amount", "1000 of 1000 collected, settled never"),
+        ("UPDATE billing_wallet SET frozen = NOT frozen WHERE frozen", "frozen is f with 1 open debts"),
+        (f"UPDATE billing_wallet SET frozen = true WHERE id = {CUSTOMER}", "frozen is t with 0 open debts"),
+    ],
+)  # fmt: skip
+def test_damage_to_lots_and_debts_is_found(lots_and_debts, sql, said):
+    damage(sql)
+    assert [line for line in found() if said in line], found()
+
+
 @pytest.mark.django_db
 def test_what_is_dropped_to_make_damage_is_no_damage_to_the_rows(books):
     damage("SELECT 1")
@@ -131,6 +185,11 @@ def test_what_is_dropped_to_make_damage_is_no_damage_to_the_rows(books):
         ("billing_wallet", "wallet_kept"),
         ("billing_wallet", "wallet_keeps_its_owner"),
         ("billing_pricelistversion", "price_list_immutable"),
+        ("billing_lot", "lot_kept"),
+        ("billing_lot", "lot_keeps_its_terms"),
+        ("billing_draw", "draw_append_only"),
+        ("billing_clawback", "clawback_kept"),
+        ("billing_clawback", "clawback_settled_once"),
     ],
 )
 def test_a_guard_that_is_switched_off_is_found(table, trigger, how):

@@ -1,10 +1,13 @@
 """What the database itself refuses, whoever asks: raw SQL, the ORM, an operator at a prompt."""
 
-import pytest
-from books import nothing_moves
-from django.db import IntegrityError, connection
+from uuid import UUID, uuid4
 
-from billing import price_lists, wallets
+import pytest
+from books import HOUR, nothing_moves
+from django.db import IntegrityError, connection
+from django.utils import timezone
+
+from billing import debts, lots, price_lists, wallets
 from billing.models import PriceListVersion, Transfer, Wallet
 
 pytestmark = pytest.mark.django_db
@@ -29,20 +32,24 @@ def test_transfers_are_append_only(alice, sql):
     refused(sql, by="of billing_transfer is refused")
 
 
-@pytest.mark.parametrize("table", ["billing_transfer", "billing_hold", "billing_pricelistversion"])
+@pytest.mark.parametrize(
+    "table", ["billing_transfer", "billing_hold", "billing_pricelistversion", "billing_draw", "billing_clawback"]
+)
 def test_the_books_cannot_be_truncated(alice, table):
     refused(f"TRUNCATE {table}", by=f"TRUNCATE of {table} is refused")
 
 
 def test_wallets_cannot_be_truncated_with_what_refers_to_them(alice):
-    refused("TRUNCATE billing_wallet CASCADE", by="TRUNCATE of billing_(wallet|hold) is refused")
+    connection.check_constraints()
+    for table in ("wallet", "lot"):
+        refused(f"TRUNCATE billing_{table} CASCADE", by="TRUNCATE of billing_[a-z]+ is refused")
 
 
 def test_the_orm_cannot_rewrite_or_delete_a_transfer(alice):
     transfer = Transfer.objects.latest("id")
     transfer.amount += 1
     for change in (transfer.save, transfer.delete, Transfer.objects.all().delete):
-        with nothing_moves(), pytest.raises(IntegrityError, match="billing_transfer is refused"):
+        with nothing_moves(), pytest.raises(IntegrityError, match=r"billing_transfer is refused|protected"):
             change()
 
 
@@ -195,3 +202,102 @@ def test_a_price_list_in_the_database_is_in_range(column):
     row = {"version": 9, "base_cost": 1, "prompt_floor": 1, "skipped_step": 0} | {column: 0}
     with nothing_moves(), pytest.raises(IntegrityError, match="price_list_in_range"):
         PriceListVersion.objects.create(**row, service_classes={"standard": 1}, operations={"generate": 1})
+
+
+@pytest.fixture
+def debt(bob, held) -> UUID:
+    """Bob's, of a lot that was spent in part; alice's gift was drawn from too."""
+    wallets.capture(held, 5)
+    lot = wallets.purchase(bob, 1_000, 100, "eur", "pi_1", expires_at=timezone.now() + HOUR)
+    wallets.hold(bob, 300, job := uuid4(), HOUR)
+    wallets.capture(job, 300)
+    owed = debts.claw_back(lot, 100, "dispute", "dp_1").id
+    wallets.open(uuid4())
+    for wallet in Wallet.objects.filter(kind="customer"):
+        lots.allocate(wallet.id)
+    return owed
+
+
+@pytest.mark.parametrize(
+    ("change", "guard"),
+    [
+        ("amount = amount + 1", "keeps its terms"),
+        ("kind = 'granted'", "keeps its terms"),
+        ("price_minor = price_minor - 1", "keeps its terms"),
+        ("currency = 'usd'", "keeps its terms"),
+        ("wallet_id = wallet_id + 1", "keeps its terms"),
+        ("transfer_id = transfer_id + 1", "keeps its terms"),
+        ("expires_at = expires_at - interval '1 second'", "keeps its terms"),
+        ("expires_at = now()", "keeps its terms"),
+        ("remaining = -1", "lot_within_amount"),
+        ("remaining = amount + 1", "lot_within_amount"),
+        ("remaining = 0, spent_minor = price_minor - 1", "lot_empty_is_paid_for"),
+        ("remaining = 1, spent_minor = price_minor + 1", "lot_spent_within_price"),
+        ("remaining = 1, spent_minor = -1", "lot_spent_within_price"),
+    ],
+)
+def test_a_lot_keeps_its_terms_and_is_never_overdrawn(debt, change, guard):
+    refused(f"UPDATE billing_lot SET {change} WHERE kind = 'paid'", by=guard)
+
+
+@pytest.mark.parametrize(
+    ("row", "guard"),
+    [
+        ("'granted', 5, 5, 1, ''", "lot_kind_has_price"),
+        ("'granted', 5, 5, NULL, 'eur'", "lot_kind_has_price"),
+        ("'paid', 5, 5, NULL, ''", "lot_kind_has_price"),
+        ("'paid', 5, 5, 0, 'eur'", "lot_kind_has_price"),
+        ("'paid', 5, 5, 1, 'euro'", "lot_kind_has_price"),
+        ("'lent', 5, 5, NULL, ''", "lot_kind_has_price"),
+        ("'granted', 0, 0, NULL, ''", "lot_within_amount"),
+    ],
+)
+def test_a_lot_that_makes_no_sense_is_refused(alice, row, guard):
+    columns = "wallet_id, transfer_id, kind, amount, remaining, price_minor, currency"
+    refused(f"INSERT INTO billing_lot ({columns}) SELECT max(wallet_id), 0, {row} FROM billing_lot", by=guard)
+
+
+@pytest.mark.parametrize("sql", ["UPDATE billing_draw SET amount = amount + 1", "DELETE FROM billing_draw"])
+def test_draws_are_append_only(debt, sql):
+    refused(sql, by="of billing_draw is refused")
+
+
+@pytest.mark.parametrize(
+    ("row", "guard"), [("1, -1", "money_follows"), ("-1, 1", "money_follows"), ("0, 0", "money_follows")]
+)
+def test_a_draw_moves_tokens_and_money_the_same_way(debt, row, guard):
+    into = "INSERT INTO billing_draw (transfer_id, lot_id, amount, money_minor)"
+    refused(f"{into} SELECT 0, id, {row} FROM billing_lot LIMIT 1", by=guard)
+
+
+def test_a_transfer_draws_once_from_a_lot(debt):
+    columns = "transfer_id, lot_id, amount, money_minor"
+    refused(f"INSERT INTO billing_draw ({columns}) SELECT {columns} FROM billing_draw", by="draw_once")
+
+
+@pytest.mark.parametrize("table", ["billing_lot", "billing_clawback"])
+def test_lots_and_claw_backs_are_kept(debt, table):
+    refused(f"DELETE FROM {table}", by=f"DELETE of {table} is refused")
+
+
+@pytest.mark.parametrize(
+    ("change", "guard"),
+    [
+        ("amount = amount - 1", "keeps its terms"),
+        ("money_minor = 1", "keeps its terms"),
+        ("reason = 'another'", "keeps its terms"),
+        ("collected = collected - 1", "keeps its terms"),
+        ("collected = amount + 1", "clawback_(within_amount|settled_says_how)"),
+        ("collected = amount", "clawback_settled_says_how"),
+        ("settled_at = now()", "clawback_settled_says_how"),
+        ("settled_at = now(), settlement = 'paid'", "clawback_settled_says_how"),
+        ("settled_at = now(), settlement = 'waived'", "clawback_settled_says_how"),
+    ],
+)
+def test_a_debt_that_makes_no_sense_is_refused(debt, change, guard):
+    refused(f"UPDATE billing_clawback SET {change}", by=guard)
+
+
+def test_a_settled_debt_stays_settled(debt):
+    debts.waive(debt, "forgiven")
+    refused("UPDATE billing_clawback SET settled_at = NULL, settlement = '', waiver = ''", by="keeps its terms")
