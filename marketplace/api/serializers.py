@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
+from billing.models import Lot, Transfer
 from inference.models import catalog
 from inference.models.catalog import ModelCard
 from marketplace.api.fields import Number, StrictSerializer, Text, Tokens, Whole
@@ -202,15 +203,44 @@ class JobList(serializers.Serializer[Any]):
     next_cursor = serializers.CharField(allow_null=True)
 
 
+class LotBody(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    kind = serializers.ChoiceField(choices=Lot.Kind.choices)
+    amount = Tokens(help_text="As it came in.")
+    left = Tokens()
+    price = serializers.CharField(allow_null=True, help_text='What was paid for it, e.g. "19.90"; null where granted.')
+    currency = serializers.CharField(allow_null=True, help_text='e.g. "eur"')
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField(allow_null=True)
+
+
+class ExpiringBody(serializers.Serializer[Any]):
+    expires_at = serializers.DateTimeField()
+    amount = Tokens()
+
+
+class DebtBody(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    owed = Tokens(help_text="Spent, although the payment for them went back.")
+    price = serializers.CharField(help_text="What they had cost.")
+    currency = serializers.CharField()
+    reason = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
 class BalanceBody(serializers.Serializer[Any]):
     available = Tokens()
     held = Tokens()
     total = Tokens()
+    lots = LotBody(many=True)
+    expiring_soon = ExpiringBody(many=True)
+    frozen = serializers.BooleanField()
+    debts = DebtBody(many=True)
 
 
 class TransferBody(serializers.Serializer[Any]):
     id = serializers.IntegerField()
-    kind = serializers.CharField()
+    kind = serializers.ChoiceField(choices=Transfer.Kind.choices)
     amount = Tokens(help_text="Negative where it left the wallet.")
     job = serializers.UUIDField(allow_null=True)
     memo = serializers.CharField()
@@ -253,6 +283,12 @@ class ModelBody(serializers.Serializer[Any]):
     default_steps = serializers.IntegerField()
     default_guidance_scale = serializers.FloatField()
     max_guidance_scale = serializers.FloatField()
+    default_strength = serializers.FloatField()
+    max_images = serializers.IntegerField()
+    max_image_side = serializers.IntegerField()
+    condition_area = serializers.IntegerField(
+        allow_null=True, help_text="Pixels at which an edit sees each of its images; null: as many as the output has."
+    )
 
 
 class ModelList(serializers.Serializer[Any]):
