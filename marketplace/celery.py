@@ -19,6 +19,7 @@ from django.conf import settings
 DIRECT = Exchange("", type="direct")
 SERVICE_CLASSES = ("interactive", "standard", "batch")
 MAINTENANCE = "maintenance"
+LOTS_SECONDS = 60
 
 app = Celery("kiln")
 app.conf.update(
@@ -50,6 +51,11 @@ app.conf.update(
             "task": "marketplace.jobs.tasks.sweep",
             "schedule": settings.SWEEP_SECONDS,
             "options": {"expires": settings.SWEEP_SECONDS, "queue": MAINTENANCE},
+        },
+        "keep_lots": {
+            "task": "marketplace.jobs.tasks.keep_lots",
+            "schedule": LOTS_SECONDS,
+            "options": {"expires": LOTS_SECONDS, "queue": MAINTENANCE},
         },
     },
 )

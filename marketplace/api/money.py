@@ -7,19 +7,27 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import ledger, wallets
+from billing import debts, ledger, lots
+from billing.models import Transfer
 from billing.pricing import format_tokens
 from marketplace.accounts.authentication import caller
 from marketplace.api import representations
 from marketplace.api.errors import invalid
 from marketplace.api.serializers import BalanceBody, ListQuery, TransferList
 
+OF_JOBS = {Transfer.Kind.CAPTURE, Transfer.Kind.REFUND}
+
 
 class Balance(APIView):
     @extend_schema(responses={200: BalanceBody}, summary="See your Tokens")
     def get(self, request: Request) -> Response:
-        """`total` is `available` plus `held`."""
-        return Response(representations.balance(wallets.balance(caller(request).account_id)))
+        """`total` is `available` plus `held`, and what is left of the `lots` together; they are spent in this order.
+
+        `expiring_soon` says which Tokens expire in the next 30 days. While there are `debts`, the account is `frozen`:
+        it buys nothing until they are settled.
+        """
+        account_id = caller(request).account_id
+        return Response(representations.balance(lots.position(account_id), debts.of(account_id)))
 
 
 class Transfers(APIView):
@@ -37,7 +45,7 @@ class Transfers(APIView):
                 "id": row.id,
                 "kind": row.kind,
                 "amount": format_tokens(row.amount),
-                "job": str(row.reference) if row.reference else None,
+                "job": str(row.reference) if row.kind in OF_JOBS else None,
                 "memo": row.memo,
                 "created_at": row.created_at,
             }

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
 
-from billing import pricing, wallets
+from billing import pricing
+from billing.lots import Position, format_money
+from billing.models import Clawback, Lot
 from billing.pricing import format_tokens
 from inference.models.catalog import ModelCard
 from marketplace.accounts.models import ApiKey
 from marketplace.jobs import storage
 from marketplace.jobs.models import Image, Job
 
+SOON = timedelta(days=30)
 QUOTED = ("total", "unit", "n", "price_list", "factors")
 
 
@@ -66,8 +69,42 @@ def quote(offer: pricing.Quote) -> dict[str, Any]:
     return {name: stored[name] for name in QUOTED}
 
 
-def balance(found: wallets.Balance) -> dict[str, str]:
-    return {name: format_tokens(getattr(found, name)) for name in ("available", "held", "total")}
+def balance(found: Position, owed: Sequence[Clawback]) -> dict[str, Any]:
+    soon: dict[datetime, int] = {}
+    for lot in found.lots:
+        if lot.expires_at and lot.expires_at <= found.moment + SOON:
+            soon[lot.expires_at] = soon.get(lot.expires_at, 0) + lot.remaining
+    return {
+        **{name: format_tokens(getattr(found.balance, name)) for name in ("available", "held", "total")},
+        "lots": [_lot(lot) for lot in found.lots],
+        "expiring_soon": [{"expires_at": _time(when), "amount": format_tokens(soon[when])} for when in sorted(soon)],
+        "frozen": bool(owed),
+        "debts": [_debt(debt) for debt in owed],
+    }
+
+
+def _lot(row: Lot) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "kind": row.kind,
+        "amount": format_tokens(row.amount),
+        "left": format_tokens(row.remaining),
+        "price": format_money(row.price_minor, row.currency) if row.price_minor else None,
+        "currency": row.currency or None,
+        "created_at": _time(row.created_at),
+        "expires_at": _time(row.expires_at),
+    }
+
+
+def _debt(row: Clawback) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "owed": format_tokens(row.owed),
+        "price": format_money(row.owed_minor, row.lot.currency),
+        "currency": row.lot.currency,
+        "reason": row.reason,
+        "created_at": _time(row.created_at),
+    }
 
 
 def key(row: ApiKey) -> dict[str, Any]:

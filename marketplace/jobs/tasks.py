@@ -10,6 +10,7 @@ from celery.signals import worker_init, worker_shutting_down
 from django.conf import settings
 from prometheus_client import start_http_server
 
+from billing import debts, lots
 from marketplace.celery import SERVICE_CLASSES, app
 from marketplace.jobs import sweeper
 
@@ -28,6 +29,14 @@ def fire(job_id: str, sent: float) -> None:
 @app.task
 def sweep() -> None:
     sweeper.sweep()
+
+
+@app.task
+def keep_lots() -> None:
+    """Debts come before expiry: what a lot got back is owed first."""
+    lots.catch_up()
+    debts.collect()
+    lots.expire()
 
 
 @worker_init.connect

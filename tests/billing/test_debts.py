@@ -9,8 +9,10 @@ from django.utils import timezone
 
 from billing import debts, ledger, lots, wallets
 from billing.errors import ClawbackAbovePrice, IdempotencyMismatch, InsufficientTokens, UnknownDebt, UnknownLot
-from billing.models import Clawback, Lot, Transfer, Wallet
+from billing.models import MINT_ID, Clawback, Lot, Transfer, Wallet
 from billing.wallets import Balance
+from marketplace.celery import app
+from marketplace.jobs import tasks
 
 pytestmark = pytest.mark.django_db
 
@@ -195,3 +197,17 @@ def test_a_frozen_account_keeps_what_it_has_and_its_jobs_end(bob):
     assert debts.collect() == 40
     assert frozen(bob)
     assert total(bob) == 0
+
+
+def test_the_periodic_task_follows_collects_and_expires(bob):
+    """Debts before expiry: what is left of a lot whose payment went back is owed, even past its time."""
+    wallets.grant(bob, 50, "gone", expires_at=YESTERDAY)
+    lot = buy(bob, expires_at=YESTERDAY)
+    wallets.hold(bob, 1_050, job := uuid4(), HOUR)
+    debts.claw_back(lot, 100, "dispute", "dp_1")
+    wallets.release(job)
+    assert app.conf.beat_schedule["keep_lots"]["task"] == tasks.keep_lots.name
+    tasks.keep_lots()
+    taken = Transfer.objects.filter(target_id=MINT_ID).order_by("id").values_list("kind", "amount")
+    assert list(taken) == [("clawback", 1_000), ("expiry", 50)]
+    assert (total(bob), frozen(bob)) == (0, False)

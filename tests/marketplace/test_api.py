@@ -2,12 +2,14 @@
 
 import hashlib
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from django.utils import timezone
 
+from billing import debts, lots, wallets
 from marketplace.api import examples, representations, serializers
 from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.models import Job
@@ -37,6 +39,13 @@ def buy(customer, **changes):
 def deliver(job_id, picture, n=1):
     claimed = lifecycle.claim(job_id, "w1")
     lifecycle.complete(claimed, [picture(claimed, i) for i in range(n)], {"engine_seconds": 1.5})
+
+
+def balance(customer):
+    """The sums alone, in Tokens; they are what is left in the lots."""
+    body = customer.get("/v1/balance").json()
+    assert sum(float(lot["left"]) for lot in body["lots"]) == float(body["total"])
+    return {name: body[name] for name in ("available", "held", "total")}
 
 
 # --- quotes ---
@@ -73,7 +82,7 @@ def test_a_job_from_order_to_receipt(alice, picture):
     assert job["status"] == "queued"
     assert job["queue_position"] == 1
     assert job["cost"] == {"quoted": "2.5", "held": "2.5", "captured": "0", "released": "0"}
-    assert alice.get("/v1/balance").json() == {"available": "997.5", "held": "2.5", "total": "1000"}
+    assert balance(alice) == {"available": "997.5", "held": "2.5", "total": "1000"}
 
     deliver(job["id"], picture, n=2)
     done = alice.get(answer["Location"]).json()
@@ -84,7 +93,7 @@ def test_a_job_from_order_to_receipt(alice, picture):
     assert done["error"] is None
     assert [image["seed"] for image in done["images"]] == [7, 8]
     assert done["receipt"]["captured"] == "2.5"
-    assert alice.get("/v1/balance").json() == {"available": "997.5", "held": "0", "total": "997.5"}
+    assert balance(alice) == {"available": "997.5", "held": "0", "total": "997.5"}
     newest = alice.get("/v1/transfers").json()["data"][0]
     assert (newest["kind"], newest["amount"], newest["job"]) == ("capture", "-2.5", job["id"])
 
@@ -124,6 +133,8 @@ def test_every_documented_field_is_in_the_answer_and_no_other(alice, picture):
         ("/v1/models", serializers.ModelBody),
     ):
         found = alice.get(path).json()
+        if path == "/v1/balance":
+            assert found["lots"][0].keys() == serializers.LotBody().fields.keys()
         assert (found["data"][0] if "data" in found else found).keys() == body().fields.keys(), path
 
 
@@ -377,6 +388,44 @@ def test_the_statement_adds_up_to_the_balance(alice, picture):
     assert sum(amounts) == float(alice.get("/v1/balance").json()["total"]) == 1000 - 3.75
 
 
+def test_the_balance_says_which_tokens_there_are_and_when_they_expire(bob, picture):
+    soon, late = (timezone.now() + timedelta(days=days) for days in (7, 31))
+    wallets.purchase(bob.account.id, 100_000, 990, "eur", "payment 1", reference=uuid4())
+    wallets.grant(bob.account.id, 5_000, "gift 1", expires_at=soon)
+    wallets.grant(bob.account.id, 6_500, "gift 2", expires_at=soon)
+    wallets.grant(bob.account.id, 7_000, "gift 3", expires_at=late)
+    deliver(job := buy(bob)["id"], picture)
+    body = bob.get("/v1/balance").json()
+    assert [(lot["kind"], lot["amount"], lot["left"], lot["price"], lot["currency"]) for lot in body["lots"]] == [
+        ("granted", "5", "3.75", None, None),
+        ("granted", "6.5", "6.5", None, None),
+        ("granted", "7", "7", None, None),
+        ("paid", "100", "100", "9.90", "eur"),
+    ]
+    ((expiring),) = body["expiring_soon"]
+    assert expiring == {"expires_at": body["lots"][0]["expires_at"], "amount": "10.25"}
+    assert datetime.fromisoformat(expiring["expires_at"]) == soon.replace(microsecond=soon.microsecond // 1000 * 1000)
+    assert (body["lots"][3]["expires_at"], body["frozen"], body["debts"]) == (None, False, [])
+    lots.expire()
+    kinds = {row["kind"]: row["job"] for row in bob.get("/v1/transfers").json()["data"]}
+    assert kinds == {"capture": job, "grant": None, "purchase": None}
+
+
+def test_a_debt_is_stated_on_the_balance(bob, picture):
+    lot = wallets.purchase(bob.account.id, 100_000, 990, "eur", "payment 1")
+    deliver(buy(bob)["id"], picture)
+    debt = debts.claw_back(lot, 990, "dispute", "dp_1")
+    body = bob.get("/v1/balance").json()
+    assert (body["total"], body["lots"], body["frozen"]) == ("0", [], True)
+    (stated,) = body["debts"]
+    assert stated.keys() == serializers.DebtBody().fields.keys()
+    assert [stated[name] for name in ("id", "owed", "price", "currency", "reason")] == [
+        str(debt.id), COST, "0.12", "eur", "dispute",
+    ]  # fmt: skip
+    clawed = bob.get("/v1/transfers").json()["data"][0]
+    assert (clawed["kind"], clawed["amount"], clawed["job"]) == ("clawback", "-98.75", None)
+
+
 # --- cancel and wait ---
 
 
@@ -470,7 +519,7 @@ def test_a_request_id_is_kept_where_it_is_sound(given, kept, alice):
 
 
 def test_an_error_of_ours_is_an_error_in_shape(alice, monkeypatch):
-    def burst(_):
+    def burst(*_):
         raise RuntimeError("a secret detail")
 
     monkeypatch.setattr(representations, "balance", burst)
