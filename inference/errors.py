@@ -2,6 +2,7 @@
 
 InferenceError
 ├── InvalidRequest      refused at once: a value the model does not accept (`param` names it)
+├── AdapterUnavailable  no adapter at that path, not one of this model, or none that there is room for
 ├── ModelUnavailable    no model at that path or name, or not of a kind that this engine runs
 ├── Canceled            the request was canceled (`steps_run` were done)
 ├── BrokenPicture       the numbers stopped being finite; nothing worth showing or charging
@@ -20,6 +21,10 @@ class InvalidRequest(InferenceError):
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)
         self.param = param
+
+
+class AdapterUnavailable(InferenceError):
+    """No usable adapter under the given path."""
 
 
 class ModelUnavailable(InferenceError):

@@ -1,0 +1,184 @@
+"""Which adapters are on the device: loaded when first wanted, pinned while a request runs, evicted by last use.
+
+A loader thread reads files, one at a time, so that no denoising step waits for one. Where all that lies on the device
+is pinned, a request waits until there is room; those that come later wait behind it, so that it gets its turn.
+"""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inference.adapters import files
+from inference.adapters.layers import Layers
+from inference.adapters.weights import Adapter, Row
+from inference.errors import AdapterUnavailable, EngineFault, EngineStopped, InferenceError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Resident:
+    """An adapter on the device, and how many leases pin it there."""
+
+    adapter: Adapter
+    pins: int = 0
+
+
+@dataclass(eq=False)
+class Lease:
+    """A request's hold on its adapters, from when it asks for them until it gives them back."""
+
+    wanted: tuple[tuple[Path, float], ...]
+    ready: Future[None] = field(default_factory=Future)
+    pinned: list[Resident] = field(default_factory=list)
+
+    @property
+    def row(self) -> Row:
+        """The adapters on the device, once `ready` is done; none after the release."""
+        return tuple((resident.adapter, scale) for resident, (_, scale) in zip(self.pinned, self.wanted, strict=False))
+
+
+class Bank:
+    """Adapters of one model on its device, at most `budget` bytes of them. Thread-safe."""
+
+    def __init__(self, layers: Layers, budget: int) -> None:
+        self.budget = budget
+        self._layers = layers
+        # the longest unused first
+        self._residents: OrderedDict[files.Identity, Resident] = OrderedDict()
+        self._changed = threading.Condition()
+        self._someone_waits = False
+        self._closed = False
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="kiln-adapters")
+
+    def acquire(self, wanted: Sequence[tuple[str | Path, float]]) -> Lease:
+        """Begin to bring in adapters, each file with the scale it is to have; returns at once.
+
+        The lease's `ready` raises AdapterUnavailable where one of them cannot be had, EngineStopped after `close`,
+        EngineFault where the device has no room after all.
+        """
+        lease = Lease(tuple((Path(path), scale) for path, scale in wanted))
+        with self._changed:
+            if self._closed:
+                lease.ready.set_exception(EngineStopped("the engine stopped"))
+            elif self._someone_waits or not self._pin_residents(lease):
+                self._loader.submit(self._grant, lease)
+            else:
+                lease.ready.set_result(None)
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """Give the adapters back, or up where they are still to come. Safe to call twice."""
+        lease.ready.cancel()
+        with self._changed:
+            for resident in lease.pinned:
+                resident.pins -= 1
+            lease.pinned.clear()
+            self._layers.forget()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the loader; leases that still wait raise EngineStopped."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._loader.shutdown()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        with self._changed:
+            return sum(resident.adapter.nbytes for resident in self._residents.values())
+
+    def _pin_residents(self, lease: Lease) -> bool:
+        """Pin all that the lease wants, where all of it is on the device."""
+        try:
+            identities = [files.identify(path) for path, _ in lease.wanted]
+        except AdapterUnavailable:
+            return False
+        if not all(identity in self._residents for identity in identities):
+            return False
+        for identity in identities:
+            self._pin(lease, identity)
+        return True
+
+    def _grant(self, lease: Lease) -> None:
+        """In the loader's thread: bring in what the lease wants, then say so, or why not."""
+        failure: InferenceError | None = None
+        try:
+            for path, _ in lease.wanted:
+                self._bring(lease, path)
+        except CancelledError:
+            return
+        except InferenceError as error:
+            failure = error
+        except Exception as error:
+            log.exception("an adapter could not be brought in")
+            failure = EngineFault(f"bringing in an adapter raised {error!r}")
+        if not lease.ready.set_running_or_notify_cancel():
+            return
+        if failure is None:
+            lease.ready.set_result(None)
+        else:
+            lease.ready.set_exception(failure)
+            self.release(lease)
+
+    def _bring(self, lease: Lease, path: Path) -> None:
+        identity = files.identify(path)
+        with self._changed:
+            known = identity in self._residents
+            if known:
+                self._pin(lease, identity)
+        if known:
+            return
+        adapter = files.read(path, self._layers.sizes, self._layers.dtype)
+        with self._changed:
+            self._make_room(lease, adapter.nbytes)
+        # nobody else loads, so the room stays
+        adapter = adapter.to(self._layers.device)
+        with self._changed:
+            self._residents[identity] = Resident(adapter)
+            self._pin(lease, identity)
+
+    def _pin(self, lease: Lease, identity: files.Identity) -> None:
+        if lease.ready.cancelled():
+            raise CancelledError
+        resident = self._residents[identity]
+        resident.pins += 1
+        lease.pinned.append(resident)
+        self._residents.move_to_end(identity)
+
+    def _make_room(self, lease: Lease, nbytes: int) -> None:
+        """Evict, and wait until enough can be. Raises AdapterUnavailable where that would be never."""
+        own = sum(resident.adapter.nbytes for resident in set(lease.pinned))
+        if own + nbytes > self.budget:
+            raise AdapterUnavailable(f"adapters of {own + nbytes} bytes: there is room for {self.budget} on the device")
+        self._someone_waits = True
+        try:
+            self._changed.wait_for(
+                lambda: self._closed or lease.ready.cancelled() or self._pinned() + nbytes <= self.budget
+            )
+        finally:
+            self._someone_waits = False
+        if self._closed:
+            raise EngineStopped("the engine stopped")
+        if lease.ready.cancelled():
+            raise CancelledError
+        self._evict(self.budget - nbytes)
+
+    def _pinned(self) -> int:
+        return sum(resident.adapter.nbytes for resident in self._residents.values() if resident.pins)
+
+    def _evict(self, most: int) -> None:
+        """Let the longest unused go until no more than `most` bytes are left."""
+        used = self.nbytes
+        for identity, resident in list(self._residents.items()):
+            if used <= most:
+                return
+            if not resident.pins:
+                del self._residents[identity]
+                used -= resident.adapter.nbytes

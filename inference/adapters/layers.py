@@ -1,0 +1,152 @@
+"""Linear layers that give each row of a forward its own adapters: y[row] += s·(x[row] Aᵀ)Bᵀ, with the row's A, B, s.
+
+Rows side by side in one rank bucket share two batched products (Punica, Chen et al. 2023; S-LoRA, Sheng et al. 2023).
+Their factors are gathered layer by layer, in each forward anew: that costs less than two products on what was kept,
+and no memory. A rank is padded with zeros to its bucket, whoever the neighbours are, so they change nothing. Rows
+without adapters are left out, and a forward in which no row has one runs the layers as they were.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from inference.adapters.weights import Factors, Row
+
+SMALLEST_BUCKET = 16
+
+
+class Run(NamedTuple):
+    """Neighbouring rows of one rank bucket, and their factors row by row; scales [rows, 1, rank]."""
+
+    rows: slice
+    downs: list[torch.Tensor]
+    ups: list[torch.Tensor]
+    scales: torch.Tensor
+
+
+class Plan:
+    """Which rows of a forward have which adapters, worked out for a layer when it first asks."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = tuple(rows)
+        self._runs: dict[str, list[Run]] = {}
+        self._zeros: dict[tuple[int, int], torch.Tensor] = {}
+        self._scales: dict[tuple[tuple[float, ...], ...], torch.Tensor] = {}
+
+    def runs(self, layer: str) -> list[Run]:
+        """The layer's rows that have adapters, in few runs where rows of like rank are neighbours."""
+        if layer not in self._runs:
+            self._runs[layer] = list(self._group(layer))
+        return self._runs[layer]
+
+    def _group(self, layer: str) -> Iterator[Run]:
+        rows = [
+            [(adapter.factors[layer], scale) for adapter, scale in row if layer in adapter.factors] for row in self.rows
+        ]
+        start = 0
+        for rank, group in groupby(rows, key=lambda row: bucket(sum(len(factors.down) for factors, _ in row))):
+            neighbours = list(group)
+            if rank:
+                yield self._run(slice(start, start + len(neighbours)), rank, neighbours)
+            start += len(neighbours)
+
+    def _run(self, rows: slice, rank: int, neighbours: list[list[tuple[Factors, float]]]) -> Run:
+        downs, ups, scales = [], [], []
+        for row in neighbours:
+            downs += [factors.down for factors, _ in row]
+            ups += [factors.up for factors, _ in row]
+            scale = [factors.scale * scale for factors, scale in row for _ in factors.down]
+            if missing := rank - len(scale):
+                downs.append(self._padding(missing, downs[-1]))
+                ups.append(self._padding(missing, ups[-1]))
+            scales.append((*scale, *[0.0] * missing))
+        return Run(rows, downs, ups, self._scale(tuple(scales), downs[0].device))
+
+    def _padding(self, rank: int, like: torch.Tensor) -> torch.Tensor:
+        key = (rank, like.shape[1])
+        if key not in self._zeros:
+            self._zeros[key] = like.new_zeros(key)
+        return self._zeros[key]
+
+    def _scale(self, scales: tuple[tuple[float, ...], ...], device: torch.device) -> torch.Tensor:
+        # most layers of a batch have the same: one small copy to the device for all
+        if scales not in self._scales:
+            self._scales[scales] = torch.tensor(scales, device=device)[:, None]
+        return self._scales[scales]
+
+
+class AdaptedLinear(nn.Linear):
+    """What a linear layer of the transformer becomes, its weights and their names untouched."""
+
+    name: str
+    layers: "Layers"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [rows, tokens, in features], or [any number for each row, in features] with the rows as the faster axis."""
+        y = super().forward(x)
+        plan = self.layers.plan
+        if plan is None:
+            return y
+        inputs, outputs = (x, y) if x.ndim == 3 else (_by_row(x, len(plan.rows)), _by_row(y, len(plan.rows)))
+        for rows, downs, ups, scales in plan.runs(self.name):
+            count, _, rank = scales.shape
+            down = torch.cat(downs).view(count, rank, -1)
+            up = torch.cat(ups).view(count, rank, -1)
+            # the scales have 32 bits, the rest what the model has
+            inner = torch.bmm(inputs[rows], down.transpose(1, 2)).mul_(scales)
+            outputs[rows].baddbmm_(inner, up)
+        return y
+
+
+class Layers:
+    """The linear layers of one transformer, by name. One forward at a time."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        """Makes every linear layer an AdaptedLinear, in place."""
+        self.plan: Plan | None = None
+        self._last: Plan | None = None
+        found = {name: layer for name, layer in transformer.named_modules() if type(layer) is nn.Linear}
+        for name, layer in found.items():
+            layer.__class__ = AdaptedLinear
+            layer.__dict__.update(name=name, layers=self)
+        self.sizes: Mapping[str, tuple[int, int]] = {
+            name: (layer.in_features, layer.out_features) for name, layer in found.items()
+        }
+        weight = next(iter(found.values())).weight
+        self.device, self.dtype = weight.device, weight.dtype
+
+    @contextmanager
+    def given(self, rows: Sequence[Row]) -> Iterator[None]:
+        """Forwards of these many rows, each with its own adapters."""
+        if any(rows):
+            plan = self._last
+            if plan is None or plan.rows != tuple(rows):
+                plan = Plan(rows)
+            self.plan = self._last = plan
+        try:
+            yield
+        finally:
+            self.plan = None
+
+    def forget(self) -> None:
+        """Let go of the adapters of the last forward, once it is over."""
+        self._last = None
+
+
+def bucket(rank: int) -> int:
+    """What a rank is padded to: the next power of two from 16 on; 0 stays 0."""
+    return max(SMALLEST_BUCKET, 1 << (rank - 1).bit_length()) if rank else 0
+
+
+def order(row: Row) -> int:
+    """Rows sorted by this come in few runs."""
+    return bucket(sum(adapter.rank for adapter, _ in row))
+
+
+def _by_row(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """[any number · rows, features] → [rows, any number, features], the same memory."""
+    return x.view(-1, rows, x.shape[-1]).transpose(0, 1)

@@ -1,0 +1,75 @@
+"""An adapter's weights in memory: for each linear layer that it changes, two factors of rank r.
+
+A layer y = Wx becomes y = Wx + s·B(Ax) with A [r, in features] and B [out features, r] (Hu et al. 2021, "LoRA").
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+
+class Shape(NamedTuple):
+    """What one layer's factors are like; `scale` is alpha / rank."""
+
+    rank: int
+    inputs: int
+    outputs: int
+    scale: float
+
+    @property
+    def size(self) -> int:
+        """How many numbers both factors have."""
+        return self.rank * (self.inputs + self.outputs)
+
+
+class Factors(NamedTuple):
+    """One layer's `down` [rank, in features], which is A, and `up` [rank, out features], which is B transposed."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """An adapter on one device: a single block of memory, in which each layer's factors lie one after the other."""
+
+    memory: torch.Tensor
+    shapes: Mapping[str, Shape]
+    factors: Mapping[str, Factors] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factors", self._carve())
+
+    @property
+    def nbytes(self) -> int:
+        return self.memory.nbytes
+
+    @property
+    def rank(self) -> int:
+        """The highest of any layer."""
+        return max(shape.rank for shape in self.shapes.values())
+
+    def to(self, device: torch.device) -> "Adapter":
+        """The same on another device. On a GPU the copy runs beside the work that is under way there."""
+        if device.type != "cuda":
+            return Adapter(self.memory.to(device), self.shapes)
+        beside = torch.cuda.Stream(device)
+        with torch.cuda.stream(beside):
+            memory = self.memory.pin_memory().to(device, non_blocking=True)
+        beside.synchronize()
+        return Adapter(memory, self.shapes)
+
+    def _carve(self) -> dict[str, Factors]:
+        parts = self.memory.split([shape.size for shape in self.shapes.values()])
+        factors = {}
+        for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
+            down, up = part.split([shape.rank * shape.inputs, shape.rank * shape.outputs])
+            factors[name] = Factors(down.view(shape.rank, -1), up.view(shape.rank, -1), shape.scale)
+        return factors
+
+
+# the adapters of one row of a forward, each with the scale that the request gives it; they add up
+Row = tuple[tuple[Adapter, float], ...]

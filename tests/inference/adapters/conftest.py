@@ -1,0 +1,108 @@
+"""Adapters made by PEFT for the house model's transformer, and PEFT's own forward with them as the oracle."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import QwenImageTransformer2DModel
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from inference.adapters import files
+from inference.adapters.layers import Layers
+from inference.adapters.weights import Adapter, Row
+from inference.models import catalog
+from inference.models.transformer import make_rows_independent
+
+# what diffusers' own training scripts change, and every linear layer there is
+ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
+EVERYTHING = "all-linear"
+IMAGE_TOKENS, TEXT_TOKENS, TEXT_WIDTH, CHANNELS = 16, 8, 128, 32
+
+Make = Callable[..., Path]
+
+
+class House:
+    """The house model's transformer with its linear layers made ready for adapters."""
+
+    def __init__(self, transformer: QwenImageTransformer2DModel) -> None:
+        self.transformer = make_rows_independent(transformer)
+        self.layers = Layers(transformer)
+
+    def read(self, path: Path) -> Adapter:
+        return files.read(path, self.layers.sizes, self.layers.dtype)
+
+    def velocity(self, rows: list[Row], seeds: list[int] | None = None) -> torch.Tensor:
+        """One forward, row by row with its own adapters and its own input."""
+        with self.layers.given(rows):
+            return forward(self.transformer, list(range(len(rows))) if seeds is None else seeds)
+
+
+@torch.inference_mode()
+def forward(transformer: QwenImageTransformer2DModel, seeds: list[int]) -> torch.Tensor:
+    """The velocities of a row a seed."""
+    dtype = transformer.dtype
+    latents, texts = [], []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        latents.append(torch.randn(IMAGE_TOKENS, CHANNELS, generator=generator))
+        texts.append(torch.randn(TEXT_TOKENS, TEXT_WIDTH, generator=generator))
+    return transformer(
+        hidden_states=torch.stack(latents).to(dtype),
+        timestep=torch.tensor([0.2 + 0.7 / (1 + seed) for seed in seeds]).to(dtype),
+        encoder_hidden_states=torch.stack(texts).to(dtype),
+        img_shapes=[[(1, 4, 4)]] * len(seeds),
+        attention_kwargs={"attention_mask": torch.zeros(len(seeds), 1, 1, TEXT_TOKENS + IMAGE_TOKENS, dtype=dtype)},
+        return_dict=False,
+    )[0].float()
+
+
+def load(dtype: torch.dtype = torch.float32) -> QwenImageTransformer2DModel:
+    return QwenImageTransformer2DModel.from_pretrained(catalog.card().path, subfolder="transformer", torch_dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def house() -> House:
+    return House(load())
+
+
+@pytest.fixture
+def oracle() -> Iterator[QwenImageTransformer2DModel]:
+    """The same transformer, for PEFT to change."""
+    return make_rows_independent(load())
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Writes an adapter as diffusers does, and returns its path. Factors are large enough to change pictures."""
+    bare = QwenImageTransformer2DModel.from_config(
+        QwenImageTransformer2DModel.load_config(catalog.card().path, subfolder="transformer")
+    )
+
+    def write(
+        name: str = "adapter",
+        rank: int = 16,
+        targets: list[str] | str = EVERYTHING,
+        alpha: float | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Path:
+        with torch.random.fork_rng():
+            torch.manual_seed(random.Random(name).randrange(2**31))
+            config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=targets, init_lora_weights=False)
+            bare.add_adapter(config, name)
+            factors = get_peft_model_state_dict(bare, adapter_name=name)
+            bare.delete_adapters(name)
+        path = tmp_path / f"{name}.safetensors"
+        alphas = {} if alpha is None else {_layer(key): torch.tensor(alpha) for key in factors}
+        named = {f"transformer.{key}": value for key, value in factors.items()}
+        named |= {f"transformer.{layer}.alpha": value for layer, value in alphas.items()}
+        save_file({key: value.to(dtype).contiguous() for key, value in named.items()}, path)
+        return path
+
+    return write
+
+
+def _layer(key: str) -> str:
+    return key.partition(".lora_")[0]

@@ -1,0 +1,229 @@
+"""Adapters come in when they are wanted, stay while they are used, and leave by last use within the budget."""
+
+import random
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from inference.adapters import files
+from inference.adapters.bank import Bank
+from inference.errors import AdapterUnavailable, EngineFault, EngineStopped
+from tests.inference.adapters.conftest import ATTENTION
+
+SECONDS = 20
+
+
+@pytest.fixture
+def paths(make) -> list[Path]:
+    """Adapters of one size."""
+    return [make(f"adapter {number}", 16, ATTENTION) for number in range(5)]
+
+
+@pytest.fixture
+def size(house, paths) -> int:
+    return house.read(paths[0]).nbytes
+
+
+@pytest.fixture
+def bank_for(house, size) -> Iterator[Callable[[float], Bank]]:
+    """A bank with room for so many adapters of that size."""
+    banks = []
+
+    def build(adapters: float) -> Bank:
+        banks.append(Bank(house.layers, int(adapters * size)))
+        return banks[-1]
+
+    yield build
+    for bank in banks:
+        bank.close()
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """The names of the files that were read."""
+    read, names = files.read, []
+
+    def noted(path, *rest):
+        names.append(path.stem)
+        return read(path, *rest)
+
+    monkeypatch.setattr(files, "read", noted)
+    return names
+
+
+def use(bank: Bank, *paths: Path) -> None:
+    lease = bank.acquire([(path, 1.0) for path in paths])
+    lease.ready.result(SECONDS)
+    assert len(lease.row) == len(paths)
+    bank.release(lease)
+
+
+def test_an_adapter_is_read_once_and_shared(house, bank_for, paths, reads, size):
+    bank = bank_for(2)
+    one, other = bank.acquire([(paths[0], 0.5)]), bank.acquire([(str(paths[0]), 2.0)])
+    one.ready.result(SECONDS), other.ready.result(SECONDS)
+    assert reads == ["adapter 0"]
+    assert bank.nbytes == size
+    assert one.row[0][0] is other.row[0][0]
+    assert [one.row[0][1], other.row[0][1]] == [0.5, 2.0]
+    assert house.velocity([one.row]).isfinite().all()
+
+
+def test_one_that_is_there_is_granted_at_once(bank_for, paths):
+    bank = bank_for(1)
+    use(bank, paths[0])
+    assert bank.acquire([(paths[0], 1.0)]).ready.done()
+
+
+def test_the_longest_unused_leaves_first(bank_for, paths, reads, size):
+    bank = bank_for(2)
+    for index in (0, 1, 0, 2, 0, 1):
+        use(bank, paths[index])
+    assert reads == ["adapter 0", "adapter 1", "adapter 2", "adapter 1"]
+    assert bank.nbytes == 2 * size
+
+
+def test_what_is_pinned_stays_even_where_it_is_the_longest_unused(bank_for, paths, reads):
+    bank = bank_for(2)
+    held = bank.acquire([(paths[0], 1.0)])
+    for path in (*paths[1:4], paths[0]):
+        use(bank, path)
+    assert reads == [f"adapter {index}" for index in range(4)]
+    assert len(held.row) == 1
+
+
+def test_a_request_waits_for_room_and_those_after_it_wait_their_turn(bank_for, paths):
+    bank = bank_for(2)
+    first, second = bank.acquire([(paths[0], 1.0)]), bank.acquire([(paths[1], 1.0)])
+    second.ready.result(SECONDS)
+    both = bank.acquire([(paths[2], 1.0), (paths[3], 1.0)])
+    wait_until(lambda: bank._someone_waits)
+    late = bank.acquire([(paths[0], 1.0)])
+    bank.release(first)
+    wait_until(lambda: len(both.pinned) == 1 and bank._someone_waits)
+    assert not late.ready.done(), "what is there is not granted before one who waits for room"
+    bank.release(second)
+    both.ready.result(SECONDS)
+    assert not late.ready.done()
+    bank.release(both)
+    late.ready.result(SECONDS)
+
+
+def test_one_who_waits_and_gives_up_holds_nobody_up(bank_for, paths):
+    bank = bank_for(1)
+    held = bank.acquire([(paths[0], 1.0)])
+    held.ready.result(SECONDS)
+    waiting, behind = bank.acquire([(paths[1], 1.0)]), bank.acquire([(paths[0], 1.0)])
+    wait_until(lambda: bank._someone_waits)
+    bank.release(waiting)
+    behind.ready.result(SECONDS)
+    with pytest.raises(CancelledError):
+        waiting.ready.result(SECONDS)
+    assert waiting.row == ()
+
+
+def test_adapters_that_never_fit_together_are_refused_at_once(bank_for, paths, size):
+    bank = bank_for(2.5)
+    with pytest.raises(AdapterUnavailable, match=f"{3 * size} bytes"):
+        bank.acquire([(path, 1.0) for path in paths[:3]]).ready.result(SECONDS)
+    use(bank, paths[3], paths[4])
+
+
+def test_the_same_adapter_twice_takes_its_room_once(bank_for, paths, size):
+    bank = bank_for(1)
+    use(bank, paths[0], paths[0])
+    assert bank.nbytes == size
+    use(bank, paths[1])
+
+
+def test_a_failure_leaves_nothing_pinned_and_the_bank_works_on(bank_for, paths, tmp_path):
+    bank = bank_for(1)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"12345678")
+    for path in (broken, tmp_path / "nowhere.safetensors"):
+        lease = bank.acquire([(paths[0], 1.0), (path, 1.0)])
+        with pytest.raises(AdapterUnavailable, match=path.name):
+            lease.ready.result(SECONDS)
+        use(bank, paths[1])
+
+
+def test_an_unexpected_failure_is_told_too(bank_for, paths, monkeypatch):
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(files, "read", fails)
+    with pytest.raises(EngineFault):
+        bank_for(1).acquire([(paths[0], 1.0)]).ready.result(SECONDS)
+
+
+def test_a_file_written_anew_is_another_adapter(bank_for, paths, reads):
+    bank = bank_for(2)
+    use(bank, paths[0])
+    paths[1].replace(paths[0])
+    lease = bank.acquire([(paths[0], 1.0)])
+    lease.ready.result(SECONDS)
+    assert reads == ["adapter 0"] * 2
+
+
+def test_nothing_of_an_evicted_adapter_stays_in_memory(house, bank_for, paths):
+    bank = bank_for(1)
+    lease = bank.acquire([(paths[0], 1.0)])
+    lease.ready.result(SECONDS)
+    house.velocity([lease.row])
+    memory = weakref.ref(lease.row[0][0].memory)
+    bank.release(lease)
+    use(bank, paths[1])
+    assert memory() is None
+
+
+def test_closing_ends_those_who_wait(bank_for, paths):
+    bank = bank_for(1)
+    held = bank.acquire([(paths[0], 1.0)])
+    held.ready.result(SECONDS)
+    waiting = [bank.acquire([(paths[index], 1.0)]) for index in (1, 2, 3)]
+    bank.close()
+    for lease in (*waiting, bank.acquire([(paths[0], 1.0)])):
+        with pytest.raises(EngineStopped):
+            lease.ready.result(SECONDS)
+    bank.release(held)
+
+
+def test_many_threads_never_get_past_the_budget_or_lose_what_they_hold(bank_for, paths, size):
+    bank = bank_for(3)
+    most = []
+
+    def live(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(40):
+            wanted = [(path, float(number)) for number, path in enumerate(dice.sample(paths, dice.randint(1, 3)))]
+            lease = bank.acquire(wanted)
+            if dice.random() < 0.2:
+                bank.release(lease)
+                continue
+            lease.ready.result(SECONDS)
+            most.append(bank.nbytes)
+            held = lease.row
+            assert len(held) == len(wanted)
+            threading.Event().wait(dice.random() / 500)
+            residents = {id(resident.adapter) for resident in list(bank._residents.values())}
+            assert {id(adapter) for adapter, _ in held} <= residents
+            bank.release(lease)
+
+    with ThreadPoolExecutor(8) as people:
+        for outcome in [people.submit(live, seed) for seed in range(8)]:
+            outcome.result(60)
+    assert max(most) <= bank.budget
+    assert all(resident.pins == 0 for resident in bank._residents.values())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(SECONDS * 1000):
+        if condition():
+            return
+        pause.wait(0.001)
+    raise AssertionError("it did not come to that")

@@ -1,0 +1,226 @@
+"""Adapter files: the usual names and scales are understood as diffusers and PEFT do, all else is refused."""
+
+import json
+import os
+import pickle
+import re
+import struct
+
+import pytest
+import torch
+from diffusers import QwenImagePipeline
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from inference.adapters import files
+from inference.errors import AdapterUnavailable
+from tests.inference.adapters.conftest import forward, load
+
+CLOSE = {"rtol": 0, "atol": 2e-5}
+
+
+def kohya(key: str) -> str:
+    layer, dot, part = key.removeprefix("transformer.").rpartition(".lora_" if ".lora_" in key else ".alpha")
+    part = {"A.weight": "down.weight", "B.weight": "up.weight"}.get(part, part)
+    return f"lora_unet_{layer.replace('.', '_')}{dot}{part}"
+
+
+def downs_and_ups(key: str) -> str:
+    return key.removeprefix("transformer.").replace("lora_A", "lora_down").replace("lora_B", "lora_up")
+
+
+NAMINGS = {
+    "diffusers": lambda key: key,
+    "bare": lambda key: key.removeprefix("transformer."),
+    "diffusion_model": lambda key: "diffusion_model." + key.removeprefix("transformer."),
+    "named": lambda key: key.removeprefix("transformer.").replace(".weight", ".default.weight"),
+    "downs and ups": downs_and_ups,
+    "kohya": kohya,
+}
+# nobody writes them, but what they mean is plain
+UNKNOWN_TO_DIFFUSERS = {("diffusers", 4.0), ("downs and ups", None)}
+
+
+@pytest.mark.parametrize("alpha", [None, 4.0], ids=["without alpha", "with alpha"])
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_names_and_alphas_mean_what_they_mean_to_diffusers(house, oracle, make, naming, alpha):
+    path = make("style", rank=8, targets=["to_q", "to_out.0", "img_mlp.net.0.proj", "proj_out"], alpha=alpha)
+    original = load_file(path)
+    shown = "bare" if (naming, alpha) in UNKNOWN_TO_DIFFUSERS else naming
+    weights = QwenImagePipeline.lora_state_dict({NAMINGS[shown](key): value for key, value in original.items()})
+    save_file({NAMINGS[naming](key): value for key, value in original.items()}, path)
+    if not all(key.startswith("transformer.") for key in weights):
+        weights = {f"transformer.{key}": value for key, value in weights.items()}
+    QwenImagePipeline.load_lora_into_transformer(weights, oracle)
+    assert not torch.equal(forward(oracle, [0]), house.velocity([()]))
+    torch.testing.assert_close(house.velocity([((house.read(path), 1.0),)]), forward(oracle, [0]), **CLOSE)
+
+
+def test_what_diffusers_saves_is_read_with_its_configuration(house, oracle, tmp_path):
+    config = LoraConfig(
+        r=8,
+        lora_alpha=24,
+        target_modules=["to_q", "to_k", "proj_out"],
+        alpha_pattern={"transformer_blocks.1.attn.to_q": 2, "proj_out": 4.5},
+        rank_pattern={"to_k": 3},
+        use_rslora=True,
+        init_lora_weights=False,
+    )
+    oracle.add_adapter(config)
+    oracle.save_lora_adapter(tmp_path, weight_name="style.safetensors")
+    row = ((house.read(tmp_path / "style.safetensors"), 1.0),)
+    torch.testing.assert_close(house.velocity([row]), forward(oracle, [0]), **CLOSE)
+
+
+def test_what_peft_saves_is_read_with_the_configuration_beside_it(house, oracle, tmp_path):
+    config = LoraConfig(r=8, lora_alpha=24, target_modules=["to_q", "proj_out"], init_lora_weights=False)
+    wrapped = get_peft_model(oracle, config)
+    wrapped.save_pretrained(tmp_path)
+    row = ((house.read(tmp_path / "adapter_model.safetensors"), 1.0),)
+    torch.testing.assert_close(house.velocity([row]), forward(oracle, [0]), **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_16_bits_are_read(house, make, dtype):
+    path = make(dtype=dtype)
+    adapter = house.read(path)
+    assert adapter.memory.dtype == torch.float32
+    key = "transformer_blocks.0.attn.to_q"
+    expected = load_file(path)[f"transformer.{key}.lora_B.weight"].float().T
+    assert torch.equal(adapter.factors[key].up, expected)
+
+
+LAYER = "transformer.transformer_blocks.0.attn.to_q"
+DOWN, UP = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
+
+
+def good(rank: int = 4) -> dict[str, torch.Tensor]:
+    return {DOWN: torch.ones(rank, 192), UP: torch.ones(192, rank)}
+
+
+BROKEN = {
+    "no weights": {},
+    "has only one of two factors": {DOWN: torch.ones(4, 192)},
+    "[rank, 192]": good() | {DOWN: torch.ones(4, 191)},
+    "[192, rank]": good() | {UP: torch.ones(192, 5)},
+    "not [4, 192, 1, 1]": {DOWN: torch.ones(4, 192, 1, 1), UP: torch.ones(192, 4, 1, 1)},
+    "has rank 0": good(0),
+    "has rank 129": good(129),
+    "is of type I32": good() | {DOWN: torch.ones(4, 192, dtype=torch.int32)},
+    "is of type F64": good() | {DOWN: torch.ones(4, 192, dtype=torch.float64)},
+    "no linear layer for": good() | {"transformer.transformer_blocks.60.attn.to_q.lora_A.weight": torch.ones(4, 192)},
+    "no linear layer for 'text": good() | {"text_encoder.layers.0.q_proj.lora_A.weight": torch.ones(4, 192)},
+    "norm_q": good() | {f"{LAYER.replace('to_q', 'norm_q')}.lora_A.weight": torch.ones(4, 32)},
+    "lora_magnitude_vector": good() | {f"{LAYER}.lora_magnitude_vector": torch.ones(192)},
+    "lokr_w1": {f"{LAYER}.lokr_w1": torch.ones(4, 4)},
+    "'transformer.img_in.weight' is no LoRA": good() | {"transformer.img_in.weight": torch.ones(192, 32)},
+    "is there twice": good() | {DOWN.removeprefix("transformer."): torch.ones(4, 192)},
+    "not finite": good() | {UP: torch.full((192, 4), float("nan"))},
+    "alpha is 'inf'": good() | {f"{LAYER}.alpha": torch.tensor(float("inf"))},
+    "should be one number": good() | {f"{LAYER}.alpha": torch.ones(2)},
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_what_is_no_lora_of_this_model_is_refused_with_its_reason(house, tmp_path, reason):
+    path = tmp_path / "broken.safetensors"
+    save_file(BROKEN[reason], path)
+    with pytest.raises(AdapterUnavailable, match=re.escape(reason)) as refusal:
+        house.read(path)
+    assert "broken.safetensors" in str(refusal.value)
+    assert str(tmp_path) not in str(refusal.value)
+
+
+def header(values: object) -> bytes:
+    text = json.dumps(values).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"1234567",
+        pickle.dumps(Bomb()),
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 5 * 1024**2) + b" " * 5 * 1024**2,
+        struct.pack("<Q", 100) + b"{}",
+        struct.pack("<Q", 4) + b"\xff\xfe{}",
+        header([]),
+        header({DOWN: {"dtype": "F32", "shape": [4, 192], "data_offsets": [0, 3072]}}),
+        header({DOWN: {"dtype": "F32", "shape": [4, 192], "data_offsets": [0, 8]}}) + b"12345678",
+        header({DOWN: {"dtype": "F32", "shape": [2**62, 192], "data_offsets": [0, 8]}}) + b"12345678",
+        header({DOWN: {"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}}),
+        header({DOWN: {"dtype": "P4", "shape": [1], "data_offsets": [0, 8]}}) + b"12345678",
+    ],
+    ids=lambda content: repr(content[:24]),
+)
+def test_what_is_not_safetensors_is_refused_and_never_run(house, tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(AdapterUnavailable):
+        house.read(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        "[" * 100_000,
+        "{",
+        "[]",
+        json.dumps({"lora_alpha": "8"}),
+        json.dumps({"lora_alpha": float("nan")}),
+        json.dumps({"alpha_pattern": ["to_q"]}),
+        json.dumps({"alpha_pattern": {"to_q": None}}),
+        json.dumps({"transformer.use_dora": True}),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_broken_configuration_is_refused(house, tmp_path, configuration):
+    path = tmp_path / "broken.safetensors"
+    save_file(good(), path, metadata={"lora_adapter_metadata": configuration})
+    with pytest.raises(AdapterUnavailable):
+        house.read(path)
+
+
+def test_a_pattern_in_a_configuration_is_no_regular_expression(house, tmp_path):
+    path = tmp_path / "slow.safetensors"
+    patterns = {"(.*.*.*.*.*.*.*.*)*x": 3, "to_q": 8}
+    save_file(good(), path, metadata={"lora_adapter_metadata": json.dumps({"alpha_pattern": patterns})})
+    assert house.read(path).shapes["transformer_blocks.0.attn.to_q"].scale == 2
+
+
+def test_a_file_larger_than_any_adapter_is_refused_unread(house, tmp_path):
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes(header({}))
+    os.truncate(path, 2**40)
+    with pytest.raises(AdapterUnavailable, match="more than"):
+        house.read(path)
+
+
+def test_overflow_in_the_models_type_is_found(house, tmp_path):
+    path = tmp_path / "loud.safetensors"
+    save_file(good() | {UP: torch.full((192, 4), 1e30)}, path)
+    house.read(path)
+    with pytest.raises(AdapterUnavailable, match="not finite"):
+        files.read(path, house.layers.sizes, torch.float16)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "adapter"
+    {"missing": lambda: None, "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
+    with pytest.raises(AdapterUnavailable, match="adapter"):
+        files.identify(path)
+
+
+def test_the_real_models_layers_are_all_of_its_linear_ones(house):
+    linear = [name for name, layer in load().named_modules() if isinstance(layer, torch.nn.Linear)]
+    assert list(house.layers.sizes) == linear
