@@ -6,6 +6,7 @@ Loads no torch: the sizes are known before any work, since requests are batched 
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
     from inference.models.catalog import ModelCard
 
-# where the text encoder's vision tower finds a picture; in a prompt it would stand for a picture that is not there
+# where the text encoder finds a picture; in a prompt it would stand for a picture that is not there
 PLACEHOLDER = "<|image_pad|>"
+_PLACEHOLDERS = (PLACEHOLDER, "<|video_pad|>")
 # sides of a condition picture are multiples of this, in pixels
 _MULTIPLE = 32
 # the autoencoder makes one latent of a cell of 8 by 8 pixels
@@ -45,9 +47,9 @@ def check(request: Request, card: ModelCard) -> None:
     _check_strength(request)
     _check_mask(request)
     if request.operation == Operation.EDIT:
-        for name in ("prompt", "negative_prompt"):
-            if PLACEHOLDER in getattr(request, name):
-                raise InvalidRequest(name, f"{name} must not contain {PLACEHOLDER}")
+        for name, placeholder in product(("prompt", "negative_prompt"), _PLACEHOLDERS):
+            if placeholder in getattr(request, name):
+                raise InvalidRequest(name, f"{name} must not contain {placeholder}")
 
 
 def fit(size: tuple[int, int], area: int) -> tuple[int, int]:

@@ -191,6 +191,11 @@ def test_a_prompt_after_an_edit_reads_as_before(engine):
     assert difference(engine.submit(order()).result(), before) == 0
 
 
+def test_the_longest_instruction_with_the_most_pictures_is_followed(engine):
+    request = order("赤い円 " * 1000, operation="edit", images=(drawing(),) * 3, steps=1)
+    assert engine.submit(request).result(timeout=60).steps_run == 1
+
+
 def test_another_picture_gives_another_edit(engine):
     assert difference(engine.submit(edit()).result(), engine.submit(edit(drawing("green"))).result()) > 1
 

@@ -62,7 +62,7 @@ def test_each_operation_is_accepted_with_what_it_needs(operation):
         ("edit", "mask", white(), "no mask"),
         ("edit", "strength", 0.5, "no strength"),
         ("edit", "prompt", "draw <|image_pad|>", "must not contain"),
-        ("edit", "negative_prompt", "<|image_pad|>", "must not contain"),
+        ("edit", "negative_prompt", "<|video_pad|>", "must not contain"),
         ("img2img", "images", (), "must be 1 for"),
         ("img2img", "images", (image(), image()), "not 2"),
         ("img2img", "mask", white(), "no mask"),
