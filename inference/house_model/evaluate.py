@@ -8,7 +8,7 @@ import argparse
 import random
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from PIL import Image, ImageDraw, ImageFont
 from inference.engine import BatchReport, Engine
 from inference.house_model import vae
 from inference.house_model.captions import COLOURS_ZH, LANGUAGES, POSITIONS_EN, caption
+from inference.house_model.edits import VERBS, Edit, draw_edit, instruction
 from inference.house_model.judge import Verdict, judge, read
-from inference.house_model.world import POSITIONS, SHAPES, Pixels, Scene, draw_scene, render
+from inference.house_model.world import POSITIONS, SHAPES, Pixels, Scene, Shape, draw_scene, render
 from inference.models import catalog
 from inference.models.autoencoder import flatten_time
-from inference.request import Request
+from inference.request import Operation, Request
 
 SIZES = ((128, 128), (192, 128), (128, 192), (192, 192), (256, 256))
 PARTS = ("background", "shape", "colour", "position", "followed")
@@ -98,6 +99,59 @@ def negative(engine: Engine, sampling: Sampling, seeds: int = 4) -> dict[str, fl
     }
 
 
+def edit(engine: Engine, edits: int, sampling: Sampling) -> dict[str, Any]:
+    """The share of edits towards held-out scenes that did what was asked, left the rest as it was, and both.
+
+    Told by verb too. The pictures to edit are drawn, not generated; languages and sizes take turns.
+    """
+    dice = random.Random(17)
+    asked = [draw_edit(dice, held_out=True) for _ in range(edits)]
+    texts = [instruction(each, dice, LANGUAGES[index % 2]) for index, each in enumerate(asked)]
+    sizes = [SIZES[index // 10 % len(SIZES)] for index in range(edits)]
+    given = [Image.fromarray(render(each.before, *size)) for each, size in zip(asked, sizes, strict=True)]
+    pictures = _pictures(engine, texts, sampling, sizes, images=given)
+    seen = [read(np.asarray(picture)) for picture in pictures]
+    done = [_done(each, scene) for each, scene in zip(asked, seen, strict=True)]
+    kept = [_kept(each, scene) for each, scene in zip(asked, seen, strict=True)]
+    both = [first and second for first, second in zip(done, kept, strict=True)]
+    return {
+        "edits": edits,
+        "did what was asked": _mean(done),
+        "left the rest": _mean(kept),
+        "both": _mean(both),
+        **{verb: _mean(b for b, each in zip(both, asked, strict=True) if each.verb == verb) for verb in VERBS},
+        **{name: _mean(both[start::2]) for start, name in enumerate(LANGUAGES)},
+        **{
+            f"{width}x{height}": _mean(b for b, size in zip(both, sizes, strict=True) if size == (width, height))
+            for width, height in SIZES
+        },
+    }
+
+
+def _done(asked: Edit, seen: Scene) -> bool:
+    """Whether the background, or the shape that was named, is as asked; a removed one is gone."""
+    if asked.verb == "background":
+        return seen.background == asked.after.background
+    if asked.now is None:
+        return len(seen.shapes) == len(asked.after.shapes) and not any(_same(asked.was, one) for one in seen.shapes)
+    return any(_same(asked.now, one) for one in seen.shapes)
+
+
+def _kept(asked: Edit, seen: Scene) -> bool:
+    """Whether all that was not named is as it was, and nothing has come that nobody asked for."""
+    others = [shape for shape in asked.before.shapes if shape is not asked.was]
+    return (
+        (asked.verb == "background" or seen.background == asked.before.background)
+        and all(any(_same(shape, one) for one in seen.shapes) for shape in others)
+        and len(seen.shapes) <= len(asked.before.shapes)
+    )
+
+
+def _same(wanted: Shape | None, seen: Shape) -> bool:
+    """Whether the judge, who does not tell sizes, reads one as the other."""
+    return wanted is not None and replace(wanted, size=seen.size) == seen
+
+
 @torch.inference_mode()
 def judge_accuracy(autoencoder: AutoencoderKLQwenImage, count: int = 500) -> dict[str, float]:
     """The share of held-out pictures that the judge finds right as drawn, and after encoding and decoding."""
@@ -136,14 +190,15 @@ def sheet(drawn: Sequence[Drawn]) -> Image.Image:
 def evaluate(
     model: str | Path | None = None,
     captions: int = 500,
+    edits: int = 200,
     steps: Sequence[int] = (),
     guidance: float | None = None,
     *,
     sheet_path: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """All figures of a model: of its autoencoder, of negative prompts, and of captions for each number of steps.
+    """All figures of a model: of its autoencoder, negative prompts and edits, and of captions for each number of steps.
 
-    The first of `steps` (the model's own where there are none) is that of the negative prompts and of the contact
+    The first of `steps` (the model's own where there are none) is that of negative prompts, edits and the contact
     sheet, which is written where a path is given.
     """
     card = catalog.card(model)
@@ -154,6 +209,7 @@ def evaluate(
     reports: list[BatchReport] = []
     with Engine(card.path, on_batch=reports.append) as engine:
         found["negative prompts"] = negative(engine, tried[0])
+        found["edits"] = edit(engine, edits, tried[0])
         for sampling in tried:
             reports.clear()
             drawn = draw(engine, captions, sampling)
@@ -169,7 +225,9 @@ def _pictures(
     sampling: Sampling,
     sizes: Sequence[tuple[int, int]],
     negative_prompt: str = "",
+    images: Sequence[Image.Image] = (),
 ) -> list[Image.Image]:
+    """One picture a prompt; each edits the one of `images` at its place, where there are any."""
     futures = [
         engine.submit(
             Request(
@@ -180,6 +238,8 @@ def _pictures(
                 steps=sampling.steps,
                 guidance_scale=sampling.guidance,
                 seed=seed,
+                operation=Operation.EDIT if images else Operation.GENERATE,
+                images=(images[seed],) if images else (),
             )
         )
         for seed, (prompt, (width, height)) in enumerate(zip(prompts, sizes, strict=True))
@@ -217,12 +277,15 @@ def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> l
 def main() -> None:
     parser = argparse.ArgumentParser(description="How well the house model draws what it is told.")
     parser.add_argument("--captions", type=int, default=500, help="held-out captions (default: %(default)s)")
+    parser.add_argument("--edits", type=int, default=200, help="edits towards held-out scenes (default: %(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", default=[], help="denoising steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--model", help="a folder (default: KILN_MODEL, else the house model)")
     parser.add_argument("--sheet", type=Path, help="where to write a contact sheet, as PNG")
     chosen = parser.parse_args()
-    found = evaluate(chosen.model, chosen.captions, chosen.steps, chosen.guidance, sheet_path=chosen.sheet)
+    found = evaluate(
+        chosen.model, chosen.captions, chosen.edits, chosen.steps, chosen.guidance, sheet_path=chosen.sheet
+    )
     for title, figures in found.items():
         sys.stdout.write(f"{title}\n")
         for name, value in figures.items():

@@ -23,8 +23,9 @@ CARD: dict[str, Any] = {
     "default_height": 128,
     "default_steps": 20,
     "default_guidance_scale": 3.0,
-    "description": "A small Qwen-Image trained on drawn scenes: flat coloured shapes on a background, "
-    "best at 128 to 192 pixels, prompts in English and Chinese.",
+    "condition_area": None,
+    "description": "A small Qwen-Image trained on drawn scenes: flat coloured shapes on a background, 128 to 256 pixels, "
+    "prompts and edits in English and Chinese.",
 }
 
 

@@ -38,13 +38,13 @@ class Share:
 
 # (width, height); the rows of a batch of edits are half as many, since the picture before is joined to each
 SIZES = {
-    (128, 128): Share(12288, 64, 0.22, 0.18),
-    (192, 128): Share(1024, 40, 0.07, 0.03),
-    (128, 192): Share(1024, 40, 0.07, 0.03),
-    (192, 192): Share(1280, 28, 0.11, 0.03),
-    (256, 256): Share(1792, 16, 0.23, 0.03),
+    (128, 128): Share(12288, 64, 0.12, 0.20),
+    (192, 128): Share(1024, 40, 0.06, 0.03),
+    (128, 192): Share(1024, 40, 0.06, 0.03),
+    (192, 192): Share(1280, 28, 0.12, 0.03),
+    (256, 256): Share(1792, 16, 0.31, 0.04),
 }
-FIRST_SIZE_ONLY = 0.2
+FIRST_SIZE_ONLY = 0.1
 # of English, Chinese and partial captions; of English, Chinese and empty instructions
 PHRASINGS = (0.43, 0.43, 0.14)
 EMPTY_PROMPTS = ("", " ")

@@ -18,7 +18,9 @@ from inference.models.autoencoder import flatten_time
 
 CROP = 64
 BATCH = 16
-WHOLES = 6
+# (width, height) of the pictures that the decoder alone is trained on, and how many of each
+WHOLES = {(128, 128): 2048, (192, 128): 640, (128, 192): 640, (192, 192): 448, (256, 256): 320}
+BATCH_PIXELS = 6 * 128 * 128
 
 
 def to_tensor(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -92,12 +94,16 @@ def encode(
 
 
 def _wholes(autoencoder: AutoencoderKLQwenImage, dice: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Latents (batch, channels, 1, 16, 16) of whole pictures, and the pictures."""
-    scenes = [draw_scene(dice, pair_share=0.4) for _ in range(4096)]
-    pictures = np.stack([render(scene) for scene in scenes])
-    latents = torch.cat([encode(autoencoder, pictures[i : i + 32]) for i in range(0, len(pictures), 32)])
+    """Latents (batch, channels, 1, height/8, width/8) of whole pictures, and the pictures; one size a batch."""
+    pools = []
+    for (width, height), count in WHOLES.items():
+        scenes = [draw_scene(dice, pair_share=0.4) for _ in range(count)]
+        pictures = np.stack([render(scene, width, height) for scene in scenes])
+        latents = torch.cat([encode(autoencoder, pictures[i : i + 32]) for i in range(0, count, 32)])
+        pools.append((latents, pictures, round(BATCH_PIXELS / (width * height))))
     while True:
-        chosen = [dice.randrange(len(scenes)) for _ in range(WHOLES)]
+        latents, pictures, rows = dice.choices(pools, list(WHOLES.values()))[0]
+        chosen = [dice.randrange(len(pictures)) for _ in range(rows)]
         yield latents[chosen, :, None], to_tensor(pictures[chosen])
 
 
@@ -115,7 +121,7 @@ def refine(autoencoder: AutoencoderKLQwenImage, pace: Pace) -> None:
     """Train the decoder alone, in place, on whole pictures; the latents stay what they were."""
     flatten_time(autoencoder)
     decoder = autoencoder.decoder
-    compiled = torch.compile(_decoding_loss)
+    compiled = torch.compile(_decoding_loss, dynamic=False)
     optimizer = torch.optim.AdamW(decoder.parameters(), betas=(0.9, 0.98), weight_decay=1e-3)
     average = Average(decoder, 0.997)
     noise = 0.05 * torch.tensor(autoencoder.config.latents_std).view(-1, 1, 1, 1)
