@@ -24,8 +24,8 @@ CARD: dict[str, Any] = {
     "default_steps": 20,
     "default_guidance_scale": 3.0,
     "condition_area": None,
-    "description": "A small Qwen-Image trained on drawn scenes: flat coloured shapes on a background, 128 to 256 pixels, "
-    "prompts and edits in English and Chinese.",
+    "description": "A small Qwen-Image trained on drawn scenes: flat coloured shapes on a background, at 128 to 256 "
+    "pixels; prompts and edits in English and Chinese.",
 }
 
 
