@@ -1,6 +1,6 @@
 """`POST /v1/jobs` per second beside a DRF view that does nothing, on the same server: `python -m bench.api`.
 
-One web server as `make run` starts it (granian, 8 threads in each of `KILN_WEB_PROCESSES`) on a PostgreSQL that waits
+One web server as `make run` starts it (granian) on a PostgreSQL that waits
 for its disk at each commit. 8 connections, kept alive, in two client processes, buy for 64 customers in turn; short
 turns of both requests alternate, so that a busy machine slows both. Then a profile of one process tells where a
 request's time goes.

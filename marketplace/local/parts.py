@@ -31,8 +31,10 @@ class Part:
 def parts(home: Path, port: int) -> list[Part]:
     """In the order of their start; they stop in the reverse order."""
     address = ("--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--no-ws")
-    processes = ("--workers", os.environ.get("KILN_WEB_PROCESSES") or "2")
-    threads = ("--blocking-threads", "8", "--workers-kill-timeout", "5")
+    # the other half is for PostgreSQL, Redis and the worker
+    half = max(1, len(os.sched_getaffinity(0)) // 2)
+    processes = ("--workers", os.environ.get("KILN_WEB_PROCESSES") or str(half))
+    threads = ("--blocking-threads", "16", "--workers-kill-timeout", "5")
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning")
     pool = ("--pool", "threads", "--concurrency", os.environ.get("KILN_WORKER_THREADS") or "16")
     return [
