@@ -128,8 +128,8 @@ def _demand(lot: Lot, money_minor: int) -> int:
 
 def _collect_all(wallet_id: int) -> int:
     with _locked(wallet_id):
-        debts = list(Clawback.objects.filter(lot__wallet_id=wallet_id, settled_at=None).select_related("lot"))
-        return sum(_collect(debt) for debt in debts)
+        debts = Clawback.objects.filter(lot__wallet_id=wallet_id, settled_at=None)
+        return sum(_collect(debt) for debt in debts.select_related("lot").order_by("created_at"))
 
 
 def _collect(debt: Clawback) -> int:

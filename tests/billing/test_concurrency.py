@@ -7,8 +7,9 @@ from uuid import uuid4
 import pytest
 from books import HOUR, together
 from django.db import connection, transaction
+from django.utils import timezone
 
-from billing import ledger, wallets
+from billing import debts, ledger, lots, wallets
 from billing.errors import (
     HoldError,
     HoldExists,
@@ -182,4 +183,68 @@ def test_threads_that_collide_are_refused_and_never_broken(alice):
     total = sum(results, Counter())
     assert total["done"] + total["refused"] == THREADS * 20
     assert total["done"] >= len(references)
+    assert ledger.check() == []
+
+
+def test_lots_follow_while_their_tokens_are_spent_refunded_and_expire(alice, carol):
+    """Captures, refunds, expiry, claw-backs and allocation of one wallet at once: nothing is lost, no deadlock."""
+    for number in range(4):
+        wallets.grant(alice, 2_000, f"gone {number}", expires_at=timezone.now())
+    bought = [wallets.purchase(alice, 7_000, 333, "eur", f"payment {number}") for number in range(THREADS)]
+
+    def work(number):
+        dice = Random(number)
+        for turn in range(8):
+            wallets.hold(alice, 500, reference := uuid4(), HOUR)
+            wallets.capture(reference, 450, [Share(carol, 1), Share("platform", 449)])
+            if dice.random() < 0.5:
+                wallets.refund(reference, dice.randint(1, 450), f"refund {reference}")
+            if dice.random() < 0.4:
+                dice.choice([lots.expire, debts.collect, lots.catch_up])()
+            if dice.random() < 0.4:
+                position = lots.position(alice)
+                assert sum(lot.remaining for lot in position.lots) == position.balance.total
+            if turn == 4 and number % 4 == 0:
+                debts.claw_back(bought[number], 333, "dispute", f"dispute {number}")
+        return [reference]
+
+    results = together(THREADS, work)
+    assert [result for result in results if isinstance(result, Exception)] == []
+    assert ledger.check() == []
+    position = lots.position(alice)
+    assert sum(lot.remaining for lot in position.lots) == wallets.balance(alice).total
+    assert ledger.check() == []
+
+
+def test_a_lot_that_many_sweepers_expire_expires_once(bob):
+    wallets.grant(bob, 5_000, "gone", expires_at=timezone.now())
+    assert sum(together(THREADS, lambda _: lots.expire())) == 5_000
+    assert list(Transfer.objects.filter(kind="expiry").values_list("amount", flat=True)) == [5_000]
+    assert ledger.check() == []
+
+
+def test_one_payment_that_goes_back_many_times_at_once_goes_back_once(bob):
+    lot = wallets.purchase(bob, 5_000, 100, "eur", "payment 1")
+    found = together(THREADS, lambda _: debts.claw_back(lot, 100, "dispute", "dp_1").collected)
+    assert found == [5_000] * THREADS
+    assert Transfer.objects.filter(kind="clawback").count() == 1
+    assert ledger.check() == []
+
+
+def test_nobody_who_buys_waits_for_lots_that_follow(alice, held):
+    """An unfinished allocation locks its cursor alone."""
+    wallet_id = Transfer.objects.latest("id").target_id
+
+    def impatient(_):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '2s'")
+            charged = wallets.capture(held, 600_000).charged
+            wallets.refund(held, 600_000, "all of it")
+            wallets.grant(alice, 5, "more")
+            return charged
+
+    with transaction.atomic():
+        lots.allocate(wallet_id)
+        assert together(1, impatient) == [600_000]
+    assert lots.allocate(wallet_id).balance.total == 1_000_005
     assert ledger.check() == []

@@ -6,14 +6,15 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
+from books import HOUR
 from django.db import connection
 from django.utils import timezone
 
-from billing import ledger, wallets
-from billing.models import Hold, Transfer
+from billing import ledger, lots, wallets
+from billing.models import Draw, Hold, Transfer
 from billing.wallets import Balance
 from marketplace.accounts import customers
 from marketplace.jobs import lifecycle, settlement, sweeper
@@ -59,6 +60,31 @@ while True:
     wallets.hold(UUID(sys.argv[1]), 10, reference := uuid4(), timedelta(microseconds=1))
     wallets.capture(reference, 7, [Share(UUID(sys.argv[2]), 2), Share("platform", 5)])
     wallets.refund(reference, 3, str(reference))
+    say(reference)
+"""
+
+ALLOCATE = """
+from billing import lots
+lots.CHUNK = 5
+advance = lots._advance
+def slowly(wallet_id):
+    position = advance(wallet_id)
+    say("a chunk")
+    sys.stdin.readline()
+    return position
+lots._advance = slowly
+lots.position(UUID(sys.argv[1]))
+"""
+SPEND_FOR_EVER = """
+from datetime import timedelta
+from billing import debts, lots
+while True:
+    bought = wallets.purchase(UUID(sys.argv[1]), 100, 33, "eur", str(uuid4()))
+    wallets.hold(UUID(sys.argv[1]), 90, reference := uuid4(), timedelta(hours=1))
+    wallets.capture(reference, 60, [Share(UUID(sys.argv[2]), 2), Share("platform", 58)])
+    wallets.refund(reference, 30, str(reference))
+    lots.cost(reference)
+    debts.claw_back(bought, 11, "refunded", str(reference))
     say(reference)
 """
 
@@ -176,3 +202,30 @@ def test_buyers_killed_at_any_moment_leave_books_that_add_up(alice, carol):
     assert done >= 34
     assert wallets.balance(alice) == Balance(1_000_000 - spent, 0, 1_000_000 - spent)
     assert ledger.check() == []
+
+
+def test_an_allocation_killed_between_statement_and_commit_goes_on_where_the_last_chunk_ended(alice):
+    for _ in range(9):
+        wallets.hold(alice, 7, reference := uuid4(), HOUR)
+        wallets.capture(reference, 7)
+    with process(ALLOCATE, alice) as follower:
+        assert follower.stdout.readline()
+        print(file=follower.stdin, flush=True)
+        assert follower.stdout.readline()
+    assert Draw.objects.count() == 4  # of the first chunk: the grant and four captures
+    assert ledger.check() == []
+    assert [lot.remaining for lot in lots.position(alice).lots] == [1_000_000 - 63]
+    assert Draw.objects.count() == 9
+    assert ledger.check() == []
+
+
+def test_spenders_killed_at_any_moment_leave_lots_that_add_up(alice, carol):
+    for turns in (1, 3, 7):
+        with process(SPEND_FOR_EVER, alice, carol) as spender:
+            for _ in range(turns):
+                assert spender.stdout.readline()
+        assert ledger.check() == []
+        position = lots.position(alice)
+        assert sum(lot.remaining for lot in position.lots) == wallets.balance(alice).total
+        assert ledger.check() == []
+    assert Draw.objects.filter(amount__lt=0).count() >= 11
