@@ -11,6 +11,7 @@ lease cannot write over its successor.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Greatest, Now
 from django.utils import timezone
@@ -34,6 +35,8 @@ from marketplace.jobs.models import Image, Job, Status
 from marketplace.jobs.orders import JobOrder
 
 MAX_ATTEMPTS = 3
+
+logger = logging.getLogger(__name__)
 
 # A new row's columns, in the order of the table, as the model has them where nobody says otherwise.
 BLANK = {field.attname: field.get_default() for field in Job._meta.concrete_fields}
@@ -147,13 +150,13 @@ def stop(job: Job, steps_run: Sequence[int]) -> int:
 
 
 @transaction.atomic
-def fail(job: Job, code: str, message: str, *, retry: bool) -> None:
+def fail(job: Job, code: str, message: str, *, retry: bool, after: timedelta | None = None) -> None:
     """running → queued for another attempt where that may help and one is left, else → failed, nothing charged.
 
-    Raises LeaseLost.
+    The next attempt begins `after` so long at the earliest. Raises LeaseLost.
     """
     if retry and job.attempt < MAX_ATTEMPTS:
-        _requeue(job)
+        _requeue(job, not_before=timezone.now() + after if after else None)
         return
     _finish(job, Status.FAILED, 0, error=(code, message))
     _settle(job.id, 0)
@@ -166,17 +169,24 @@ def give_back(job: Job) -> None:
 
 
 def expire_leases(limit: int = 100) -> int:
-    """Takes jobs back from workers that fell silent; how many.
+    """Takes jobs back from workers that fell silent, each in a transaction of its own; how many."""
+    dead = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now())
+    return sum(_take_back(job_id) for job_id in dead.values_list("id", flat=True)[:limit])
 
-    The rows are locked, so that a late heartbeat cannot revive a lease in between.
-    """
-    with transaction.atomic():
-        dead = Job.objects.select_for_update(skip_locked=True).filter(
-            status=Status.RUNNING, lease_expires_at__lt=Now()
-        )[:limit]
-        for job in dead:
-            fail(job, "worker_lost", "The worker stopped answering.", retry=True)
-    return len(dead)
+
+def _take_back(job_id: UUID) -> bool:
+    """False where the lease was extended, or somebody else is at it, or it cannot be done now."""
+    try:
+        with transaction.atomic():
+            # locked, so that a late heartbeat cannot revive the lease in between
+            locked = Job.objects.select_for_update(skip_locked=True)
+            job = locked.filter(id=job_id, status=Status.RUNNING, lease_expires_at__lt=Now()).first()
+            if job:
+                fail(job, "worker_lost", "The worker stopped answering.", retry=True)
+    except (DatabaseError, BillingError):
+        logger.exception("job %s cannot be taken back", job_id)
+        return False
+    return job is not None
 
 
 def expire_hold(job_id: UUID) -> bool:

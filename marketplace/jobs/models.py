@@ -67,6 +67,7 @@ class Job(models.Model):
 
     created_at = models.DateTimeField(db_default=TransactionNow())
     dispatched_at = models.DateTimeField(null=True)
+    not_before = models.DateTimeField(null=True, help_text="When the next attempt may begin.")
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
 

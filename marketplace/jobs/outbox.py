@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from django.db import DatabaseError, connection, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from marketplace.celery import app
@@ -53,7 +55,7 @@ def send_waiting() -> int:
     with transaction.atomic():
         waiting = list(
             Job.objects.select_for_update(skip_locked=True)
-            .filter(status=Status.QUEUED, dispatched_at=None)
+            .filter(Q(not_before=None) | Q(not_before__lte=Now()), status=Status.QUEUED, dispatched_at=None)
             .order_by("id")
             .values_list("id", "service_class")[:BATCH]
         )

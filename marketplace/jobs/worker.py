@@ -14,6 +14,7 @@ import threading
 import time
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -152,8 +153,13 @@ class Worker:
         logger.error("job %s, attempt %s failed", job.id, job.attempt, exc_info=error)
         storage.discard_attempt(job)  # first: afterwards the next attempt may be storing its own
         code = "engine_failed" if isinstance(error, InferenceError) else "internal"
-        # the same seed would give the same broken picture
-        lifecycle.fail(job, code, "The picture could not be made.", retry=not isinstance(error, BrokenPicture))
+        lifecycle.fail(
+            job,
+            code,
+            "The picture could not be made.",
+            retry=not isinstance(error, BrokenPicture),  # the same seed would give the same one
+            after=timedelta(seconds=settings.RETRY_SECONDS * 4 ** (job.attempt - 1)),
+        )
 
     def _cancel(self, task: Task) -> None:
         for request in task.requests:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from django.db import connection
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from billing import price_lists, wallets
@@ -284,6 +284,21 @@ def test_a_heartbeat_keeps_the_lease_and_tells_of_a_cancel(alice, order):
     assert now(job).step == 7
     lifecycle.cancel(alice.account.id, job.id)
     assert lifecycle.heartbeat("w1", {job.id: (1, 9)}) == {job.id: True}
+
+
+def test_one_job_that_cannot_be_taken_back_does_not_keep_the_others(alice, order, monkeypatch):
+    jobs = [running(alice, order()) for _ in range(3)]
+    Job.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    fail = lifecycle.fail
+
+    def broken(job, *arguments, **options):
+        if job.id == jobs[0].id:
+            raise DatabaseError("no")
+        fail(job, *arguments, **options)
+
+    monkeypatch.setattr(lifecycle, "fail", broken)
+    assert lifecycle.expire_leases() == 2
+    assert sorted(Job.objects.values_list("status", flat=True)) == ["queued", "queued", "running"]
 
 
 def test_a_job_given_back_waits_at_once_and_its_attempt_is_not_counted(alice, order):

@@ -99,3 +99,12 @@ def test_a_flushed_broker_takes_new_messages_at_once(alice, order, broker):
     submit(alice, order, 1)
     assert outbox.send_waiting() == 1
     assert depth(broker) == {"standard": 1}
+
+
+def test_a_failed_attempt_is_not_sent_again_before_its_time(alice, order, broker):
+    (job_id,) = submit(alice, order, 1)
+    job = lifecycle.claim(job_id, "w1")
+    lifecycle.fail(job, "internal", "No.", retry=True, after=timedelta(hours=1))
+    assert outbox.send_waiting() == 0
+    Job.objects.update(not_before=datetime.now(UTC))
+    assert outbox.send_waiting() == 1
