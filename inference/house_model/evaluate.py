@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLQwenImage
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from inference.engine import BatchReport, Engine
 from inference.house_model import vae
@@ -179,8 +179,10 @@ def sheet(drawn: Sequence[Drawn]) -> Image.Image:
     pen = ImageDraw.Draw(whole)
     for index, one in enumerate(shown):
         x, y = MARGIN + index % COLUMNS * cell, MARGIN + index // COLUMNS * height
-        whole.paste(one.picture.resize((PICTURE, PICTURE), Image.Resampling.LANCZOS), (x, y))
-        pen.rectangle((x, y, x + PICTURE - 1, y + PICTURE - 1), outline=(215, 215, 215))
+        fitted = ImageOps.contain(one.picture, (PICTURE, PICTURE))
+        left, top = x + (PICTURE - fitted.width) // 2, y + (PICTURE - fitted.height) // 2
+        whole.paste(fitted, (left, top))
+        pen.rectangle((left, top, left + fitted.width - 1, top + fitted.height - 1), outline=(215, 215, 215))
         ink = (60, 60, 60) if one.verdict.followed else (190, 30, 30)
         for number, text in enumerate(_wrapped(one.caption, font)[:LINES]):
             pen.text((x, y + PICTURE + 6 + number * line), text, ink, font)
