@@ -15,6 +15,7 @@ BillingError
 ├── UnknownDebt              no claw-back has this id
 ├── ClawbackAbovePrice       more money is said to have gone back than the lot cost
 ├── IdempotencyMismatch      a key used again for something else
+├── UnknownPack              nothing is sold under this name
 ├── UnknownOperation         (also a ValueError) the price list does not name it
 └── UnknownServiceClass      (also a ValueError) the price list does not name it
 """
@@ -133,6 +134,14 @@ class IdempotencyMismatch(BillingError):
     def __init__(self, key: str) -> None:
         super().__init__(f"key {key!r} was used for something else")
         self.key = key
+
+
+class UnknownPack(BillingError):
+    """No version of it is active."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no pack {name!r} is sold")
+        self.name = name
 
 
 class NotPriced(BillingError, ValueError):

@@ -17,6 +17,8 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from billing.payment_tables import Pack as Pack
+
 # Fixed by the migration `guards`, so that no statement has to look them up.
 MINT_ID = 1
 PLATFORM_ID = 2

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.contrib.admin import SimpleListFilter
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
+from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget
 
-from billing import price_lists, pricing
-from billing.models import MINT_ID, PLATFORM_ID, Hold, PriceListVersion, Transfer, Wallet
+from billing import packs, price_lists, pricing
+from billing.lots import format_money
+from billing.models import MINT_ID, PLATFORM_ID, Hold, Pack, PriceListVersion, Transfer, Wallet
 from marketplace.accounts.models import Account
 from marketplace.console import (
     NOTHING,
     ReadOnlyTable,
+    Table,
     accounts_of,
     as_uuid,
     column,
@@ -234,6 +239,77 @@ class PriceListAdmin(ReadOnlyTable):
     @column("Skipped step")
     def skipped_shown(self, row: PriceListVersion) -> str:
         return f"× {pricing.format_tokens(row.skipped_step)} of a step that was run"
+
+
+class TokensField(forms.DecimalField):
+    """Tokens in the form, milli-Tokens in the row."""
+
+    def __init__(self, **terms: Any) -> None:
+        super().__init__(max_digits=15, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget, **terms)
+
+    def prepare_value(self, value: Any) -> Any:
+        return pricing.format_tokens(value) if isinstance(value, int) else value
+
+    def clean(self, value: Any) -> int:
+        return int(super().clean(value) * 1000)
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return super().has_changed(initial if initial is None else Decimal(initial) / 1000, data)
+
+
+class PackForm(forms.ModelForm):  # type: ignore[type-arg]
+    tokens = TokensField(label="Tokens", min_value=0.001)
+    bonus = TokensField(label="Bonus", min_value=0, initial=0, help_text="Tokens granted beside those that are paid.")
+    prices = forms.JSONField(
+        widget=UnfoldAdminTextareaWidget, help_text='In the currency\'s smallest unit: {"eur": 500, "usd": 500}'
+    )
+
+    class Meta:
+        model = Pack
+        fields = ("name", "tokens", "bonus", "prices", "active")
+
+    def clean_prices(self) -> Any:
+        prices = self.cleaned_data["prices"]
+        try:
+            packs.check_prices(prices)
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error
+        return prices
+
+    def validate_unique(self) -> None:
+        """What is saved is a new version."""
+
+
+@admin.register(Pack)
+class PackAdmin(Table):
+    """A change of terms makes a new version; only whether it is sold changes in place."""
+
+    form = PackForm
+    list_display = ("pack", "state", "tokens_shown", "bonus_shown", "prices_shown", "created_at")
+    tokens_shown = tokens_of("tokens", "Tokens")
+    bonus_shown = tokens_of("bonus", "Bonus")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Pack | None = None) -> tuple[str, ...]:
+        return ("name",) if obj else ()
+
+    def save_model(self, request: HttpRequest, obj: Pack, form: Any, change: bool) -> None:
+        if change and set(form.changed_data) <= {"active"}:
+            packs.switch(obj, obj.active)
+        else:
+            made = packs.publish(obj.name, obj.tokens, obj.bonus, obj.prices, obj.active)
+            obj.pk, obj.version = made.pk, made.version
+
+    @column("Pack")
+    def pack(self, pack: Pack) -> str:
+        return str(pack)
+
+    @column("State", label={"on sale": "success"})
+    def state(self, pack: Pack) -> str:
+        return "on sale" if pack.active else "not sold"
+
+    @column("Prices")
+    def prices_shown(self, pack: Pack) -> str:
+        return ", ".join(f"{format_money(price, name)} {name.upper()}" for name, price in sorted(pack.prices.items()))
 
 
 def _email_of(account: OuterRef) -> Subquery:

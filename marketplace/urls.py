@@ -7,7 +7,7 @@ from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from marketplace import home
-from marketplace.api import catalogue, health, images, jobs, keys, money
+from marketplace.api import catalogue, health, images, jobs, keys, money, topups
 
 urlpatterns = [
     path("", home.home),
@@ -17,6 +17,7 @@ urlpatterns = [
     path("v1/jobs/<uuid:job_id>/cancel", jobs.CancelJob.as_view()),
     path("v1/balance", money.Balance.as_view()),
     path("v1/transfers", money.Transfers.as_view()),
+    path("v1/packs", topups.Packs.as_view()),
     path("v1/keys", keys.Keys.as_view()),
     path("v1/keys/<uuid:key_id>", keys.OneKey.as_view()),
     path("v1/models", catalogue.Models.as_view()),

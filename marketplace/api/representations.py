@@ -12,7 +12,7 @@ from django.http import HttpRequest
 
 from billing import pricing
 from billing.lots import Position, format_money
-from billing.models import Clawback, Lot
+from billing.models import Clawback, Lot, Pack
 from billing.pricing import format_tokens
 from inference.models.catalog import ModelCard
 from marketplace.accounts.models import ApiKey
@@ -104,6 +104,16 @@ def _debt(row: Clawback) -> dict[str, Any]:
         "currency": row.lot.currency,
         "reason": row.reason,
         "created_at": _time(row.created_at),
+    }
+
+
+def pack(row: Pack) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "version": row.version,
+        "tokens": format_tokens(row.tokens),
+        "bonus": format_tokens(row.bonus),
+        "prices": {currency: format_money(price, currency) for currency, price in sorted(row.prices.items())},
     }
 
 

@@ -252,6 +252,18 @@ class TransferList(serializers.Serializer[Any]):
     next_cursor = serializers.CharField(allow_null=True)
 
 
+class PackBody(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    version = serializers.IntegerField()
+    tokens = Tokens()
+    bonus = Tokens(help_text="Granted beside.")
+    prices = serializers.DictField(child=serializers.CharField(), help_text='By currency, e.g. `{"eur": "5.00"}`.')
+
+
+class PackList(serializers.Serializer[Any]):
+    data = PackBody(many=True)  # type: ignore[assignment]
+
+
 class KeyBody(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     name = serializers.CharField()

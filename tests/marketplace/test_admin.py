@@ -11,8 +11,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from billing import price_lists, wallets
-from billing.models import MINT_ID, PLATFORM_ID, Hold, PriceListVersion, Transfer, Wallet
+from billing import packs, price_lists, wallets
+from billing.models import MINT_ID, PLATFORM_ID, Hold, Pack, PriceListVersion, Transfer, Wallet
 from marketplace import console
 from marketplace.accounts.models import ApiKey, Person
 from marketplace.jobs import lifecycle
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 
 LISTS = (
     "jobs/job", "jobs/worker", "accounts/account", "accounts/apikey", "accounts/person", "auth/group",
-    "billing/wallet", "billing/hold", "billing/transfer", "billing/pricelistversion",
+    "billing/wallet", "billing/hold", "billing/transfer", "billing/pricelistversion", "billing/pack",
 )  # fmt: skip
 NARROWED = (
     "jobs/job/?status__exact=queued", "jobs/job/?created=day", "jobs/job/?q=alice@example.com",
@@ -278,7 +278,8 @@ def test_the_dashboard_shows_todays_tokens_open_jobs_and_the_last_failure(operat
     page = operator.get("/admin/")
     found = page.context["figures"]
     assert found["tokens"] == {
-        "held": "0.625 Tokens", "grant": "1,000 Tokens", "capture": "1.25 Tokens", "refund": "0 Tokens"
+        "held": "0.625 Tokens", "grant": "1,000 Tokens", "capture": "1.25 Tokens", "refund": "0 Tokens",
+        "purchase": "0 Tokens", "expiry": "0 Tokens", "clawback": "0 Tokens", "settlement": "0 Tokens",
     }  # fmt: skip
     assert {status: count for status, count, _ in found["jobs"]} == {
         "queued": 1, "running": 0, "succeeded": 1, "failed": 1, "canceled": 0
@@ -355,3 +356,19 @@ def test_prices_are_shown_with_their_units(operator):
     page = text(operator, f"billing/pricelistversion/{price_lists.current().version}/change/")
     for shown in ("100 Tokens", "25 characters", "interactive × 1.5", "× 0.25 of a step"):
         assert shown in page
+
+
+def test_a_pack_that_is_changed_becomes_a_new_version(operator):
+    old = packs.find("small")
+    form = {"tokens": "9000.5", "bonus": "0", "prices": '{"eur": 450}', "active": "on"}
+    assert operator.post(f"/admin/billing/pack/{old.pk}/change/", form).status_code == 302
+    new = packs.find("small")
+    assert (new.version, new.tokens, new.prices) == (2, 9_000_500, {"eur": 450})
+    same = {"tokens": "9000.5", "bonus": "0", "prices": '{"eur": 450}'}
+    assert operator.post(f"/admin/billing/pack/{new.pk}/change/", same).status_code == 302
+    assert [pack.name for pack in packs.offered()] == ["medium", "large"]
+    assert Pack.objects.filter(name="small").count() == 2
+    wrong = {"name": "tiny", "tokens": "1", "bonus": "0", "prices": '{"euro": 450}', "active": "on"}
+    assert "three small letters" in operator.post("/admin/billing/pack/add/", wrong).content.decode()
+    assert operator.post("/admin/billing/pack/add/", wrong | {"prices": '{"eur": 60}'}).status_code == 302
+    assert packs.offered()[0].name == "tiny"
