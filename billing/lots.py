@@ -88,12 +88,12 @@ class _Taken:
 _BEHIND = """
 SELECT statement_timestamp(), wallet.balance - wallet.held, wallet.held, wallet.balance,
        move.id, move.kind, move.amount, move.reference, move.created_at
-FROM billing_wallet AS wallet LEFT JOIN LATERAL (
+FROM billing_wallet AS wallet LEFT JOIN (
     (SELECT id, kind, amount, reference, created_at FROM billing_transfer
-     WHERE target_id = wallet.id AND id > %(after)s ORDER BY id LIMIT %(limit)s)
+     WHERE target_id = %(wallet)s AND id > %(after)s ORDER BY id LIMIT %(limit)s)
     UNION ALL
     (SELECT id, kind, amount, reference, created_at FROM billing_transfer
-     WHERE source_id = wallet.id AND id > %(after)s ORDER BY id LIMIT %(limit)s)
+     WHERE source_id = %(wallet)s AND id > %(after)s ORDER BY id LIMIT %(limit)s)
     ORDER BY id LIMIT %(limit)s
 ) AS move ON true
 WHERE wallet.id = %(wallet)s
@@ -107,6 +107,11 @@ SELECT transfer.reference, draw.lot_id, sum(draw.amount) FILTER (WHERE draw.amou
 FROM billing_transfer AS transfer JOIN billing_draw AS draw ON draw.transfer_id = transfer.id
 WHERE transfer.reference = ANY (%(references)s)
 GROUP BY 1, 2 ORDER BY min(draw.id)
+"""
+
+_DRAWS = """
+INSERT INTO billing_draw (lot_id, transfer_id, amount, money_minor)
+SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::bigint[])
 """
 
 _RECENT = """
@@ -234,8 +239,10 @@ def _fold(wallet_id: int, moves: list[_Move]) -> None:
     fold = _Fold(_open(wallet_id, moves[-1].id), refunded)
     for move in moves:
         fold.apply(move)
-    Draw.objects.bulk_create(fold.draws)
-    drawn = {draw.lot_id for draw in fold.draws}
+    if fold.draws:
+        with connection.cursor() as database:
+            database.execute(_DRAWS, [list(column) for column in zip(*fold.draws, strict=True)])
+    drawn = {lot_id for lot_id, *_ in fold.draws}
     Lot.objects.bulk_update(
         [lot for lot in fold.lots.values() if lot.id in drawn], ["remaining", "spent_minor", "expires_at"]
     )
@@ -246,7 +253,7 @@ class _Fold:
 
     def __init__(self, lots: list[Lot], refunded: list[UUID | None]) -> None:
         self.lots = {lot.id: lot for lot in lots}
-        self.draws: list[Draw] = []
+        self.draws: list[tuple[UUID, int, int, int]] = []
         self.taken: dict[UUID | None, dict[UUID, _Taken]] = {reference: {} for reference in refunded}
         with connection.cursor() as database:
             database.execute(_TAKEN, {"references": refunded})
@@ -303,7 +310,7 @@ class _Fold:
     def _move(self, move: _Move, lot: Lot, amount: int, money: int) -> None:
         lot.remaining -= amount
         lot.spent_minor += money
-        self.draws.append(Draw(lot=lot, transfer_id=move.id, amount=amount, money_minor=money))
+        self.draws.append((lot.id, move.id, amount, money))
 
 
 def _rank(lot: Lot, moment: datetime) -> tuple[bool, bool, bool, datetime, int]:

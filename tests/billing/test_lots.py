@@ -185,8 +185,19 @@ def test_what_is_held_at_its_expiry_goes_when_the_hold_is_resolved(bob):
     assert left(bob) == [50, 1_000]
 
 
-def test_what_a_gift_leaves_expires_before_what_was_paid_for_is_spent(bob):
-    """An expired lot that is not covered by holds pays for nothing more, once the sweeper has seen it."""
+def test_tokens_that_expired_while_they_were_held_are_spent_before_gifts(bob):
+    bought = wallets.purchase(bob, 100, 100, "eur", "pi_1", expires_at=YESTERDAY)
+    wallets.hold(bob, 100, job := uuid4(), HOUR)
+    assert lots.expire() == 0
+    wallets.grant(bob, 50, "good")
+    wallets.capture(job, 60)
+    assert lots.cost(job).parts == [Part(bought, "paid", "eur", 60, 60)]
+    assert lots.expire() == 40
+    assert left(bob) == [50]
+
+
+def test_what_is_not_covered_by_holds_expires_whole(bob):
+    """A hold that other Tokens can pay for keeps no lot from its expiry."""
     wallets.grant(bob, 100, "gone", expires_at=YESTERDAY)
     bought = wallets.purchase(bob, 100, 100, "eur", "pi_1")
     wallets.hold(bob, 60, job := uuid4(), HOUR)
