@@ -48,6 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", type=Path, action="append", default=[], help="an input picture; up to three to edit")
     parser.add_argument("--mask", type=Path, help="a picture, white where inpaint paints anew")
     parser.add_argument("--strength", type=float, help="how far img2img and inpaint go back to noise, up to 1")
+    parser.add_argument(
+        "--adapter",
+        type=_adapter,
+        action="append",
+        default=[],
+        metavar="FILE[=SCALE]",
+        help="a LoRA's safetensors file; several add up",
+    )
     parser.add_argument("--model", help="a diffusers folder or hub name (default: KILN_MODEL, else the house model)")
     parser.add_argument("--n", type=int, default=1, help="how many pictures, all in one batch where they fit")
     return parser
@@ -74,12 +82,21 @@ def _requests(options: argparse.Namespace) -> list[Request]:
             images=tuple(_open(path) for path in options.image),
             mask=_open(options.mask) if options.mask else None,
             strength=strength if options.strength is None else options.strength,
+            adapters=tuple(options.adapter),
         )
         for index in range(options.n)
     ]
     for request in requests:
         catalog.validate(request, card)
     return requests
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    path, _, scale = text.rpartition("=")
+    try:
+        return path, float(scale)
+    except ValueError:
+        return text, 1.0
 
 
 def _open(path: Path) -> Image.Image:

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from inference import pictures
+from inference.adapters.bank import Bank, Lease
 from inference.backends.pytorch import TorchBackend
 from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
 from inference.models import catalog, qwen_image
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # image tokens a forward, above which a bigger batch brought no more pictures a second (docs: bench/engine.py)
 MAX_BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}
+# bytes of adapters that stay on the device; Qwen-Image's attention at rank 16 takes 47 MB
+MAX_ADAPTER_BYTES = {"cuda": 4 * 1024**3, "cpu": 1024**3}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Engine:
         *,
         device: str | None = None,
         max_batch_tokens: int | None = None,
+        max_adapter_bytes: int | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
         """`on_batch` runs in the engine's thread after a batch. Raises ModelUnavailable for no such model."""
@@ -60,16 +64,22 @@ class Engine:
         self._on_batch = on_batch
         self._scheduler = Scheduler(max_batch_tokens or MAX_BATCH_TOKENS.get(self.device.type, 2048))
         self._changed = threading.Condition()
-        self._canceled: list[Request] = []
+        self._max_adapter_bytes = max_adapter_bytes or MAX_ADAPTER_BYTES.get(self.device.type, 1024**3)
+        # requests whose adapters are on their way, and those that go: canceled, or for an error
+        self._fetching: set[Request] = set()
+        self._leaving: list[tuple[Request, BaseException | None]] = []
         self._stopping = False
         self._runner: Runner
+        self._bank: Bank
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Load the model, run it once, and begin to serve; returns when warm."""
         assert self._thread is None, "an engine starts once"
         model = qwen_image.load(self.card, self.device)
-        self._runner = Runner(model, TorchBackend(model.transformer))
+        backend = TorchBackend(model.transformer)
+        self._runner = Runner(model, backend)
+        self._bank = Bank(backend.layers, self._max_adapter_bytes)
         self._warm_up()
         with self._changed:
             self.warm = not self._stopping
@@ -86,7 +96,11 @@ class Engine:
             self._thread.join()
 
     def submit(self, request: Request) -> Future[Picture]:
-        """Queue a new request. Raises InvalidRequest for a bad value, EngineStopped when not running."""
+        """Queue a new request. Raises InvalidRequest for a bad value, EngineStopped when not running.
+
+        One with adapters joins the queue when they are on the device; where they cannot be had, its future raises
+        AdapterUnavailable.
+        """
         catalog.validate(request, self.card)
         request.condition_grids = pictures.condition_grids(request, self.card)
         with self._changed:
@@ -94,15 +108,18 @@ class Engine:
                 raise EngineStopped("the engine is not running")
             request.submitted_at = time.monotonic()
             if request.future.set_running_or_notify_cancel():
-                self._scheduler.add(request)
-                self._changed.notify()
+                if request.adapters:
+                    self._fetch(request)
+                else:
+                    self._scheduler.add(request)
+                    self._changed.notify()
         return request.future
 
     def cancel(self, request: Request) -> None:
         """Take a request out at the next step boundary: its future raises Canceled. No-op when it is done."""
         with self._changed:
             if request.future.running():
-                self._canceled.append(request)
+                self._leaving.append((request, None))
                 self._changed.notify()
 
     def __enter__(self) -> Self:
@@ -114,6 +131,24 @@ class Engine:
     ) -> None:
         self.stop()
 
+    def _fetch(self, request: Request) -> None:
+        self._fetching.add(request)
+        request.lease = lease = self._bank.acquire(request.adapters)
+        request.future.add_done_callback(lambda _: self._bank.release(lease))
+        lease.ready.add_done_callback(lambda _: self._fetched(request, lease))
+
+    def _fetched(self, request: Request, lease: Lease) -> None:
+        """A request's adapters are there, or cannot be had; in the bank's thread, mostly."""
+        with self._changed:
+            if not request.future.running():
+                return
+            if error := lease.ready.exception():
+                self._leaving.append((request, error))
+            else:
+                self._fetching.discard(request)
+                self._scheduler.add(request)
+            self._changed.notify()
+
     def _serve(self) -> None:
         reason: InferenceError = EngineStopped("the engine stopped")
         try:
@@ -124,6 +159,7 @@ class Engine:
             reason = EngineFault(f"the engine broke: {error!r}")
         finally:
             self._abandon(reason)
+            self._bank.close()
 
     def _step(self) -> bool:
         batch = self._next_batch()
@@ -134,15 +170,15 @@ class Engine:
         return True
 
     def _next_batch(self) -> Batch | None:
-        """Wait for work, let canceled requests go, and schedule; None when the engine is to stop."""
+        """Wait for work, let go of requests that leave, and schedule; None when the engine is to stop."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._canceled or self._scheduler)
+                self._changed.wait_for(lambda: self._stopping or self._leaving or self._scheduler)
                 if self._stopping:
                     return None
-                canceled, self._canceled = self._canceled, []
-            for request in canceled:
-                self._fail(request, Canceled(request.step_index))
+                leaving, self._leaving = self._leaving, []
+            for request, error in leaving:
+                self._fail(request, error or Canceled(request.step_index))
             with self._changed:
                 if batch := self._scheduler.schedule():
                     return batch
@@ -185,9 +221,10 @@ class Engine:
         except Exception:
             log.exception("on_batch raised")
 
-    def _fail(self, request: Request, error: InferenceError) -> None:
+    def _fail(self, request: Request, error: BaseException) -> None:
         with self._changed:
             self._scheduler.discard(request)
+            self._fetching.discard(request)
         # outside the lock: whoever waits for the future may call the engine at once
         if not request.future.done():
             request.future.set_exception(error)
@@ -195,7 +232,7 @@ class Engine:
     def _abandon(self, reason: InferenceError) -> None:
         with self._changed:
             self.warm = False
-            pending = list(self._scheduler)
+            pending = [*self._scheduler, *self._fetching]
         for request in pending:
             self._fail(request, reason)
 

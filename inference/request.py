@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from inference.adapters.bank import Lease
+
 # a model sees a picture in tiles of 16x16 pixels: eightfold autoencoder, patches of two
 TILE = 16
 
@@ -81,6 +83,8 @@ class Request:
     `images` are what an edit is about, or the one picture that img2img and inpaint start from. `strength` is how far
     those two go back to noise, and so the share of the steps that they do. `mask` is white where inpaint paints anew.
 
+    `adapters` are LoRAs, each the path of a safetensors file and a scale; what they change adds up.
+
     Guidance is Qwen-Image's "true CFG": where it is on and `negative_prompt` is empty, the empty prompt is
     the negative (diffusers' pipeline does the same when given `negative_prompt=""`).
     """
@@ -99,6 +103,7 @@ class Request:
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
     mask: Image.Image | None = field(default=None, repr=False)
     strength: float = 1.0
+    adapters: tuple[tuple[str, float], ...] = ()
 
     # set by the engine that takes it
     condition_grids: tuple[Grid, ...] = field(default=(), init=False)
@@ -116,6 +121,7 @@ class Request:
     image: Image.Image | None = field(default=None, init=False, repr=False)
 
     # its standing with the engine
+    lease: Lease | None = field(default=None, init=False, repr=False)
     future: Future[Picture] = field(default_factory=Future, init=False, repr=False)
     submitted_at: float = field(default=0.0, init=False, repr=False)
     started_at: float = field(default=0.0, init=False, repr=False)

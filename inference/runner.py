@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from inference import patches, pictures, sampler
+from inference.adapters import layers
+from inference.adapters.weights import Row
 from inference.backends.base import Backend
 from inference.errors import BrokenPicture
 from inference.models.qwen_image import QwenImage
@@ -79,6 +81,7 @@ class Runner:
         return sampler.add_noise(original, noise, request.sigmas[0])
 
     def _denoise(self, requests: Sequence[Request]) -> None:
+        requests = sorted(requests, key=lambda request: layers.order(_adapters(request)))
         latents = torch.stack([_present(request.latents) for request in requests])
         now = torch.tensor([request.sigmas[request.step_index] for request in requests])
         after = torch.tensor([request.sigmas[request.step_index + 1] for request in requests])
@@ -92,13 +95,14 @@ class Runner:
     def _velocity(self, requests: Sequence[Request], latents: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
         grids = (requests[0].grid, *requests[0].condition_grids)
         texts = [_present(request.text) for request in requests]
+        adapters = [_adapters(request) for request in requests]
         if requests[0].condition_grids:
             conditions = torch.stack([_present(request.condition) for request in requests])
             latents = torch.cat([latents, conditions], dim=1)
         if not requests[0].guided:
-            return self._backend.velocity(latents, now, texts, grids)
+            return self._backend.velocity(latents, now, texts, grids, adapters)
         texts += [_present(request.negative_text) for request in requests]
-        both = self._backend.velocity(latents.repeat(2, 1, 1), now.repeat(2), texts, grids)
+        both = self._backend.velocity(latents.repeat(2, 1, 1), now.repeat(2), texts, grids, adapters * 2)
         scales = torch.tensor([request.guidance_scale for request in requests]).to(latents.device)
         velocity, negative = both.chunk(2)
         return sampler.guide(velocity, negative, scales)
@@ -119,6 +123,10 @@ def _inpainted(request: Request, moved: torch.Tensor) -> torch.Tensor:
     original, noise, mask = request.inpainting
     kept = sampler.add_noise(original, noise, request.sigmas[request.step_index + 1])
     return (1 - mask) * kept + mask * moved
+
+
+def _adapters(request: Request) -> Row:
+    return request.lease.row if request.lease else ()
 
 
 def _present(tensor: torch.Tensor | None) -> torch.Tensor:

@@ -86,7 +86,9 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise AdapterUnavailable(f"there is no adapter {path.name}") from error
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+    except OSError as error:  # whose own words would name folders
+        raise AdapterUnavailable(f"adapter {path.name}: {error.strerror or 'cannot be read'}") from error
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise AdapterUnavailable(f"adapter {path.name}: {error}") from error
 
 

@@ -5,6 +5,7 @@ A layer y = Wx becomes y = Wx + s·B(Ax) with A [r, in features] and B [out feat
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ class Adapter:
     def nbytes(self) -> int:
         return self.memory.nbytes
 
-    @property
+    @cached_property
     def rank(self) -> int:
         """The highest of any layer."""
         return max(shape.rank for shape in self.shapes.values())
@@ -56,7 +57,7 @@ class Adapter:
         """The same on another device. On a GPU the copy runs beside the work that is under way there."""
         if device.type != "cuda":
             return Adapter(self.memory.to(device), self.shapes)
-        beside = torch.cuda.Stream(device)
+        beside = _beside(device)
         with torch.cuda.stream(beside):
             memory = self.memory.pin_memory().to(device, non_blocking=True)
         beside.synchronize()
@@ -69,6 +70,12 @@ class Adapter:
             down, up = part.split([shape.rank * shape.inputs, shape.rank * shape.outputs])
             factors[name] = Factors(down.view(shape.rank, -1), up.view(shape.rank, -1), shape.scale)
         return factors
+
+
+@lru_cache
+def _beside(device: torch.device) -> torch.cuda.Stream:
+    # one and the same: memory that a stream took is used again by that stream alone
+    return torch.cuda.Stream(device)
 
 
 # the adapters of one row of a forward, each with the scale that the request gives it; they add up

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from inference.adapters.weights import Row
 from inference.request import Grid
 
 
@@ -19,13 +20,14 @@ class Backend(Protocol):
         sigmas: torch.Tensor,
         texts: Sequence[torch.Tensor],
         grids: Sequence[Grid],
+        adapters: Sequence[Row],
     ) -> torch.Tensor:
         """Predict the flow's velocity of the first picture [rows, its tokens, channels], 32 bits, for rows that do not
         see one another.
 
         latents: [rows, tokens, channels], 32 bits, of the picture and its condition pictures; sigmas: [rows], 1 is
         noise; texts: each row's own embedding [text tokens, width]; grids: the pictures' heights and widths in tokens,
-        shared by the rows.
+        shared by the rows; adapters: each row's own.
         """
         ...
 

@@ -6,6 +6,8 @@ import torch
 from diffusers import QwenImageTransformer2DModel
 from torch.nn import functional
 
+from inference.adapters.layers import Layers
+from inference.adapters.weights import Row
 from inference.models import transformer as rows
 from inference.request import Grid
 
@@ -14,12 +16,13 @@ TEXT_BUCKETS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256, 38
 
 
 class TorchBackend:
-    """See `backends.base.Backend`. The transformer's attention and RoPE are replaced, its weights are not."""
+    """See `backends.base.Backend`. Replaces attention, RoPE and linear layers of the transformer, but no weight."""
 
     name = "torch"
 
     def __init__(self, transformer: QwenImageTransformer2DModel) -> None:
         self.transformer = rows.make_rows_independent(transformer)
+        self.layers = Layers(transformer)
         self._parameter = next(transformer.parameters())
 
     def velocity(
@@ -28,17 +31,19 @@ class TorchBackend:
         sigmas: torch.Tensor,
         texts: Sequence[torch.Tensor],
         grids: Sequence[Grid],
+        adapters: Sequence[Row],
     ) -> torch.Tensor:
         dtype = self._parameter.dtype
         text, mask = self._pad(texts, latents.shape[1])
-        predicted: torch.Tensor = self.transformer(
-            hidden_states=latents.to(dtype),
-            timestep=sigmas.to(dtype),
-            encoder_hidden_states=text,
-            img_shapes=[[(1, *grid) for grid in grids]] * len(texts),
-            attention_kwargs={"attention_mask": mask},
-            return_dict=False,
-        )[0]
+        with self.layers.given(adapters):
+            predicted: torch.Tensor = self.transformer(
+                hidden_states=latents.to(dtype),
+                timestep=sigmas.to(dtype),
+                encoder_hidden_states=text,
+                img_shapes=[[(1, *grid) for grid in grids]] * len(texts),
+                attention_kwargs={"attention_mask": mask},
+                return_dict=False,
+            )[0]
         height, width = grids[0]
         return predicted[:, : height * width].float()
 

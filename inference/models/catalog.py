@@ -46,6 +46,8 @@ class ModelCard:
     operations: tuple[str, ...] = FROM_LATENTS
     max_images: int = 3
     max_image_side: int = 2048
+    max_adapters: int = 4
+    max_adapter_scale: float = 10.0
     condition_area: int | None = 1024 * 1024
     max_prompt_length: int = 4000
     description: str = ""
@@ -81,6 +83,7 @@ def validate(request: Request, card: ModelCard) -> None:
     if request.service_class not in WEIGHTS:
         raise InvalidRequest("service_class", f"service_class must be one of {', '.join(WEIGHTS)}")
     pictures.check(request, card)
+    _check_adapters(request, card)
 
 
 def _check_side(name: str, value: int, card: ModelCard) -> None:
@@ -88,6 +91,14 @@ def _check_side(name: str, value: int, card: ModelCard) -> None:
         raise InvalidRequest(name, f"{name} must be a multiple of {card.side_multiple}, not {value}")
     if not card.min_side <= value <= card.max_side:
         raise InvalidRequest(name, f"{name} must be from {card.min_side} to {card.max_side} pixels, not {value}")
+
+
+def _check_adapters(request: Request, card: ModelCard) -> None:
+    if len(request.adapters) > card.max_adapters:
+        raise InvalidRequest("adapters", f"adapters must be at most {card.max_adapters}, not {len(request.adapters)}")
+    if not all(abs(scale) <= card.max_adapter_scale for _, scale in request.adapters):
+        limit = f"{card.max_adapter_scale:g}"
+        raise InvalidRequest("adapters", f"the scale of an adapter must be from -{limit} to {limit}")
 
 
 def _check_text(name: str, value: str, card: ModelCard) -> None:

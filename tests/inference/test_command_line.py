@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 
 def kiln(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -44,6 +46,24 @@ def test_an_operation_without_its_picture_or_with_a_broken_one_is_a_readable_lin
     assert done.returncode == 2
     assert done.stderr.startswith(f"python -m inference: {broken} is no picture")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_adapters_change_the_picture_and_a_broken_one_is_a_readable_line_and_code_1(tmp_path):
+    good, broken = tmp_path / "a=b.safetensors", tmp_path / "broken.safetensors"
+    layer = "transformer.transformer_blocks.0.img_mlp.net.2"
+    save_file({f"{layer}.lora_A.weight": torch.randn(4, 768), f"{layer}.lora_B.weight": torch.randn(192, 4)}, good)
+    broken.write_bytes(b"no adapter")
+    pictures = []
+    for number, adapters in enumerate([(), ("--adapter", f"{good}=0.5"), ("--adapter", str(good))]):
+        out = tmp_path / f"{number}.png"
+        size = ("--width", "64", "--height", "64", "--steps", "2", "--seed", "1", "--out", str(out))
+        done = kiln("a red circle", *size, *adapters)
+        assert done.returncode == 0, done.stderr
+        pictures.append(out.read_bytes())
+    assert len(set(pictures)) == 3
+    done = kiln("a red circle", *size, "--adapter", f"{good}=2", "--adapter", str(broken))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "python -m inference: adapter broken.safetensors: not a safetensors file"
 
 
 def test_a_bad_size_is_a_readable_line_and_code_2(tmp_path):

@@ -213,12 +213,16 @@ def test_overflow_in_the_models_type_is_found(house, tmp_path):
         files.read(path, house.layers.sizes, torch.float16)
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
-def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
-    path = tmp_path / "adapter"
-    {"missing": lambda: None, "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
-    with pytest.raises(AdapterUnavailable, match="adapter"):
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "long", "null"])
+def test_what_is_no_file_is_refused_at_once_without_a_word_of_folders(tmp_path, kind):
+    path = tmp_path / {"long": "x" * 300, "null": "\0"}.get(kind, "adapter")
+    if kind == "folder":
+        path.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(AdapterUnavailable, match="adapter") as refusal:
         files.identify(path)
+    assert str(tmp_path) not in str(refusal.value)
 
 
 def test_the_real_models_layers_are_all_of_its_linear_ones(house):

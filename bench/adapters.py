@@ -1,0 +1,101 @@
+"""What adapters cost: `python -m bench.adapters [--quick]`.
+
+Forwards of eight guided requests, 128 by 128 pixels, on one thread: without adapters, and with adapters from files,
+each request with one of its own. All take turns in one process, one forward each; the ratio of neighbours in time is
+given as the median over the rounds, with quartiles:
+
+    attention   the four layers a block that diffusers' training scripts change: to_q, to_k, to_v, to_out
+    everything  every linear layer
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from bench.engine import PROMPTS, SIDE, spread
+from inference.adapters.bank import Bank
+from inference.adapters.layers import Layers
+from inference.adapters.weights import Row
+from inference.backends.pytorch import TorchBackend
+from inference.models import catalog, qwen_image
+
+ROWS = 8
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+# layers, rank, and how many of the eight have an adapter
+CASES = {
+    "attention · rank 16": (ATTENTION, 16, ROWS),
+    "attention · rank 16 · one row of eight": (ATTENTION, 16, 1),
+    "attention · rank 64": (ATTENTION, 64, ROWS),
+    "everything · rank 16": ("", 16, ROWS),
+    "everything · rank 64": ("", 64, ROWS),
+}
+
+
+def main(quick: bool = False) -> dict[str, Any]:
+    """Measures and returns the figures by case, JSON-ready."""
+    torch.set_num_threads(1)
+    model = qwen_image.load(catalog.card(), torch.device("cpu"))
+    backend = TorchBackend(model.transformer)
+    bank = Bank(backend.layers, 2**30)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = {name: bring(bank, Path(folder, name), backend.layers, *case) for name, case in CASES.items()}
+    times = measure(model, backend, {"none": [()] * ROWS, **rows}, 3 if quick else 21)
+    bank.close()
+    return {
+        "forward without, ms": 1000 * statistics.median(times["none"]),
+        "with adapters": {
+            name: spread("× none", [a / b for a, b in zip(times[name], times["none"], strict=True)]) for name in CASES
+        },
+    }
+
+
+def bring(bank: Bank, folder: Path, layers: Layers, ends: tuple[str, ...] | str, rank: int, count: int) -> list[Row]:
+    """The rows of eight requests, of which so many have each its own adapter of random numbers."""
+    folder.mkdir()
+    leases = []
+    for index in range(count):
+        path = folder / f"{index}.safetensors"
+        save_file(dict(factors(layers, ends, rank)), path)
+        leases.append(bank.acquire([(path, 0.8)]))
+    for lease in leases:
+        lease.ready.result()
+    return [lease.row for lease in leases] + [()] * (ROWS - count)
+
+
+def factors(layers: Layers, ends: tuple[str, ...] | str, rank: int) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, (inputs, outputs) in layers.sizes.items():
+        if name.endswith(ends):
+            yield f"transformer.{name}.lora_A.weight", 0.02 * torch.randn(rank, inputs)
+            yield f"transformer.{name}.lora_B.weight", 0.02 * torch.randn(outputs, rank)
+
+
+@torch.inference_mode()
+def measure(
+    model: qwen_image.QwenImage, backend: TorchBackend, cases: dict[str, list[Row]], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of a forward by case, round by round."""
+    grid = (SIDE // 16, SIDE // 16)
+    texts = [model.encode(PROMPTS[row % len(PROMPTS)]) for row in range(ROWS)] + [model.encode("")] * ROWS
+    latents, sigmas = torch.randn(2 * ROWS, grid[0] * grid[1], model.channels), torch.full((2 * ROWS,), 0.5)
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for index in range(rounds + 1):
+        for name, rows in cases.items():
+            # a batch's first step works out its rows; the second and later ones are measured
+            backend.velocity(latents, sigmas, texts, [grid], rows * 2)
+            begun = time.perf_counter()
+            backend.velocity(latents, sigmas, texts, [grid], rows * 2)
+            if index:  # the first round warms up
+                times[name].append(time.perf_counter() - begun)
+    return times
+
+
+if __name__ == "__main__":
+    print(json.dumps(main("--quick" in sys.argv), indent=2))
