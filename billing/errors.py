@@ -16,6 +16,11 @@ BillingError
 ├── ClawbackAbovePrice       more money is said to have gone back than the lot cost
 ├── IdempotencyMismatch      a key used again for something else
 ├── UnknownPack              nothing is sold under this name
+├── UnknownCurrency          the pack has no price in it
+├── PaymentsUnavailable      Stripe did not answer, or no key is set; try again
+├── PaymentsRefused          Stripe will not do this
+├── BadSignature             a webhook that Stripe did not sign, or not lately
+├── PaymentMismatch          what was paid is not what the top-up costs
 ├── UnknownOperation         (also a ValueError) the price list does not name it
 └── UnknownServiceClass      (also a ValueError) the price list does not name it
 """
@@ -142,6 +147,30 @@ class UnknownPack(BillingError):
     def __init__(self, name: str) -> None:
         super().__init__(f"no pack {name!r} is sold")
         self.name = name
+
+
+class UnknownCurrency(BillingError):
+    """`known` are the currencies that it has a price in."""
+
+    def __init__(self, currency: str, known: list[str]) -> None:
+        super().__init__(f"no price in {currency!r}")
+        self.known = known
+
+
+class PaymentsUnavailable(BillingError):
+    """Nothing is known to have happened."""
+
+
+class PaymentsRefused(BillingError):
+    """Trying again changes nothing."""
+
+
+class BadSignature(BillingError):
+    """Nothing in it can be believed."""
+
+
+class PaymentMismatch(BillingError):
+    """The money is there and nothing was credited: somebody must look."""
 
 
 class NotPriced(BillingError, ValueError):

@@ -18,6 +18,10 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing.payment_tables import Pack as Pack
+from billing.payment_tables import Reconciliation as Reconciliation
+from billing.payment_tables import Reversal as Reversal
+from billing.payment_tables import StripeEvent as StripeEvent
+from billing.payment_tables import TopUp as TopUp
 
 # Fixed by the migration `guards`, so that no statement has to look them up.
 MINT_ID = 1

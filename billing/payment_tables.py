@@ -1,13 +1,13 @@
-"""The tables of card payments and their constraints: packs, which are sold.
+"""The tables of card payments and their constraints, whoever writes. Not for behaviour (packs, payments).
 
-Amounts are integer milli-Tokens, money is in the currency's smallest unit (`_minor`). That a pack keeps its terms, a
-trigger says, in the migration `packs`.
+Amounts are integer milli-Tokens, money is in the currency's smallest unit (`_minor`). That a pack and a top-up keep
+their terms, triggers say, in the migrations `packs` and `top_ups`.
 """
 
 from __future__ import annotations
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
 
@@ -35,3 +35,116 @@ class Pack(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name}, version {self.version}"
+
+
+class TopUp(models.Model):
+    """One pack bought, or to be bought, on Stripe's page. `owner` is the wallet's; the price is the pack version's.
+
+    `order` is what was asked for. `session_id` and `url` are empty until Stripe has answered, `payment_intent` until
+    it was paid.
+    """
+
+    class Status(models.TextChoices):
+        OPEN = "open"
+        PROCESSING = "processing"
+        PAID = "paid"
+        FAILED = "failed"
+        EXPIRED = "expired"
+        PARTIALLY_REFUNDED = "partially_refunded"
+        REFUNDED = "refunded"
+        DISPUTED = "disputed"
+
+    id = models.UUIDField(primary_key=True)
+    owner = models.UUIDField()
+    pack = models.ForeignKey(Pack, models.PROTECT, related_name="top_ups")
+    currency = models.TextField()
+    price_minor = models.BigIntegerField()
+    status = models.TextField(choices=Status, default=Status.OPEN)
+    refunded_minor = models.BigIntegerField(default=0)
+    order = models.JSONField()
+    idempotency_key = models.TextField(null=True)  # noqa: DJ001  absent is not empty
+    session_id = models.TextField(default="")
+    url = models.TextField(default="")
+    payment_intent = models.TextField(default="")
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    paid_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = "top-up"
+        indexes = [models.Index("owner", "id", name="topup_by_owner")]
+        constraints = [
+            models.UniqueConstraint(fields=["owner", "idempotency_key"], name="topup_key_once"),
+            models.UniqueConstraint(fields=["session_id"], condition=~Q(session_id=""), name="topup_session_once"),
+            models.UniqueConstraint(
+                fields=["payment_intent"], condition=~Q(payment_intent=""), name="topup_payment_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(price_minor__gt=0, refunded_minor__gte=0, refunded_minor__lte=F("price_minor")),
+                name="topup_refunded_within_price",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["open", "processing", "failed", "expired"], paid_at=None)
+                | Q(
+                    status__in=["paid", "partially_refunded", "refunded", "disputed"],
+                    paid_at__isnull=False,
+                    payment_intent__gt="",
+                ),
+                name="topup_paid_says_so",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"top-up {self.id}"
+
+
+class Reversal(models.Model):
+    """Money of one payment that went back: a refund or a dispute, by Stripe's id. It may be known before its payment.
+
+    `standing` while the money is away; `final` once nothing can change that; `applied` while Tokens are taken for it,
+    `bonus_taken` of them from the bonus.
+    """
+
+    class Kind(models.TextChoices):
+        REFUND = "refund"
+        DISPUTE = "dispute"
+
+    id = models.TextField(primary_key=True)
+    kind = models.TextField(choices=Kind)
+    payment_intent = models.TextField(db_index=True)
+    amount_minor = models.BigIntegerField()
+    standing = models.BooleanField(default=False)
+    final = models.BooleanField(default=False)
+    applied = models.BooleanField(default=False)
+    bonus_taken = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(amount_minor__gt=0, bonus_taken__gte=0), name="reversal_in_range"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+class StripeEvent(models.Model):
+    """An event of Stripe's that was acted on; written in the transaction that acted."""
+
+    id = models.TextField(primary_key=True)
+    type = models.TextField()
+    processed_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.id}"
+
+
+class Reconciliation(models.Model):
+    """A run that looked at every event up to `until`; the next one begins there."""
+
+    until = models.DateTimeField()
+    seen = models.PositiveIntegerField()
+    repaired = models.PositiveIntegerField()
+
+    def __str__(self) -> str:
+        return f"reconciliation up to {self.until}"

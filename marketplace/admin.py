@@ -16,7 +16,7 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWid
 
 from billing import packs, price_lists, pricing
 from billing.lots import format_money
-from billing.models import MINT_ID, PLATFORM_ID, Hold, Pack, PriceListVersion, Transfer, Wallet
+from billing.models import MINT_ID, PLATFORM_ID, Hold, Pack, PriceListVersion, TopUp, Transfer, Wallet
 from marketplace.accounts.models import Account
 from marketplace.console import (
     NOTHING,
@@ -138,7 +138,8 @@ class TransferAdmin(ReadOnlyTable):
 
     @column("Job")
     def job(self, transfer: Transfer) -> SafeString | str:
-        return link(Job, transfer.reference, mono(transfer.reference)) if transfer.reference else NOTHING
+        of_job = transfer.kind in (Transfer.Kind.CAPTURE, Transfer.Kind.REFUND)
+        return link(Job, transfer.reference, mono(transfer.reference)) if of_job else NOTHING
 
 
 class OpenFilter(SimpleListFilter):
@@ -310,6 +311,57 @@ class PackAdmin(Table):
     @column("Prices")
     def prices_shown(self, pack: Pack) -> str:
         return ", ".join(f"{format_money(price, name)} {name.upper()}" for name, price in sorted(pack.prices.items()))
+
+
+@admin.register(TopUp)
+class TopUpAdmin(ReadOnlyTable):
+    list_display = ("top_up", "status_shown", "owner_shown", "pack", "price", "refunded", "created_at", "paid_at")
+    list_select_related = ("pack",)
+    search_fields = ("id",)
+    search_help_text = "Top-up or account id, whole e-mail address, or Stripe's id of session (cs_…) or payment (pi_…)"
+    fields = (
+        "status_shown", "owner_shown", "pack", "price", "refunded", "payment", "session_id", "payment_intent",
+        "created_at", "expires_at", "paid_at",
+    )  # fmt: skip
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TopUp]:
+        rows: QuerySet[TopUp] = super().get_queryset(request)
+        return rows.annotate(email=_email_of(OuterRef("owner")))
+
+    def search(self, rows: QuerySet[TopUp], term: str) -> QuerySet[TopUp]:
+        if term.startswith("cs_"):
+            return rows.filter(session_id=term)
+        if term.startswith("pi_"):
+            return rows.filter(payment_intent=term)
+        return rows.filter(Q(pk=as_uuid(term)) | Q(owner__in=accounts_of(term)))
+
+    @column("Top-up")
+    def top_up(self, row: TopUp) -> SafeString:
+        return mono(row.pk)
+
+    @column(
+        "Status",
+        label={"paid": "success", "disputed": "danger", "refunded": "warning", "partially_refunded": "warning"},
+    )
+    def status_shown(self, row: TopUp) -> str:
+        return row.status
+
+    @column("Account")
+    def owner_shown(self, row: Any) -> SafeString:
+        return link(Account, row.owner, row.email or row.owner)
+
+    @column("Price")
+    def price(self, row: TopUp) -> str:
+        return f"{format_money(row.price_minor, row.currency)} {row.currency.upper()}"
+
+    @column("Refunded")
+    def refunded(self, row: TopUp) -> str:
+        return format_money(row.refunded_minor, row.currency) if row.refunded_minor else NOTHING
+
+    @column("Transfers")
+    def payment(self, row: TopUp) -> SafeString:
+        return link_to_list(Transfer, "Transfers of this top-up", q=row.pk)
 
 
 def _email_of(account: OuterRef) -> Subquery:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from celery import Celery
+from celery.schedules import crontab
 from kombu import Exchange, Queue
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
@@ -56,6 +57,11 @@ app.conf.update(
             "task": "marketplace.jobs.tasks.keep_lots",
             "schedule": LOTS_SECONDS,
             "options": {"expires": LOTS_SECONDS, "queue": MAINTENANCE},
+        },
+        "reconcile_payments": {
+            "task": "marketplace.jobs.tasks.reconcile_payments",
+            "schedule": crontab(hour="3", minute="17"),
+            "options": {"expires": 3600, "queue": MAINTENANCE},
         },
     },
 )

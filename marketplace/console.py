@@ -40,6 +40,7 @@ PAGES = (
     ("Money", "Wallets", "account_balance_wallet", "billing_wallet"),
     ("Money", "Holds", "lock_clock", "billing_hold"),
     ("Money", "Transfers", "sync_alt", "billing_transfer"),
+    ("Money", "Top-ups", "credit_card", "billing_topup"),
     ("Money", "Token packs", "sell", "billing_pack"),
     ("Money", "Price lists", "price_change", "billing_pricelistversion"),
 )

@@ -112,7 +112,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": True, "tryItOutEnabled": True},
-    "ENUM_NAME_OVERRIDES": {"JobStatus": "marketplace.jobs.models.Status"},
+    "ENUM_NAME_OVERRIDES": {
+        "JobStatus": "marketplace.jobs.models.Status",
+        "TopUpStatus": "billing.models.TopUp.Status",
+    },
 }
 UNFOLD = {
     "SITE_TITLE": "Kiln",
@@ -154,6 +157,12 @@ RETRY_SECONDS = env.whole("KILN_RETRY_SECONDS", 5)
 SWEEP_SECONDS = env.whole("KILN_SWEEP_SECONDS", 5)
 JOB_SECONDS = env.whole("KILN_JOB_SECONDS", 3600)
 HOLD_SECONDS = env.whole("KILN_HOLD_SECONDS", 24 * 3600)
+
+STRIPE_SECRET_KEY = env.text("STRIPE_SECRET_KEY")
+STRIPE_WEBHOOK_SECRETS = env.words("STRIPE_WEBHOOK_SECRET", "")
+STRIPE_API_BASE = env.text("STRIPE_API_BASE")
+STRIPE_TAX = env.flag("KILN_STRIPE_TAX")
+STRIPE_TAX_IDS = env.flag("KILN_STRIPE_TAX_IDS")
 
 LOGGING = {
     "version": 1,

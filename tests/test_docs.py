@@ -25,7 +25,9 @@ def test_the_architecture_names_every_module(module):
 def test_the_configuration_lists_every_variable_and_no_other():
     sources = [*(ROOT / "marketplace").rglob("*.py"), *(ROOT / "inference").rglob("*.py"), ROOT / "docker-compose.yml"]
     code = "\n".join(path.read_text() for path in sources)
-    read = set(re.findall(r'["{](KILN_[A-Z_]+|DATABASE_URL|REDIS_URL|PROMETHEUS_MULTIPROC_DIR|PORT)\b', code))
+    read = set(
+        re.findall(r'["{]((?:KILN|STRIPE)_[A-Z_]+|DATABASE_URL|REDIS_URL|PROMETHEUS_MULTIPROC_DIR|PORT)\b', code)
+    )
     listed = set(re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "docs" / "configuration.md").read_text(), re.M))
     assert read - {"KILN_STACK"} == listed
 

@@ -12,7 +12,14 @@ from django.db import OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as rest
 
-from billing.errors import InsufficientTokens
+from billing.errors import (
+    IdempotencyMismatch,
+    InsufficientTokens,
+    PaymentsRefused,
+    PaymentsUnavailable,
+    UnknownCurrency,
+    UnknownPack,
+)
 from billing.pricing import format_tokens
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
@@ -77,14 +84,27 @@ def _first(detail: Any, path: str = "") -> tuple[str | None, Any]:
     return path or None, detail
 
 
+def _payments(error: PaymentsUnavailable | PaymentsRefused) -> Problem:
+    if isinstance(error, PaymentsRefused):
+        return Problem(502, "server", "payments_refused", "Stripe refused this; nothing was bought.")
+    message = "Stripe cannot be reached; nothing was bought. Send this again, with the same Idempotency-Key."
+    return Problem(503, "server", "payments_unavailable", message, headers={"Retry-After": "5"})
+
+
+KEY_REUSED = invalid("Idempotency-Key", "This key was used before with another body.", "idempotency_key_reused")
 TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
     (Problem, lambda error: error),
     (InsufficientTokens, _insufficient),
     (jobs.CostAboveMaximum, _too_dear),
+    (jobs.KeyReused, lambda _: KEY_REUSED),
+    (IdempotencyMismatch, lambda _: KEY_REUSED),
+    (UnknownPack, lambda _: invalid("pack", "There is no such pack.", "unknown_pack")),
     (
-        jobs.KeyReused,
-        lambda _: invalid("Idempotency-Key", "This key was used before with another body.", "idempotency_key_reused"),
+        UnknownCurrency,
+        lambda error: invalid("currency", f"Must be one of {', '.join(error.known)}.", "unknown_currency"),
     ),
+    (PaymentsUnavailable, _payments),
+    (PaymentsRefused, _payments),
     (jobs.NotFound, lambda _: not_found("job")),
     (
         jobs.NotCancelable,

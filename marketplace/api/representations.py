@@ -12,7 +12,7 @@ from django.http import HttpRequest
 
 from billing import pricing
 from billing.lots import Position, format_money
-from billing.models import Clawback, Lot, Pack
+from billing.models import Clawback, Lot, Pack, TopUp
 from billing.pricing import format_tokens
 from inference.models.catalog import ModelCard
 from marketplace.accounts.models import ApiKey
@@ -114,6 +114,21 @@ def pack(row: Pack) -> dict[str, Any]:
         "tokens": format_tokens(row.tokens),
         "bonus": format_tokens(row.bonus),
         "prices": {currency: format_money(price, currency) for currency, price in sorted(row.prices.items())},
+    }
+
+
+def top_up(row: TopUp) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "status": row.status,
+        "url": row.url if row.status == TopUp.Status.OPEN and row.url else None,
+        "pack": pack(row.pack),
+        "price": format_money(row.price_minor, row.currency),
+        "currency": row.currency,
+        "refunded": format_money(row.refunded_minor, row.currency),
+        "created_at": _time(row.created_at),
+        "expires_at": _time(row.expires_at),
+        "paid_at": _time(row.paid_at),
     }
 
 

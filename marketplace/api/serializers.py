@@ -7,9 +7,10 @@ from functools import cache, lru_cache
 from typing import Any
 
 from django.conf import settings
+from django.core.validators import URLValidator
 from rest_framework import serializers
 
-from billing.models import Lot, Transfer
+from billing.models import Lot, TopUp, Transfer
 from inference.models import catalog
 from inference.models.catalog import ModelCard
 from marketplace.api.fields import Number, StrictSerializer, Text, Tokens, Whole
@@ -20,6 +21,7 @@ from marketplace.jobs.storage import FORMATS
 MAX_N = 4
 MAX_SEED = 2**32 - 1
 MAX_METADATA = 16
+WEB_ADDRESS = URLValidator(["http", "https"])
 LABEL = Text(max_length=40)
 
 
@@ -115,6 +117,17 @@ class JobListQuery(ListQuery):
 
 class KeyOrder(StrictSerializer):
     name = Text(max_length=100)
+
+
+class TopUpOrder(StrictSerializer):
+    pack = Text(max_length=40, help_text="A name from `GET /v1/packs`.")
+    currency = Text(max_length=3, help_text='One that the pack has a price in, e.g. "eur".')
+    success_url = Text(
+        required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where to go on once it was paid."
+    )
+    cancel_url = Text(
+        required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where the way back from the page leads."
+    )
 
 
 class ErrorDetail(serializers.Serializer[Any]):
@@ -262,6 +275,24 @@ class PackBody(serializers.Serializer[Any]):
 
 class PackList(serializers.Serializer[Any]):
     data = PackBody(many=True)  # type: ignore[assignment]
+
+
+class TopUpBody(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=TopUp.Status.choices, help_text="Tokens are there once it is paid.")
+    url = serializers.CharField(allow_null=True, help_text="Stripe's page, while it can be paid there.")
+    pack = PackBody()
+    price = serializers.CharField(help_text='e.g. "5.00"')
+    currency = serializers.CharField()
+    refunded = serializers.CharField(help_text="Of the price.")
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField()
+    paid_at = serializers.DateTimeField(allow_null=True)
+
+
+class TopUpList(serializers.Serializer[Any]):
+    data = TopUpBody(many=True)  # type: ignore[assignment]
+    next_cursor = serializers.CharField(allow_null=True)
 
 
 class KeyBody(serializers.Serializer[Any]):

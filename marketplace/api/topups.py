@@ -2,17 +2,79 @@
 
 from __future__ import annotations
 
-from drf_spectacular.utils import extend_schema
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import packs
+from billing import packs, payments
+from billing.models import TopUp
+from marketplace.accounts.authentication import caller
+from marketplace.accounts.models import Account
 from marketplace.api import representations
-from marketplace.api.serializers import PackList
+from marketplace.api.errors import not_found
+from marketplace.api.fields import ObjectParser
+from marketplace.api.jobs import idempotency_key
+from marketplace.api.pages import page
+from marketplace.api.serializers import ListQuery, PackList, TopUpBody, TopUpList, TopUpOrder
+from marketplace.identifiers import uuid7
 
 
 class Packs(APIView):
     @extend_schema(responses={200: PackList}, summary="List the Token packs on sale")
     def get(self, request: Request) -> Response:
         return Response({"data": [representations.pack(row) for row in packs.offered()]})
+
+
+class TopUps(APIView):
+    parser_classes = [ObjectParser]
+
+    @extend_schema(
+        request=TopUpOrder,
+        responses={201: TopUpBody},
+        summary="Buy a Token pack by card",
+        parameters=[
+            OpenApiParameter(
+                "Idempotency-Key", str, "header", description="Sent again with the same body, it opens no other top-up."
+            )
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        """Send the customer to `url`, Stripe's page, where they pay. Tokens come when Stripe says that they have."""
+        key = idempotency_key(request)
+        order = TopUpOrder(data=request.data)
+        order.is_valid(raise_exception=True)
+        account_id = caller(request).account_id
+        top_up, replayed = payments.buy(uuid7(), account_id, _order(request, account_id, order.validated_data), key)
+        headers = {"Location": f"/v1/topups/{top_up.id}"} | ({"Idempotent-Replayed": "true"} if replayed else {})
+        return Response(representations.top_up(top_up), status=201, headers=headers)
+
+    @extend_schema(parameters=[ListQuery], responses={200: TopUpList}, summary="List top-ups, newest first")
+    def get(self, request: Request) -> Response:
+        query = ListQuery(data=request.query_params.dict())
+        query.is_valid(raise_exception=True)
+        mine = TopUp.objects.filter(owner=caller(request).account_id).select_related("pack").order_by("-id")
+        rows, following = page(mine, query.validated_data)
+        return Response({"data": [representations.top_up(row) for row in rows], "next_cursor": following})
+
+
+class OneTopUp(APIView):
+    @extend_schema(responses={200: TopUpBody}, summary="See a top-up")
+    def get(self, request: Request, topup_id: UUID) -> Response:
+        mine = TopUp.objects.filter(owner=caller(request).account_id)
+        row = mine.filter(id=topup_id).select_related("pack").first()
+        if row is None:
+            raise not_found("top-up")
+        return Response(representations.top_up(row))
+
+
+def _order(request: Request, account_id: UUID, body: dict[str, Any]) -> payments.Order:
+    home = settings.PUBLIC_URL or request.build_absolute_uri("/")
+    email = Account.objects.values_list("owner__email", flat=True).get(id=account_id)
+    return payments.Order(
+        body["pack"], body["currency"], body.get("success_url", home), body.get("cancel_url", home), email, dict(body)
+    )

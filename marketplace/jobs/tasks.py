@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 from uuid import UUID
@@ -10,10 +11,11 @@ from celery.signals import worker_init, worker_shutting_down
 from django.conf import settings
 from prometheus_client import start_http_server
 
-from billing import debts, lots
+from billing import debts, lots, payments_reconcile
 from marketplace.celery import SERVICE_CLASSES, app
 from marketplace.jobs import sweeper
 
+logger = logging.getLogger(__name__)
 _worker: Any = None
 
 
@@ -37,6 +39,13 @@ def keep_lots() -> None:
     lots.catch_up()
     debts.collect()
     lots.expire()
+
+
+@app.task
+def reconcile_payments() -> None:
+    if settings.STRIPE_SECRET_KEY:
+        for line in payments_reconcile.run():
+            logger.warning("repaired %s", line)
 
 
 @worker_init.connect

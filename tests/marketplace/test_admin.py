@@ -23,12 +23,14 @@ pytestmark = pytest.mark.django_db
 LISTS = (
     "jobs/job", "jobs/worker", "accounts/account", "accounts/apikey", "accounts/person", "auth/group",
     "billing/wallet", "billing/hold", "billing/transfer", "billing/pricelistversion", "billing/pack",
+    "billing/topup",
 )  # fmt: skip
 NARROWED = (
     "jobs/job/?status__exact=queued", "jobs/job/?created=day", "jobs/job/?q=alice@example.com",
     f"jobs/job/?q={uuid4()}",
     "billing/transfer/?kind=grant", "billing/transfer/?kind=capture", f"billing/transfer/?q={uuid4()}",
     "billing/hold/?state=open", f"billing/hold/?q={uuid4()}", "billing/wallet/?q=alice@example.com",
+    "billing/topup/?q=alice@example.com", "billing/topup/?q=pi_1",
     "accounts/account/?q=ali", "accounts/account/?q=kiln_abc", "accounts/apikey/?q=kiln_abc", "accounts/person/?q=ali",
 )  # fmt: skip
 

@@ -1,0 +1,183 @@
+"""Stripe, as Kiln speaks to it: a Checkout for a top-up, webhooks that are verified, events that are listed, refunds.
+
+With `payments_events` and `payments_reconcile`, which act on events, all that knows Stripe. A top-up's id is the
+idempotency key of its Checkout: however often it is asked for, there is one to pay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+import stripe
+from django.conf import settings
+from django.utils import timezone
+
+from billing import packs
+from billing.errors import BadSignature, IdempotencyMismatch, PaymentsRefused, PaymentsUnavailable, UnknownCurrency
+from billing.models import TopUp
+from billing.pricing import format_tokens
+
+# Stripe keeps an idempotency key for 24 hours and a Checkout for as long at most; less, so that a Checkout that is
+# asked for again after its key was forgotten is refused because it would have expired.
+OPEN_FOR = timedelta(hours=23)
+TIMEOUT = 8.0
+GONE_BACK = {"charge_already_refunded", "charge_disputed"}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a customer asks for; `email` gets Stripe's receipt, `body` is what a retry must repeat."""
+
+    pack: str
+    currency: str
+    success_url: str
+    cancel_url: str
+    email: str
+    body: dict[str, Any]
+
+
+def buy(top_up_id: UUID, owner: UUID, order: Order, idempotency_key: str | None = None) -> tuple[TopUp, bool]:
+    """A top-up with a Checkout to pay it at; and whether it is the one that this key already stands for.
+
+    UnknownPack, UnknownCurrency, IdempotencyMismatch; PaymentsUnavailable or PaymentsRefused, and then the same call
+    with the same key goes on where it stopped.
+    """
+    top_up = _standing(owner, order, idempotency_key)
+    replayed = top_up is not None
+    if top_up is None:
+        top_up, replayed = _new(top_up_id, owner, order, idempotency_key)
+    if not top_up.session_id and top_up.status == TopUp.Status.OPEN:
+        with _asking() as client:
+            session = client.v1.checkout.sessions.create(_checkout(top_up), {"idempotency_key": str(top_up.id)})
+        # Only these columns: the webhook that says it was paid may have come first.
+        TopUp.objects.filter(id=top_up.id).update(session_id=session.id, url=session.url or "")
+        top_up.refresh_from_db()
+    return top_up, replayed
+
+
+def read_event(body: bytes, signature: str) -> dict[str, Any]:
+    """A webhook's event; BadSignature unless one of the secrets signed exactly these bytes in the last 5 minutes."""
+    for secret in settings.STRIPE_WEBHOOK_SECRETS:
+        try:
+            stripe.WebhookSignature.verify_header(body, signature, secret, stripe.Webhook.DEFAULT_TOLERANCE)
+            event: dict[str, Any] = json.loads(body)
+            return event
+        except (stripe.SignatureVerificationError, ValueError):
+            continue
+    raise BadSignature("no secret of ours signed this lately")
+
+
+def events(types: list[str], since: datetime) -> Iterator[dict[str, Any]]:
+    """Stripe's events of these types since then, newest first. PaymentsUnavailable or PaymentsRefused."""
+    with _asking() as client:
+        found = client.v1.events.list({"types": types, "created": {"gte": int(since.timestamp())}, "limit": 100})
+        for event in found.auto_paging_iter():
+            yield event.to_dict(for_json=True)
+
+
+def is_ours(payment_intent: str) -> bool:
+    """Whether a payment was for a top-up, also where we have not heard yet that it was paid."""
+    if TopUp.objects.filter(payment_intent=payment_intent).exists():
+        return True
+    with _asking() as client:
+        metadata = client.v1.payment_intents.retrieve(payment_intent).metadata
+    try:
+        return TopUp.objects.filter(id=metadata["top_up"]).exists() if metadata else False
+    except (KeyError, ValueError):
+        return False
+
+
+def refund(payment_intent: str, key: str) -> bool:
+    """Gives all that is left of a payment back; False where nothing is. PaymentsUnavailable or PaymentsRefused."""
+    with _asking() as client:
+        try:
+            client.v1.refunds.create(
+                {"payment_intent": payment_intent, "reason": "fraudulent"}, {"idempotency_key": key}
+            )
+        except stripe.InvalidRequestError as error:
+            if error.code in GONE_BACK:
+                return False
+            raise
+    return True
+
+
+def _standing(owner: UUID, order: Order, key: str | None) -> TopUp | None:
+    """What the key stands for; IdempotencyMismatch where that is something else."""
+    found = TopUp.objects.filter(owner=owner, idempotency_key=key).first() if key else None
+    if found is not None and found.order["body"] != order.body:
+        raise IdempotencyMismatch(key or "")
+    return found
+
+
+def _new(top_up_id: UUID, owner: UUID, order: Order, key: str | None) -> tuple[TopUp, bool]:
+    pack = packs.find(order.pack)
+    if order.currency not in pack.prices:
+        raise UnknownCurrency(order.currency, sorted(pack.prices))
+    now = timezone.now()
+    made = TopUp(
+        id=top_up_id, owner=owner, pack=pack, currency=order.currency, price_minor=pack.prices[order.currency],
+        idempotency_key=key, created_at=now, expires_at=now + OPEN_FOR,
+        order={
+            "body": order.body, "success_url": order.success_url, "cancel_url": order.cancel_url, "email": order.email,
+        },
+    )  # fmt: skip
+    TopUp.objects.bulk_create([made], ignore_conflicts=True)  # a request with the same key may have come first
+    found = _standing(owner, order, key)
+    return (found, found.id != top_up_id) if found else (made, False)
+
+
+def _checkout(top_up: TopUp) -> Any:
+    """The Checkout's parameters, the same ones for every call for this top-up."""
+    order, pack = top_up.order, top_up.pack
+    ours = {"top_up": str(top_up.id), "account": str(top_up.owner)}
+    bonus = f" and {format_tokens(pack.bonus)} more" if pack.bonus else ""
+    price = {
+        "currency": top_up.currency,
+        "unit_amount": top_up.price_minor,
+        "product_data": {"name": f"{format_tokens(pack.tokens)} Tokens{bonus}"},
+        "tax_behavior": "inclusive",  # so that the total is the pack's price, with tax or without
+    }
+    return {
+        "mode": "payment",
+        "client_reference_id": str(top_up.id),
+        "customer_email": order["email"],
+        "line_items": [{"price_data": price, "quantity": 1}],
+        "metadata": ours,
+        "payment_intent_data": {"metadata": ours, "receipt_email": order["email"]},
+        "success_url": order["success_url"],
+        "cancel_url": order["cancel_url"],
+        "expires_at": int(top_up.expires_at.timestamp()),
+        **({"automatic_tax": {"enabled": True}} if settings.STRIPE_TAX else {}),
+        **({"tax_id_collection": {"enabled": True}} if settings.STRIPE_TAX_IDS else {}),
+    }
+
+
+@contextmanager
+def _asking() -> Iterator[stripe.StripeClient]:
+    """The client; Stripe's errors come out as ours."""
+    if not settings.STRIPE_SECRET_KEY:
+        raise PaymentsUnavailable("STRIPE_SECRET_KEY is not set")
+    try:
+        yield _client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE)
+    except (stripe.APIConnectionError, stripe.APIError, stripe.RateLimitError) as error:
+        raise PaymentsUnavailable(str(error)) from error
+    except stripe.StripeError as error:
+        again = error.http_status == 409  # the same request is still in flight
+        raise (PaymentsUnavailable if again else PaymentsRefused)(str(error)) from error
+
+
+@lru_cache(maxsize=4)
+def _client(key: str, base: str) -> stripe.StripeClient:
+    return stripe.StripeClient(
+        key,
+        base_addresses={"api": base} if base else {},
+        http_client=stripe.RequestsClient(timeout=TIMEOUT),
+        max_network_retries=1,
+    )

@@ -1,0 +1,223 @@
+"""What Stripe's events do: a payment is credited, money that went back takes its Tokens with it. Each event once.
+
+An event and its consequences are one transaction. Events may come late, twice and in any order, so each is compared
+with what is known: a payment is credited unless it was, and a refund or dispute is written down even where its
+payment is not known yet. `charge.refunded` says nothing that `refund.created` does not. Not for asking Stripe
+(payments) or for finding events that were lost (payments_reconcile).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.db.models import Sum
+from django.utils import timezone
+
+from billing import debts, lots, payments, wallets
+from billing.errors import PaymentMismatch
+from billing.models import Clawback, Lot, Reversal, StripeEvent, TopUp, Transfer, Wallet
+
+Document = dict[str, Any]
+UNPAID = (TopUp.Status.OPEN, TopUp.Status.PROCESSING)
+REFUND_VOID = {"failed", "canceled"}
+# An inquiry (`warning_…`) has moved no money; a dispute that was prevented neither.
+DISPUTE_VOID = {"won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed"}
+DISPUTE_FINAL = {"won", "lost", "prevented", "warning_closed"}
+
+
+def apply(event: Document) -> str | None:
+    """Acts on an event that was not acted on before; what it changed, in words.
+
+    PaymentMismatch, PaymentsUnavailable and whatever else is raised leave nothing behind, so that it can come again.
+    """
+    handler = HANDLERS.get(event["type"])
+    if handler is None:
+        return None
+    with transaction.atomic():
+        # A second delivery waits here for the first one's end.
+        _, is_new = StripeEvent.objects.get_or_create(id=event["id"], defaults={"type": event["type"]})
+        return handler(event["data"]["object"]) if is_new else None
+
+
+def _completed(session: Document) -> str | None:
+    """The customer is done on Stripe's page; the money may still be under way."""
+    paid = session["payment_status"] == "paid"
+    if paid:
+        _one_at_a_time(session["payment_intent"])
+    top_up = _top_up(session)
+    if top_up is None or top_up.paid_at:
+        return None
+    if not paid:
+        return _ended(top_up, TopUp.Status.PROCESSING, [TopUp.Status.OPEN])
+    stated, known = (session["amount_total"], session["currency"]), (top_up.price_minor, top_up.currency)
+    if stated != known or top_up.session_id not in ("", session["id"]):
+        raise PaymentMismatch(f"{top_up}: session {session['id']} says {stated}, it costs {known}")
+    _credit(top_up, session)
+    _settle(top_up)
+    return f"{top_up}: paid, Tokens credited"
+
+
+def _credit(top_up: TopUp, session: Document) -> None:
+    pack, key = top_up.pack, str(top_up.id)
+    wallets.purchase(top_up.owner, pack.tokens, top_up.price_minor, top_up.currency, key, reference=top_up.id)
+    if pack.bonus:
+        wallets.grant(top_up.owner, pack.bonus, _bonus_key(top_up), memo=f"bonus of pack {pack.name}")
+    top_up.status, top_up.paid_at = TopUp.Status.PAID, timezone.now()
+    top_up.session_id, top_up.payment_intent = session["id"], session["payment_intent"]
+    top_up.save()
+
+
+def _failed(session: Document) -> str | None:
+    return _ended(_top_up(session), TopUp.Status.FAILED, UNPAID)
+
+
+def _expired(session: Document) -> str | None:
+    return _ended(_top_up(session), TopUp.Status.EXPIRED, UNPAID)
+
+
+def _refund(refund: Document) -> str | None:
+    void = refund["status"] in REFUND_VOID
+    return _reverse(Reversal.Kind.REFUND, refund, standing=not void, final=void)
+
+
+def _dispute(dispute: Document) -> str | None:
+    status = dispute["status"]
+    return _reverse(Reversal.Kind.DISPUTE, dispute, status not in DISPUTE_VOID, status in DISPUTE_FINAL)
+
+
+def _warned(warning: Document) -> str | None:
+    """The card was probably stolen: the payment is refunded before it is disputed; Tokens go with the refund."""
+    intent = warning["payment_intent"]
+    if not warning["actionable"] or not intent or not payments.is_ours(intent):
+        return None
+    return f"payment {intent}: refunded as fraud" if payments.refund(intent, f"fraud:{warning['id']}") else None
+
+
+def _reverse(kind: Reversal.Kind, source: Document, standing: bool, final: bool) -> str | None:
+    """Writes down where this money is, unless that was settled for good, and lets the Tokens follow."""
+    intent = source["payment_intent"]
+    if not intent or not source["amount"]:
+        return None
+    _one_at_a_time(intent)
+    terms = {"kind": kind, "payment_intent": intent, "amount_minor": source["amount"]}
+    reversal, _ = Reversal.objects.get_or_create(id=source["id"], defaults=terms)
+    if not reversal.final:
+        reversal.standing, reversal.final = standing, final
+        reversal.save()
+    top_up = TopUp.objects.select_for_update(of=("self",)).filter(payment_intent=intent).first()
+    return _settle(top_up) if top_up else None
+
+
+def _settle(top_up: TopUp) -> str | None:
+    """Takes Tokens for money that went back and returns them for money that came again; the top-up says which."""
+    changed = []
+    reversals = list(Reversal.objects.filter(payment_intent=top_up.payment_intent).order_by("created_at"))
+    for reversal in reversals:
+        if reversal.standing != reversal.applied:
+            (_take if reversal.standing else _give_back)(top_up, reversal)
+            reversal.applied = reversal.standing
+            reversal.save()
+            changed.append(f"{reversal}: Tokens {'taken' if reversal.standing else 'returned'}")
+    standing = [reversal for reversal in reversals if reversal.standing]
+    refunded = sum(reversal.amount_minor for reversal in standing if reversal.kind == Reversal.Kind.REFUND)
+    top_up.refunded_minor = min(refunded, top_up.price_minor)
+    if any(reversal.kind == Reversal.Kind.DISPUTE for reversal in standing):
+        top_up.status = TopUp.Status.DISPUTED
+    elif top_up.refunded_minor == top_up.price_minor:
+        top_up.status = TopUp.Status.REFUNDED
+    else:
+        top_up.status = TopUp.Status.PARTIALLY_REFUNDED if refunded else TopUp.Status.PAID
+    top_up.save()
+    return f"{top_up}: {', '.join(changed)}" if changed else None
+
+
+def _take(top_up: TopUp, reversal: Reversal) -> None:
+    """From the lots of this payment, together no more than they cost, and the same share of the bonus."""
+    left = reversal.amount_minor
+    for lot in Lot.objects.filter(transfer__reference=top_up.id, kind=Lot.Kind.PAID).order_by("transfer_id"):
+        earlier = lot.clawbacks.aggregate(money=Sum("money_minor", default=0))["money"]
+        if part := min(left, (lot.price_minor or 0) - earlier):
+            debts.claw_back(lot.id, part, str(reversal), _key(reversal, lot.id))
+            left -= part
+    if top_up.pack.bonus:
+        share = top_up.pack.bonus * min(reversal.amount_minor, top_up.price_minor) // top_up.price_minor
+        reversal.bonus_taken = _take_bonus(top_up, share, f"expiry:{reversal.id}")
+
+
+def _take_bonus(top_up: TopUp, share: int, key: str) -> int:
+    """What is left of the bonus lapses, up to this share; what was spent of it is nobody's debt."""
+    wallet = Wallet.objects.select_for_update(no_key=True).get(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER)
+    now = lots.allocate(wallet.pk)
+    granted = Transfer.objects.get(idempotency_key=f"grant:{_bonus_key(top_up)}").pk
+    left = [lot for lot in now.lots if lot.transfer_id == granted]
+    amount: int = min(share, now.balance.available, *(lot.remaining for lot in left)) if left else 0
+    if amount:
+        wallets.withdraw(wallet.pk, Transfer.Kind.EXPIRY, amount, left[0].id, key)
+    return amount
+
+
+def _give_back(top_up: TopUp, reversal: Reversal) -> None:
+    """The money is ours again: what was owed is forgiven, what was taken comes back as a lot at the same price."""
+    for back in Clawback.objects.filter(lot__transfer__reference=top_up.id):
+        if back.idempotency_key == _key(reversal, back.lot_id):
+            debts.waive(back.id, f"{reversal} was void")
+            back.refresh_from_db()
+            if back.collected:
+                price = max(1, back.money_minor * back.collected // back.amount)
+                wallets.purchase(
+                    top_up.owner, back.collected, price, top_up.currency, f"returned {back.id}", reference=top_up.id
+                )
+    if reversal.bonus_taken:
+        wallets.grant(top_up.owner, reversal.bonus_taken, f"returned {reversal.id}", memo="bonus returned")
+        reversal.bonus_taken = 0
+
+
+def _top_up(session: Document) -> TopUp | None:
+    """The top-up of a session, locked; None where the session is somebody else's."""
+    try:
+        top_up_id = UUID(session["client_reference_id"] or "")
+    except ValueError:
+        return None
+    return TopUp.objects.select_for_update(of=("self",)).filter(id=top_up_id).first()
+
+
+def _ended(top_up: TopUp | None, status: TopUp.Status, before: Any) -> str | None:
+    if top_up is None or top_up.status not in before:
+        return None
+    top_up.status = status
+    top_up.save()
+    return f"{top_up}: {status}"
+
+
+def _one_at_a_time(payment_intent: str) -> None:
+    """Until the transaction's end; else a payment and its refund, at the same moment, would not see each other."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('payment'), hashtext(%s))", [payment_intent])
+
+
+def _key(reversal: Reversal, lot: UUID) -> str:
+    return f"{reversal.id}:{lot}"
+
+
+def _bonus_key(top_up: TopUp) -> str:
+    return f"bonus {top_up.id}"
+
+
+HANDLERS: dict[str, Callable[[Document], str | None]] = {
+    "checkout.session.completed": _completed,
+    "checkout.session.async_payment_succeeded": _completed,
+    "checkout.session.async_payment_failed": _failed,
+    "checkout.session.expired": _expired,
+    "refund.created": _refund,
+    "refund.updated": _refund,
+    "refund.failed": _refund,
+    "charge.dispute.created": _dispute,
+    "charge.dispute.updated": _dispute,
+    "charge.dispute.closed": _dispute,
+    "charge.dispute.funds_withdrawn": _dispute,
+    "charge.dispute.funds_reinstated": _dispute,
+    "radar.early_fraud_warning.created": _warned,
+}

@@ -1,0 +1,50 @@
+"""Reconciliation: events that never reached the webhook are found in Stripe's list and acted on."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from django.utils import timezone
+
+from billing import payments, payments_events
+from billing.models import Reconciliation, StripeEvent, TopUp
+
+# Stripe lists events for 30 days. The overlap is for clocks that differ and for events that were listed late.
+LISTED = timedelta(days=30)
+OVERLAP = timedelta(hours=1)
+
+logger = logging.getLogger(__name__)
+
+
+def run() -> list[str]:
+    """What was repaired, a line each. An event that fails is logged, and looked at again by the next run.
+
+    PaymentsUnavailable or PaymentsRefused where Stripe cannot be asked.
+    """
+    started = timezone.now()
+    last = Reconciliation.objects.order_by("-until").values_list("until", flat=True).first()
+    since = max(last - OVERLAP, started - LISTED) if last else started - LISTED
+    listed = list(payments.events(list(payments_events.HANDLERS), since))
+    known = set(StripeEvent.objects.filter(id__in=[event["id"] for event in listed]).values_list("id", flat=True))
+    lines, failed = [], 0
+    for event in reversed(listed):
+        try:
+            if event["id"] not in known and (line := payments_events.apply(event)):
+                lines.append(f"{event['type']} {event['id']}: {line}")
+        except Exception:
+            failed += 1
+            logger.exception("event %s", event["id"])
+    lines += _never_opened()
+    if not failed:
+        Reconciliation.objects.create(until=started, seen=len(listed), repaired=len(lines))
+    else:
+        lines.append(f"{failed} events failed; the log says why")
+    return lines
+
+
+def _never_opened() -> list[str]:
+    """Top-ups that Stripe never answered for, past their time."""
+    due = TopUp.objects.filter(status=TopUp.Status.OPEN, session_id="", expires_at__lt=timezone.now() - OVERLAP)
+    count = due.update(status=TopUp.Status.EXPIRED)
+    return [f"{count} top-ups without a Checkout: expired"] if count else []

@@ -1,0 +1,24 @@
+"""`POST /webhooks/stripe`: verified on the bytes as they came, acted on, and only then acknowledged."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from billing import payments, payments_events
+from billing.errors import BadSignature
+from marketplace.api.errors import Problem, respond
+
+
+@csrf_exempt
+@require_POST
+def receive(request: HttpRequest) -> HttpResponse:
+    """200 once it is done, was done before, or is nothing to us. What fails is a 500, and Stripe sends it again."""
+    try:
+        event = payments.read_event(request.body, request.headers.get("Stripe-Signature", ""))
+    except BadSignature:
+        problem = Problem(400, "invalid_request", "invalid_signature", "This is not signed by Stripe, or too long ago.")
+        return respond(problem, request)
+    payments_events.apply(event)
+    return JsonResponse({"received": True})
