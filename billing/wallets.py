@@ -19,6 +19,7 @@ from psycopg.errors import UniqueViolation
 
 from billing import ledger
 from billing.errors import (
+    AccountFrozen,
     BillingError,
     ChargeAboveHold,
     HoldExists,
@@ -70,12 +71,12 @@ _BALANCE = """
 SELECT balance - held, held, balance FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer'
 """
 
-# Two CTEs with the parameters owner, amount, reference and expires_in. No row in new_hold: too few Tokens or no
-# wallet; `refusal` says which.
+# Two CTEs with the parameters owner, amount, reference and expires_in. No row in new_hold: too few Tokens, a frozen
+# wallet or none; `refusal` says which.
 HOLD_CTE = """
 held_wallet AS (
     UPDATE billing_wallet SET held = held + %(amount)s::bigint
-    WHERE owner = %(owner)s::uuid AND kind = 'customer' AND balance - held >= %(amount)s::bigint
+    WHERE owner = %(owner)s::uuid AND kind = 'customer' AND balance - held >= %(amount)s::bigint AND NOT frozen
     RETURNING id
 ),
 new_hold AS (
@@ -91,7 +92,7 @@ new_hold AS (
 PAYERS_CTE = """
 payer AS MATERIALIZED (
     SELECT id AS wallet_id, owner, balance - held AS available FROM billing_wallet
-    WHERE kind = 'customer' AND owner = ANY (ARRAY(SELECT owner FROM wanted))
+    WHERE kind = 'customer' AND NOT frozen AND owner = ANY (ARRAY(SELECT owner FROM wanted))
     FOR NO KEY UPDATE
 )"""
 # Leaves out the wallets that somebody else has locked, so that it waits for nobody.
@@ -200,7 +201,7 @@ def balance(owner: UUID) -> Balance:
 
 
 def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta) -> None:
-    """Sets `amount` aside under `reference`; InsufficientTokens, NoWallet or HoldExists."""
+    """Sets `amount` aside under `reference`; InsufficientTokens, AccountFrozen, NoWallet or HoldExists."""
     if expires_in <= timedelta(0):
         raise ValueError("a hold must last")
     values = {"owner": owner, "amount": _milli(amount), "reference": reference, "expires_in": expires_in}
@@ -215,7 +216,9 @@ def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta) -> No
 
 
 def refusal(owner: UUID, amount: int) -> BillingError:
-    """Why a hold of this amount found no row: InsufficientTokens or NoWallet, to be raised."""
+    """Why a hold of this amount found no row: AccountFrozen, InsufficientTokens or NoWallet, to be raised."""
+    if Wallet.objects.filter(owner=owner, kind=Wallet.Kind.CUSTOMER, frozen=True).exists():
+        return AccountFrozen(owner)
     try:
         return InsufficientTokens(balance(owner).available, amount)
     except NoWallet as error:

@@ -13,6 +13,7 @@ from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as rest
 
 from billing.errors import (
+    AccountFrozen,
     IdempotencyMismatch,
     InsufficientTokens,
     PaymentsRefused,
@@ -95,6 +96,10 @@ KEY_REUSED = invalid("Idempotency-Key", "This key was used before with another b
 TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
     (Problem, lambda error: error),
     (InsufficientTokens, _insufficient),
+    (
+        AccountFrozen,
+        lambda _: Problem(402, "payment", "account_frozen", "A payment went back; settle the debt that it left first."),
+    ),
     (jobs.CostAboveMaximum, _too_dear),
     (jobs.KeyReused, lambda _: KEY_REUSED),
     (IdempotencyMismatch, lambda _: KEY_REUSED),

@@ -8,7 +8,14 @@ from books import HOUR, nothing_moves
 from django.utils import timezone
 
 from billing import debts, ledger, lots, wallets
-from billing.errors import ClawbackAbovePrice, IdempotencyMismatch, InsufficientTokens, UnknownDebt, UnknownLot
+from billing.errors import (
+    AccountFrozen,
+    ClawbackAbovePrice,
+    IdempotencyMismatch,
+    InsufficientTokens,
+    UnknownDebt,
+    UnknownLot,
+)
 from billing.models import MINT_ID, Clawback, Lot, Transfer, Wallet
 from billing.wallets import Balance
 from marketplace.celery import app
@@ -186,6 +193,17 @@ def test_a_debt_that_never_was_is_unknown():
     for verb in (debts.settle, lambda debt: debts.waive(debt, "why")):
         with nothing_moves(), pytest.raises(UnknownDebt):
             verb(uuid4())
+
+
+def test_a_frozen_account_holds_nothing_new_until_its_debt_is_settled(bob):
+    lot = buy(bob)
+    spend(bob, 300)
+    debt = debts.claw_back(lot, 100, "dispute", "dp_1").id
+    wallets.grant(bob, 50, "given")
+    with nothing_moves(), pytest.raises(AccountFrozen):
+        wallets.hold(bob, 1, uuid4(), HOUR)
+    debts.waive(debt, "forgiven")
+    wallets.hold(bob, 50, uuid4(), HOUR)
 
 
 def test_a_frozen_account_keeps_what_it_has_and_its_jobs_end(bob):

@@ -189,6 +189,9 @@ class Books(RuleBasedStateMachine):
     def open_debts(self) -> list[UUID]:
         return [debt_id for debt_id, debt in self.debts.items() if not debt["settled"]]
 
+    def is_frozen(self, owner: UUID) -> bool:
+        return any(self.debts[debt_id]["owner"] == owner for debt_id in self.open_debts())
+
     @rule()
     def collect(self):
         lots.catch_up()
@@ -230,6 +233,9 @@ class Books(RuleBasedStateMachine):
     @rule(target=references, owner=owners, amount=amounts, expires_in=st.sampled_from([MOMENT, HOUR]))
     def hold(self, owner, amount, expires_in):
         reference = uuid4()
+        if self.is_frozen(owner):
+            self.refused(errors.AccountFrozen, wallets.hold, owner, amount, reference, expires_in)
+            return multiple()
         if self.available(owner) < amount:
             self.refused(errors.InsufficientTokens, wallets.hold, owner, amount, reference, expires_in)
             return multiple()
@@ -246,8 +252,8 @@ class Books(RuleBasedStateMachine):
 
     @rule(reference=references, owner=owners, amount=amounts)
     def hold_again(self, reference, owner, amount):
-        short = self.available(owner) < amount
-        error = errors.InsufficientTokens if short else errors.HoldExists
+        short = errors.InsufficientTokens if self.available(owner) < amount else errors.HoldExists
+        error = errors.AccountFrozen if self.is_frozen(owner) else short
         self.refused(error, wallets.hold, owner, amount, reference, HOUR)
 
     @rule(target=charged, reference=references, charge=amounts, share=st.integers(0, LARGEST - 1))
@@ -273,7 +279,8 @@ class Books(RuleBasedStateMachine):
     def buy(self, owner, charge):
         """A hold that is captured at once: most of what happens to lots."""
         charge = min(charge, self.available(owner))
-        return self.capture(self.hold(owner, charge, HOUR), charge, 0) if charge else multiple()
+        buys = charge and not self.is_frozen(owner)
+        return self.capture(self.hold(owner, charge, HOUR), charge, 0) if buys else multiple()
 
     @rule(reference=references)
     def release(self, reference):
@@ -336,7 +343,7 @@ class Books(RuleBasedStateMachine):
         assert {row[0]: (row[1], row[2], row[3] is not None) for row in found} == {
             debt_id: (debt["amount"], debt["collected"], debt["settled"]) for debt_id, debt in self.debts.items()
         }
-        frozen = {self.debts[debt_id]["owner"] for debt_id in self.open_debts()}
+        frozen = {owner for owner in OWNERS if self.is_frozen(owner)}
         assert set(Wallet.objects.filter(frozen=True).values_list("owner", flat=True)) == frozen
 
     @invariant()

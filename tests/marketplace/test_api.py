@@ -113,6 +113,18 @@ def test_too_few_tokens(bob):
     assert not Job.objects.exists()
 
 
+def test_a_frozen_account_buys_nothing(bob, picture):
+    lot = wallets.purchase(bob.account.id, 1_250, 990, "eur", "payment 1")
+    deliver(buy(bob)["id"], picture)
+    debts.claw_back(lot, 990, "dispute", "dp_1")
+    wallets.grant(bob.account.id, 100_000, "a gift")
+    refused = error(bob.post("/v1/jobs", ORDER), 402)
+    assert (refused["type"], refused["code"]) == ("payment", "account_frozen")
+    assert Job.objects.count() == 1
+    debts.waive(debts.of(bob.account.id)[0].id, "forgiven")
+    buy(bob)
+
+
 def test_max_cost(alice):
     refused = error(alice.post("/v1/jobs", {**ORDER, "max_cost": "1.249"}), 422)
     assert (refused["code"], refused["param"]) == ("cost_above_maximum", "max_cost")
