@@ -60,14 +60,14 @@ def main(quick: bool = False) -> dict[str, Any]:
 def bring(bank: Bank, folder: Path, layers: Layers, ends: tuple[str, ...] | str, rank: int, count: int) -> list[Row]:
     """The rows of eight requests, of which so many have each its own adapter of random numbers."""
     folder.mkdir()
-    leases = []
+    loans = []
     for index in range(count):
         path = folder / f"{index}.safetensors"
         save_file(dict(factors(layers, ends, rank)), path)
-        leases.append(bank.acquire([(path, 0.8)]))
-    for lease in leases:
-        lease.ready.result()
-    return [lease.row for lease in leases] + [()] * (ROWS - count)
+        loans.append(bank.acquire([(path, 0.8)]))
+    for loan in loans:
+        loan.ready.result()
+    return [loan.row for loan in loans] + [()] * (ROWS - count)
 
 
 def factors(layers: Layers, ends: tuple[str, ...] | str, rank: int) -> Iterator[tuple[str, torch.Tensor]]:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from inference import pictures
-from inference.adapters.bank import Bank, Lease
+from inference.adapters.bank import Bank, Loan
 from inference.backends.pytorch import TorchBackend
 from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
 from inference.models import catalog, qwen_image
@@ -133,16 +133,16 @@ class Engine:
 
     def _fetch(self, request: Request) -> None:
         self._fetching.add(request)
-        request.lease = lease = self._bank.acquire(request.adapters)
-        request.future.add_done_callback(lambda _: self._bank.release(lease))
-        lease.ready.add_done_callback(lambda _: self._fetched(request, lease))
+        request.loan = loan = self._bank.acquire(request.adapters)
+        request.future.add_done_callback(lambda _: self._bank.release(loan))
+        loan.ready.add_done_callback(lambda _: self._fetched(request, loan))
 
-    def _fetched(self, request: Request, lease: Lease) -> None:
+    def _fetched(self, request: Request, loan: Loan) -> None:
         """A request's adapters are there, or cannot be had; in the bank's thread, mostly."""
         with self._changed:
             if not request.future.running():
                 return
-            if error := lease.ready.exception():
+            if error := loan.ready.exception():
                 self._leaving.append((request, error))
             else:
                 self._fetching.discard(request)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from inference.adapters.bank import Lease
+    from inference.adapters.bank import Loan
 
 # a model sees a picture in tiles of 16x16 pixels: eightfold autoencoder, patches of two
 TILE = 16
@@ -121,7 +121,7 @@ class Request:
     image: Image.Image | None = field(default=None, init=False, repr=False)
 
     # its standing with the engine
-    lease: Lease | None = field(default=None, init=False, repr=False)
+    loan: Loan | None = field(default=None, init=False, repr=False)
     future: Future[Picture] = field(default_factory=Future, init=False, repr=False)
     submitted_at: float = field(default=0.0, init=False, repr=False)
     started_at: float = field(default=0.0, init=False, repr=False)

@@ -126,7 +126,7 @@ def _inpainted(request: Request, moved: torch.Tensor) -> torch.Tensor:
 
 
 def _adapters(request: Request) -> Row:
-    return request.lease.row if request.lease else ()
+    return request.loan.row if request.loan else ()
 
 
 def _present(tensor: torch.Tensor | None) -> torch.Tensor:

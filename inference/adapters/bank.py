@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Resident:
-    """An adapter on the device, and how many leases pin it there."""
+    """An adapter on the device, and how many loans pin it there."""
 
     adapter: Adapter
     pins: int = 0
 
 
 @dataclass(eq=False)
-class Lease:
+class Loan:
     """A request's hold on its adapters, from when it asks for them until it gives them back."""
 
     wanted: tuple[tuple[Path, float], ...]
@@ -55,34 +55,34 @@ class Bank:
         self._closed = False
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="kiln-adapters")
 
-    def acquire(self, wanted: Sequence[tuple[str | Path, float]]) -> Lease:
+    def acquire(self, wanted: Sequence[tuple[str | Path, float]]) -> Loan:
         """Begin to bring in adapters, each file with the scale it is to have; returns at once.
 
-        The lease's `ready` raises AdapterUnavailable where one of them cannot be had, EngineStopped after `close`,
+        The loan's `ready` raises AdapterUnavailable where one of them cannot be had, EngineStopped after `close`,
         EngineFault where the device has no room after all.
         """
-        lease = Lease(tuple((Path(path), scale) for path, scale in wanted))
+        loan = Loan(tuple((Path(path), scale) for path, scale in wanted))
         with self._changed:
             if self._closed:
-                lease.ready.set_exception(EngineStopped("the engine stopped"))
-            elif self._someone_waits or not self._pin_residents(lease):
-                self._loader.submit(self._grant, lease)
+                loan.ready.set_exception(EngineStopped("the engine stopped"))
+            elif self._someone_waits or not self._pin_residents(loan):
+                self._loader.submit(self._grant, loan)
             else:
-                lease.ready.set_result(None)
-        return lease
+                loan.ready.set_result(None)
+        return loan
 
-    def release(self, lease: Lease) -> None:
+    def release(self, loan: Loan) -> None:
         """Give the adapters back, or up where they are still to come. Safe to call twice."""
-        lease.ready.cancel()
+        loan.ready.cancel()
         with self._changed:
-            for resident in lease.pinned:
+            for resident in loan.pinned:
                 resident.pins -= 1
-            lease.pinned.clear()
+            loan.pinned.clear()
             self._layers.forget()
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End the loader; leases that still wait raise EngineStopped."""
+        """End the loader; loans that still wait raise EngineStopped."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -94,24 +94,24 @@ class Bank:
         with self._changed:
             return sum(resident.adapter.nbytes for resident in self._residents.values())
 
-    def _pin_residents(self, lease: Lease) -> bool:
-        """Pin all that the lease wants, where all of it is on the device."""
+    def _pin_residents(self, loan: Loan) -> bool:
+        """Pin all that the loan wants, where all of it is on the device."""
         try:
-            identities = [files.identify(path) for path, _ in lease.wanted]
+            identities = [files.identify(path) for path, _ in loan.wanted]
         except AdapterUnavailable:
             return False
         if not all(identity in self._residents for identity in identities):
             return False
         for identity in identities:
-            self._pin(lease, identity)
+            self._pin(loan, identity)
         return True
 
-    def _grant(self, lease: Lease) -> None:
-        """In the loader's thread: bring in what the lease wants, then say so, or why not."""
+    def _grant(self, loan: Loan) -> None:
+        """In the loader's thread: bring in what the loan wants, then say so, or why not."""
         failure: InferenceError | None = None
         try:
-            for path, _ in lease.wanted:
-                self._bring(lease, path)
+            for path, _ in loan.wanted:
+                self._bring(loan, path)
         except CancelledError:
             return
         except InferenceError as error:
@@ -119,54 +119,54 @@ class Bank:
         except Exception as error:
             log.exception("an adapter could not be brought in")
             failure = EngineFault(f"bringing in an adapter raised {error!r}")
-        if not lease.ready.set_running_or_notify_cancel():
+        if not loan.ready.set_running_or_notify_cancel():
             return
         if failure is None:
-            lease.ready.set_result(None)
+            loan.ready.set_result(None)
         else:
-            lease.ready.set_exception(failure)
-            self.release(lease)
+            loan.ready.set_exception(failure)
+            self.release(loan)
 
-    def _bring(self, lease: Lease, path: Path) -> None:
+    def _bring(self, loan: Loan, path: Path) -> None:
         identity = files.identify(path)
         with self._changed:
             known = identity in self._residents
             if known:
-                self._pin(lease, identity)
+                self._pin(loan, identity)
         if known:
             return
         adapter = files.read(path, self._layers.sizes, self._layers.dtype)
         with self._changed:
-            self._make_room(lease, adapter.nbytes)
+            self._make_room(loan, adapter.nbytes)
         # nobody else loads, so the room stays
         adapter = adapter.to(self._layers.device)
         with self._changed:
             self._residents[identity] = Resident(adapter)
-            self._pin(lease, identity)
+            self._pin(loan, identity)
 
-    def _pin(self, lease: Lease, identity: files.Identity) -> None:
-        if lease.ready.cancelled():
+    def _pin(self, loan: Loan, identity: files.Identity) -> None:
+        if loan.ready.cancelled():
             raise CancelledError
         resident = self._residents[identity]
         resident.pins += 1
-        lease.pinned.append(resident)
+        loan.pinned.append(resident)
         self._residents.move_to_end(identity)
 
-    def _make_room(self, lease: Lease, nbytes: int) -> None:
+    def _make_room(self, loan: Loan, nbytes: int) -> None:
         """Evict, and wait until enough can be. Raises AdapterUnavailable where that would be never."""
-        own = sum(resident.adapter.nbytes for resident in set(lease.pinned))
+        own = sum(resident.adapter.nbytes for resident in set(loan.pinned))
         if own + nbytes > self.budget:
             raise AdapterUnavailable(f"adapters of {own + nbytes} bytes: there is room for {self.budget} on the device")
         self._someone_waits = True
         try:
             self._changed.wait_for(
-                lambda: self._closed or lease.ready.cancelled() or self._pinned() + nbytes <= self.budget
+                lambda: self._closed or loan.ready.cancelled() or self._pinned() + nbytes <= self.budget
             )
         finally:
             self._someone_waits = False
         if self._closed:
             raise EngineStopped("the engine stopped")
-        if lease.ready.cancelled():
+        if loan.ready.cancelled():
             raise CancelledError
         self._evict(self.budget - nbytes)
 

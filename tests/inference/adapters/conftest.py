@@ -1,6 +1,7 @@
 """Adapters made by PEFT for the house model's transformer, and PEFT's own forward with them as the oracle."""
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from inference.models.transformer import make_rows_independent
 ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
 EVERYTHING = "all-linear"
 IMAGE_TOKENS, TEXT_TOKENS, TEXT_WIDTH, CHANNELS = 16, 8, 128, 32
+
+SECONDS = 30
 
 Make = Callable[..., Path]
 
@@ -106,3 +109,12 @@ def make(tmp_path: Path) -> Make:
 
 def _layer(key: str) -> str:
     return key.partition(".lora_")[0]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(SECONDS * 1000):
+        if condition():
+            return
+        pause.wait(0.001)
+    raise AssertionError("it did not come to that")

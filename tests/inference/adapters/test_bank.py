@@ -12,9 +12,7 @@ import pytest
 from inference.adapters import files
 from inference.adapters.bank import Bank
 from inference.errors import AdapterUnavailable, EngineFault, EngineStopped
-from tests.inference.adapters.conftest import ATTENTION
-
-SECONDS = 20
+from tests.inference.adapters.conftest import ATTENTION, SECONDS, wait_until
 
 
 @pytest.fixture
@@ -56,10 +54,10 @@ def reads(monkeypatch) -> list[str]:
 
 
 def use(bank: Bank, *paths: Path) -> None:
-    lease = bank.acquire([(path, 1.0) for path in paths])
-    lease.ready.result(SECONDS)
-    assert len(lease.row) == len(paths)
-    bank.release(lease)
+    loan = bank.acquire([(path, 1.0) for path in paths])
+    loan.ready.result(SECONDS)
+    assert len(loan.row) == len(paths)
+    bank.release(loan)
 
 
 def test_an_adapter_is_read_once_and_shared(house, bank_for, paths, reads, size):
@@ -145,9 +143,9 @@ def test_a_failure_leaves_nothing_pinned_and_the_bank_works_on(bank_for, paths, 
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"12345678")
     for path in (broken, tmp_path / "nowhere.safetensors"):
-        lease = bank.acquire([(paths[0], 1.0), (path, 1.0)])
+        loan = bank.acquire([(paths[0], 1.0), (path, 1.0)])
         with pytest.raises(AdapterUnavailable, match=path.name):
-            lease.ready.result(SECONDS)
+            loan.ready.result(SECONDS)
         use(bank, paths[1])
 
 
@@ -164,18 +162,18 @@ def test_a_file_written_anew_is_another_adapter(bank_for, paths, reads):
     bank = bank_for(2)
     use(bank, paths[0])
     paths[1].replace(paths[0])
-    lease = bank.acquire([(paths[0], 1.0)])
-    lease.ready.result(SECONDS)
+    loan = bank.acquire([(paths[0], 1.0)])
+    loan.ready.result(SECONDS)
     assert reads == ["adapter 0"] * 2
 
 
 def test_nothing_of_an_evicted_adapter_stays_in_memory(house, bank_for, paths):
     bank = bank_for(1)
-    lease = bank.acquire([(paths[0], 1.0)])
-    lease.ready.result(SECONDS)
-    house.velocity([lease.row])
-    memory = weakref.ref(lease.row[0][0].memory)
-    bank.release(lease)
+    loan = bank.acquire([(paths[0], 1.0)])
+    loan.ready.result(SECONDS)
+    house.velocity([loan.row])
+    memory = weakref.ref(loan.row[0][0].memory)
+    bank.release(loan)
     use(bank, paths[1])
     assert memory() is None
 
@@ -186,9 +184,9 @@ def test_closing_ends_those_who_wait(bank_for, paths):
     held.ready.result(SECONDS)
     waiting = [bank.acquire([(paths[index], 1.0)]) for index in (1, 2, 3)]
     bank.close()
-    for lease in (*waiting, bank.acquire([(paths[0], 1.0)])):
+    for loan in (*waiting, bank.acquire([(paths[0], 1.0)])):
         with pytest.raises(EngineStopped):
-            lease.ready.result(SECONDS)
+            loan.ready.result(SECONDS)
     bank.release(held)
 
 
@@ -200,30 +198,21 @@ def test_many_threads_never_get_past_the_budget_or_lose_what_they_hold(bank_for,
         dice = random.Random(seed)
         for _ in range(40):
             wanted = [(path, float(number)) for number, path in enumerate(dice.sample(paths, dice.randint(1, 3)))]
-            lease = bank.acquire(wanted)
+            loan = bank.acquire(wanted)
             if dice.random() < 0.2:
-                bank.release(lease)
+                bank.release(loan)
                 continue
-            lease.ready.result(SECONDS)
+            loan.ready.result(SECONDS)
             most.append(bank.nbytes)
-            held = lease.row
+            held = loan.row
             assert len(held) == len(wanted)
             threading.Event().wait(dice.random() / 500)
             residents = {id(resident.adapter) for resident in list(bank._residents.values())}
             assert {id(adapter) for adapter, _ in held} <= residents
-            bank.release(lease)
+            bank.release(loan)
 
     with ThreadPoolExecutor(8) as people:
         for outcome in [people.submit(live, seed) for seed in range(8)]:
             outcome.result(60)
     assert max(most) <= bank.budget
     assert all(resident.pins == 0 for resident in bank._residents.values())
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(SECONDS * 1000):
-        if condition():
-            return
-        pause.wait(0.001)
-    raise AssertionError("it did not come to that")

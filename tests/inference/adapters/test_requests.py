@@ -14,16 +14,14 @@ from inference.engine import Engine
 from inference.errors import AdapterUnavailable, Canceled, EngineStopped, InvalidRequest
 from inference.models import catalog
 from inference.request import Operation
-from tests.inference.adapters.conftest import ATTENTION
+from tests.inference.adapters.conftest import ATTENTION, SECONDS, wait_until
 from tests.inference.conftest import difference, order
-
-SECONDS = 30
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays_pinned(engine) -> Iterator[None]:
     yield
-    assert all(resident.pins == 0 for resident in engine._bank._residents.values())
+    wait_until(lambda: not any(resident.pins for resident in engine._bank._residents.values()))
     assert not engine._fetching
 
 
@@ -145,7 +143,7 @@ def test_a_canceled_or_broken_picture_gives_its_adapters_back(engine, watch, mak
         engine.submit(canceled).result(SECONDS)
     watch.at(2, lambda: setattr(broken, "latents", torch.full_like(broken.latents, float("nan"))))
     assert engine.submit(broken).exception(SECONDS) is not None
-    assert canceled.lease.row == broken.lease.row == ()
+    wait_until(lambda: canceled.loan.row == broken.loan.row == ())
 
 
 @pytest.mark.parametrize(
