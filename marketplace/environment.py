@@ -57,6 +57,14 @@ def redis_url() -> str:
     return text("REDIS_URL") or _local("redis_url", "REDIS_URL")
 
 
+def stripe(name: str) -> str:
+    """A setting of Stripe's; beside a running local stack, whose database is used, also that of its double."""
+    if text("DATABASE_URL") or text("STRIPE_SECRET_KEY"):
+        return text(name)
+    found = addresses.read()
+    return found.stripe.get(name, "") if found else ""
+
+
 def _local(part: str, variable: str) -> str:
     """The address that a running local stack has written down; empty when there is none."""
     found = addresses.read()

@@ -12,8 +12,9 @@ from marketplace.local.processes import LocalError
 from marketplace.local.stack import Stack
 
 USAGE = """usage: python -m marketplace.local COMMAND
-  run                       the whole stack at http://127.0.0.1:${PORT:-8000} until Ctrl-C or SIGTERM; PostgreSQL
-                            and Redis too, where DATABASE_URL and REDIS_URL do not name them
+  run                       the whole stack at http://127.0.0.1:${PORT:-8000} until Ctrl-C or SIGTERM; PostgreSQL,
+                            Redis and a double of Stripe too, where DATABASE_URL, REDIS_URL and STRIPE_SECRET_KEY
+                            do not name them
   demo                      buy one picture from a stack of its own, and stop it
   with-servers -- COMMAND   run COMMAND with an empty PostgreSQL and Redis (DATABASE_URL, REDIS_URL)"""
 
@@ -61,14 +62,17 @@ def with_servers(command: list[str]) -> int:
 
 def _welcome(stack: Stack, seconds: float) -> str:
     home = f"KILN_HOME={stack.home} " if os.environ.get("KILN_HOME") else ""
+    payments = f"a DOUBLE of Stripe at {stack.stripe} (STRIPE_SECRET_KEY is not set)" if stack.stripe else "Stripe"
     return f"""ready in {seconds:.1f} s
   API             {stack.url}/v1
   API docs        {stack.url}/docs
   admin console   {stack.url}/admin/
+  payments        {payments}
   logs            {stack.home}/logs
 
   a first customer, with 100 Tokens and an API key:
       {home}{sys.executable} manage.py create_customer you@example.com --grant 100
+  Tokens by card: POST /v1/topups (docs/payments.md), on whose page 4242 4242 4242 4242 pays if it is the double
   an operator for the admin console:
       {home}{sys.executable} manage.py createsuperuser
 Ctrl-C stops it."""

@@ -1,8 +1,8 @@
-"""Where the running embedded stack keeps its database and broker. Not how they are started."""
+"""Where the running embedded stack keeps its database and broker, and its Stripe. Not how they are started."""
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -10,10 +10,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Addresses:
-    """URLs that carry their passwords."""
+    """URLs that carry their passwords; `stripe` are the settings for the double of Stripe, where one runs."""
 
     database_url: str
     redis_url: str
+    stripe: dict[str, str] = field(default_factory=dict)
 
 
 def home() -> Path:
@@ -27,7 +28,7 @@ def read() -> Addresses | None:
         stored = json.loads(_file(home()).read_text())
     except FileNotFoundError:
         return None
-    return Addresses(stored["database_url"], stored["redis_url"])
+    return Addresses(stored["database_url"], stored["redis_url"], stored.get("stripe", {}))
 
 
 def write(folder: Path, addresses: Addresses) -> None:

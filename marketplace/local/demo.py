@@ -1,10 +1,14 @@
-"""`make demo`: one customer buys one picture over HTTP from a stack of its own. Not a client library."""
+"""`make demo`: over HTTP, from a stack of its own, one customer tops up by card and buys one picture.
+
+Not a client library.
+"""
 
 import hashlib
 import json
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from decimal import Decimal
@@ -24,7 +28,9 @@ ORDER = {
     "steps": 20,
     "seed": 7,
 }
+CARD = {"email": "demo@example.com", "name": "Demo", "number": "4242424242424242", "expiry": "12/34"}
 WAIT_SECONDS = 10
+PAYMENT_SECONDS = 30.0
 JOB_SECONDS = 300.0
 FINAL = {"succeeded", "failed", "canceled"}
 
@@ -78,9 +84,10 @@ def _bought(stack: Stack) -> Path:
 
 
 def _buy(stack: Stack) -> Path:
-    _say(f"ready at {stack.url}\n\na customer with 100 Tokens: demo@example.com")
-    key = stack.manage("create_customer", "demo@example.com", "--grant", "100")[-1]
+    _say(f"ready at {stack.url}\n\na customer without Tokens: demo@example.com")
+    key = stack.manage("create_customer", "demo@example.com")[-1]
     client = Client(stack.url, key)
+    _top_up(stack, client)
     before = _wallet(client, "wallet before")
     quote = client.call("POST", "/v1/quotes", ORDER)
     _tell_quote(quote)
@@ -92,6 +99,22 @@ def _buy(stack: Stack) -> Path:
     _require(Decimal(job["cost"]["quoted"]) == Decimal(quote["total"]), "the job costs what was quoted")
     _say(f"\n{stack.manage('check_ledger')[-1]}")
     return picture
+
+
+def _top_up(stack: Stack, client: Client) -> None:
+    """Buy the first pack on Stripe's page, as a browser would, and wait until its webhook has brought the Tokens."""
+    pack = client.call("GET", "/v1/packs")["data"][0]
+    order = {"pack": pack["name"], "currency": "eur"}
+    top_up = client.call("POST", "/v1/topups", order, Idempotency_Key=str(uuid.uuid4()))
+    _say(f"\ntopping up: {pack['tokens']} Tokens for {top_up['price']} EUR, by card at {top_up['url']}")
+    _fetch(urllib.request.Request(top_up["url"], urllib.parse.urlencode(CARD).encode()))
+    deadline = time.monotonic() + PAYMENT_SECONDS
+    while top_up["status"] != "paid":
+        stack.check()
+        _require(time.monotonic() < deadline, f"Tokens within {PAYMENT_SECONDS:.0f} s; {top_up['status']}")
+        time.sleep(0.1)
+        top_up = client.call("GET", f"/v1/topups/{top_up['id']}")
+    _say(f"  {top_up['status']}: Stripe's webhook has brought the Tokens")
 
 
 def _fire(stack: Stack, client: Client) -> Json:

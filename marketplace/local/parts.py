@@ -1,6 +1,7 @@
 """The parts of Kiln beside its servers: what runs, how it is told to stop. Not how it is supervised."""
 
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Mapping
@@ -56,6 +57,19 @@ def parts(home: Path, port: int) -> list[Part]:
     ]
 
 
+def stripe_double(home: Path, port: int, own_port: int) -> tuple[Part, dict[str, str]]:
+    """A Stripe that moves no money, for a stack whose web server is at `port`; and the settings that lead there."""
+    secret = f"whsec_{secrets.token_hex(16)}"
+    webhook = ("--webhook-url", f"http://127.0.0.1:{port}/webhooks/stripe", "--webhook-secret", secret)
+    data = ("--data", str(home / "stripe.sqlite"))
+    command = (sys.executable, "-m", "marketplace.local.stripe", "--port", str(own_port), *data, *webhook)
+    return Part("stripe", command), {
+        "STRIPE_API_BASE": f"http://127.0.0.1:{own_port}",
+        "STRIPE_SECRET_KEY": "sk_test_double",
+        "STRIPE_WEBHOOK_SECRET": secret,
+    }
+
+
 def mark(home: Path) -> str:
     """The environment entry by which the processes of the stack in `home` are known."""
     return f"KILN_STACK={home}"
@@ -72,6 +86,7 @@ def environment(home: Path, found: Addresses) -> dict[str, str]:
         "PROMETHEUS_MULTIPROC_DIR": str(home / "metrics"),
         "DJANGO_SETTINGS_MODULE": "marketplace.settings",
         "PYTHONUNBUFFERED": "1",
+        **found.stripe,
     }
 
 

@@ -10,9 +10,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Self
+from urllib.parse import urlsplit
 
 from marketplace.local import addresses, lock, parts, processes
 from marketplace.local.addresses import ROOT, Addresses
@@ -45,8 +46,8 @@ class Running:
 class Stack:
     """A context manager: inside its block the stack is ready; afterwards nothing of it runs.
 
-    `say` is told, a line at a time, how the start goes on. What `named` names, as DATABASE_URL and REDIS_URL,
-    is not started.
+    `say` is told, a line at a time, how the start goes on. What `named` names, as DATABASE_URL, REDIS_URL and
+    STRIPE_SECRET_KEY, is not started. `stripe` is where the double of Stripe is, if it runs.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Stack:
         self.say = say
         self.named = named
         self.url = f"http://127.0.0.1:{port}"
+        self.stripe = ""
         self.environment: dict[str, str] = {}
         self.running: list[Running] = []
         self._stops = contextlib.ExitStack()
@@ -71,12 +73,13 @@ class Stack:
         """Start everything and wait until it is ready. Raises LocalError, Interrupted; nothing runs then."""
         with contextlib.ExitStack() as stops:
             self._prepare(stops)
-            found = self._start_servers(stops)
+            double, settings = self._stripe_double()
+            found = self._start_servers(stops, settings)
             self.environment = parts.environment(self.home, found)
             stops.callback(self._clear_leftovers, (signal.SIGKILL, 5.0))
             self.manage("migrate", "--noinput")
             self.say("tables are up to date")
-            self._start_parts(stops)
+            self._start_parts(stops, [*double, *parts.parts(self.home, self.port)])
             self._wait_ready()
             self._stops = stops.pop_all()
         return self
@@ -127,19 +130,29 @@ class Stack:
     def _clear_leftovers(self, *steps: tuple[signal.Signals, float]) -> None:
         processes.clear(lambda: processes.carrying(parts.mark(self.home)), *steps)
 
-    def _start_servers(self, stops: contextlib.ExitStack) -> Addresses:
+    def _stripe_double(self) -> tuple[list[Part], dict[str, str]]:
+        """The part, and the settings that lead to it; neither where a key to Stripe itself is named."""
+        if (self.named or {}).get("STRIPE_SECRET_KEY"):
+            return [], {}
+        part, settings = parts.stripe_double(self.home, self.port, processes.free_port())
+        self.stripe = settings["STRIPE_API_BASE"]
+        self.say(f"payments go to a DOUBLE of Stripe at {self.stripe}, no money moves")
+        return [part], settings
+
+    def _start_servers(self, stops: contextlib.ExitStack, stripe: dict[str, str]) -> Addresses:
         servers = Servers(self.home, named=self.named)
         stops.callback(servers.stop)
         found = servers.start()
         for server in servers.started:
             self.running.append(Running(server.log.stem, server.running(), server.log))
             self.say(f"{server.log.stem} started")
+        found = replace(found, stripe=stripe)
         addresses.write(self.home, found)
         stops.callback(addresses.forget, self.home)
         return found
 
-    def _start_parts(self, stops: contextlib.ExitStack) -> None:
-        for part in parts.parts(self.home, self.port):
+    def _start_parts(self, stops: contextlib.ExitStack, wanted: list[Part]) -> None:
+        for part in wanted:
             log = self._log(part.name)
             environment = parts.environment_of(part, self.environment)
             child = processes.spawn(part.command, log, env=environment, cwd=ROOT, orphaned=part.orphaned)
@@ -160,7 +173,7 @@ class Stack:
             if time.monotonic() - spoken > SAY_AGAIN_SECONDS:
                 spoken = time.monotonic()
                 self.say(f"still waiting: {answer}")
-            return answer.startswith("200 ")
+            return answer.startswith("200 ") and (not self.stripe or _listens(self.stripe))
 
         self._wait(ready, READY_SECONDS)
 
@@ -186,6 +199,13 @@ def _require_free(port: int) -> None:
             raise StartFailed(
                 f"port {port} cannot be used: {error.strerror}. Choose another: PORT={port + 1} make run"
             ) from None
+
+
+def _listens(url: str) -> bool:
+    address = urlsplit(url)
+    with contextlib.suppress(OSError), socket.create_connection((address.hostname, address.port or 80), timeout=5):
+        return True
+    return False
 
 
 def _readiness(url: str) -> str:

@@ -22,6 +22,7 @@ from marketplace.local import parts, processes
 from marketplace.local.addresses import ROOT
 from marketplace.local.servers import temporary_home
 
+NAMED = ("DATABASE_URL", "REDIS_URL", "STRIPE_SECRET_KEY")
 WHOLE = [sys.executable, "-m", "marketplace.local", "run"]
 SMALL = """
 import signal, sys
@@ -104,7 +105,7 @@ Launch = Callable[..., Run]
 
 def outside() -> dict[str, str]:
     """The environment without the test run's own servers."""
-    return {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    return {name: value for name, value in os.environ.items() if name not in NAMED}
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,7 @@ def test_it_starts_in_order_and_is_ready_only_when_the_web_server_says_so(launch
         "postgres started",
         "redis started",
         "tables are up to date",
+        "stripe started",
         "web started",
         "worker started",
         "ready in",
@@ -240,6 +242,29 @@ def test_a_database_and_a_broker_that_are_named_are_used_and_neither_is_started(
         seen = Path(f"/proc/{run.part('worker')}/environ").read_bytes().split(b"\0")
         assert all(f"{name}={url}".encode() in seen for name, url in named.items())
         run.end(signal.SIGTERM)
+
+
+def test_a_double_of_stripe_runs_and_is_shouted_about_where_no_key_is_named(launch):
+    run = launch(worker=STEADY).wait_ready()
+    url = re.search(r"payments go to a DOUBLE of Stripe at (\S+), no money moves", run.said)[1]
+    assert f"a DOUBLE of Stripe at {url} (STRIPE_SECRET_KEY is not set)\n" in run.said
+    seen = Path(f"/proc/{run.part('worker')}/environ").read_bytes().decode().split("\0")
+    found = dict(entry.partition("=")[::2] for entry in seen)
+    assert (found["STRIPE_API_BASE"], found["STRIPE_SECRET_KEY"]) == (url, "sk_test_double")
+    beside = "import marketplace.settings as s; print(s.STRIPE_API_BASE, *s.STRIPE_WEBHOOK_SECRETS)"
+    command = [sys.executable, "-c", beside]
+    environment = {**outside(), "KILN_HOME": str(run.home)}
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert told.split() == [url, found["STRIPE_WEBHOOK_SECRET"]]
+
+
+def test_where_a_key_to_stripe_is_named_nothing_of_the_double_starts(launch):
+    run = launch(worker=STEADY, STRIPE_SECRET_KEY="sk_test_mine").wait_ready()
+    assert "stripe started" not in run.said
+    assert "DOUBLE" not in run.said
+    seen = Path(f"/proc/{run.part('worker')}/environ").read_bytes()
+    assert b"STRIPE_SECRET_KEY=sk_test_mine" in seen
+    assert b"STRIPE_API_BASE" not in seen
 
 
 def test_two_whole_stacks_side_by_side_end_each_for_itself(launch):
