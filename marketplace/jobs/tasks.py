@@ -44,7 +44,7 @@ def keep_lots() -> None:
 @app.task
 def reconcile_payments() -> None:
     if settings.STRIPE_SECRET_KEY:
-        for line in payments_reconcile.run():
+        for line in payments_reconcile.run()[0]:
             logger.warning("repaired %s", line)
 
 

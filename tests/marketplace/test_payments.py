@@ -17,11 +17,12 @@ from uuid import uuid4
 
 import pytest
 import stripe
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection
 
 from billing import ledger, packs, wallets
-from billing.models import StripeEvent, TopUp
+from billing.models import Reconciliation, StripeEvent, TopUp
+from marketplace.jobs import tasks
 from marketplace.local import processes
 from marketplace.local.addresses import ROOT
 
@@ -280,6 +281,29 @@ def test_a_credit_that_fails_is_answered_with_an_error_and_done_when_it_comes_ag
     assert (shop.tokens, shop.see(top_up)["status"]) == (WHOLE_MEDIUM, "paid")
 
 
+def test_an_event_that_fails_stops_no_other_and_is_tried_again_by_the_next_night(shop, monkeypatch):
+    reconcile()
+    runs = Reconciliation.objects.count()
+    for _ in range(2):
+        shop.fault("lose", "checkout.session.completed")
+    first, second = shop.buy("small"), shop.buy("medium")
+    assert (shop.pay(first), shop.pay(second)) == (303, 303)
+    real = wallets.purchase
+
+    def half_broken(owner, amount, *rest, **more):
+        if amount == 10_000_000:
+            raise RuntimeError("not this one")
+        return real(owner, amount, *rest, **more)
+
+    monkeypatch.setattr(wallets, "purchase", half_broken)
+    with pytest.raises(CommandError, match="1 events failed"):
+        reconcile()
+    assert (shop.tokens, Reconciliation.objects.count()) == (WHOLE_MEDIUM, runs)
+    monkeypatch.setattr(wallets, "purchase", real)
+    tasks.reconcile_payments()
+    assert (shop.tokens, Reconciliation.objects.count()) == (WHOLE_MEDIUM + 10_000_000, runs + 1)
+
+
 # --- money that goes back ---
 
 
@@ -380,6 +404,15 @@ def test_events_that_are_nothing_to_us_are_acknowledged(shop, client):
 
 
 # --- Stripe is not there, or we were not ---
+
+
+def test_stripe_reckons_taxes_and_asks_for_tax_ids_where_the_operator_wants_it(shop, settings):
+    settings.STRIPE_TAX = settings.STRIPE_TAX_IDS = True
+    top_up = shop.buy()
+    session = shop.session(top_up)
+    assert (session.automatic_tax.enabled, session.tax_id_collection.enabled) == (True, True)
+    assert shop.pay(top_up) == 303
+    shop.wait(top_up, "paid")
 
 
 def test_the_same_key_opens_one_checkout_and_another_body_is_refused(shop):

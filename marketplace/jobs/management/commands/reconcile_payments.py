@@ -15,9 +15,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            repaired = payments_reconcile.run()
+            repaired, failed = payments_reconcile.run()
         except (PaymentsUnavailable, PaymentsRefused) as error:
             raise CommandError(f"Stripe cannot be asked: {error}") from error
         for line in repaired:
             self.stdout.write(line)
+        if failed:
+            raise CommandError(f"{failed} events failed; the log says why")
         self.stdout.write(f"payments reconciled: {len(repaired)} repaired")
