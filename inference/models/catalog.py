@@ -20,6 +20,8 @@ from inference.scheduler import WEIGHTS
 HOUSE_MODEL = Path(__file__).resolve().parent.parent / "house_model" / "weights"
 # what any Qwen-Image can do; an edit needs a processor for the pictures besides, and a model that learnt it
 FROM_LATENTS = (Operation.GENERATE.value, Operation.IMG2IMG.value, Operation.INPAINT.value)
+MAX_ADAPTERS = 4
+MAX_ADAPTER_SCALE = 10
 _TAIL_BYTES = 65536
 
 
@@ -46,8 +48,6 @@ class ModelCard:
     operations: tuple[str, ...] = FROM_LATENTS
     max_images: int = 3
     max_image_side: int = 2048
-    max_adapters: int = 4
-    max_adapter_scale: float = 10.0
     condition_area: int | None = 1024 * 1024
     max_prompt_length: int = 4000
     description: str = ""
@@ -83,7 +83,7 @@ def validate(request: Request, card: ModelCard) -> None:
     if request.service_class not in WEIGHTS:
         raise InvalidRequest("service_class", f"service_class must be one of {', '.join(WEIGHTS)}")
     pictures.check(request, card)
-    _check_adapters(request, card)
+    _check_adapters(request)
 
 
 def _check_side(name: str, value: int, card: ModelCard) -> None:
@@ -93,12 +93,12 @@ def _check_side(name: str, value: int, card: ModelCard) -> None:
         raise InvalidRequest(name, f"{name} must be from {card.min_side} to {card.max_side} pixels, not {value}")
 
 
-def _check_adapters(request: Request, card: ModelCard) -> None:
-    if len(request.adapters) > card.max_adapters:
-        raise InvalidRequest("adapters", f"adapters must be at most {card.max_adapters}, not {len(request.adapters)}")
-    if not all(abs(scale) <= card.max_adapter_scale for _, scale in request.adapters):
-        limit = f"{card.max_adapter_scale:g}"
-        raise InvalidRequest("adapters", f"the scale of an adapter must be from -{limit} to {limit}")
+def _check_adapters(request: Request) -> None:
+    if len(request.adapters) > MAX_ADAPTERS:
+        raise InvalidRequest("adapters", f"adapters must be at most {MAX_ADAPTERS}, not {len(request.adapters)}")
+    if not all(abs(scale) <= MAX_ADAPTER_SCALE for _, scale in request.adapters):
+        limits = f"from -{MAX_ADAPTER_SCALE} to {MAX_ADAPTER_SCALE}"
+        raise InvalidRequest("adapters", f"the scale of an adapter must be {limits}")
 
 
 def _check_text(name: str, value: str, card: ModelCard) -> None:
