@@ -9,6 +9,7 @@ payment is not known yet. `charge.refunded` says nothing that `refund.created` d
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from billing import debts, lots, payments, wallets
-from billing.errors import PaymentMismatch
+from billing.errors import InsufficientTokens, PaymentMismatch
 from billing.models import Clawback, Lot, Reversal, StripeEvent, TopUp, Transfer, Wallet
 
 Document = dict[str, Any]
@@ -57,6 +58,7 @@ def _completed(session: Document) -> str | None:
         raise PaymentMismatch(f"{top_up}: session {session['id']} says {stated}, it costs {known}")
     _credit(top_up, session)
     _settle(top_up)
+    _pay_debts(top_up.owner)
     return f"{top_up}: paid, Tokens credited"
 
 
@@ -68,6 +70,13 @@ def _credit(top_up: TopUp, session: Document) -> None:
     top_up.status, top_up.paid_at = TopUp.Status.PAID, timezone.now()
     top_up.session_id, top_up.payment_intent = session["id"], session["payment_intent"]
     top_up.save()
+
+
+def _pay_debts(owner: UUID) -> None:
+    """The oldest first, each whole or not at all."""
+    for debt in debts.of(owner):
+        with suppress(InsufficientTokens):
+            debts.settle(debt.id)
 
 
 def _failed(session: Document) -> str | None:

@@ -336,11 +336,24 @@ def test_a_dispute_takes_what_is_left_and_what_was_spent_is_owed_until_it_is_won
     assert (balance["available"], balance["frozen"]) == ("0", True)
     assert [(debt["owed"], debt["price"]) for debt in balance["debts"]] == [("4000", "2.00")]
     wallets.grant(shop.customer.account.id, 5_000, "a present")
+    job = shop.customer.post("/v1/jobs", {"prompt": "a red circle", "width": 128, "height": 128})
+    assert (job.status_code, job.json()["error"]["code"]) == (402, "account_frozen")
     shop.control(f"disputes/{dispute['id']}/close", status=verdict)
     assert processes.wait_until(lambda: StripeEvent.objects.filter(type="charge.dispute.closed").exists(), 10)
     shop.wait(top_up, status)
     assert shop.tokens == tokens + 5_000
     assert shop.customer.get("/v1/balance").json()["frozen"] is (verdict == "lost")
+
+
+def test_the_next_top_up_pays_what_is_owed_and_the_account_is_free_again(shop):
+    top_up, payment = shop.paid("small")
+    spend(shop.customer, 4_000_000)
+    shop.control("refunds", payment_intent=payment)
+    shop.wait(top_up, "refunded")
+    assert shop.customer.get("/v1/balance").json()["frozen"] is True
+    shop.paid("small")
+    balance = shop.customer.get("/v1/balance").json()
+    assert (balance["available"], balance["frozen"], balance["debts"]) == ("6000", False, [])
 
 
 def test_a_stolen_card_is_refunded_before_it_is_disputed(shop):
