@@ -85,13 +85,14 @@ def _changed(shape: Shape, scene: Scene, verb: str, dice: random.Random) -> Shap
 def draw_edit(dice: random.Random, *, held_out: bool = False, pair_share: float = 0.4) -> Edit:
     """Sample an edit whose scenes are both of the training split, or whose result is of the held-out split.
 
-    The two shapes of a pair differ in kind, so that an instruction can name one of them.
+    A removal brings no new combination: there it is the scene before that is held out. The two shapes of a pair differ
+    in kind, so that an instruction can name one of them.
     """
     while True:
-        before = draw_scene(dice, pair_share=pair_share)
+        verb = dice.choice(VERBS)
+        before = draw_scene(dice, held_out=held_out and verb == "remove", pair_share=pair_share)
         if len({shape.kind for shape in before.shapes}) < len(before.shapes):
             continue
-        verb = dice.choice(VERBS)
         if verb == "background":
             taken = {before.background, *(shape.colour for shape in before.shapes)}
             after = replace(before, background=dice.choice([colour for colour in COLOURS if colour not in taken]))
@@ -102,7 +103,7 @@ def draw_edit(dice: random.Random, *, held_out: bool = False, pair_share: float 
             shapes = tuple(now if shape is was else shape for shape in before.shapes)
             after = replace(before, shapes=tuple(shape for shape in shapes if shape))
             edit = Edit(verb, before, after, was, now)
-        if is_held_out(edit.after) is held_out:
+        if verb == "remove" or is_held_out(edit.after) is held_out:
             return edit
 
 

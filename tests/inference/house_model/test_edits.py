@@ -46,7 +46,8 @@ def test_two_shapes_never_touch():
 def test_training_never_sees_a_held_out_scene():
     assert not any(is_held_out(scene) for edit in edits(500) for scene in (edit.before, edit.after))
     held_out = edits(100, held_out=True)
-    assert all(is_held_out(edit.after) and not is_held_out(edit.before) for edit in held_out)
+    assert {edit.verb for edit in held_out} == set(VERBS)
+    assert all(is_held_out(edit.before if edit.verb == "remove" else edit.after) for edit in held_out)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
