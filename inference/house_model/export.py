@@ -68,8 +68,8 @@ def _add_processor(folder: Path, processor: PictureProcessor) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     index["processor"] = ["transformers", "Qwen2VLProcessor"]
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    config = folder / "processor" / "processor_config.json"
-    config.write_text(config.read_text().replace("PictureProcessor", "Qwen2VLProcessor"))
+    for config in folder.rglob("*_config.json"):
+        config.write_text(config.read_text().replace("PictureProcessor", "Qwen2VLProcessor"))
 
 
 def _forget_origin(config: Path) -> None:
