@@ -173,8 +173,9 @@ class Stack:
             if time.monotonic() - spoken > SAY_AGAIN_SECONDS:
                 spoken = time.monotonic()
                 self.say(f"still waiting: {answer}")
-            return answer.startswith("200 ") and (not self.stripe or _listens(self.stripe))
+            return answer.startswith("200 ")
 
+        self._wait(lambda: not self.stripe or _listens(self.stripe), READY_SECONDS)
         self._wait(ready, READY_SECONDS)
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
