@@ -88,8 +88,8 @@ def draw_edit(dice: random.Random, *, held_out: bool = False, pair_share: float 
     A removal brings no new combination: there it is the scene before that is held out. The two shapes of a pair differ
     in kind, so that an instruction can name one of them.
     """
+    verb = dice.choice(VERBS)
     while True:
-        verb = dice.choice(VERBS)
         before = draw_scene(dice, held_out=held_out and verb == "remove", pair_share=pair_share)
         if len({shape.kind for shape in before.shapes}) < len(before.shapes):
             continue
