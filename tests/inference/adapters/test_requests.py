@@ -49,9 +49,10 @@ def gate(monkeypatch) -> Iterator[Gate]:
 
 def test_a_picture_with_adapters_is_the_plain_pipelines(engine, pipeline, make):
     paths, scales = [make("style"), make("face", rank=4, targets=ATTENTION, alpha=2.0)], [0.3, 0.9]
-    request = order(adapters=tuple(zip(map(str, paths), scales, strict=True)))
+    size = {"width": 128, "height": 128}
+    request = order(adapters=tuple(zip(map(str, paths), scales, strict=True)), **size)
     picture = engine.submit(request).result()
-    assert difference(picture, engine.submit(order()).result()) > 20
+    assert difference(picture, engine.submit(order(**size)).result()) > 20
     for path in paths:
         bare = {key.removeprefix("transformer."): value for key, value in load_file(path).items()}
         pipeline.load_lora_weights(bare if "face" in path.stem else load_file(path), adapter_name=path.stem)
@@ -149,11 +150,10 @@ def test_a_canceled_or_broken_picture_gives_its_adapters_back(engine, watch, mak
 @pytest.mark.parametrize(
     "adapters", [(("x", 1.0),) * 5, (("x", 10.1),), (("x", float("nan")),)], ids=["five", "loud", "no number"]
 )
-def test_too_many_adapters_or_a_scale_out_of_bounds_are_refused_at_once(engine, watch, adapters):
+def test_too_many_adapters_or_a_scale_out_of_bounds_are_refused_at_once(engine, adapters):
     with pytest.raises(InvalidRequest) as refusal:
         engine.submit(order(adapters=adapters))
     assert refusal.value.param == "adapters"
-    assert watch.reports == []
 
 
 def test_more_adapters_than_there_is_room_for_take_turns_and_stopping_ends_those_who_wait(house, make, gate):
