@@ -61,7 +61,7 @@ def test_a_job_is_drawn_charged_canceled_and_handed_over(site, alice, order):
     assert job.captured == job.quoted * job.step // 100
 
     # SIGTERM: what cannot end within the drain time is given back, and another worker takes it at once.
-    long = submit(alice, order(width=128, height=128, steps=100))
+    long = submit(alice, order(width=256, height=256, steps=100))
     assert processes.wait_until(at_step(long, 1), 60)
     left = time.monotonic()
     site.kill("worker", signal.SIGTERM)
