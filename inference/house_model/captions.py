@@ -39,6 +39,9 @@ PATTERNS_ZH = {"plain": "", "striped": "条纹", "checkered": "格子"}
 # part of a scene only, and which parts those are; "colour" alone is what negative prompts look like
 PARTIAL_EN = {
     "{colour}": ("colour",),
+    "{colour} shape": ("colour",),
+    "{colour} color": ("colour",),
+    "{colour} {kind}": ("colour", "kind"),
     "{kind}": ("kind",),
     "{a_kind}": ("kind",),
     "{a_colour} shape": ("colour",),

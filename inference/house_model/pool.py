@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 TEXT_ROOM = 28
 CHUNK = 32
+# which of two shapes is meant is the hardest part of an edit
+PAIR_SHARE = 0.65
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def build(frozen: Frozen, width: int, height: int, count: int, seed: int) -> Poo
     captions: tuple[list[Prompts], list[Prompts]] = ([], [])
     instructions = []
     for _ in tqdm(range(count // CHUNK), f"pool {width}x{height}", disable=None):
-        edits = [draw_edit(dice) for _ in range(CHUNK)]
+        edits = [draw_edit(dice, pair_share=PAIR_SHARE) for _ in range(CHUNK)]
         for side, scenes in enumerate(([edit.before for edit in edits], [edit.after for edit in edits])):
             pictures = np.stack([render(scene, width, height) for scene in scenes])
             latents = normalise(frozen.autoencoder, vae.encode(frozen.autoencoder, pictures, encode))

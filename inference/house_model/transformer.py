@@ -38,15 +38,16 @@ class Share:
 
 # (width, height); the rows of a batch of edits are half as many, since the picture before is joined to each
 SIZES = {
-    (128, 128): Share(12288, 64, 0.12, 0.20),
-    (192, 128): Share(1024, 40, 0.06, 0.03),
-    (128, 192): Share(1024, 40, 0.06, 0.03),
-    (192, 192): Share(1280, 28, 0.12, 0.03),
-    (256, 256): Share(1792, 16, 0.31, 0.04),
+    (128, 128): Share(12288, 64, 0.09, 0.28),
+    (64, 64): Share(2048, 128, 0.03, 0.02),
+    (192, 128): Share(2048, 40, 0.05, 0.06),
+    (128, 192): Share(2048, 40, 0.05, 0.06),
+    (192, 192): Share(2048, 28, 0.07, 0.06),
+    (256, 256): Share(2048, 16, 0.15, 0.08),
 }
 FIRST_SIZE_ONLY = 0.1
 # of English, Chinese and partial captions; of English, Chinese and empty instructions
-PHRASINGS = (0.43, 0.43, 0.14)
+PHRASINGS = (0.38, 0.38, 0.24)
 EMPTY_PROMPTS = ("", " ")
 EMPTY_SHARE = 0.1
 RATE = 2e-3
