@@ -62,8 +62,8 @@ def pipeline() -> QwenImagePipeline:
 
 
 def order(prompt: str = "a red circle on a white background", **changes) -> Request:
-    """A small request: 64 by 64 pixels, 4 steps, guided."""
-    values = {"width": 64, "height": 64, "steps": 4, "guidance_scale": 4.0, "seed": 7} | changes
+    """A small request: 128 by 128 pixels, 4 steps, guided."""
+    values = {"width": 128, "height": 128, "steps": 4, "guidance_scale": 4.0, "seed": 7} | changes
     return Request(prompt, **values)
 
 

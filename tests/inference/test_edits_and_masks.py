@@ -28,14 +28,14 @@ from tests.inference.conftest import difference, order
 INSTRUCTION = "make the circle blue"
 
 
-def drawing(colour: str = "red", size: tuple[int, int] = (64, 64)) -> Image.Image:
+def drawing(colour: str = "red", size: tuple[int, int] = (128, 128)) -> Image.Image:
     """A circle on a background that differs from pixel to pixel."""
     image = Image.merge("RGB", [Image.linear_gradient("L").rotate(angle).resize(size) for angle in (0, 90, 180)])
-    ImageDraw.Draw(image).ellipse((16, 16, 48, 48), fill=colour)
+    ImageDraw.Draw(image).ellipse((32, 32, 96, 96), fill=colour)
     return image
 
 
-def mask(size: tuple[int, int] = (64, 64)) -> Image.Image:
+def mask(size: tuple[int, int] = (128, 128)) -> Image.Image:
     """White on the right half but for a black corner."""
     image = Image.new("L", size)
     ImageDraw.Draw(image).rectangle((size[0] // 2, 0, size[0], size[1] - 20), fill=255)

@@ -18,7 +18,7 @@ def test_requests_with_different_steps_share_batches(engine, watch):
     assert short.future.result().steps_run == 3
     assert watch.rows("denoise") == [2] * 3 + [1] * 4
     tokens = [report.image_tokens for report in watch.reports if report.phase == "denoise"]
-    assert tokens[0] == 2 * tokens[-1] == 2 * long.image_tokens == 64
+    assert tokens[0] == 2 * tokens[-1] == 2 * long.image_tokens == 256
     assert all(report.seconds > 0 for report in watch.reports)
 
 

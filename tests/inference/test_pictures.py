@@ -131,4 +131,4 @@ def test_a_mask_is_white_from_half_on_and_read_in_cells_of_eight():
 def test_an_edit_counts_the_tokens_of_its_pictures():
     request = order(operation="edit", images=(image(),), guidance_scale=1.0)
     request.condition_grids = ((4, 4), (8, 6))
-    assert request.image_tokens == (64 // TILE) ** 2 + 16 + 48
+    assert request.image_tokens == (128 // TILE) ** 2 + 16 + 48

@@ -49,10 +49,9 @@ def gate(monkeypatch) -> Iterator[Gate]:
 
 def test_a_picture_with_adapters_is_the_plain_pipelines(engine, pipeline, make):
     paths, scales = [make("style"), make("face", rank=4, targets=ATTENTION, alpha=2.0)], [0.3, 0.9]
-    size = {"width": 128, "height": 128}
-    request = order(adapters=tuple(zip(map(str, paths), scales, strict=True)), **size)
+    request = order(adapters=tuple(zip(map(str, paths), scales, strict=True)))
     picture = engine.submit(request).result()
-    assert difference(picture, engine.submit(order(**size)).result()) > 20
+    assert difference(picture, engine.submit(order()).result()) > 20
     for path in paths:
         bare = {key.removeprefix("transformer."): value for key, value in load_file(path).items()}
         pipeline.load_lora_weights(bare if "face" in path.stem else load_file(path), adapter_name=path.stem)
