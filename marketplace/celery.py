@@ -63,6 +63,11 @@ app.conf.update(
             "schedule": crontab(hour="3", minute="17"),
             "options": {"expires": 3600, "queue": MAINTENANCE},
         },
+        "anchor_audit": {
+            "task": "marketplace.jobs.tasks.anchor_audit",
+            "schedule": crontab(hour="3", minute="47"),
+            "options": {"expires": 3600, "queue": MAINTENANCE},
+        },
     },
 )
 app.autodiscover_tasks(["marketplace.jobs"])

@@ -7,13 +7,14 @@ than `FAR` rows. Not for any one model's page: those are in the `admin` modules.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
 from django.contrib.admin import ShowFacets
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
@@ -23,7 +24,8 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 
 from billing.pricing import format_tokens
-from marketplace.accounts.models import Account
+from marketplace.accounts.models import Account, Person
+from marketplace.audit import trail
 
 Column = TypeVar("Column", bound=Callable[..., object])
 
@@ -43,6 +45,7 @@ PAGES = (
     ("Money", "Top-ups", "credit_card", "billing_topup"),
     ("Money", "Token packs", "sell", "billing_pack"),
     ("Money", "Price lists", "price_change", "billing_pricelistversion"),
+    ("Control", "Audit", "history_edu", "audit_record"),
 )
 
 
@@ -102,6 +105,11 @@ class Table(ModelAdmin):  # type: ignore[misc]
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        with trail.acting(operator(request)) if request.method == "POST" else nullcontext():
+            response: HttpResponse = super().changeform_view(request, *args, **kwargs)
+        return response
 
 
 class ReadOnlyTable(Table):
@@ -168,6 +176,11 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             address = reverse(f"admin:{name}_changelist" if model else f"admin:{name}")
             groups.setdefault(group, []).append({"title": title, "icon": icon, "link": address})
     return [{"title": group, "separator": bool(group), "items": items} for group, items in groups.items()]
+
+
+def operator(request: HttpRequest) -> str:
+    """Who is at the page, as the audit names people."""
+    return trail.name_of(cast(Person, request.user))
 
 
 def as_uuid(text: str) -> UUID | None:

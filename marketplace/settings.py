@@ -28,6 +28,7 @@ INSTALLED_APPS = [
     "billing",
     "marketplace.accounts",
     "marketplace.jobs",
+    "marketplace.audit",
 ]
 MIDDLEWARE = [
     "marketplace.api.middleware.RequestId",

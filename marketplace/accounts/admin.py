@@ -19,6 +19,7 @@ from unfold.forms import AdminPasswordChangeForm, BaseDialogForm, UserChangeForm
 from billing.models import Wallet
 from marketplace.accounts import keys
 from marketplace.accounts.models import Account, ApiKey, Person
+from marketplace.audit import trail
 from marketplace.console import (
     NOTHING,
     ReadOnlyTable,
@@ -28,6 +29,7 @@ from marketplace.console import (
     link,
     link_to_list,
     mono,
+    operator,
     tokens,
     tokens_of,
 )
@@ -83,6 +85,11 @@ class PersonAdmin(SuperusersOnly, DjangoUserAdmin, Table):  # type: ignore[misc,
 
     def search(self, rows: QuerySet[Person], term: str) -> QuerySet[Person]:
         return rows.filter(email__startswith=term.lower())
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        with trail.acting(operator(request)):
+            response: HttpResponse = super().user_change_password(request, id, form_url)
+        return response
 
     @column("Accounts")
     def accounts(self, person: Person) -> SafeString | str:
@@ -230,7 +237,8 @@ class ApiKeyAdmin(ReadOnlyTable):
         return HttpResponse(headers={"HX-Redirect": reverse("admin:accounts_apikey_change", args=[object_id])})
 
     def _revoke(self, request: HttpRequest, key: ApiKey) -> None:
-        keys.revoke(key.account_id, key.pk)
+        with trail.acting(operator(request)):
+            keys.revoke(key.account_id, key.pk)
         self.log_change(request, key, "Revoked.")
 
     @column("Prefix")

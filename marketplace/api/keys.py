@@ -16,6 +16,7 @@ from marketplace.api import representations
 from marketplace.api.errors import Problem, not_found
 from marketplace.api.fields import ObjectParser
 from marketplace.api.serializers import KeyBody, KeyList, KeyOrder, NewKeyBody
+from marketplace.audit import trail
 
 MAX_LIVE_KEYS = 100
 
@@ -36,7 +37,8 @@ class Keys(APIView):
         account_id = caller(request).account_id
         if ApiKey.objects.filter(account_id=account_id, revoked_at=None).count() >= MAX_LIVE_KEYS:
             raise Problem(409, "conflict", "too_many_keys", f"Revoke one of your {MAX_LIVE_KEYS} keys first.")
-        row, secret = keys.issue(account_id, order.validated_data["name"])
+        with trail.acting(f"account {account_id}"):
+            row, secret = keys.issue(account_id, order.validated_data["name"])
         return Response({**representations.key(row), "key": secret}, status=201)
 
 
@@ -44,7 +46,9 @@ class OneKey(APIView):
     @extend_schema(responses={200: KeyBody}, summary="Revoke an API key")
     def delete(self, request: Request, key_id: UUID) -> Response:
         """It stops working at once; it stays in the list. Jobs that it bought go on."""
-        row = keys.revoke(caller(request).account_id, key_id)
+        account_id = caller(request).account_id
+        with trail.acting(f"account {account_id}"):
+            row = keys.revoke(account_id, key_id)
         if row is None:
             raise not_found("API key")
         return Response(representations.key(row))

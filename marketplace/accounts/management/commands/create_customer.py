@@ -12,6 +12,7 @@ from django.core.validators import validate_email
 
 from billing import pricing, wallets
 from marketplace.accounts import customers, keys
+from marketplace.audit import trail
 
 
 def tokens(text: str) -> int:
@@ -34,10 +35,11 @@ class Command(BaseCommand):
             validate_email(options["email"].strip())
         except ValidationError as error:
             raise CommandError(f"not an e-mail address: {options['email']}") from error
-        account = customers.create(options["email"])
-        if options["grant"]:
-            wallets.grant(account.id, options["grant"], key=f"grant:{uuid4()}", memo="create_customer")
-        _, secret = keys.issue(account.id, options["key_name"])
+        with trail.acting("command create_customer"):
+            account = customers.create(options["email"])
+            if options["grant"]:
+                wallets.grant(account.id, options["grant"], key=f"grant:{uuid4()}", memo="create_customer")
+            _, secret = keys.issue(account.id, options["key_name"])
         balance = wallets.balance(account.id)
         self.stdout.write(f"account {account.id} ({account.name})")
         self.stdout.write(f"available {pricing.format_tokens(balance.available)} Tokens")

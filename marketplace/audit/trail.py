@@ -1,0 +1,35 @@
+"""Who acts, and acts that leave no row of their own in any table. All other records are made by the database.
+
+Not for reading or proving (proof).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import connection, transaction
+
+from marketplace.accounts.models import Person
+
+_RECORD = "INSERT INTO audit_record (actor, act, object, details) VALUES (%s, %s, %s, %s)"
+
+
+@contextmanager
+def acting(actor: str) -> Iterator[None]:
+    """A transaction whose records name this actor, to its very end; without one they name the database's role."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('kiln.actor', %s, true)", [actor])
+        yield
+
+
+def name_of(person: Person) -> str:
+    return f"person {person.pk} {person.email}"
+
+
+def record(actor: str, act: str, object: str, details: dict[str, Any]) -> None:
+    """One record. Inside a transaction it must come last: until the end, everybody else's wait for it."""
+    with connection.cursor() as cursor:
+        cursor.execute(_RECORD, [actor, act, object, json.dumps(details)])
