@@ -318,6 +318,7 @@ def pgbench_script(count: int) -> str:
         "charge": CHARGED,
         "targets": f"'{{{PLATFORM_ID}}}'",
         "amounts": f"'{{{CHARGED}}}'",
+        "laters": "'{0}'",
     }
     return f"\\set wallet random(1, {count})\n{_line(hold)} \\gset\n{_line(capture)};\n"
 

@@ -26,23 +26,25 @@ from billing.models import (
     Wallet,
 )
 
-_INSERT = "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, memo)"
+_INSERT = "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, memo, balance)"
 
-# Reads `paid (id, reference)`: the customer's wallet, locked, so that its transfers are numbered in the
-# order in which they commit. One row per share of the charge.
+# Reads `paid (id, reference, balance)`: the customer's wallet, locked, so that its transfers are numbered in the
+# order in which they commit, and its balance after the charge. One row per share, with what the shares after it take.
 CAPTURES = f"""
 captures AS (
     {_INSERT}
     SELECT paid.id, share.target, share.amount, '{Transfer.Kind.CAPTURE}', paid.reference,
-           'capture:' || paid.reference || ':' || share.target, ''
-    FROM paid, unnest(%(targets)s::bigint[], %(amounts)s::bigint[]) AS share (target, amount)
+           'capture:' || paid.reference || ':' || share.target, '', paid.balance + share.later
+    FROM paid, unnest(%(targets)s::bigint[], %(amounts)s::bigint[], %(laters)s::bigint[])
+        AS share (target, amount, later)
 )"""
 
-# Reads `target (id)`; says nothing where the key was used before. No Tokens come in without the lot that they are.
+# Reads `target (id, balance)`; says nothing where the key was used before. What comes in is a lot from the start.
 ISSUE = f"""
 issued AS (
     {_INSERT}
-    SELECT {MINT_ID}, id, %(amount)s::bigint, %(kind)s::text, %(reference)s::uuid, %(key)s::text, %(memo)s::text
+    SELECT {MINT_ID}, id, %(amount)s::bigint, %(kind)s::text, %(reference)s::uuid, %(key)s::text, %(memo)s::text,
+           balance + %(amount)s::bigint
     FROM target
     ON CONFLICT (idempotency_key) DO NOTHING
     RETURNING id, target_id, amount, created_at
@@ -56,21 +58,22 @@ lot AS (
     RETURNING id
 )"""
 
-# Reads `taken (id)`: the customer's wallet, locked. Back to where Tokens come from.
+# Reads `taken (id, balance)`: the customer's wallet, locked, and what is left. Back to where Tokens come from.
 WITHDRAWAL = f"""
 withdrawn AS (
     {_INSERT}
-    SELECT id, {MINT_ID}, %(amount)s::bigint, %(kind)s::text, %(reference)s::uuid, %(key)s::text, '' FROM taken
+    SELECT id, {MINT_ID}, %(amount)s::bigint, %(kind)s::text, %(reference)s::uuid, %(key)s::text, '', balance
+    FROM taken
 )"""
 
-# Reads `target (id, reference)`; says nothing where the key was used before. The platform pays all of it:
+# Reads `target (id, reference, balance)`; says nothing where the key was used before. The platform pays all of it:
 # a creator whose share went out with the capture has done the work, may have been paid, and has no
 # balance that a constraint could keep above zero.
 REFUND = f"""
 returned AS (
     {_INSERT}
     SELECT {PLATFORM_ID}, id, %(amount)s::bigint, '{Transfer.Kind.REFUND}', reference, %(key)s::text,
-           %(memo)s::text
+           %(memo)s::text, balance + %(amount)s::bigint
     FROM target
     ON CONFLICT (idempotency_key) DO NOTHING
     RETURNING target_id, reference, amount
@@ -79,11 +82,12 @@ returned AS (
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a statement; `amount` in milli-Tokens, positive where Tokens came in."""
+    """A line of a statement; `amount` in milli-Tokens, positive where Tokens came in; `balance` after it."""
 
     id: int
     kind: str
     amount: int
+    balance: int
     reference: UUID | None
     memo: str
     created_at: datetime
@@ -92,10 +96,10 @@ class Entry:
 # Each half walks one index backwards and stops at the limit, however many transfers there are.
 _STATEMENT = """
 WITH mine AS (SELECT id FROM billing_wallet WHERE owner = %(owner)s AND kind = 'customer')
-(SELECT id, kind, amount, reference, memo, created_at FROM billing_transfer
+(SELECT id, kind, amount, balance, reference, memo, created_at FROM billing_transfer
  WHERE target_id = (SELECT id FROM mine) AND id < %(before)s ORDER BY id DESC LIMIT %(limit)s)
 UNION ALL
-(SELECT id, kind, -amount, reference, memo, created_at FROM billing_transfer
+(SELECT id, kind, -amount, balance, reference, memo, created_at FROM billing_transfer
  WHERE source_id = (SELECT id FROM mine) AND id < %(before)s ORDER BY id DESC LIMIT %(limit)s)
 ORDER BY id DESC LIMIT %(limit)s
 """
@@ -129,6 +133,13 @@ _VIOLATIONS = (
                UNION ALL SELECT source_id, -amount FROM billing_transfer) AS sides
            GROUP BY wallet) t ON t.wallet = w.id
        WHERE w.kind = 'customer' AND w.balance <> coalesce(t.total, 0)""",
+    # After each transfer the wallet had what the transfers up to it say.
+    """SELECT format('transfer %s: balance %s after it, transfers say %s', id, balance, running) FROM (
+           SELECT side.id, side.balance, sum(amount) OVER (PARTITION BY wallet ORDER BY side.id) AS running FROM (
+               SELECT id, target_id AS wallet, balance, amount FROM billing_transfer
+               UNION ALL SELECT id, source_id, balance, -amount FROM billing_transfer) AS side
+           JOIN billing_wallet w ON w.id = side.wallet AND w.kind = 'customer') AS statement
+       WHERE balance <> running""",
     # What a wallet holds is what its open holds say.
     """SELECT format('wallet %s: held %s, open holds say %s', w.id, w.held, coalesce(h.total, 0))
        FROM billing_wallet w LEFT JOIN (

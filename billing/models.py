@@ -90,6 +90,8 @@ class Transfer(models.Model):
     reference = models.UUIDField(null=True)
     idempotency_key = models.TextField()
     memo = models.TextField(db_default="")
+    # What the customer's wallet, which is always one of the two, has after it.
+    balance = models.BigIntegerField()
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -112,6 +114,7 @@ class Transfer(models.Model):
                 name="transfer_kind_has_reference",
             ),
             models.CheckConstraint(condition=~Q(idempotency_key=""), name="transfer_key_not_empty"),
+            models.CheckConstraint(condition=Q(balance__gte=0), name="transfer_never_overdraws"),
         ]
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Any, Literal
 from uuid import UUID
 
@@ -122,7 +123,7 @@ WITH resolved AS (
 paid AS (
     UPDATE billing_wallet SET balance = balance - resolved.captured, held = held - resolved.amount
     FROM resolved WHERE billing_wallet.id = resolved.wallet_id
-    RETURNING billing_wallet.id, resolved.reference
+    RETURNING billing_wallet.id, resolved.reference, billing_wallet.balance
 ),
 {ledger.CAPTURES}
 SELECT captured, amount - captured FROM resolved
@@ -149,7 +150,7 @@ ORDER BY expires_at LIMIT %(limit)s
 
 _ISSUE = f"""
 WITH target AS (
-    SELECT id FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer' FOR NO KEY UPDATE
+    SELECT id, balance FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer' FOR NO KEY UPDATE
 ),
 {ledger.ISSUE},
 credited AS (
@@ -163,7 +164,7 @@ _WITHDRAW = f"""
 WITH taken AS (
     UPDATE billing_wallet SET balance = balance - %(amount)s::bigint
     WHERE id = %(wallet)s AND balance - held >= %(amount)s::bigint
-    RETURNING id
+    RETURNING id, balance
 ),
 {ledger.WITHDRAWAL}
 SELECT id FROM taken
@@ -171,7 +172,7 @@ SELECT id FROM taken
 
 _REFUND = f"""
 WITH target AS (
-    SELECT wallet.id, hold.reference FROM billing_hold AS hold
+    SELECT wallet.id, hold.reference, wallet.balance FROM billing_hold AS hold
     JOIN billing_wallet AS wallet ON wallet.id = hold.wallet_id
     WHERE hold.reference = %(reference)s::uuid AND hold.refunded + %(amount)s::bigint <= hold.captured
     FOR NO KEY UPDATE
@@ -243,6 +244,7 @@ def capture(reference: UUID, charge: int, shares: Sequence[Share] | None = None)
             "charge": charge,
             "targets": list(split),
             "amounts": list(split.values()),
+            "laters": [charge - taken for taken in accumulate(split.values())],
         },
     )
     if row is None:

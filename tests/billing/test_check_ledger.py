@@ -67,7 +67,8 @@ def found() -> list[str]:
 
 CUSTOMER = "(SELECT max(wallet_id) FROM billing_hold)"
 NEW_TRANSFER = (
-    "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key) VALUES ({}, 'x')"
+    "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, balance)"
+    " VALUES ({}, 'x', 0)"
 )
 OPEN = "WHERE status = 'held'"
 CHARGED = "WHERE status = 'captured'"
@@ -95,6 +96,7 @@ CHARGED = "WHERE status = 'captured'"
         ("UPDATE billing_transfer SET kind = 'gift' WHERE kind = 'grant'", "gift of 1000000 from mint to customer"),
         ("DELETE FROM billing_transfer WHERE kind = 'grant'", "transfers say -450000"),
         ("DELETE FROM billing_transfer WHERE kind = 'refund'", "refunded 50000, transfers say 500000 and 0"),
+        ("UPDATE billing_transfer SET balance = balance - 1 WHERE kind = 'refund'", "balance 549999 after it"),
         (NEW_TRANSFER.format(f"1, {CUSTOMER}, 5, 'grant', NULL"), "balance 550000, transfers say 550005"),
         (NEW_TRANSFER.format(f"{CUSTOMER}, 2, 5, 'capture', gen_random_uuid()"), "capture of a hold that its wallet"),
         (f"UPDATE billing_hold SET amount = amount + 1 {OPEN}", "held 2000, open holds say 2001"),

@@ -90,8 +90,8 @@ def test_a_summed_wallet_stores_no_balance(carol):
 
 
 INSERT_TRANSFER = """
-INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key)
-VALUES (1, (SELECT id FROM billing_wallet WHERE owner = %s), {amount}, {kind}, {reference}, {key})
+INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, balance)
+VALUES (1, (SELECT id FROM billing_wallet WHERE owner = %s), {amount}, {kind}, {reference}, {key}, {balance})
 """
 
 
@@ -107,17 +107,19 @@ VALUES (1, (SELECT id FROM billing_wallet WHERE owner = %s), {amount}, {kind}, {
         ({"key": "''"}, "transfer_key_not_empty"),
         ({"key": "(SELECT max(idempotency_key) FROM billing_transfer)"}, "transfer_key_once"),
         ({"key": "NULL"}, "null value"),
+        ({"balance": "NULL"}, "null value"),
+        ({"balance": "-1"}, "transfer_never_overdraws"),
     ],
 )
 def test_a_transfer_that_makes_no_sense_is_refused(alice, wrong, guard):
-    good = {"amount": "5", "kind": "'grant'", "reference": "NULL", "key": "'mine'"}
+    good = {"amount": "5", "kind": "'grant'", "reference": "NULL", "key": "'mine'", "balance": "5"}
     refused(INSERT_TRANSFER.format(**good | wrong), alice, by=guard)
 
 
 def test_a_transfer_runs_between_two_wallets():
     refused(
-        "INSERT INTO billing_transfer (source_id, target_id, amount, kind, idempotency_key)"
-        " VALUES (1, 1, 5, 'grant', 'mine')",
+        "INSERT INTO billing_transfer (source_id, target_id, amount, kind, idempotency_key, balance)"
+        " VALUES (1, 1, 5, 'grant', 'mine', 5)",
         by="transfer_between_two",
     )
 

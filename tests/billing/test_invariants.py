@@ -364,7 +364,11 @@ class Books(RuleBasedStateMachine):
     def the_transfers_add_up_to_the_models_sums(self):
         assert Transfer.objects.count() == self.moves
         for owner, total in self.total.items():
-            assert sum(entry.amount for entry in ledger.statement(owner, limit=1_000)) == total
+            running = total
+            for entry in ledger.statement(owner, limit=1_000):
+                assert entry.balance == running
+                running -= entry.amount
+            assert running == 0
         came, went = (self.sums(side) for side in ("target", "source"))
         came.subtract(went)
         assert +came == +self.summed

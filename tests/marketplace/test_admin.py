@@ -275,7 +275,7 @@ def test_the_dashboard_shows_todays_tokens_open_jobs_and_the_last_failure(operat
     for source, kind, reference in ((MINT_ID, "grant", None), (PLATFORM_ID, "refund", uuid4())):
         Transfer.objects.create(
             source_id=source, target=wallet, amount=77, kind=kind, reference=reference,
-            idempotency_key=kind, created_at=yesterday,
+            idempotency_key=kind, created_at=yesterday, balance=77,
         )  # fmt: skip
     page = operator.get("/admin/")
     found = page.context["figures"]
