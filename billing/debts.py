@@ -7,12 +7,12 @@ verb locks the wallet before all else. Not for the money itself (payments) or fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, F, Sum
+from django.db.models import BigIntegerField, Case, Exists, F, Sum, When
 from django.utils import timezone
 
 from billing import lots, wallets
@@ -28,20 +28,29 @@ def claw_back(lot_id: UUID, money_minor: int, reason: str, key: str) -> Clawback
     """
     if not isinstance(money_minor, int) or money_minor <= 0:
         raise ValueError("money_minor must be a positive int of the currency's smallest unit")
-    lot = Lot.objects.filter(id=lot_id, kind=Lot.Kind.PAID).first()
-    if lot is None:
-        raise UnknownLot(lot_id)
-    with _locked(lot.wallet_id):
-        debt = Clawback.objects.filter(idempotency_key=key).select_related("lot").first()
-        if debt is None:
-            lots.allocate(lot.wallet_id)
-            lot.refresh_from_db()
-            amount = _demand(lot, money_minor)
-            debt = Clawback(lot=lot, money_minor=money_minor, amount=amount, reason=reason, idempotency_key=key)
-            _collect(debt)
-        elif (debt.lot_id, debt.money_minor) != (lot_id, money_minor):
-            raise IdempotencyMismatch(key)
-    return debt
+    return _claw_back(lot_id, Lot.Kind.PAID, money_minor, lambda lot: _demand(lot, money_minor), reason, key)
+
+
+def claw_back_bonus(lot_id: UUID, amount: int, reason: str, key: str) -> Clawback:
+    """Demands back `amount` milli-Tokens that were granted beside a payment, because it was refunded or disputed.
+
+    As `claw_back`; all of them together no more than what did not expire. UnknownLot or IdempotencyMismatch.
+    """
+    return _claw_back(lot_id, Lot.Kind.GRANTED, 0, lambda lot: _demand_bonus(lot, amount), reason, key)
+
+
+def demanded(lot: Lot) -> tuple[int, int]:
+    """(money, milli-Tokens) that the lot's claw-backs have demanded; of void ones what they had collected."""
+    void = Clawback.Settlement.VOID
+    money = Case(
+        When(settlement=void, then=F("money_minor") * F("collected") / F("amount")),
+        default="money_minor",
+        output_field=BigIntegerField(),
+    )
+    tokens = Case(When(settlement=void, then="collected"), default="amount")
+    found = Clawback.objects.filter(lot=lot)
+    summed = found.aggregate(money=Sum(money, default=0), tokens=Sum(tokens, default=0))
+    return summed["money"], summed["tokens"]
 
 
 def collect(limit: int = 500) -> int:
@@ -73,13 +82,12 @@ def settle(debt_id: UUID) -> bool:
 
 def waive(debt_id: UUID, reason: str) -> bool:
     """The operator forgives what is owed, for a reason; True, and False where it was settled already. UnknownDebt."""
-    if not reason:
-        raise ValueError("a waiver has a reason")
-    with _open(debt_id) as debt:
-        if debt is not None:
-            debt.waiver = reason
-            _settled(debt, Clawback.Settlement.WAIVED)
-        return debt is not None
+    return _forgive(debt_id, reason, Clawback.Settlement.WAIVED)
+
+
+def void(debt_id: UUID, reason: str) -> bool:
+    """As `waive`, where the money came again: what was not collected can be demanded another time."""
+    return _forgive(debt_id, reason, Clawback.Settlement.VOID)
 
 
 def of(owner: UUID) -> list[Clawback]:
@@ -110,20 +118,57 @@ def _open(debt_id: UUID) -> Iterator[Clawback | None]:
         yield debts.filter(settled_at=None).select_related("lot").first()
 
 
+def _claw_back(
+    lot_id: UUID, kind: Lot.Kind, money_minor: int, demand: Callable[[Lot], int], reason: str, key: str
+) -> Clawback:
+    lot = Lot.objects.filter(id=lot_id, kind=kind).first()
+    if lot is None:
+        raise UnknownLot(lot_id)
+    with _locked(lot.wallet_id):
+        debt = Clawback.objects.filter(idempotency_key=key).select_related("lot").first()
+        if debt is None:
+            lots.allocate(lot.wallet_id)
+            lot.refresh_from_db()
+            debt = Clawback(lot=lot, money_minor=money_minor, amount=demand(lot), reason=reason, idempotency_key=key)
+            _collect(debt)
+        elif (debt.lot_id, debt.money_minor) != (lot_id, money_minor):
+            raise IdempotencyMismatch(key)
+    return debt
+
+
+def _forgive(debt_id: UUID, reason: str, how: Clawback.Settlement) -> bool:
+    if not reason:
+        raise ValueError("a waiver has a reason")
+    with _open(debt_id) as debt:
+        if debt is not None:
+            debt.waiver = reason
+            _settled(debt, how)
+        return debt is not None
+
+
 def _demand(lot: Lot, money_minor: int) -> int:
     """The Tokens that this money had bought: the unspent ones first, then those that expired, then the spent ones.
 
     Rounded down over all claw-backs of the lot together, so that the whole price demands the whole lot.
     """
     price = lot.price_minor or 0
-    earlier = lot.clawbacks.aggregate(money=Sum("money_minor", default=0), amount=Sum("amount", default=0))
-    if (money := earlier["money"] + money_minor) > price:
+    earlier_money, earlier = demanded(lot)
+    if (money := earlier_money + money_minor) > price:
         raise ClawbackAbovePrice(lot.id)
+    share: int = lot.amount * money // price
+    return max(0, share - _lapsed(lot, share) - earlier)
+
+
+def _demand_bonus(lot: Lot, amount: int) -> int:
+    _, earlier = demanded(lot)
+    return max(0, min(amount, lot.amount - _lapsed(lot, lot.amount) - earlier))
+
+
+def _lapsed(lot: Lot, share: int) -> int:
+    """What expired unspent of this share of the lot: no more than the unspent part does not cover."""
     drawn = dict(Draw.objects.filter(lot=lot).values_list("transfer__kind").annotate(Sum("amount")))
     unspent = lot.remaining + int(drawn.get(Transfer.Kind.CLAWBACK, 0))
-    share: int = lot.amount * money // price
-    lapsed = min(int(drawn.get(Transfer.Kind.EXPIRY, 0)), max(0, share - unspent))
-    return max(0, share - lapsed - int(earlier["amount"]))
+    return min(int(drawn.get(Transfer.Kind.EXPIRY, 0)), max(0, share - unspent))
 
 
 def _collect_all(wallet_id: int) -> int:

@@ -18,6 +18,7 @@ BillingError
 ├── UnknownPack              nothing is sold under this name
 ├── UnknownCurrency          the pack has no price in it
 ├── PaymentsUnavailable      Stripe did not answer, or no key is set; try again
+│   └── PaymentInFlight      the same request is still being answered
 ├── PaymentsRefused          Stripe will not do this
 ├── BadSignature             a webhook that Stripe did not sign, or not lately
 ├── PaymentMismatch          what was paid is not what the top-up costs
@@ -158,7 +159,15 @@ class UnknownCurrency(BillingError):
 
 
 class PaymentsUnavailable(BillingError):
-    """Nothing is known to have happened."""
+    """Nothing is known to have happened. `kept` where Stripe would give the same answer to the same key again."""
+
+    def __init__(self, message: str, kept: bool = False) -> None:
+        super().__init__(message)
+        self.kept = kept
+
+
+class PaymentInFlight(PaymentsUnavailable):
+    """Stripe has the same request in hand; its answer can be had in a moment."""
 
 
 class PaymentsRefused(BillingError):

@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from billing.payment_tables import Pack as Pack
 from billing.payment_tables import Reconciliation as Reconciliation
+from billing.payment_tables import RefundOrder as RefundOrder
 from billing.payment_tables import Reversal as Reversal
 from billing.payment_tables import StripeEvent as StripeEvent
 from billing.payment_tables import TopUp as TopUp
@@ -108,8 +109,7 @@ class Transfer(models.Model):
             models.CheckConstraint(condition=Q(amount__gt=0), name="transfer_amount_positive"),
             models.CheckConstraint(condition=~Q(source=F("target")), name="transfer_between_two"),
             models.CheckConstraint(
-                condition=Q(kind="grant", reference__isnull=True)
-                | Q(kind="purchase")
+                condition=Q(kind__in=["grant", "purchase"])
                 | Q(kind__in=["capture", "refund", "expiry", "clawback", "settlement"], reference__isnull=False),
                 name="transfer_kind_has_reference",
             ),
@@ -252,13 +252,15 @@ class LotCursor(models.Model):
 class Clawback(models.Model):
     """Tokens demanded back because the payment of their lot went back; while some of them are owed, a debt.
 
-    `money_minor` went back to the payer; `amount` is demanded for it and `collected` so far.
+    `money_minor` went back to the payer, 0 for a bonus; `amount` is demanded for it and `collected` so far. It is
+    void where the money came again before all was collected; then it has demanded no more than that.
     """
 
     class Settlement(models.TextChoices):
         COLLECTED = "collected"
         PAID = "paid"
         WAIVED = "waived"
+        VOID = "void"
 
     id = models.UUIDField(primary_key=True, default=uuid4)
     lot = models.ForeignKey(Lot, models.PROTECT, related_name="clawbacks")
@@ -277,13 +279,16 @@ class Clawback(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["idempotency_key"], name="clawback_key_once"),
             models.CheckConstraint(
-                condition=Q(money_minor__gt=0, collected__gte=0, collected__lte=F("amount")),
+                condition=Q(money_minor__gte=0, collected__gte=0, collected__lte=F("amount")),
                 name="clawback_within_amount",
             ),
             models.CheckConstraint(
                 condition=Q(settled_at__isnull=True, settlement="", waiver="", collected__lt=F("amount"))
                 | Q(settled_at__isnull=False, settlement__in=["collected", "paid"], waiver="", collected=F("amount"))
-                | (Q(settled_at__isnull=False, settlement="waived", collected__lt=F("amount")) & ~Q(waiver="")),
+                | (
+                    Q(settled_at__isnull=False, settlement__in=["waived", "void"], collected__lt=F("amount"))
+                    & ~Q(waiver="")
+                ),
                 name="clawback_settled_says_how",
             ),
         ]

@@ -41,7 +41,7 @@ class TopUp(models.Model):
     """One pack bought, or to be bought, on Stripe's page. `owner` is the wallet's; the price is the pack version's.
 
     `order` is what was asked for. `session_id` and `url` are empty until Stripe has answered, `payment_intent` until
-    it was paid.
+    it was paid. Each `attempt` at Stripe has idempotency keys of its own.
     """
 
     class Status(models.TextChoices):
@@ -62,6 +62,7 @@ class TopUp(models.Model):
     status = models.TextField(choices=Status, default=Status.OPEN)
     refunded_minor = models.BigIntegerField(default=0)
     order = models.JSONField()
+    attempt = models.PositiveIntegerField(default=0)
     idempotency_key = models.TextField(null=True)  # noqa: DJ001  absent is not empty
     session_id = models.TextField(default="")
     url = models.TextField(default="")
@@ -101,8 +102,7 @@ class TopUp(models.Model):
 class Reversal(models.Model):
     """Money of one payment that went back: a refund or a dispute, by Stripe's id. It may be known before its payment.
 
-    `standing` while the money is away; `final` once nothing can change that; `applied` while Tokens are taken for it,
-    `bonus_taken` of them from the bonus.
+    `standing` while the money is away; `final` once nothing can change that; `applied` while Tokens are taken for it.
     """
 
     class Kind(models.TextChoices):
@@ -116,16 +116,39 @@ class Reversal(models.Model):
     standing = models.BooleanField(default=False)
     final = models.BooleanField(default=False)
     applied = models.BooleanField(default=False)
-    bonus_taken = models.BigIntegerField(default=0)
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=Q(amount_minor__gt=0, bonus_taken__gte=0), name="reversal_in_range"),
+            models.CheckConstraint(condition=Q(amount_minor__gt=0), name="reversal_in_range"),
         ]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+
+class RefundOrder(models.Model):
+    """A payment that is to be given back: written where that is decided, carried out by `payments_refunds`."""
+
+    id = models.TextField(primary_key=True)
+    payment_intent = models.TextField()
+    due_at = models.DateTimeField(db_default=Now())
+    tries = models.PositiveIntegerField(default=0)
+    done_at = models.DateTimeField(null=True)
+    outcome = models.TextField(default="")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = [models.Index("due_at", condition=Q(done_at=None), name="refund_order_due")]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(done_at=None, outcome="") | (Q(done_at__isnull=False) & ~Q(outcome="")),
+                name="refund_order_done_says_how",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"refund order {self.id}"
 
 
 class StripeEvent(models.Model):

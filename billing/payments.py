@@ -1,7 +1,8 @@
 """Stripe, as Kiln speaks to it: a Checkout for a top-up, webhooks that are verified, events that are listed, refunds.
 
 With `payments_events` and `payments_reconcile`, which act on events, all that knows Stripe. A top-up's id is the
-idempotency key of its Checkout: however often it is asked for, there is one to pay.
+idempotency key of its Checkout: however often it is asked for, there is one to pay. Where Stripe keeps an error
+under that key, the next attempt has another one; what Checkout the first may have made, nobody was told of.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import packs
-from billing.errors import BadSignature, IdempotencyMismatch, PaymentsRefused, PaymentsUnavailable, UnknownCurrency
+from billing.errors import (
+    BadSignature,
+    IdempotencyMismatch,
+    PaymentInFlight,
+    PaymentsRefused,
+    PaymentsUnavailable,
+    UnknownCurrency,
+)
 from billing.models import TopUp
 from billing.pricing import format_tokens
 
@@ -54,10 +62,10 @@ def buy(top_up_id: UUID, owner: UUID, order: Order, idempotency_key: str | None 
     if top_up is None:
         top_up, replayed = _new(top_up_id, owner, order, idempotency_key)
     if not top_up.session_id and top_up.status == TopUp.Status.OPEN:
-        with _asking() as client:
-            session = client.v1.checkout.sessions.create(_checkout(top_up), {"idempotency_key": str(top_up.id)})
-        # Only these columns: the webhook that says it was paid may have come first.
-        TopUp.objects.filter(id=top_up.id).update(session_id=session.id, url=session.url or "")
+        with attempt(top_up) as (client, key):
+            session = client.v1.checkout.sessions.create(_checkout(top_up), {"idempotency_key": key})
+        # Only these columns, and once: the webhook that says it was paid may have come first.
+        TopUp.objects.filter(id=top_up.id, session_id="").update(session_id=session.id, url=session.url or "")
         top_up.refresh_from_db()
     return top_up, replayed
 
@@ -76,7 +84,7 @@ def read_event(body: bytes, signature: str) -> dict[str, Any]:
 
 def events(types: list[str], since: datetime) -> Iterator[dict[str, Any]]:
     """Stripe's events of these types since then, newest first. PaymentsUnavailable or PaymentsRefused."""
-    with _asking() as client:
+    with asking() as client:
         found = client.v1.events.list({"types": types, "created": {"gte": int(since.timestamp())}, "limit": 100})
         for event in found.auto_paging_iter():
             yield event.to_dict(for_json=True)
@@ -86,7 +94,7 @@ def is_ours(payment_intent: str) -> bool:
     """Whether a payment was for a top-up, also where we have not heard yet that it was paid."""
     if TopUp.objects.filter(payment_intent=payment_intent).exists():
         return True
-    with _asking() as client:
+    with asking() as client:
         metadata = client.v1.payment_intents.retrieve(payment_intent).metadata
     try:
         return TopUp.objects.filter(id=metadata["top_up"]).exists() if metadata else False
@@ -96,7 +104,7 @@ def is_ours(payment_intent: str) -> bool:
 
 def refund(payment_intent: str, key: str) -> bool:
     """Gives all that is left of a payment back; False where nothing is. PaymentsUnavailable or PaymentsRefused."""
-    with _asking() as client:
+    with asking() as client:
         try:
             client.v1.refunds.create(
                 {"payment_intent": payment_intent, "reason": "fraudulent"}, {"idempotency_key": key}
@@ -160,17 +168,32 @@ def _checkout(top_up: TopUp) -> Any:
 
 
 @contextmanager
-def _asking() -> Iterator[stripe.StripeClient]:
+def attempt(top_up: TopUp) -> Iterator[tuple[stripe.StripeClient, str]]:
+    """The client and an idempotency key for this top-up: the same one until Stripe keeps an error under it."""
+    number = top_up.attempt
+    try:
+        with asking() as client:
+            yield client, f"{top_up.id}:{number}" if number else str(top_up.id)
+    except PaymentsUnavailable as error:
+        if error.kept:
+            TopUp.objects.filter(id=top_up.id, attempt=number).update(attempt=number + 1)
+        raise
+
+
+@contextmanager
+def asking() -> Iterator[stripe.StripeClient]:
     """The client; Stripe's errors come out as ours."""
     if not settings.STRIPE_SECRET_KEY:
         raise PaymentsUnavailable("STRIPE_SECRET_KEY is not set")
     try:
         yield _client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE)
-    except (stripe.APIConnectionError, stripe.APIError, stripe.RateLimitError) as error:
-        raise PaymentsUnavailable(str(error)) from error
     except stripe.StripeError as error:
-        again = error.http_status == 409  # the same request is still in flight
-        raise (PaymentsUnavailable if again else PaymentsRefused)(str(error)) from error
+        status = error.http_status or 0
+        if status == 409:
+            raise PaymentInFlight(str(error)) from error
+        if isinstance(error, stripe.APIConnectionError | stripe.APIError | stripe.RateLimitError):
+            raise PaymentsUnavailable(str(error), kept=status >= 500) from error
+        raise PaymentsRefused(str(error)) from error
 
 
 @lru_cache(maxsize=4)

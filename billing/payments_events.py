@@ -2,8 +2,8 @@
 
 An event and its consequences are one transaction. Events may come late, twice and in any order, so each is compared
 with what is known: a payment is credited unless it was, and a refund or dispute is written down even where its
-payment is not known yet. `charge.refunded` says nothing that `refund.created` does not. Not for asking Stripe
-(payments) or for finding events that were lost (payments_reconcile).
+payment is not known yet. `charge.refunded` says nothing that `refund.created` does not. Nothing here asks Stripe:
+what it is to do is written down (payments_refunds). Not for finding events that were lost (payments_reconcile).
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Sum
 from django.utils import timezone
 
-from billing import debts, lots, payments, wallets
+from billing import debts, wallets
 from billing.errors import InsufficientTokens, PaymentMismatch
-from billing.models import Clawback, Lot, Reversal, StripeEvent, TopUp, Transfer, Wallet
+from billing.models import Clawback, Lot, RefundOrder, Reversal, StripeEvent, TopUp
 
 Document = dict[str, Any]
 UNPAID = (TopUp.Status.OPEN, TopUp.Status.PROCESSING)
@@ -32,7 +31,7 @@ DISPUTE_FINAL = {"won", "lost", "prevented", "warning_closed"}
 def apply(event: Document) -> str | None:
     """Acts on an event that was not acted on before; what it changed, in words.
 
-    PaymentMismatch, PaymentsUnavailable and whatever else is raised leave nothing behind, so that it can come again.
+    PaymentMismatch and whatever else is raised leave nothing behind, so that it can come again.
     """
     handler = HANDLERS.get(event["type"])
     if handler is None:
@@ -58,7 +57,6 @@ def _completed(session: Document) -> str | None:
         raise PaymentMismatch(f"{top_up}: session {session['id']} says {stated}, it costs {known}")
     _credit(top_up, session)
     _settle(top_up)
-    _pay_debts(top_up.owner)
     return f"{top_up}: paid, Tokens credited"
 
 
@@ -66,14 +64,15 @@ def _credit(top_up: TopUp, session: Document) -> None:
     pack, key = top_up.pack, str(top_up.id)
     wallets.purchase(top_up.owner, pack.tokens, top_up.price_minor, top_up.currency, key, reference=top_up.id)
     if pack.bonus:
-        wallets.grant(top_up.owner, pack.bonus, _bonus_key(top_up), memo=f"bonus of pack {pack.name}")
+        memo = f"bonus of pack {pack.name}"
+        wallets.grant(top_up.owner, pack.bonus, f"bonus {key}", memo, reference=top_up.id)
     top_up.status, top_up.paid_at = TopUp.Status.PAID, timezone.now()
     top_up.session_id, top_up.payment_intent = session["id"], session["payment_intent"]
     top_up.save()
 
 
 def _pay_debts(owner: UUID) -> None:
-    """The oldest first, each whole or not at all."""
+    """With Tokens paid for otherwise: the oldest first, each whole or not at all."""
     for debt in debts.of(owner):
         with suppress(InsufficientTokens):
             debts.settle(debt.id)
@@ -100,9 +99,10 @@ def _dispute(dispute: Document) -> str | None:
 def _warned(warning: Document) -> str | None:
     """The card was probably stolen: the payment is refunded before it is disputed; Tokens go with the refund."""
     intent = warning["payment_intent"]
-    if not warning["actionable"] or not intent or not payments.is_ours(intent):
+    if not warning["actionable"] or not intent:
         return None
-    return f"payment {intent}: refunded as fraud" if payments.refund(intent, f"fraud:{warning['id']}") else None
+    RefundOrder.objects.get_or_create(id=f"fraud:{warning['id']}", defaults={"payment_intent": intent})
+    return f"payment {intent}: to be refunded as fraud"
 
 
 def _reverse(kind: Reversal.Kind, source: Document, standing: bool, final: bool) -> str | None:
@@ -140,48 +140,37 @@ def _settle(top_up: TopUp) -> str | None:
     else:
         top_up.status = TopUp.Status.PARTIALLY_REFUNDED if refunded else TopUp.Status.PAID
     top_up.save()
+    _pay_debts(top_up.owner)
     return f"{top_up}: {', '.join(changed)}" if changed else None
 
 
 def _take(top_up: TopUp, reversal: Reversal) -> None:
     """From the lots of this payment, together no more than they cost, and the same share of the bonus."""
     left = reversal.amount_minor
-    for lot in Lot.objects.filter(transfer__reference=top_up.id, kind=Lot.Kind.PAID).order_by("transfer_id"):
-        earlier = lot.clawbacks.aggregate(money=Sum("money_minor", default=0))["money"]
-        if part := min(left, (lot.price_minor or 0) - earlier):
+    share = top_up.pack.bonus * min(left, top_up.price_minor) // top_up.price_minor
+    for lot in Lot.objects.filter(transfer__reference=top_up.id).order_by("transfer_id"):
+        money, tokens = debts.demanded(lot)
+        if lot.kind == Lot.Kind.PAID and (part := min(left, (lot.price_minor or 0) - money)):
             debts.claw_back(lot.id, part, str(reversal), _key(reversal, lot.id))
             left -= part
-    if top_up.pack.bonus:
-        share = top_up.pack.bonus * min(reversal.amount_minor, top_up.price_minor) // top_up.price_minor
-        reversal.bonus_taken = _take_bonus(top_up, share, f"expiry:{reversal.id}")
-
-
-def _take_bonus(top_up: TopUp, share: int, key: str) -> int:
-    """What is left of the bonus lapses, up to this share; what was spent of it is nobody's debt."""
-    wallet = Wallet.objects.select_for_update(no_key=True).get(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER)
-    now = lots.allocate(wallet.pk)
-    granted = Transfer.objects.get(idempotency_key=f"grant:{_bonus_key(top_up)}").pk
-    left = [lot for lot in now.lots if lot.transfer_id == granted]
-    amount: int = min(share, now.balance.available, *(lot.remaining for lot in left)) if left else 0
-    if amount:
-        wallets.withdraw(wallet.pk, Transfer.Kind.EXPIRY, amount, left[0].id, key)
-    return amount
+        if lot.kind == Lot.Kind.GRANTED and (part := min(share, lot.amount - tokens)):
+            debts.claw_back_bonus(lot.id, part, f"bonus, {reversal}", _key(reversal, lot.id))
+            share -= part
 
 
 def _give_back(top_up: TopUp, reversal: Reversal) -> None:
-    """The money is ours again: what was owed is forgiven, what was taken comes back as a lot at the same price."""
-    for back in Clawback.objects.filter(lot__transfer__reference=top_up.id):
-        if back.idempotency_key == _key(reversal, back.lot_id):
-            debts.waive(back.id, f"{reversal} was void")
-            back.refresh_from_db()
-            if back.collected:
-                price = max(1, back.money_minor * back.collected // back.amount)
-                wallets.purchase(
-                    top_up.owner, back.collected, price, top_up.currency, f"returned {back.id}", reference=top_up.id
-                )
-    if reversal.bonus_taken:
-        wallets.grant(top_up.owner, reversal.bonus_taken, f"returned {reversal.id}", memo="bonus returned")
-        reversal.bonus_taken = 0
+    """The money is ours again: what was owed is forgiven, what was taken comes back as lots on the same terms."""
+    for back in Clawback.objects.filter(lot__transfer__reference=top_up.id).select_related("lot"):
+        if back.idempotency_key != _key(reversal, back.lot_id):
+            continue
+        debts.void(back.id, f"{reversal} was void")
+        back.refresh_from_db()
+        owner, key = top_up.owner, f"returned {back.id}"
+        if back.collected and back.lot.kind == Lot.Kind.PAID:
+            price = max(1, back.money_minor * back.collected // back.amount)
+            wallets.purchase(owner, back.collected, price, top_up.currency, key, reference=top_up.id)
+        elif back.collected:
+            wallets.grant(owner, back.collected, key, "bonus returned", reference=top_up.id)
 
 
 def _top_up(session: Document) -> TopUp | None:
@@ -209,10 +198,6 @@ def _one_at_a_time(payment_intent: str) -> None:
 
 def _key(reversal: Reversal, lot: UUID) -> str:
     return f"{reversal.id}:{lot}"
-
-
-def _bonus_key(top_up: TopUp) -> str:
-    return f"bonus {top_up.id}"
 
 
 HANDLERS: dict[str, Callable[[Document], str | None]] = {

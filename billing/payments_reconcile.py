@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from billing import payments, payments_events
+from billing import payments, payments_events, payments_refunds
 from billing.models import Reconciliation, StripeEvent, TopUp
 
 # Stripe lists events for 30 days. The overlap is for clocks that differ and for events that were listed late.
@@ -35,7 +35,7 @@ def run() -> tuple[list[str], int]:
         except Exception:
             failed += 1
             logger.exception("event %s", event["id"])
-    lines += _never_opened()
+    lines += _never_opened() + payments_refunds.carry_out()
     if not failed:
         Reconciliation.objects.create(until=started, seen=len(listed), repaired=len(lines))
     return lines, failed

@@ -269,12 +269,20 @@ def due(limit: int = 500) -> list[UUID]:
         return [reference for (reference,) in cursor.fetchall()]
 
 
-def grant(owner: UUID, amount: int, key: str, memo: str = "", expires_at: datetime | None = None) -> bool:
+def grant(
+    owner: UUID,
+    amount: int,
+    key: str,
+    memo: str = "",
+    expires_at: datetime | None = None,
+    reference: UUID | None = None,
+) -> bool:
     """Gives Tokens, as a lot of their own; True, and False where this `key` already did.
 
-    NoWallet or IdempotencyMismatch. What is left at `expires_at` is taken back by `lots.expire`.
+    NoWallet or IdempotencyMismatch. What is left at `expires_at` is taken back by `lots.expire`; `reference` names
+    the payment that they are a bonus of.
     """
-    return _issue(Transfer.Kind.GRANT, owner, amount, key, memo=memo, expires_at=expires_at) is not None
+    return _issue(Transfer.Kind.GRANT, owner, amount, key, reference, memo, expires_at=expires_at) is not None
 
 
 def purchase(

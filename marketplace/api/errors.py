@@ -16,6 +16,7 @@ from billing.errors import (
     AccountFrozen,
     IdempotencyMismatch,
     InsufficientTokens,
+    PaymentInFlight,
     PaymentsRefused,
     PaymentsUnavailable,
     UnknownCurrency,
@@ -86,6 +87,9 @@ def _first(detail: Any, path: str = "") -> tuple[str | None, Any]:
 
 
 def _payments(error: PaymentsUnavailable | PaymentsRefused) -> Problem:
+    if isinstance(error, PaymentInFlight):
+        message = "This key's first request is still being answered; send this again in a moment."
+        return Problem(409, "conflict", "idempotency_key_in_flight", message, "Idempotency-Key", {"Retry-After": "1"})
     if isinstance(error, PaymentsRefused):
         return Problem(502, "server", "payments_refused", "Stripe refused this; nothing was bought.")
     message = "Stripe cannot be reached; nothing was bought. Send this again, with the same Idempotency-Key."

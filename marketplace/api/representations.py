@@ -100,8 +100,8 @@ def _debt(row: Clawback) -> dict[str, Any]:
     return {
         "id": str(row.id),
         "owed": format_tokens(row.owed),
-        "price": format_money(row.owed_minor, row.lot.currency),
-        "currency": row.lot.currency,
+        "price": format_money(row.owed_minor, row.lot.currency) if row.lot.price_minor else None,
+        "currency": row.lot.currency or None,
         "reason": row.reason,
         "created_at": _time(row.created_at),
     }

@@ -235,8 +235,8 @@ class ExpiringBody(serializers.Serializer[Any]):
 class DebtBody(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     owed = Tokens(help_text="Spent, although the payment for them went back.")
-    price = serializers.CharField(help_text="What they had cost.")
-    currency = serializers.CharField()
+    price = serializers.CharField(allow_null=True, help_text="What they had cost; null for a bonus.")
+    currency = serializers.CharField(allow_null=True)
     reason = serializers.CharField()
     created_at = serializers.DateTimeField()
 

@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from billing import payments, payments_events
+from billing import payments, payments_events, payments_refunds
 from billing.errors import BadSignature
 from marketplace.api.errors import Problem, respond
 
@@ -21,4 +21,5 @@ def receive(request: HttpRequest) -> HttpResponse:
         problem = Problem(400, "invalid_request", "invalid_signature", "This is not signed by Stripe, or too long ago.")
         return respond(problem, request)
     payments_events.apply(event)
+    payments_refunds.carry_out()
     return JsonResponse({"received": True})

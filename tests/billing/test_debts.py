@@ -229,3 +229,29 @@ def test_the_periodic_task_follows_collects_and_expires(bob):
     taken = Transfer.objects.filter(target_id=MINT_ID).order_by("id").values_list("kind", "amount")
     assert list(taken) == [("clawback", 1_000), ("expiry", 50)]
     assert (total(bob), frozen(bob)) == (0, False)
+
+
+def test_what_a_void_claw_back_had_not_collected_can_be_demanded_again(bob):
+    lot = buy(bob)
+    spend(bob, 300)
+    back = debts.claw_back(lot, 100, "dispute", "dp_1")
+    assert debts.void(back.id, "won") is True
+    assert debts.void(back.id, "won") is False
+    assert frozen(bob) is False
+    again = debts.claw_back(lot, 30, "refunded", "re_1")
+    assert (again.amount, again.collected, again.owed) == (300, 0, 300)
+    with nothing_moves(), pytest.raises(ClawbackAbovePrice):
+        debts.claw_back(lot, 1, "refunded", "re_2")
+
+
+def test_a_bonus_is_demanded_whole_once_and_what_expired_of_it_is_not(bob):
+    wallets.grant(bob, 100, "bonus", expires_at=YESTERDAY)
+    spend(bob, 40)
+    bonus = Lot.objects.get(kind="granted")
+    lots.expire()
+    first = debts.claw_back_bonus(bonus.id, 30, "refunded", "re_1")
+    rest = debts.claw_back_bonus(bonus.id, 90, "refunded", "re_2")
+    assert (first.owed, rest.owed, rest.owed_minor, total(bob)) == (30, 10, 0, 0)
+    assert frozen(bob) is True
+    with nothing_moves():
+        assert debts.claw_back_bonus(bonus.id, 90, "refunded", "re_2").id == rest.id

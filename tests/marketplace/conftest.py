@@ -84,3 +84,29 @@ def fresh_prices() -> Iterator[None]:
     price_lists.forget()
     yield
     price_lists.forget()
+
+
+@pytest.fixture(scope="module")
+def stripe_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The double of Stripe as a process: its address."""
+    import shops
+
+    with shops.double(tmp_path_factory.mktemp("stripe")) as url:
+        yield url
+
+
+@pytest.fixture
+def shop(stripe_double: str, live_server: Any, settings: Any, bob: Customer) -> Iterator[Any]:
+    """Bob, who pays by card. After the test the ledger must be right."""
+    import shops
+
+    from billing import ledger
+
+    settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = shops.KEY, stripe_double
+    settings.STRIPE_WEBHOOK_SECRETS = [shops.SECRET]
+    made = shops.Shop(stripe_double, bob)
+    made.control("webhook", url=f"{live_server.url}/webhooks/stripe")
+    yield made
+    made.control("webhook", url="http://127.0.0.1:9")
+    made.heal()
+    assert ledger.check() == []

@@ -1,0 +1,137 @@
+"""A customer who pays by card: the web server live, the double of Stripe as a process, webhooks over HTTP.
+
+For tests alone: imported once Django is set up.
+"""
+
+import io
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
+from datetime import timedelta
+from uuid import uuid4
+
+import stripe
+from django.core.management import call_command
+
+from billing import wallets
+from billing.models import TopUp
+from marketplace.local import processes
+from marketplace.local.addresses import ROOT
+
+KEY, SECRET = "sk_test_kiln", "whsec_ours"
+VISA, DECLINED, STOLEN = "4242424242424242", "4000000000000002", "4000000000005423"
+WHOLE_MEDIUM = 44_000_000
+
+
+class Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+
+
+class Shop:
+    """A customer, the web server, and the double that sends its webhooks there."""
+
+    def __init__(self, url, customer):
+        self.url = url
+        self.customer = customer
+        self.v1 = stripe.StripeClient(KEY, base_addresses={"api": url}).v1
+
+    def order(self, pack="medium", **changes):
+        headers = {name: changes.pop(name) for name in list(changes) if name == "Idempotency_Key"}
+        return self.customer.post("/v1/topups", {"pack": pack, "currency": "eur", **changes}, **headers)
+
+    def buy(self, pack="medium", **changes):
+        answer = self.order(pack, **changes)
+        assert answer.status_code == 201, answer.content
+        return answer.json()
+
+    def pay(self, top_up, number=VISA, **more):
+        """The payment page's answer to its form."""
+        form = {"email": "bob@example.com", "name": "Bob", "number": number, "expiry": "12/34", **more}
+        try:
+            with urllib.request.build_opener(Stay).open(top_up["url"], urllib.parse.urlencode(form).encode()) as answer:
+                return answer.status
+        except urllib.error.HTTPError as answer:
+            with answer:
+                return answer.code
+
+    def paid(self, pack="medium"):
+        """A top-up that was paid, and its payment at Stripe."""
+        top_up = self.buy(pack)
+        assert self.pay(top_up) == 303
+        self.wait(top_up, "paid")
+        return top_up, TopUp.objects.get(id=top_up["id"]).payment_intent
+
+    def see(self, top_up):
+        return self.customer.get(f"/v1/topups/{top_up['id']}").json()
+
+    def wait(self, top_up, status):
+        assert processes.wait_until(lambda: self.see(top_up)["status"] == status, 15), self.see(top_up)
+        return self.see(top_up)
+
+    def session(self, top_up):
+        listed = self.v1.checkout.sessions.list({"limit": 100})
+        (found,) = [each for each in listed.data if each.client_reference_id == top_up["id"]]
+        return found
+
+    def control(self, path, **body):
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/_control/{path}", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def fault(self, kind, match, **more):
+        self.control("faults", kind=kind, match=match, **{"count": 1, **more})
+
+    def heal(self):
+        """No fault strikes any more."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_control/faults", method="DELETE")).close()
+
+    @property
+    def tokens(self):
+        return self.customer.balance[0]
+
+
+def reconcile():
+    """What the command printed, and how many it repaired."""
+    said = io.StringIO()
+    call_command("reconcile_payments", stdout=said)
+    lines = said.getvalue().splitlines()
+    return lines, int(lines[-1].split()[-2])
+
+
+def send(client, event, secret=SECRET, moment=None, signature=None):
+    """Posts an event as Stripe does."""
+    body = json.dumps(event)
+    signed = signature or stripe.WebhookSignature.generate_signature_header(body, secret, moment)
+    return client.post("/webhooks/stripe", body, content_type="application/json", headers={"Stripe-Signature": signed})
+
+
+def completed(top_up, **changes):
+    """What Stripe says of a Checkout that was paid."""
+    session = {
+        "id": TopUp.objects.get(id=top_up["id"]).session_id, "client_reference_id": top_up["id"],
+        "payment_status": "paid", "amount_total": 2000, "currency": "eur", "payment_intent": f"pi_{uuid4().hex}",
+    }  # fmt: skip
+    data = {"object": session | changes}
+    return {"id": f"evt_{uuid4().hex}", "object": "event", "type": "checkout.session.completed", "data": data}
+
+
+def spend(customer, amount):
+    wallets.hold(customer.account.id, amount, reference := uuid4(), timedelta(hours=1))
+    wallets.capture(reference, amount)
+
+
+@contextmanager
+def double(folder):
+    """The double's address, while it runs."""
+    command = [sys.executable, "-m", "marketplace.local.stripe", "--port", "0", "--data", folder / "stripe.sqlite"]
+    command += ["--webhook-url", "http://127.0.0.1:9", "--webhook-secret", SECRET, "--retry-scale", "0.001"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    yield process.stdout.readline().split()[-1]
+    process.terminate()
+    assert process.wait(20) == 0
