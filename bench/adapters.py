@@ -6,6 +6,9 @@ given as the median over the rounds, with quartiles:
 
     attention   the four layers a block that diffusers' training scripts change: to_q, to_k, to_v, to_out
     everything  every linear layer
+
+Then the same eight requests, of eight adapters, four or two, in one forward and in a forward an adapter: the speed-up
+of mixing them.
 """
 
 import json
@@ -37,6 +40,7 @@ CASES = {
     "everything · rank 16": ("", 16, ROWS),
     "everything · rank 64": ("", 64, ROWS),
 }
+SPLIT_AMONG = (8, 4, 2)
 
 
 def main(quick: bool = False) -> dict[str, Any]:
@@ -47,14 +51,24 @@ def main(quick: bool = False) -> dict[str, Any]:
     bank = Bank(backend.layers, 2**30)
     with tempfile.TemporaryDirectory() as folder:
         rows = {name: bring(bank, Path(folder, name), backend.layers, *case) for name, case in CASES.items()}
-    times = measure(model, backend, {"none": [()] * ROWS, **rows}, 3 if quick else 21)
+    batches = {"none": [[()] * ROWS], **{name: [each] for name, each in rows.items()}}
+    for count in SPLIT_AMONG:
+        groups = [[row] * (ROWS // count) for row in next(iter(rows.values()))[:count]]
+        batches |= {f"{count} together": [[row for group in groups for row in group]], f"{count} apart": groups}
+    times = measure(model, backend, batches, 3 if quick else 21)
     bank.close()
     return {
         "forward without, ms": 1000 * statistics.median(times["none"]),
-        "with adapters": {
-            name: spread("× none", [a / b for a, b in zip(times[name], times["none"], strict=True)]) for name in CASES
+        "with adapters": {name: compared("× none", times[name], times["none"]) for name in CASES},
+        "split by adapter": {
+            f"{count} adapters": compared("× together", times[f"{count} apart"], times[f"{count} together"])
+            for count in SPLIT_AMONG
         },
     }
+
+
+def compared(name: str, ones: list[float], others: list[float]) -> dict[str, float]:
+    return spread(name, [one / other for one, other in zip(ones, others, strict=True)])
 
 
 def bring(bank: Bank, folder: Path, layers: Layers, ends: tuple[str, ...] | str, rank: int, count: int) -> list[Row]:
@@ -79,22 +93,31 @@ def factors(layers: Layers, ends: tuple[str, ...] | str, rank: int) -> Iterator[
 
 @torch.inference_mode()
 def measure(
-    model: qwen_image.QwenImage, backend: TorchBackend, cases: dict[str, list[Row]], rounds: int
+    model: qwen_image.QwenImage, backend: TorchBackend, cases: dict[str, list[list[Row]]], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of a forward by case, round by round."""
-    grid = (SIDE // 16, SIDE // 16)
-    texts = [model.encode(PROMPTS[row % len(PROMPTS)]) for row in range(ROWS)] + [model.encode("")] * ROWS
-    latents, sigmas = torch.randn(2 * ROWS, grid[0] * grid[1], model.channels), torch.full((2 * ROWS,), 0.5)
+    """Seconds by case, round by round; a case is the rows of each of its forwards."""
     times: dict[str, list[float]] = {name: [] for name in cases}
+    inputs = {len(rows): ready(model, len(rows)) for batches in cases.values() for rows in batches}
     for index in range(rounds + 1):
-        for name, rows in cases.items():
-            # a batch's first step works out its rows; the second and later ones are measured
-            backend.velocity(latents, sigmas, texts, [grid], rows * 2)
-            begun = time.perf_counter()
-            backend.velocity(latents, sigmas, texts, [grid], rows * 2)
+        for name, batches in cases.items():
+            seconds = 0.0
+            for rows in batches:
+                # a batch's first step works out its rows; the second and later ones are measured
+                backend.velocity(*inputs[len(rows)], rows * 2)
+                begun = time.perf_counter()
+                backend.velocity(*inputs[len(rows)], rows * 2)
+                seconds += time.perf_counter() - begun
             if index:  # the first round warms up
-                times[name].append(time.perf_counter() - begun)
+                times[name].append(seconds)
     return times
+
+
+def ready(model: qwen_image.QwenImage, count: int) -> tuple[Any, ...]:
+    """A forward's latents, sigmas, texts and grids for so many guided requests: twice as many rows."""
+    grid = (SIDE // 16, SIDE // 16)
+    texts = [model.encode(PROMPTS[row % len(PROMPTS)]) for row in range(count)] + [model.encode("")] * count
+    latents, sigmas = torch.randn(2 * count, grid[0] * grid[1], model.channels), torch.full((2 * count,), 0.5)
+    return latents, sigmas, texts, [grid]
 
 
 if __name__ == "__main__":
