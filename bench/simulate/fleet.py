@@ -1,0 +1,298 @@
+"""The discrete-event simulation: machines with the engine's scheduler each, the workers' queues before them.
+
+A machine has in hand as many requests as a worker has threads. One that arrives goes to the machine with the least in
+hand, one that finds no place waits in the queue of its class, and a machine with a free place takes the next by
+stride, as a worker does. With `affinity`, machines that have requests of the same batch key and room in their batch
+come first; a queue of Celery cannot do that.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.simulate.scaling import Rule, Signals
+from bench.simulate.step_times import StepTimes
+from bench.simulate.traces import CLASSES, Trace
+from inference.request import BatchKey, Phase, Request
+from inference.scheduler import Batch, Scheduler
+from marketplace.jobs.queues import StrideOrder
+
+PLACES = 16
+TICK = 15.0
+LOOK_AT = 8
+_LATENTS = SimpleNamespace()
+
+
+@dataclass(eq=False)
+class Machine:
+    """One GPU with its worker; paid from the order on."""
+
+    scheduler: Scheduler
+    ordered: float
+    batch: Batch | None = None
+    in_hand: int = 0
+    keys: dict[BatchKey, int] = field(default_factory=dict)
+    draining: bool = False
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The fleet at a tick: machines that serve, that start, the busy share since the last tick, requests that wait."""
+
+    at: float
+    machines: int
+    starting: int
+    busy: float
+    waiting: int
+
+
+@dataclass
+class Outcome:
+    """`finished` by request, in seconds from the start; `busy` and `paid` are seconds of GPUs."""
+
+    finished: NDArray[np.float64]
+    busy: float = 0.0
+    paid: float = 0.0
+    batches: int = 0
+    rows: int = 0
+    steps: int = 0
+    ended: float = 0.0
+    history: list[Moment] = field(default_factory=list)
+
+
+class Fleet:
+    """Serves one trace: `run` once."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        times: StepTimes,
+        rule: Rule,
+        *,
+        start_up: float = 180.0,
+        places: int = PLACES,
+        fewest: int = 2,
+        affinity: bool = False,
+    ) -> None:
+        """`start_up`: seconds from ordering a machine until it serves; `places`: requests that one has in hand at most;
+        `fewest` machines are always kept.
+        """
+        self._trace, self._times, self._rule = trace, times, rule
+        self._start_up, self._most, self._fewest, self._affinity = start_up, places, fewest, affinity
+        self.now = 0.0
+        self._left = len(trace)
+        self._outcome = Outcome(np.full(len(trace), np.nan))
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbered = 0
+        # machines that serve, by how many requests they have in hand; those that start, and those that end
+        self._serving: list[dict[Machine, None]] = [{} for _ in range(places + 1)]
+        self._starting: dict[Machine, None] = {}
+        self._draining: dict[Machine, None] = {}
+        self._with_room: dict[BatchKey, dict[Machine, None]] = {}
+        self._waiting: dict[str, deque[Request]] = {name: deque() for name in CLASSES}
+        self._order = StrideOrder(CLASSES)
+        self._busy_before = 0.0
+
+    def run(self) -> Outcome:
+        """Serve the whole trace."""
+        for _ in range(max(self._fewest, self._rule.first())):
+            self._ready(self._machine())
+        self._at(TICK, self._tick)
+        arrivals = [*self._trace.arrivals.tolist(), float("inf")]
+        index = 0
+        while self._left:
+            if arrivals[index] <= self._events[0][0]:
+                self.now = arrivals[index]
+                self._arrive(self._request(index))
+                index += 1
+            else:
+                self.now, _, act = heappop(self._events)
+                act()
+        for machine in [*self._machines(), *self._starting, *self._draining]:
+            self._outcome.paid += self.now - machine.ordered
+        self._outcome.ended = self.now
+        return self._outcome
+
+    # requests
+
+    def _request(self, index: int) -> Request:
+        trace = self._trace
+        side = int(trace.sides[index])
+        return Request(
+            "",
+            width=side,
+            height=side,
+            steps=int(trace.steps[index]),
+            guidance_scale=4.0 if trace.guided[index] else 1.0,
+            seed=index,
+            service_class=CLASSES[trace.classes[index]],
+            account=str(trace.accounts[index]),
+        )
+
+    def _arrive(self, request: Request) -> None:
+        request.submitted_at = self.now
+        if machine := self._choose(request):
+            self._hand(machine, request)
+        else:
+            self._waiting[request.service_class].append(request)
+
+    def _choose(self, request: Request) -> Machine | None:
+        if self._affinity and (machine := self._mate(request)):
+            return machine
+        return next((next(iter(machines)) for machines in self._serving[: self._most] if machines), None)
+
+    def _mate(self, request: Request) -> Machine | None:
+        """Of a few machines that have such requests, the one with the least in hand."""
+        mates = islice(self._with_room.get(request.batch_key, ()), LOOK_AT)
+        free = (machine for machine in mates if machine.in_hand < self._most)
+        return min(free, key=lambda machine: machine.in_hand, default=None)
+
+    def _hand(self, machine: Machine, request: Request) -> None:
+        self._count(machine, request, +1)
+        machine.scheduler.add(request)
+        if machine.batch is None:
+            self._begin(machine)
+
+    def _take(self, machine: Machine) -> None:
+        """Fill free places from the queues."""
+        while machine.in_hand < self._most and not machine.draining:
+            queue = next((name for name in self._order.consume(len(CLASSES)) if self._waiting[name]), None)
+            if queue is None:
+                return
+            self._hand(machine, self._waiting[self._order.rotate(queue)].popleft())
+
+    # batches
+
+    def _begin(self, machine: Machine) -> None:
+        machine.batch = batch = machine.scheduler.schedule()
+        if batch is None:
+            return
+        seconds = self._times.seconds(batch)
+        self._outcome.busy += seconds
+        self._outcome.batches += 1
+        self._at(self.now + seconds, lambda: self._end(machine, batch))
+
+    def _end(self, machine: Machine, batch: Batch) -> None:
+        if batch.phase is Phase.ENCODE:
+            for request in batch.requests:
+                request.latents = _LATENTS
+                request.step_index = int(self._trace.skipped[request.seed])
+        elif batch.phase is Phase.DENOISE:
+            self._outcome.steps += 1
+            self._outcome.rows += len(batch.requests)
+            for request in batch.requests:
+                request.step_index += 1
+        machine.scheduler.advance(batch)
+        machine.batch = None
+        if batch.phase is Phase.DECODE:
+            for request in batch.requests:
+                assert np.isnan(self._outcome.finished[request.seed]), "a request finishes once"
+                self._outcome.finished[request.seed] = self.now
+                self._count(machine, request, -1)
+                self._left -= 1
+            self._take(machine)
+        if machine.batch is None:
+            self._begin(machine)
+        if machine.draining and not machine.in_hand:
+            self._retire(machine)
+
+    def _count(self, machine: Machine, request: Request, change: int) -> None:
+        """Note what a machine has in hand."""
+        key = request.batch_key
+        del self._places(machine)[machine]
+        machine.in_hand += change
+        machine.keys[key] = machine.keys.get(key, 0) + change
+        self._places(machine)[machine] = None
+        if self._affinity:
+            alike = self._with_room.setdefault(key, {})
+            if 0 < machine.keys[key] < self._times.max_batch_tokens // request.image_tokens and not machine.draining:
+                alike[machine] = None
+            else:
+                alike.pop(machine, None)
+
+    def _places(self, machine: Machine) -> dict[Machine, None]:
+        """Where the machine is listed: among those that end, or that have as much in hand."""
+        return self._draining if machine.draining else self._serving[machine.in_hand]
+
+    # machines
+
+    def _machine(self) -> Machine:
+        return Machine(Scheduler(self._times.max_batch_tokens), self.now)
+
+    def _machines(self) -> list[Machine]:
+        return [machine for machines in self._serving for machine in machines]
+
+    def _ready(self, machine: Machine) -> None:
+        self._serving[machine.in_hand][machine] = None
+        self._take(machine)
+
+    def _started(self, machine: Machine) -> None:
+        if machine in self._starting:
+            del self._starting[machine]
+            self._ready(machine)
+
+    def _tick(self) -> None:
+        """Tell the rule how things are and do as it says."""
+        serving = self._machines()
+        busy = self._running_busy(serving)
+        oldest = min((queue[0].submitted_at for queue in self._waiting.values() if queue), default=self.now)
+        waiting = sum(map(len, self._waiting.values()))
+        signals = Signals(
+            now=self.now,
+            machines=len(serving),
+            starting=len(self._starting),
+            busy=busy,
+            in_hand=sum(machine.in_hand for machine in serving) / (self._most * max(1, len(serving))),
+            waiting=waiting,
+            waited=self.now - oldest,
+        )
+        self._outcome.history.append(Moment(self.now, len(serving), len(self._starting), busy, waiting))
+        self._scale(serving, max(self._fewest, self._rule.wanted(signals)))
+        self._at(self.now + TICK, self._tick)
+
+    def _running_busy(self, serving: list[Machine]) -> float:
+        before, self._busy_before = self._busy_before, self._outcome.busy
+        return min(1.0, (self._outcome.busy - before) / (TICK * max(1, len(serving) + len(self._draining))))
+
+    def _scale(self, serving: list[Machine], wanted: int) -> None:
+        have = len(serving) + len(self._starting)
+        for machine in list(self._draining)[: max(0, wanted - have)]:
+            del self._draining[machine]
+            machine.draining = False
+            self._ready(machine)
+            have += 1
+        for _ in range(wanted - have):
+            machine = self._machine()
+            self._starting[machine] = None
+            self._at(self.now + self._start_up, lambda machine=machine: self._started(machine))
+        surplus = have - wanted
+        for machine in list(reversed(self._starting))[: max(0, surplus)]:
+            del self._starting[machine]
+            self._outcome.paid += self.now - machine.ordered
+            surplus -= 1
+        # those with the least in hand go first
+        for machine in serving[: max(0, surplus)]:
+            self._drain(machine)
+
+    def _drain(self, machine: Machine) -> None:
+        del self._serving[machine.in_hand][machine]
+        for machines in self._with_room.values():
+            machines.pop(machine, None)
+        machine.draining = True
+        self._draining[machine] = None
+        if not machine.in_hand:
+            self._retire(machine)
+
+    def _retire(self, machine: Machine) -> None:
+        del self._draining[machine]
+        self._outcome.paid += self.now - machine.ordered
+
+    def _at(self, moment: float, act: Callable[[], None]) -> None:
+        self._numbered += 1
+        heappush(self._events, (moment, self._numbered, act))
