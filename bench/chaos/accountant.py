@@ -1,0 +1,216 @@
+"""Compares Kiln's books with Stripe's, with the pictures and with what customers were told."""
+
+import hashlib
+import io
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.chaos.clients import Memory
+from bench.chaos.stripe_side import StripeSide
+
+STANDS_STILL = 25.0
+DISPUTE_VOID = {"won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed"}
+
+_OF_JOBS = """
+SELECT job.id::text, job.status, job.captured, coalesce(captures.number, 0), coalesce(captures.amount, 0)
+FROM jobs_job AS job LEFT JOIN (
+    SELECT reference, count(*) AS number, sum(amount) AS amount FROM billing_transfer WHERE kind = 'capture'
+    GROUP BY reference
+) AS captures ON captures.reference = job.id
+WHERE (job.status = 'succeeded' OR captures.number IS NOT NULL)
+  AND (job.captured, CASE WHEN job.captured > 0 THEN 1 ELSE 0 END, job.captured)
+      IS DISTINCT FROM (coalesce(captures.amount, 0), coalesce(captures.number, 0), coalesce(captures.amount, 0))
+   OR job.status = 'succeeded' AND job.captured = 0
+"""
+
+
+@dataclass
+class Accountant:
+    """`look` may be asked at any time; `audit` once nobody buys and everything runs."""
+
+    stripe: StripeSide
+    memory: Memory
+    accounts: list[tuple[Any, str]]
+    seen_pictures: set[Any] = field(default_factory=set)
+    looks: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def look(self) -> list[str]:
+        """What `check_ledger` says; nothing where the database is away."""
+        from django.core.management import CommandError, call_command
+        from django.db import OperationalError, connection
+
+        try:
+            call_command("check_ledger", stdout=io.StringIO())
+            self.looks += 1
+        except CommandError as error:
+            return str(error).splitlines()
+        except OperationalError:
+            return []
+        finally:
+            connection.close()
+        return []
+
+    def audit(self) -> list[str]:
+        """Lets everything come to rest, then compares; a line for each difference."""
+        return [*self._settle(), *self.look(), *self._jobs(), *self._pictures(), *self._money(), *self._customers()]
+
+    def _settle(self) -> list[str]:
+        """Waits for the jobs as long as they get on, and does what the nightly and the minute's tasks do."""
+        from billing import debts, lots, payments_reconcile
+        from billing.models import Hold, TopUp
+        from marketplace.jobs.models import FINAL, Job
+
+        stuck: list[str] = []
+        left, since = None, time.monotonic()
+        while waiting := set(Job.objects.exclude(status__in=FINAL).values_list("id", "status", "step", "attempt")):
+            if waiting != left:
+                left, since = waiting, time.monotonic()
+            elif time.monotonic() - since > STANDS_STILL:
+                stuck = [
+                    f"job {job_id} is stuck: {status}, attempt {attempt}" for job_id, status, _, attempt in waiting
+                ]
+                break
+            time.sleep(0.2)
+        for _ in range(5):  # what it repairs may make events of its own
+            repaired, failed = payments_reconcile.run()
+            if not repaired and not failed:
+                break
+            time.sleep(1)
+        else:
+            stuck.append(f"{failed} of Stripe's events cannot be acted on, and {repaired} are new each time")
+        lots.catch_up(), debts.collect(), lots.expire()
+        if not stuck:
+            held = Hold.objects.filter(status=Hold.Status.HELD).values_list("reference", flat=True)
+            stuck += [f"hold {reference} is open and no job is" for reference in held]
+        paid = {each["client_reference_id"] for each in self.stripe.every("checkout/sessions")
+                if each["payment_status"] == "paid"}  # fmt: skip
+        unpaid = TopUp.objects.filter(paid_at=None, id__in=paid)
+        return stuck + [f"{top_up} is {top_up.status}, and Stripe has the money" for top_up in unpaid]
+
+    def _jobs(self) -> list[str]:
+        """One job a key, each one asked for by somebody, each charged as its transfers say, once."""
+        from django.db import connection
+
+        from marketplace.jobs.models import Job
+
+        known = dict(Job.objects.values_list("idempotency_key", "id"))
+        wrong = [f"key {key} bought {job_id}, the books say {known.get(key)}"
+                 for key, job_id in list(self.memory.jobs.items()) if str(known.get(key)) != job_id]  # fmt: skip
+        wrong += [f"nobody asked for job {job_id}, key {key}"
+                  for key, job_id in known.items() if key not in self.memory.asked]  # fmt: skip
+        with connection.cursor() as cursor:
+            cursor.execute(_OF_JOBS)
+            wrong += [f"job {row[0]}: {row[1]}, charged {row[2]} in {row[3]} captures of {row[4]}" for row in cursor]
+        self.figures["jobs"] = dict(_counts(Job.objects.values_list("status", flat=True)))
+        return wrong
+
+    def _pictures(self) -> list[str]:
+        """Every picture of a job that was paid for can be read and is what its row says."""
+        from marketplace.jobs import storage
+        from marketplace.jobs.models import Image, Job, Status
+
+        wrong = []
+        bare = Job.objects.filter(status=Status.SUCCEEDED, images=None).values_list("id", flat=True)
+        wrong += [f"job {job_id} succeeded without a picture" for job_id in bare]
+        for image in Image.objects.exclude(id__in=self.seen_pictures):
+            try:
+                with storage.open_image(image) as file:
+                    if hashlib.sha256(file.read()).hexdigest() != image.sha256:
+                        wrong.append(f"picture {image.path} of job {image.job_id} is not what it was")
+            except OSError as error:
+                wrong.append(f"picture {image.path} of job {image.job_id}: {error}")
+            self.seen_pictures.add(image.id)
+        self.figures["pictures read"] = len(self.seen_pictures)
+        return wrong
+
+    def _money(self) -> list[str]:
+        """Each charge, refund and dispute of Stripe's is booked with the same amount, and nothing else is."""
+        from billing.models import Reversal, TopUp
+
+        back: dict[str, dict[str, tuple[int, bool]]] = defaultdict(dict)
+        for refund in self.stripe.every("refunds"):
+            stands = refund["status"] not in {"failed", "canceled"}
+            back[refund["payment_intent"]][refund["id"]] = refund["amount"], stands
+        for dispute in self.stripe.every("disputes"):
+            stands = dispute["status"] not in DISPUTE_VOID
+            back[dispute["payment_intent"]][dispute["id"]] = dispute["amount"], stands
+        charges = {
+            each["payment_intent"]: each for each in self.stripe.every("charges") if each["status"] == "succeeded"
+        }
+        top_ups = {each.payment_intent: each for each in TopUp.objects.exclude(payment_intent="")}
+        wrong = [f"Stripe has no charge {intent} of {top_ups[intent]}" for intent in top_ups.keys() - charges.keys()]
+        booked: dict[str, dict[str, tuple[int, bool, bool]]] = defaultdict(dict)
+        for reversal in Reversal.objects.all():
+            terms = reversal.amount_minor, reversal.standing, reversal.applied
+            booked[reversal.payment_intent][reversal.id] = terms
+        for intent, charge in charges.items():
+            if intent not in top_ups:
+                wrong.append(f"charge {charge['id']} of {intent} was not booked")
+                continue
+            expected = {key: (amount, stands, stands) for key, (amount, stands) in back[intent].items()}
+            if booked[intent] != expected:
+                wrong.append(f"{top_ups[intent]}: Stripe took back {expected}, booked is {booked[intent]}")
+            else:
+                wrong += self._payment(top_ups[intent], charge, back[intent])
+        wrong += [f"reversals of {intent}, which Stripe does not know" for intent in booked.keys() - charges.keys()]
+        self._sum(charges, back, top_ups)
+        return wrong
+
+    def _payment(self, top_up: Any, charge: Any, back: dict[str, tuple[int, bool]]) -> list[str]:
+        from billing.models import Clawback, Lot
+
+        wrong = []
+        lot = Lot.objects.filter(transfer__idempotency_key=f"purchase:{top_up.id}").first()
+        said = lot and (lot.price_minor, lot.currency, lot.amount)
+        if said != (charge["amount"], charge["currency"], top_up.pack.tokens) or not top_up.paid_at:
+            wrong.append(f"{top_up}: charge {charge['amount']} {charge['currency']}, its lot is {said}")
+        refunded = sum(amount for key, (amount, stands) in back.items() if stands and key.startswith("re_"))
+        away = min(charge["amount"], sum(amount for amount, stands in back.values() if stands))
+        if top_up.refunded_minor != min(refunded, charge["amount"]):
+            wrong.append(f"{top_up}: {refunded} was refunded, it says {top_up.refunded_minor}")
+        demanded = 0
+        for debt in Clawback.objects.filter(lot__transfer__reference=top_up.id):
+            if back[debt.idempotency_key.partition(":")[0]][1]:
+                demanded += debt.money_minor
+        if demanded != away:
+            wrong.append(f"{top_up}: of {charge['amount']}, {away} is away ({back}) and {demanded} was demanded back")
+        return wrong
+
+    def _sum(self, charges: Any, back: Any, top_ups: Any) -> None:
+        """For the reader: both sides' sums by currency."""
+        for currency in sorted({charge["currency"] for charge in charges.values()}):
+            of = [intent for intent, charge in charges.items() if charge["currency"] == currency]
+            at_stripe = sum(charges[intent]["amount"] for intent in of)
+            booked = sum(each.price_minor for each in top_ups.values() if each.currency == currency)
+            away = sum(amount for intent in of for amount, stands in back[intent].values() if stands)
+            self.figures[f"money, {currency}"] = {
+                "payments": len(of), "charged at Stripe": f"{at_stripe / 100:.2f}", "booked": f"{booked / 100:.2f}",
+                "refunds and disputes": sum(len(back[intent]) for intent in of), "away": f"{away / 100:.2f}",
+            }  # fmt: skip
+
+    def _customers(self) -> list[str]:
+        """What a customer adds up from the statement is the balance, and its lots are all of it."""
+        from django.db.models import Sum
+
+        from billing import lots
+        from billing.models import Transfer
+
+        wrong = []
+        for account, _ in self.accounts:
+            now = lots.position(account)
+            into = Transfer.objects.filter(target__owner=account).aggregate(sum=Sum("amount", default=0))["sum"]
+            out = Transfer.objects.filter(source__owner=account).aggregate(sum=Sum("amount", default=0))["sum"]
+            left = sum(lot.remaining for lot in now.lots)
+            if not into - out == now.balance.total == left or now.balance.available < 0 or now.balance.held:
+                wrong.append(f"account {account}: {into} − {out} came and went, {now.balance} and {left} in lots")
+        return wrong
+
+
+def _counts(values: Any) -> dict[str, int]:
+    found: dict[str, int] = defaultdict(int)
+    for value in values:
+        found[value] += 1
+    return found

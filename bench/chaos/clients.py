@@ -1,0 +1,346 @@
+"""Customers who do what they like, by a plan that the seed decides, and remember what they were told."""
+
+import hashlib
+import http.client
+import json
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from bench.chaos.stripe_side import StripeSide
+
+PATIENCE = 40.0
+OPEN_JOBS = 2
+FINAL = {"succeeded", "failed", "canceled"}
+VISA, DECLINED, DISPUTED, STOLEN = "4242424242424242", "4000000000000002", "4000000000000259", "4000000000005423"
+CARDS = {VISA: 12, DECLINED: 2, DISPUTED: 1, STOLEN: 1, "bank": 2, "": 1}
+WEIGHTS = {
+    "buy a job": 40, "look at a job": 30, "cancel a job": 10, "look at the balance": 6, "top up": 6,
+    "refund a job": 4, "refund money": 3, "fail a refund": 1, "dispute": 2, "close a dispute": 2, "waive a debt": 1,
+}  # fmt: skip
+
+
+class Unanswered(Exception):
+    """Nobody knows what became of it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: Any
+
+
+@dataclass
+class Memory:
+    """What all clients of a run were told, for the accountant. Lists and dicts are only ever added to."""
+
+    jobs: dict[str, str] = field(default_factory=dict)
+    """By idempotency key: the id of the job that it bought."""
+    asked: set[str] = field(default_factory=set)
+    top_ups: dict[str, str] = field(default_factory=dict)
+    operations: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By operation and what came of it."""
+    violations: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, operation: str, outcome: str) -> None:
+        with self.lock:
+            self.operations[operation, outcome] += 1
+
+    def complain(self, what: str) -> None:
+        with self.lock:
+            self.violations.append(what)
+
+
+class Http:
+    """Requests to one server, again and again until somebody answers for sure."""
+
+    def __init__(self, url: str, key: str, rng: random.Random, memory: Memory) -> None:
+        self.address = urlsplit(url).netloc
+        self.key = key
+        self.rng = rng
+        self.memory = memory
+
+    def once(self, method: str, path: str, body: Any, key: str | None, timeout: float) -> Answer:
+        connection = http.client.HTTPConnection(self.address, timeout=timeout)
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, data, headers | ({"Idempotency-Key": key} if key else {}))
+            answer = connection.getresponse()
+            content = answer.read()
+            is_json = (answer.getheader("Content-Type") or "").startswith("application/json")
+            return Answer(answer.status, json.loads(content) if is_json else content)
+        finally:
+            connection.close()
+
+    def ask(self, method: str, path: str, body: Any = None, key: str | None = None) -> Answer:
+        """The first answer below 500. Raises Unanswered when patience ends. Some first tries hang up at once."""
+        deadline = time.monotonic() + PATIENCE
+        timeout = self.rng.choice([0.003, 0.02]) if key and self.rng.random() < 0.1 else 20.0
+        while True:
+            try:
+                answer = self.once(method, path, body, key, timeout)
+                if answer.status < 500:
+                    return answer
+                last = f"{answer.status} {answer.body}"
+                self.memory.count("answers that ask to try again", f"{method} {answer.status}")
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                last = repr(error)
+            if time.monotonic() > deadline:
+                raise Unanswered(last)
+            timeout = 20.0
+            time.sleep(0.2)
+
+
+class Client(threading.Thread):
+    """One of several at an account. Its operations come from its own generator, so a seed repeats the plan."""
+
+    def __init__(
+        self, number: int, seed: int, account: tuple[UUID, str], places: tuple[str, StripeSide], memory: Memory
+    ) -> None:
+        super().__init__(name=f"client {number}", daemon=True)
+        self.number, self.seed, self.memory = number, seed, memory
+        self.account, key = account
+        url, self.stripe = places
+        self.rng = random.Random(f"{seed}:{number}")
+        self.http = Http(url, key, self.rng, memory)
+        self.turn = 0
+        self.open: deque[str] = deque()
+        self.ended: deque[str] = deque(maxlen=50)
+        self.paid: deque[str] = deque(maxlen=20)
+        self.refunds: deque[str] = deque(maxlen=20)
+        self.disputes: deque[str] = deque(maxlen=20)
+        self.may_go = threading.Event()
+        self.idle = threading.Event()
+        self.finished = threading.Event()
+        self.verbs: dict[str, Callable[[], str]] = {
+            "buy a job": self.buy, "look at a job": self.look, "cancel a job": self.cancel,
+            "look at the balance": self.balance, "top up": self.top_up, "refund a job": self.refund_job,
+            "refund money": self.refund_money, "fail a refund": self.fail_refund, "dispute": self.dispute,
+            "close a dispute": self.close_dispute, "waive a debt": self.waive,
+        }  # fmt: skip
+
+    def run(self) -> None:
+        from django.db import connection
+
+        while not self.finished.is_set():
+            if not self.may_go.is_set():
+                self.idle.set()
+                time.sleep(0.02)
+                continue
+            self.idle.clear()
+            self.turn += 1
+            name = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+            try:
+                self.memory.count(name, self.verbs[name]())
+            except Unanswered:
+                self.memory.count(name, "no answer")
+            except Exception as error:  # noqa: BLE001
+                self.complain(f"{name}: {error!r}")
+            finally:
+                connection.close()
+            time.sleep(self.rng.random() * 0.05)
+
+    def complain(self, what: str) -> None:
+        self.memory.complain(f"seed {self.seed}, {self.name}, turn {self.turn}, account {self.account}: {what}")
+
+    def expect(self, true: bool, what: str) -> None:
+        if not true:
+            self.complain(what)
+
+    def key(self) -> str:
+        return f"{self.seed}-{self.number}-{self.turn}"
+
+    def buy(self) -> str:
+        if len(self.open) >= OPEN_JOBS:
+            return self.look()
+        rng, key = self.rng, self.key()
+        body = {
+            "prompt": "a red circle", "width": 64, "height": 64, "steps": rng.randint(1, 3), "n": rng.randint(1, 2),
+            "guidance_scale": 1, "service_class": rng.choice(["interactive", "standard", "batch"]),
+            "seed": rng.randrange(2**32),
+        }  # fmt: skip
+        self.memory.asked.add(key)
+        answers = self.twice("/v1/jobs", body, key) if rng.random() < 0.1 else []
+        answers.append(self.http.ask("POST", "/v1/jobs", body, key))
+        bought = {answer.body["id"] for answer in answers if answer.status == 202}
+        self.expect(len(bought) <= 1, f"key {key} bought {bought}")
+        self.expect(all(answer.status in {202, 402} for answer in answers), f"buying {key} was answered {answers}")
+        if not bought:
+            return str(answers[-1].body["error"]["code"])
+        self.memory.jobs[key] = bought.pop()
+        self.open.append(self.memory.jobs[key])
+        if rng.random() < 0.05:
+            other = self.http.ask("POST", "/v1/jobs", body | {"prompt": "another"}, key)
+            self.expect(other.status == 422, f"key {key} with another body was answered {other}")
+        return "bought"
+
+    def twice(self, path: str, body: Any, key: str) -> list[Answer]:
+        """The same request, sent at the same moment by somebody else; its answer, if there was one for sure."""
+        found: list[Answer] = []
+
+        def send() -> None:
+            try:
+                found.append(self.http.once("POST", path, body, key, 20.0))
+            except (OSError, http.client.HTTPException, ValueError):
+                return
+
+        other = threading.Thread(target=send)
+        other.start()
+        self.http.ask("POST", path, body, key)
+        other.join()
+        return [answer for answer in found if answer.status < 500]
+
+    def look(self) -> str:
+        if not self.open:
+            return "none open"
+        job_id = self.open[0]
+        self.open.rotate(-1)
+        answer = self.http.ask("GET", f"/v1/jobs/{job_id}")
+        self.expect(answer.status == 200, f"job {job_id} was answered {answer}")
+        if answer.status == 200:
+            self.see(answer.body)
+            return str(answer.body["status"])
+        return str(answer.status)
+
+    def see(self, job: Any) -> None:
+        if job["status"] not in FINAL:
+            return
+        if job["id"] in self.open:
+            self.open.remove(job["id"])
+        cost = {name: Decimal(value) for name, value in job["cost"].items()}
+        self.expect(cost["captured"] + cost["released"] == cost["quoted"] and not cost["held"], f"cost of {job}")
+        self.expect((job["status"] == "succeeded") == bool(job["images"]), f"pictures of {job}")
+        self.expect(job["status"] != "failed" or not cost["captured"], f"a failed job was charged: {job}")
+        if job["status"] == "succeeded":
+            self.ended.append(job["id"])
+            if self.rng.random() < 0.3:
+                self.download(job)
+
+    def download(self, job: Any) -> None:
+        for image in job["images"]:
+            url = urlsplit(image["url"])
+            got = self.http.ask("GET", f"{url.path}?{url.query}")
+            right = got.status == 200 and hashlib.sha256(got.body).hexdigest() == image["sha256"]
+            self.expect(right, f"picture {image['url']} of job {job['id']} was answered {got.status}")
+
+    def cancel(self) -> str:
+        if not self.open:
+            return "none open"
+        answer = self.http.ask("POST", f"/v1/jobs/{self.open[-1]}/cancel", {})
+        self.expect(answer.status in {200, 409}, f"canceling {self.open[-1]} was answered {answer}")
+        if answer.status == 200:
+            self.see(answer.body)
+            return str(answer.body["status"])
+        return "too late"
+
+    def balance(self) -> str:
+        answer = self.http.ask("GET", "/v1/balance")
+        if answer.status != 200:
+            self.complain(f"the balance was answered {answer}")
+            return str(answer.status)
+        body = answer.body
+        available, held, total = (Decimal(body[name]) for name in ("available", "held", "total"))
+        self.expect(available >= 0 and held >= 0 and available + held == total, f"the balance is {body}")
+        self.expect(sum(Decimal(lot["left"]) for lot in body["lots"]) == total, f"the lots do not add up: {body}")
+        self.expect(body["frozen"] == bool(body["debts"]), f"frozen and debts: {body}")
+        return "frozen" if body["frozen"] else "adds up"
+
+    def top_up(self) -> str:
+        key, card = self.key(), self.rng.choices(list(CARDS), list(CARDS.values()))[0]
+        body = {"pack": "chaos", "currency": self.rng.choice(["eur", "usd"])}
+        try:
+            answer = self.http.ask("POST", "/v1/topups", body, key)
+        except Unanswered:
+            return "no Checkout"
+        if answer.status != 201:
+            self.complain(f"top-up {key} was answered {answer}")
+            return str(answer.status)
+        self.memory.top_ups[key] = answer.body["id"]
+        if not answer.body["url"] or not card:
+            return "not paid"
+        paid = self.stripe.pay(answer.body["url"], card)
+        if paid == "paid":
+            self.paid.append(answer.body["url"].rpartition("/")[2])
+        if card == "bank" and paid == "paid":
+            succeeded = self.rng.random() < 0.7
+            done = self.stripe.control(f"payment_intents/{self.intent()}/complete", succeeded=succeeded)
+            return ("bank paid" if succeeded else "bank refused") if done else "no answer"
+        return paid
+
+    def intent(self) -> str | None:
+        """The payment of one of our top-ups."""
+        return self.stripe.intent(self.paid[-1]) if self.paid else None
+
+    def refund_job(self) -> str:
+        """By the operator: the verb itself, again and again with the same key until the database has answered."""
+        from django.db import OperationalError
+
+        from billing import wallets
+        from billing.errors import RefundAboveCapture
+
+        if not self.ended:
+            return "none ended"
+        job_id, key = UUID(self.rng.choice(list(self.ended))), self.key()
+        amount, deadline = self.rng.randint(1, 6), time.monotonic() + PATIENCE
+        while True:
+            try:
+                wallets.refund(job_id, amount, key)
+                return "refunded"
+            except RefundAboveCapture:
+                return "too much"
+            except OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise Unanswered from error
+                time.sleep(0.3)
+
+    def refund_money(self) -> str:
+        if not (intent := self.intent()):
+            return "none paid"
+        amount = {"amount": self.rng.randint(1, 60)} if self.rng.random() < 0.6 else {}
+        made = self.stripe.control("refunds", payment_intent=intent, **amount)
+        if made:
+            self.refunds.append(made["id"])
+        return "refunded" if made else "refused"
+
+    def fail_refund(self) -> str:
+        if not self.refunds:
+            return "none made"
+        return "failed" if self.stripe.control(f"refunds/{self.refunds.pop()}/fail") else "refused"
+
+    def dispute(self) -> str:
+        if not (intent := self.intent()):
+            return "none paid"
+        amount = {"amount": self.rng.randint(1, 101)} if self.rng.random() < 0.3 else {}
+        made = self.stripe.control("disputes", payment_intent=intent, **amount)
+        if made:
+            self.disputes.append(made["id"])
+        return "disputed" if made else "refused"
+
+    def close_dispute(self) -> str:
+        if not self.disputes:
+            return "none open"
+        verdict = self.rng.choice(["won", "lost"])
+        done = self.stripe.control(f"disputes/{self.disputes.pop()}/close", status=verdict)
+        return verdict if done else "refused"
+
+    def waive(self) -> str:
+        """The operator forgives the oldest debt, so that frozen accounts go on."""
+        from django.db import OperationalError
+
+        from billing import debts
+
+        try:
+            for debt in debts.of(self.account)[:1]:
+                return "waived" if debts.waive(debt.id, "chaos") else "settled already"
+        except OperationalError as error:
+            raise Unanswered from error
+        return "none owed"

@@ -1,0 +1,162 @@
+"""One run: a site, its customers, the saboteur and the accountant; and the report."""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from typing import Any
+
+from bench.chaos.accountant import Accountant
+from bench.chaos.clients import Client, Memory
+from bench.chaos.saboteur import Fault, Saboteur
+from bench.chaos.site import Site
+from bench.chaos.stripe_side import StripeSide
+from marketplace.local import servers
+
+ACCOUNTS = 12
+LOOK_EVERY = 5.0
+START_TOKENS = 300
+PACK = {"tokens": 151, "bonus": 19, "prices": {"eur": 101, "usd": 113}}
+
+
+@dataclass
+class Report:
+    """What was done, what went wrong on purpose, and what nobody wanted."""
+
+    seed: int
+    seconds: float
+    operations: dict[str, dict[str, int]]
+    faults: dict[str, int]
+    figures: dict[str, Any]
+    violations: list[str] = field(default_factory=list)
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each kind of operation, the most frequent outcome first."""
+        return [
+            {"operation": name, "times": sum(outcomes.values()),
+             "outcomes": ", ".join(f"{outcome} {times}" for outcome, times in sorted(outcomes.items(), key=_rarest))}
+            for name, outcomes in sorted(self.operations.items())
+        ]  # fmt: skip
+
+    def tell(self) -> int:
+        """Prints it; the exit code."""
+        total = sum(row["times"] for row in self.table())
+        print(f"{total} operations in {self.seconds:.0f} s of chaos, seed {self.seed}")
+        for row in self.table():
+            print(f"  {row['operation']:30} {row['times']:6}   {row['outcomes']}")
+        print(f"{sum(self.faults.values())} faults")
+        for name, number in sorted(self.faults.items()):
+            print(f"  {name:30} {number:6}")
+        for name, figure in self.figures.items():
+            print(f"{name}: {figure}")
+        for line in self.violations:
+            print(f"VIOLATED {line}")
+        print(f"{len(self.violations)} violations", flush=True)
+        return 1 if self.violations else 0
+
+
+def main(quick: bool = False) -> dict[str, Any]:
+    """For `python -m bench`: the figures; SystemExit where something was violated."""
+    report = run(20, 1, 20, 32) if quick else run(300, 1, 60, 32)
+    if report.violations:
+        sys.exit(report.tell())
+    faults = {"faults": report.faults, "violations": len(report.violations)}
+    return {"seconds of chaos": report.seconds, "operations": report.table(), **report.figures, **faults}
+
+
+def run(seconds: float, seed: int, round_seconds: float, number: int) -> Report:
+    """So many seconds of chaos by this seed, in rounds that end with a full audit; the report."""
+    with servers.temporary_home() as home:
+        site = Site(home)
+        try:
+            site.start()
+            return _run(site, seconds, seed, round_seconds, number)
+        finally:
+            site.stop()
+
+
+def _run(site: Site, seconds: float, seed: int, round_seconds: float, number: int) -> Report:
+    accounts = _open_shop()
+    memory, stripe = Memory(), StripeSide(site.stripe)
+    accountant = Accountant(stripe, memory, accounts)
+    saboteur = Saboteur(site, stripe, seed, gap=min(3.0, round_seconds / 16))
+    payers = list(islice(cycle(accounts), number))
+    clients = [Client(each, seed, payers[each], (site.url, stripe), memory) for each in range(number)]
+    site.wait_ready()
+    for client in clients:
+        client.start()
+    plan, chaos, violations = saboteur.plan(), 0.0, []
+    fault = next(plan)
+    while chaos < seconds and not violations:
+        length = min(round_seconds, seconds - chaos)
+        _let(clients, go=True)
+        fault, found = _round(saboteur, accountant, plan, fault, (chaos, chaos + length))
+        chaos += length
+        saboteur.heal()
+        _let(clients, go=False)
+        violations = [*found, *accountant.audit(), *memory.violations]
+        print(f"  {chaos:.0f} s: {sum(memory.operations.values())} operations, {len(saboteur.struck)} faults, "
+              f"{len(violations)} violations", file=sys.stderr, flush=True)  # fmt: skip
+    for client in clients:
+        client.finished.set()
+    operations: dict[str, dict[str, int]] = defaultdict(dict)
+    for (name, outcome), count in memory.operations.items():
+        operations[name][outcome] = count
+    if violations:
+        print(site.logs(), *saboteur.struck[-20:], sep="\n", file=sys.stderr)
+    figures = accountant.figures | {"times that check_ledger was asked": accountant.looks}
+    return Report(seed, chaos, operations, saboteur.counted(), figures, violations)
+
+
+def _open_shop() -> list[tuple[Any, str]]:
+    """Customers with a few Tokens, and a pack so small that wallets run dry; ids and API keys."""
+    import django
+
+    django.setup()
+    from billing import packs, wallets
+    from marketplace.accounts import customers, keys
+
+    packs.publish("chaos", **PACK)  # type: ignore[arg-type]
+    accounts = [customers.create(f"chaos-{number}@example.com") for number in range(ACCOUNTS)]
+    for account in accounts:
+        wallets.grant(account.id, START_TOKENS, f"start of {account.id}")
+    return [(account.id, keys.issue(account.id, "chaos")[1]) for account in accounts]
+
+
+def _round(
+    saboteur: Saboteur, accountant: Accountant, plan: Iterator[Fault], fault: Fault, span: tuple[float, float]
+) -> tuple[Fault, list[str]]:
+    """Chaos from one second of the plan to another: the first fault that is left, and what the accountant saw."""
+    begun, look_at, violations = time.monotonic() - span[0], span[0] + LOOK_EVERY, list[str]()
+    back: list[tuple[float, None]] = []
+    while (now := time.monotonic() - begun) < span[1] and not violations:
+        if fault.second <= now:
+            saboteur.strike(fault)
+            back.append((now + fault.pause, None))
+            fault = next(plan)
+        elif back and back[0][0] <= now:
+            back.pop(0)
+            saboteur.site.revive()
+        elif look_at <= now:
+            violations = accountant.look()
+            look_at = time.monotonic() - begun + LOOK_EVERY
+        else:
+            time.sleep(0.05)
+    return fault, violations
+
+
+def _let(clients: list[Client], go: bool) -> None:
+    """Lets them go on, or waits until each has ended what it was at."""
+    for client in clients:
+        (client.may_go.set if go else client.may_go.clear)()
+    for client in clients if not go else []:
+        client.idle.clear()
+    for client in clients if not go else []:
+        if not client.idle.wait(90):
+            client.complain("still waits for an answer")
+
+
+def _rarest(entry: tuple[str, int]) -> int:
+    return -entry[1]

@@ -1,0 +1,78 @@
+"""What goes wrong, and when: a plan of faults that the seed decides."""
+
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from bench.chaos.site import Site
+from bench.chaos.stripe_side import StripeSide
+
+REQUESTS = ("error", "rate_limit", "drop", "slow", "error_after", "timeout_after", "drop_after")
+WEBHOOKS = ("duplicate", "reorder", "delay", "lose")
+PARTS = ("web", "worker", "dispatcher", "maintenance", "beat", "stripe")
+KINDS = (
+    *(f"{part} killed" for part in PARTS), "worker asked to end", "Redis flushed", "Redis killed",
+    "PostgreSQL restarted", "PostgreSQL crashed", "Stripe's API ails", "webhooks go astray", "webhooks are lost",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fault:
+    """At so many seconds of chaos; what was killed starts again `pause` seconds later. `choice` is 0 to 1."""
+
+    second: float
+    kind: str
+    pause: float
+    choice: float
+
+
+@dataclass
+class Saboteur:
+    """Strikes by its plan. All kinds come equally often: they are dealt like a deck of cards, again and again."""
+
+    site: Site
+    stripe: StripeSide
+    seed: int
+    gap: float
+    struck: list[Fault] = field(default_factory=list)
+
+    def plan(self) -> Iterator[Fault]:
+        rng, second = random.Random(f"{self.seed}:faults"), 0.0
+        while True:
+            for kind in rng.sample(KINDS, len(KINDS)):
+                second += self.gap * (0.5 + rng.random())
+                yield Fault(second, kind, 0.2 + 2 * rng.random(), rng.random())
+
+    def strike(self, fault: Fault) -> None:
+        self.struck.append(fault)
+        part = fault.kind.partition(" ")[0]
+        special: dict[str, Callable[[], None]] = {
+            "worker asked to end": lambda: self.site.end("worker"),
+            "Redis flushed": self.site.flush_redis,
+            "Redis killed": self.site.restart_redis,
+            "PostgreSQL restarted": lambda: self.site.restart_postgres(signal.SIGINT),
+            "PostgreSQL crashed": lambda: self.site.restart_postgres(signal.SIGQUIT),
+            "Stripe's API ails": lambda: self._ail(fault.choice),
+            "webhooks go astray": lambda: self._misdirect(WEBHOOKS[int(fault.choice * 3)]),
+            "webhooks are lost": lambda: self._misdirect("lose"),
+        }
+        special.get(fault.kind, lambda: self.site.kill(part))()
+
+    def heal(self) -> None:
+        """No fault is left at the double, and every part runs."""
+        self.site.wait_ready()
+        self.stripe.control("faults", "DELETE")
+
+    def counted(self) -> dict[str, int]:
+        return dict(Counter(fault.kind for fault in self.struck))
+
+    def _ail(self, choice: float) -> None:
+        kind = REQUESTS[int(choice * len(REQUESTS))]
+        # an error after a refund was made is stored under its key for a day, and so would its event fail for a day
+        match = "POST /v1/checkout/sessions*" if kind == "error_after" else "POST /v1/*"
+        self.stripe.control("faults", kind=kind, match=match, count=3, seconds=3)
+
+    def _misdirect(self, kind: str) -> None:
+        self.stripe.control("faults", kind=kind, match="*", count=12, probability=0.7, seconds=4)

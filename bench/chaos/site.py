@@ -1,0 +1,140 @@
+"""A whole Kiln of its own, whose every part can be killed and started again at the same address."""
+
+import contextlib
+import http.client
+import os
+import signal
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import redis
+
+from marketplace.local import parts, processes
+from marketplace.local.addresses import ROOT
+from marketplace.local.parts import Part
+from marketplace.local.postgres import Postgres
+from marketplace.local.redis import Redis
+from marketplace.local.servers import Servers
+
+READY_SECONDS = 300.0
+HASTE = {
+    "KILN_LEASE_SECONDS": "3",
+    "KILN_SWEEP_SECONDS": "1",
+    "KILN_DRAIN_SECONDS": "1",
+    "KILN_RETRY_SECONDS": "1",
+    "KILN_WEB_PROCESSES": "2",
+    "KILN_LOG_LEVEL": "WARNING",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class Site:
+    """Call it from the main thread only: the kernel ends its children with the thread that started them."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.servers = Servers(home, durable=False)
+        self.port = processes.free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.parts: dict[str, Part] = {}
+        self.children: dict[str, processes.Child] = {}
+        self.environment: dict[str, str] = {}
+        self.starts = 0
+        self.stripe = ""
+
+    def start(self) -> None:
+        """Servers, tables, then all parts, which get ready in their own time."""
+        part, settings = parts.stripe_double(self.home, self.port, processes.free_port())
+        double = replace(part, command=(*part.command, "--retry-scale", "0.001", "--webhook-timeout", "5"))
+        self.stripe = settings["STRIPE_API_BASE"]
+        found = replace(self.servers.start(), stripe=settings)
+        self.environment = parts.environment(self.home, found) | HASTE
+        for folder in ("metrics", "logs"):
+            (self.home / folder).mkdir()
+        os.environ.update(self.environment)  # for the accountant, who reads the same tables
+        migration = processes.spawn([*parts.MANAGE, "migrate", "--noinput"], self.log("migrate"), cwd=ROOT)
+        if migration.wait() != 0:
+            raise processes.StartFailed(processes.tail(self.log("migrate")))
+        self.parts = {each.name: each for each in [double, *parts.parts(self.home, self.port)]}
+        self.revive()
+
+    def stop(self) -> None:
+        for name, child in reversed(self.children.items()):
+            processes.stop(child, (signal.SIGTERM, 2.0 if name == "worker" else 10.0))
+        self.servers.stop()
+
+    def kill(self, name: str) -> None:
+        """The whole group of a part, where it runs."""
+        if child := self.children.pop(name, None):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+    def end(self, name: str) -> None:
+        """Asks a part to end; `revive` starts it again once it has."""
+        if child := self.children.get(name):
+            child.terminate()
+
+    def revive(self) -> None:
+        """Starts every part that does not run."""
+        for name, part in self.parts.items():
+            if name not in self.children or self.children[name].poll() is not None:
+                self.starts += 1
+                environment = parts.environment_of(part, self.environment)
+                log = self.log(f"{self.starts:03}-{name}")
+                self.children[name] = processes.spawn(
+                    part.command, log, env=environment, cwd=ROOT, orphaned=part.orphaned
+                )
+
+    def restart_postgres(self, number: signal.Signals) -> None:
+        """SIGINT cuts all connections and writes all out; SIGQUIT leaves it to crash recovery."""
+        server = next(each for each in self.servers.started if isinstance(each, Postgres))
+        child = server.running()
+        child.send_signal(number)
+        child.wait()
+        data = Path(str(child.args[2]))  # type: ignore[index]
+        server.child = processes.spawn(
+            child.args, server.log, cwd=data, orphaned=signal.SIGQUIT, as_nobody=os.geteuid() == 0
+        )  # type: ignore[arg-type]
+
+    def restart_redis(self) -> None:
+        """Killed; its file may lack the last moments."""
+        server = next(each for each in self.servers.started if isinstance(each, Redis))
+        child = server.running()
+        child.kill()
+        child.wait()
+        server.child = processes.spawn(child.args, server.log, cwd=server.folder, orphaned=signal.SIGTERM)  # type: ignore[arg-type]
+
+    def flush_redis(self) -> None:
+        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self.environment["REDIS_URL"]) as client:
+            client.flushall()
+
+    def ready(self) -> bool:
+        """Whether the web server, the double and this very worker are there."""
+        from django.db import OperationalError
+
+        from marketplace.jobs.models import Worker
+
+        self.revive()
+        try:
+            for url in (f"{self.url}/readyz", f"{self.stripe}/_control/totals"):
+                with urllib.request.urlopen(url, timeout=5):
+                    pass
+            names = Worker.objects.filter(warm=True).values_list("name", flat=True)
+            return any(name.split("-")[-2] == str(self.children["worker"].pid) for name in names)
+        except (OSError, http.client.HTTPException, OperationalError):
+            time.sleep(0.5)  # a part that cannot start should not do so all the time
+            return False
+
+    def wait_ready(self) -> None:
+        """Raises StartFailed with the logs' ends."""
+        if not processes.wait_until(self.ready, READY_SECONDS):
+            raise processes.StartFailed(f"not ready after {READY_SECONDS:.0f} s\n{self.logs()}")
+
+    def log(self, name: str) -> Path:
+        return self.home / "logs" / f"{name}.log"
+
+    def logs(self) -> str:
+        return "\n".join(f"{log.stem}:\n{processes.tail(log, 15)}" for log in sorted(self.home.glob("logs/*.log")))

@@ -1,0 +1,69 @@
+"""What happens at Stripe and not at Kiln: payments on its page, refunds and disputes, and its own books."""
+
+import http.client
+import json
+import time
+import urllib.parse
+from typing import Any
+from urllib.parse import urlsplit
+
+PATIENCE = 20.0
+
+
+class StripeSide:
+    """Talks to the double. `faults` may break its API for Kiln; here, what fails is not tried twice, unless said."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.address = urlsplit(url).netloc
+
+    def pay(self, page: str, card: str) -> str:
+        """Fills in the payment page: paid, refused, or no answer."""
+        method = {"method": "us_bank_account"} if card == "bank" else {"number": card, "expiry": "12/34"}
+        fields = urllib.parse.urlencode({"email": "chaos@example.com", "name": "Chaos", **method})
+        kind = "application/x-www-form-urlencoded"
+        status, _ = self._patiently("POST", urlsplit(page).path, fields, kind)
+        return {303: "paid", 402: "refused", None: "no answer"}.get(status, str(status))
+
+    def intent(self, session: str) -> str | None:
+        """The payment of a session."""
+        status, body = self._patiently("GET", f"/v1/checkout/sessions/{session}", None, "")
+        return json.loads(body)["payment_intent"] if status == 200 else None
+
+    def control(self, path: str, method: str = "POST", **given: Any) -> Any:
+        """What the double did; None where it would not, or did not answer. Sent once."""
+        status, body = self._once(method, f"/_control/{path}", json.dumps(given), "application/json")
+        return json.loads(body) if status == 200 else None
+
+    def every(self, kind: str) -> list[dict[str, Any]]:
+        """All objects of a kind (`charges`, `refunds`, `disputes`, `checkout/sessions`)."""
+        found: list[dict[str, Any]] = []
+        while True:
+            after = f"&starting_after={found[-1]['id']}" if found else ""
+            status, body = self._patiently("GET", f"/v1/{kind}?limit=100{after}", None, "")
+            if status != 200:
+                raise RuntimeError(f"{kind}: the double answers {status} {body!r}")
+            page = json.loads(body)
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+
+    def _patiently(self, method: str, path: str, body: str | None, kind: str) -> tuple[int | None, bytes]:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            status, answer = self._once(method, path, body, kind)
+            if (status is not None and status < 500 and status != 429) or time.monotonic() > deadline:
+                return status, answer
+            time.sleep(0.2)
+
+    def _once(self, method: str, path: str, body: str | None, kind: str) -> tuple[int | None, bytes]:
+        connection = http.client.HTTPConnection(self.address, timeout=10)
+        headers = {"Authorization": "Bearer sk_test_chaos"} | ({"Content-Type": kind} if kind else {})
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException):
+            return None, b""
+        finally:
+            connection.close()

@@ -1,0 +1,71 @@
+"""A short run of the chaos that `make bench ARGS=chaos` runs for minutes; and that its accountant would see a loss."""
+
+import re
+import subprocess
+import sys
+from uuid import uuid4
+
+import pytest
+
+from bench.chaos.accountant import Accountant
+from bench.chaos.clients import Memory
+from bench.chaos.saboteur import KINDS
+from billing import wallets
+from marketplace.jobs import lifecycle, storage
+from marketplace.local.addresses import ROOT
+
+
+@pytest.mark.timeout(900)
+def test_nothing_is_lost_or_doubled_while_everything_is_killed():
+    command = [sys.executable, "-m", "bench.chaos", "--seconds", "10", "--round", "10", "--clients", "16"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+) operations", done.stdout)[1]) > 100
+    assert all(f"  {kind} " in done.stdout for kind in KINDS)
+
+
+class Listing:
+    """A Stripe that only lists what it was given."""
+
+    def __init__(self, **objects):
+        self.objects = objects
+
+    def every(self, kind):
+        return self.objects.get(kind, [])
+
+
+@pytest.fixture
+def accountant(db):
+    return Accountant(Listing(), Memory(), [])
+
+
+def test_the_accountant_misses_a_charge_that_was_not_booked(accountant):
+    charge = {"id": "ch_1", "payment_intent": "pi_1", "status": "succeeded", "amount": 101, "currency": "eur"}
+    accountant.stripe = Listing(charges=[charge])
+    assert accountant._money() == ["charge ch_1 of pi_1 was not booked"]
+
+
+def test_the_accountant_misses_a_job_and_a_picture(accountant, alice, order, picture):
+    job = lifecycle.submit(alice.account.id, order(), idempotency_key="known").job
+    claimed = lifecycle.claim(job.id, "worker")
+    lifecycle.complete(claimed, [picture(claimed)], {})
+    accountant.memory.asked.add("known")
+    accountant.memory.jobs["known"] = str(job.id)
+    assert accountant._jobs() == accountant._pictures() == []
+    accountant.seen_pictures.clear()
+    with storage.open_image(job.images.get()) as file:
+        path = file.name
+    with open(path, "ab") as file:
+        file.write(b"!")
+    assert "is not what it was" in accountant._pictures()[0]
+    accountant.memory.jobs["known"] = str(uuid4())
+    assert "the books say" in accountant._jobs()[0]
+    accountant.memory.asked.clear()
+    assert "nobody asked for" in accountant._jobs()[1]
+
+
+def test_the_accountant_adds_up_each_account(accountant, alice):
+    accountant.accounts = [(alice.account.id, alice.key)]
+    assert accountant._customers() == []
+    wallets.hold(alice.account.id, 5, uuid4(), lifecycle.lease())
+    assert "in lots" in accountant._customers()[0]
