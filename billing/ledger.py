@@ -22,6 +22,7 @@ from billing.models import (
     Lot,
     LotCursor,
     PriceListVersion,
+    Rollup,
     Transfer,
     Wallet,
 )
@@ -119,7 +120,7 @@ def standing(key: str) -> tuple[UUID | None, UUID | None, int] | None:
     return found.first()
 
 
-_MODELS = (Wallet, Transfer, Hold, Lot, Draw, LotCursor, Clawback, PriceListVersion)
+_MODELS = (Wallet, Transfer, Hold, Lot, Draw, LotCursor, Clawback, PriceListVersion, Rollup)
 _CONSTRAINTS = [rule.name for model in _MODELS for rule in model._meta.constraints]
 
 # Each names what is wrong in one column of text. Together they are one statement, hence one snapshot,
@@ -164,6 +165,25 @@ _VIOLATIONS = (
               ('capture', 'customer', 'platform'), ('capture', 'customer', 'creator'),
               ('refund', 'platform', 'customer'), ('expiry', 'customer', 'mint'),
               ('clawback', 'customer', 'mint'), ('settlement', 'customer', 'mint'))""",
+    # What was rolled up is what the transfers up to the mark say, and none was passed over on the way to the furthest.
+    """SELECT format('wallet %s: %s rolled up to transfer %s, transfers say %s, and %s up to the furthest mark',
+                     r.wallet_id, r.balance, r.last_transfer_id, t.own, t.furthest)
+       FROM billing_rollup r CROSS JOIN LATERAL (
+           SELECT coalesce(sum(side.amount) FILTER (WHERE side.id <= r.last_transfer_id), 0) AS own,
+                  coalesce(sum(side.amount) FILTER (WHERE side.id <= mark.id), 0) AS furthest
+           FROM (SELECT max(last_transfer_id) AS id FROM billing_rollup) AS mark, (
+               SELECT id, amount FROM billing_transfer WHERE target_id = r.wallet_id
+               UNION ALL SELECT id, -amount FROM billing_transfer WHERE source_id = r.wallet_id) AS side) AS t
+       WHERE r.balance <> t.own OR r.balance <> t.furthest""",
+    """SELECT format('wallet %s: a %s wallet is rolled up', w.id, w.kind)
+       FROM billing_rollup r JOIN billing_wallet w ON w.id = r.wallet_id WHERE w.kind = 'customer'""",
+    """SELECT format('wallet %s: transfer %s was never rolled up, others were up to %s', w.id, min(side.id), mark.id)
+       FROM (SELECT max(last_transfer_id) AS id FROM billing_rollup) AS mark, (
+           SELECT id, target_id AS wallet FROM billing_transfer
+           UNION ALL SELECT id, source_id FROM billing_transfer) AS side
+       JOIN billing_wallet w ON w.id = side.wallet AND w.kind <> 'customer'
+       WHERE side.id <= mark.id AND NOT EXISTS (SELECT FROM billing_rollup r WHERE r.wallet_id = w.id)
+       GROUP BY w.id, mark.id""",
     # A hold was charged and refunded what its transfers say, out of and into its own wallet.
     """SELECT format('hold %s: %s, captured %s, refunded %s, transfers say %s and %s', h.reference,
                      h.status, h.captured, h.refunded, coalesce(t.captured, 0), coalesce(t.refunded, 0))
@@ -263,6 +283,7 @@ _VIOLATIONS = (
                     ('wallet_keeps_its_owner', 'billing_wallet'), ('lot_kept', 'billing_lot'),
                     ('lot_keeps_its_terms', 'billing_lot'), ('draw_append_only', 'billing_draw'),
                     ('clawback_kept', 'billing_clawback'), ('clawback_settled_once', 'billing_clawback'),
+                    ('rollup_kept', 'billing_rollup'), ('rollup_moves_on', 'billing_rollup'),
                     ('price_list_immutable', 'billing_pricelistversion')) AS needed (name, place)
        WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = needed.place::regclass
                          AND tgname = needed.name AND tgenabled IN ('O', 'A'))""",

@@ -1,9 +1,9 @@
 """The tables of billing and the constraints that keep them right, whoever writes.
 
 Not for behaviour: `wallets` moves Tokens, `ledger` alone writes transfers, `lots` tells which lots they drew on,
-`debts` claws back, `price_lists` publishes prices. Amounts are integer milli-Tokens, money is in the currency's
-smallest unit (`_minor`). What constraints cannot say (append-only, resolved once) triggers say, in the migrations
-`guards` and `lot_guards`.
+`debts` claws back, `rollups` sums up, `price_lists` publishes prices. Amounts are integer milli-Tokens, money is in
+the currency's smallest unit (`_minor`). What constraints cannot say (append-only, resolved once) triggers say, in
+the migrations `guards` and `lot_guards`.
 """
 
 from __future__ import annotations
@@ -119,6 +119,20 @@ class Transfer(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+
+class Rollup(models.Model):
+    """What the transfers of one wallet that stores no balance come to, up to a mark that only moves on."""
+
+    wallet = models.OneToOneField(Wallet, models.PROTECT, primary_key=True, related_name="rollup")
+    balance = models.BigIntegerField()
+    last_transfer_id = models.BigIntegerField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(last_transfer_id__gt=0), name="rollup_has_a_mark")]
+
+    def __str__(self) -> str:
+        return f"wallet {self.pk} up to transfer {self.last_transfer_id}"
 
 
 class Hold(models.Model):

@@ -14,7 +14,7 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget
 
-from billing import packs, price_lists, pricing
+from billing import packs, price_lists, pricing, rollups
 from billing.lots import format_money
 from billing.models import MINT_ID, PLATFORM_ID, Hold, Pack, PriceListVersion, TopUp, Transfer, Wallet
 from marketplace.accounts.models import Account
@@ -32,8 +32,6 @@ from marketplace.console import (
     tokens_of,
 )
 from marketplace.jobs.models import Job
-
-SUMMED = "summed from transfers"
 
 
 @admin.register(Wallet)
@@ -69,7 +67,8 @@ class WalletAdmin(ReadOnlyTable):
 
     @column("Balance")
     def balance_shown(self, wallet: Wallet) -> str:
-        return _stored(wallet, wallet.balance)
+        is_stored = wallet.kind == Wallet.Kind.CUSTOMER
+        return tokens(wallet.balance if is_stored else rollups.balance(wallet.pk) or 0)
 
     @column("Tokens in")
     def incoming(self, wallet: Wallet) -> SafeString:
@@ -369,7 +368,7 @@ def _email_of(account: OuterRef) -> Subquery:
 
 
 def _stored(wallet: Wallet, amount: int) -> str:
-    return tokens(amount) if wallet.kind == Wallet.Kind.CUSTOMER else SUMMED
+    return tokens(amount) if wallet.kind == Wallet.Kind.CUSTOMER else NOTHING
 
 
 def _factors(thousandths: dict[str, int]) -> SafeString:

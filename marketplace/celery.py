@@ -21,6 +21,7 @@ DIRECT = Exchange("", type="direct")
 SERVICE_CLASSES = ("interactive", "standard", "batch")
 MAINTENANCE = "maintenance"
 LOTS_SECONDS = 60
+ROLL_UP_SECONDS = 300
 
 app = Celery("kiln")
 app.conf.update(
@@ -57,6 +58,11 @@ app.conf.update(
             "task": "marketplace.jobs.tasks.keep_lots",
             "schedule": LOTS_SECONDS,
             "options": {"expires": LOTS_SECONDS, "queue": MAINTENANCE},
+        },
+        "roll_up": {
+            "task": "marketplace.jobs.tasks.roll_up",
+            "schedule": ROLL_UP_SECONDS,
+            "options": {"expires": ROLL_UP_SECONDS, "queue": MAINTENANCE},
         },
         "reconcile_payments": {
             "task": "marketplace.jobs.tasks.reconcile_payments",

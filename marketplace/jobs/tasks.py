@@ -11,7 +11,7 @@ from celery.signals import worker_init, worker_shutting_down
 from django.conf import settings
 from prometheus_client import start_http_server
 
-from billing import debts, lots, payments_reconcile
+from billing import debts, lots, payments_reconcile, rollups
 from marketplace.audit import proof
 from marketplace.celery import SERVICE_CLASSES, app
 from marketplace.jobs import sweeper
@@ -40,6 +40,11 @@ def keep_lots() -> None:
     lots.catch_up()
     debts.collect()
     lots.expire()
+
+
+@app.task
+def roll_up() -> None:
+    rollups.roll_up()
 
 
 @app.task
