@@ -311,6 +311,7 @@ def pgbench_script(count: int) -> str:
         "owner": "('00000000-0000-0000-0000-' || lpad(to_hex(:wallet::bigint), 12, '0'))",
         "amount": HELD,
         "reference": "gen_random_uuid()",
+        "spender": "NULL",
         "expires_in": "'1 hour'",
     }
     capture = wallets._CAPTURE % {

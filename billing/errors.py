@@ -4,6 +4,7 @@ BillingError
 ├── NoWallet                 the owner has no wallet of that kind
 ├── AccountFrozen            a debt is open, so nothing new can be held
 ├── InsufficientTokens       less is available than the hold or the debt needs
+├── SpendCapReached          a hold would spend more than its key or account may in a day or month
 ├── HoldError
 │   ├── HoldExists           this reference is held, or was
 │   ├── UnknownHold          no hold has this reference
@@ -28,6 +29,7 @@ BillingError
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -59,6 +61,19 @@ class InsufficientTokens(BillingError):
         super().__init__(f"{needed} milli-Tokens are needed, {available} are available")
         self.available = available
         self.needed = needed
+
+
+class SpendCapReached(BillingError):
+    """`whose` ("key" or "account") may spend `cap` milli-Tokens in a `period` ("day" or "month") up to `resets_at`."""
+
+    def __init__(self, whose: str, period: str, cap: int, left: int, needed: int, resets_at: datetime) -> None:
+        super().__init__(f"{needed} milli-Tokens are needed, {left} are left of the {whose}'s {cap} a {period}")
+        self.whose = whose
+        self.period = period
+        self.cap = cap
+        self.left = left
+        self.needed = needed
+        self.resets_at = resets_at
 
 
 class HoldError(BillingError):

@@ -23,6 +23,7 @@ from billing.models import (
     LotCursor,
     PriceListVersion,
     Rollup,
+    Spending,
     Transfer,
     Wallet,
 )
@@ -120,7 +121,7 @@ def standing(key: str) -> tuple[UUID | None, UUID | None, int] | None:
     return found.first()
 
 
-_MODELS = (Wallet, Transfer, Hold, Lot, Draw, LotCursor, Clawback, PriceListVersion, Rollup)
+_MODELS = (Wallet, Transfer, Hold, Lot, Draw, LotCursor, Spending, Clawback, PriceListVersion, Rollup)
 _CONSTRAINTS = [rule.name for model in _MODELS for rule in model._meta.constraints]
 
 # Each names what is wrong in one column of text. Together they are one statement, hence one snapshot,
@@ -244,6 +245,19 @@ _VIOLATIONS = (
                   GROUP BY transfer_id) d ON d.transfer_id = t.id
        WHERE coalesce(d.amount, 0) <> CASE WHEN c.wallet_id IS NULL THEN 0
                                            WHEN t.kind = 'refund' THEN -t.amount ELSE t.amount END""",
+    # Up to the cursor, what was spent each day is what holds were charged then, less refunds.
+    """SELECT format('wallet %s: %s spent on %s by %s, its holds say %s', coalesce(s.wallet_id, h.wallet_id),
+                     coalesce(s.amount, 0), coalesce(s.day, h.day), coalesce(s.spender, h.spender),
+                     coalesce(h.amount, 0))
+       FROM (SELECT *, coalesce(spender::text, '') AS name FROM billing_spending) s FULL JOIN (
+           SELECT h.wallet_id, h.spender, coalesce(h.spender::text, '') AS name,
+                  (h.resolved_at AT TIME ZONE 'UTC')::date AS day,
+                  sum(CASE t.kind WHEN 'capture' THEN t.amount ELSE -t.amount END) AS amount
+           FROM billing_transfer t JOIN billing_hold h ON h.reference = t.reference
+           JOIN billing_lotcursor c ON c.wallet_id = h.wallet_id AND c.last_transfer_id >= t.id
+           WHERE t.kind IN ('capture', 'refund') GROUP BY 1, 2, 3, 4
+       ) h ON h.wallet_id = s.wallet_id AND h.name = s.name AND h.day = s.day
+       WHERE coalesce(s.amount, 0) <> coalesce(h.amount, 0)""",
     """SELECT format('draw %s: %s drew %s from a %s lot of wallet %s', d.id, coalesce(t.kind, 'nothing'), d.amount,
                      coalesce(l.kind, 'missing'), l.wallet_id)
        FROM billing_draw d LEFT JOIN billing_transfer t ON t.id = d.transfer_id

@@ -20,7 +20,7 @@ from django.db import connection, transaction
 from django.db.models import F, Min, Sum
 from django.db.models.functions import Now
 
-from billing import wallets
+from billing import spending, wallets
 from billing.errors import NoWallet, UnknownHold
 from billing.models import Draw, Hold, Lot, LotCursor, Transfer, Wallet
 from billing.wallets import Balance
@@ -219,6 +219,7 @@ def _advance(wallet_id: int) -> Position | None:
         rows = database.fetchall()
     moves = [_Move(*row[4:]) for row in rows if row[4] is not None]
     if moves:
+        spending.follow(wallet_id, after=cursor.last_transfer_id, until=moves[-1].id)
         cursor.last_transfer_id = moves[-1].id
         _fold(wallet_id, moves)
         cursor.save()

@@ -1,9 +1,9 @@
 """The tables of billing and the constraints that keep them right, whoever writes.
 
 Not for behaviour: `wallets` moves Tokens, `ledger` alone writes transfers, `lots` tells which lots they drew on,
-`debts` claws back, `rollups` sums up, `price_lists` publishes prices. Amounts are integer milli-Tokens, money is in
-the currency's smallest unit (`_minor`). What constraints cannot say (append-only, resolved once) triggers say, in
-the migrations `guards` and `lot_guards`.
+`spending` and `rollups` add up, `debts` claws back, `price_lists` publishes prices. Amounts are integer milli-Tokens,
+money is in the currency's smallest unit (`_minor`). What constraints cannot say (append-only, resolved once) triggers
+say, in the migrations `guards`, `lot_guards` and `spending`.
 """
 
 from __future__ import annotations
@@ -146,6 +146,8 @@ class Hold(models.Model):
 
     wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="holds", db_index=False)
     reference = models.UUIDField(unique=True)
+    # Who spends in the owner's name: the id of an API key.
+    spender = models.UUIDField(null=True)
     amount = models.BigIntegerField()
     status = models.TextField(choices=Status, db_default=Status.HELD)
     captured = models.BigIntegerField(db_default=0)
@@ -157,6 +159,7 @@ class Hold(models.Model):
     class Meta:
         indexes = [
             models.Index("expires_at", condition=Q(status="held"), name="hold_due"),
+            models.Index("spender", condition=Q(status="held", spender__isnull=False), name="hold_by_spender"),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(amount__gt=0), name="hold_amount_positive"),
@@ -254,13 +257,32 @@ class Draw(models.Model):
 
 
 class LotCursor(models.Model):
-    """The last of a wallet's transfers that its lots have followed. Whoever moves it, or the lots, locks it."""
+    """The last of a wallet's transfers that its lots and Spending follow. Whoever moves it, or them, locks it."""
 
     wallet = models.OneToOneField(Wallet, models.PROTECT, primary_key=True, related_name="lot_cursor")
     last_transfer_id = models.BigIntegerField(db_default=0)
 
     def __str__(self) -> str:
         return f"wallet {self.pk} up to transfer {self.last_transfer_id}"
+
+
+class Spending(models.Model):
+    """What one spender's holds were charged on one day (UTC), less refunds, as of the wallet's LotCursor."""
+
+    wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="spending", db_index=False)
+    spender = models.UUIDField(null=True)
+    day = models.DateField()
+    amount = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["wallet", "day", "spender"], nulls_distinct=False, name="spending_once_a_day"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"spending of wallet {self.wallet_id} on {self.day}"
 
 
 class Clawback(models.Model):

@@ -72,8 +72,10 @@ _BALANCE = """
 SELECT balance - held, held, balance FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer'
 """
 
-# Two CTEs with the parameters owner, amount, reference and expires_in. No row in new_hold: too few Tokens, a frozen
-# wallet or none; `refusal` says which.
+_LOCK = "SELECT FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer' FOR NO KEY UPDATE"
+
+# Two CTEs with the parameters owner, amount, reference, spender and expires_in. No row in new_hold: too few Tokens, a
+# frozen wallet or none; `refusal` says which.
 HOLD_CTE = """
 held_wallet AS (
     UPDATE billing_wallet SET held = held + %(amount)s::bigint
@@ -81,15 +83,17 @@ held_wallet AS (
     RETURNING id
 ),
 new_hold AS (
-    INSERT INTO billing_hold (wallet_id, reference, amount, expires_at)
-    SELECT id, %(reference)s::uuid, %(amount)s::bigint, statement_timestamp() + %(expires_in)s::interval
+    INSERT INTO billing_hold (wallet_id, reference, spender, amount, expires_at)
+    SELECT id, %(reference)s::uuid, %(spender)s::uuid, %(amount)s::bigint,
+           statement_timestamp() + %(expires_in)s::interval
     FROM held_wallet
     RETURNING id, wallet_id, reference, amount, expires_at
 )"""
 
 # The same for many owners at once, so that what is paid for can be written between the two in the same statement.
-# PAYERS_CTE locks the wallets of a CTE `wanted (owner)`; HOLDS_CTE takes a CTE `bought (owner, reference, amount)`,
-# whose sum for an owner must be within `payer.available`, and the parameter expires_in.
+# PAYERS_CTE locks the wallets of a CTE `wanted (owner)`; HOLDS_CTE takes a CTE
+# `bought (owner, reference, spender, amount)`, whose sum for an owner must be within `payer.available`, and the
+# parameter expires_in.
 PAYERS_CTE = """
 payer AS MATERIALIZED (
     SELECT id AS wallet_id, owner, balance - held AS available FROM billing_wallet
@@ -100,8 +104,8 @@ payer AS MATERIALIZED (
 FREE_PAYERS_CTE = PAYERS_CTE.replace("FOR NO KEY UPDATE", "FOR NO KEY UPDATE SKIP LOCKED")
 HOLDS_CTE = """
 new_hold AS (
-    INSERT INTO billing_hold (wallet_id, reference, amount, expires_at)
-    SELECT wallet_id, reference, amount, statement_timestamp() + %(expires_in)s::interval
+    INSERT INTO billing_hold (wallet_id, reference, spender, amount, expires_at)
+    SELECT wallet_id, reference, spender, amount, statement_timestamp() + %(expires_in)s::interval
     FROM bought JOIN payer USING (owner)
     RETURNING wallet_id, amount
 ),
@@ -201,11 +205,22 @@ def balance(owner: UUID) -> Balance:
     return Balance(*row)
 
 
-def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta) -> None:
-    """Sets `amount` aside under `reference`; InsufficientTokens, AccountFrozen, NoWallet or HoldExists."""
+def lock(owner: UUID) -> None:
+    """Nobody else holds, captures or receives Tokens of the customer's until the transaction's end."""
+    run(_LOCK, {"owner": owner})
+
+
+def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta, spender: UUID | None = None) -> None:
+    """Sets `amount` aside under `reference`, in the name of `spender`.
+
+    InsufficientTokens, AccountFrozen, NoWallet or HoldExists.
+    """
     if expires_in <= timedelta(0):
         raise ValueError("a hold must last")
-    values = {"owner": owner, "amount": _milli(amount), "reference": reference, "expires_in": expires_in}
+    values = {
+        "owner": owner, "amount": _milli(amount), "reference": reference, "spender": spender,
+        "expires_in": expires_in,
+    }  # fmt: skip
     try:
         held = run(_HOLD, values)
     except IntegrityError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -12,7 +11,7 @@ from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
-from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget
+from unfold.widgets import UnfoldAdminTextareaWidget
 
 from billing import packs, price_lists, pricing, rollups
 from billing.lots import format_money
@@ -22,6 +21,7 @@ from marketplace.console import (
     NOTHING,
     ReadOnlyTable,
     Table,
+    TokensField,
     accounts_of,
     as_uuid,
     column,
@@ -239,22 +239,6 @@ class PriceListAdmin(ReadOnlyTable):
     @column("Skipped step")
     def skipped_shown(self, row: PriceListVersion) -> str:
         return f"× {pricing.format_tokens(row.skipped_step)} of a step that was run"
-
-
-class TokensField(forms.DecimalField):
-    """Tokens in the form, milli-Tokens in the row."""
-
-    def __init__(self, **terms: Any) -> None:
-        super().__init__(max_digits=15, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget, **terms)
-
-    def prepare_value(self, value: Any) -> Any:
-        return pricing.format_tokens(value) if isinstance(value, int) else value
-
-    def clean(self, value: Any) -> int:
-        return int(super().clean(value) * 1000)
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        return super().has_changed(initial if initial is None else Decimal(initial) / 1000, data)
 
 
 class PackForm(forms.ModelForm):  # type: ignore[type-arg]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from decimal import Decimal
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
+from django import forms
 from django.contrib.admin import ShowFacets
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
@@ -22,6 +24,7 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.views import ChangeList
+from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from billing.pricing import format_tokens
 from marketplace.accounts.models import Account, Person
@@ -120,6 +123,23 @@ class ReadOnlyTable(Table):
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+
+class TokensField(forms.DecimalField):
+    """Tokens in the form, milli-Tokens in the row."""
+
+    def __init__(self, **terms: Any) -> None:
+        super().__init__(max_digits=15, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget, **terms)
+
+    def prepare_value(self, value: Any) -> Any:
+        return format_tokens(value) if isinstance(value, int) else value
+
+    def clean(self, value: Any) -> int | None:
+        found = super().clean(value)
+        return None if found is None else int(found * 1000)
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return super().has_changed(initial if initial is None else Decimal(initial) / 1000, data)
 
 
 def tokens(milli: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
@@ -24,6 +25,7 @@ from marketplace.console import (
     NOTHING,
     ReadOnlyTable,
     Table,
+    TokensField,
     as_uuid,
     column,
     link,
@@ -142,15 +144,28 @@ class KeyInline(TabularInline):  # type: ignore[misc]
         return _state(key)
 
 
+class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
+    daily_cap = TokensField(required=False, min_value=0, help_text="Tokens a day (UTC), of all its keys together.")
+    monthly_cap = TokensField(required=False, min_value=0, help_text="Tokens a month (UTC), of all its keys together.")
+
+    class Meta:
+        model = Account
+        fields = ("name", "is_active", "daily_cap", "monthly_cap")
+
+
 @admin.register(Account)
 class AccountAdmin(Table):
-    """Accounts are made by `customers.create`, with their wallet; here they are named and switched off."""
+    """Accounts are made by `customers.create`, with their wallet; here they are named, capped and switched off."""
 
+    form = AccountForm
     list_display = ("name", "person", "is_active", "available", "held_tokens", "created_at")
     list_select_related = ("owner",)
     search_fields = ("id",)
     search_help_text = "E-mail address, account id or key prefix (kiln_…)"
-    fields = ("name", "is_active", "person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "history")
+    fields = (
+        "name", "is_active", "daily_cap", "monthly_cap", "person", "id", "created_at", "wallet", "balance_tokens",
+        "held_tokens", "history",
+    )  # fmt: skip
     readonly_fields = ("person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "history")
     inlines = (KeyInline,)
 
@@ -197,8 +212,12 @@ class ApiKeyAdmin(ReadOnlyTable):
     list_select_related = ("account__owner",)
     search_fields = ("prefix",)
     search_help_text = "Key prefix (kiln_…), account id or whole e-mail address"
-    fields = ("name", "prefix_shown", "account_shown", "state", "last_used_at", "created_at", "revoked_at")
-    readonly_fields = ("prefix_shown", "account_shown", "state")
+    fields = (
+        "name", "prefix_shown", "account_shown", "state", "daily", "monthly", "last_used_at", "created_at", "revoked_at"
+    )  # fmt: skip
+    readonly_fields = ("prefix_shown", "account_shown", "state", "daily", "monthly")
+    daily = tokens_of("daily_cap", "Daily cap")
+    monthly = tokens_of("monthly_cap", "Monthly cap")
     actions = ("revoke_selected",)
     actions_detail = ("revoke",)
 

@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from django.db.models.functions import Now
@@ -33,10 +34,13 @@ SELECT key.id, key.account_id, key.last_used_at IS NULL OR key.last_used_at < no
 """
 _CONFIRM = f"SELECT 1 {_LIVE} key.id = %s"
 
-# Of a CTE `wanted (api_key_id)` the keys that work, for statements that do something in the name of a recalled key.
+# Of a CTE `wanted (api_key_id)` the keys that work, and whether they or their account have a spend cap, for statements
+# that do something in the name of a recalled key.
 LIVE_CTE = f"""
 live_key AS MATERIALIZED (
-    SELECT key.id AS api_key_id, true AS is_live {_LIVE} key.id = ANY (ARRAY(SELECT api_key_id FROM wanted))
+    SELECT key.id AS api_key_id, true AS is_live,
+           coalesce(key.daily_cap, key.monthly_cap, account.daily_cap, account.monthly_cap) IS NOT NULL AS is_capped
+    {_LIVE} key.id = ANY (ARRAY(SELECT api_key_id FROM wanted))
 )"""
 
 REMEMBERED_SECONDS = 10.0
@@ -59,11 +63,11 @@ class LiveKey:
 _remembered: dict[bytes, tuple[float, LiveKey]] = {}
 
 
-def issue(account_id: UUID, name: str) -> tuple[ApiKey, str]:
-    """A new key, and its full text, which nothing can show again."""
+def issue(account_id: UUID, name: str, **caps: int | None) -> tuple[ApiKey, str]:
+    """A new key, with `daily_cap` and `monthly_cap`, and its full text, which nothing can show again."""
     prefix = "".join(secrets.choice(PREFIX_LETTERS) for _ in range(12))
     secret = secrets.token_urlsafe(32)
-    key = ApiKey.objects.create(account_id=account_id, name=name, prefix=prefix, secret_hash=_digest(secret))
+    key = ApiKey.objects.create(account_id=account_id, name=name, prefix=prefix, secret_hash=_digest(secret), **caps)
     return key, f"kiln_{prefix}_{secret}"
 
 
@@ -105,6 +109,14 @@ def touch(key: LiveKey) -> None:
     """Notes that the key was used, at most once a minute, so that reads stay reads."""
     if key.stale:
         ApiKey.objects.filter(id=key.id).update(last_used_at=Now())
+
+
+def change(account_id: UUID, key_id: UUID, **values: Any) -> ApiKey | None:
+    """Gives a key another `name`, `daily_cap` or `monthly_cap`. None where the account has no such key."""
+    mine = ApiKey.objects.filter(id=key_id, account_id=account_id)
+    if values:
+        mine.update(**values)
+    return mine.first()
 
 
 def revoke(account_id: UUID, key_id: UUID) -> ApiKey | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.db import models
+from django.db.models import Q
 
 from marketplace.identifiers import uuid7
 
@@ -41,7 +42,27 @@ class Person(AbstractBaseUser, PermissionsMixin):
         return self.email
 
 
-class Account(models.Model):
+class Capped(models.Model):
+    """What may be spent in a day and in a month (UTC), in milli-Tokens; null for as much as there is."""
+
+    daily_cap = models.BigIntegerField(null=True, blank=True)
+    monthly_cap = models.BigIntegerField(null=True, blank=True)
+
+    class Meta:
+        abstract = True
+        constraints = [
+            models.CheckConstraint(
+                condition=(Q(daily_cap=None) | Q(daily_cap__gte=0)) & (Q(monthly_cap=None) | Q(monthly_cap__gte=0)),
+                name="%(class)s_caps_not_negative",
+            )
+        ]
+
+    @property
+    def is_capped(self) -> bool:
+        return self.daily_cap is not None or self.monthly_cap is not None
+
+
+class Account(Capped):
     """A customer: owns a wallet, API keys and jobs. Its id is the owner of its wallet in billing."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -54,7 +75,7 @@ class Account(models.Model):
         return self.name
 
 
-class ApiKey(models.Model):
+class ApiKey(Capped):
     """`kiln_<prefix>_<secret>`; only a SHA-256 of the 256-bit random secret is stored.
 
     A slow password hash would add nothing against guessing 256 random bits.
@@ -69,7 +90,7 @@ class ApiKey(models.Model):
     last_used_at = models.DateTimeField(null=True, editable=False)
     revoked_at = models.DateTimeField(null=True, editable=False)
 
-    class Meta:
+    class Meta(Capped.Meta):
         verbose_name = "API key"
 
     def __str__(self) -> str:

@@ -19,6 +19,7 @@ from billing.errors import (
     PaymentInFlight,
     PaymentsRefused,
     PaymentsUnavailable,
+    SpendCapReached,
     UnknownCurrency,
     UnknownPack,
 )
@@ -54,6 +55,16 @@ def _insufficient(error: InsufficientTokens) -> Problem:
     needed, available = format_tokens(error.needed), format_tokens(error.available)
     message = f"This costs {needed} Tokens and {available} are available."
     return Problem(402, "payment", "insufficient_tokens", message)
+
+
+def _capped(error: SpendCapReached) -> Problem:
+    needed, left, cap = (format_tokens(amount) for amount in (error.needed, error.left, error.cap))
+    whose = {"key": "this API key's", "account": "the account's"}[error.whose]
+    message = (
+        f"This costs {needed} Tokens, and {left} are left of {whose} {cap} a {error.period}, until"
+        f" {error.resets_at:%Y-%m-%dT%H:%M:%SZ}."
+    )
+    return Problem(402, "payment", f"{error.whose}_{CAPS[error.period]}_reached", message)
 
 
 def _too_dear(error: jobs.CostAboveMaximum) -> Problem:
@@ -96,6 +107,7 @@ def _payments(error: PaymentsUnavailable | PaymentsRefused) -> Problem:
     return Problem(503, "server", "payments_unavailable", message, headers={"Retry-After": "5"})
 
 
+CAPS = {"day": "daily_cap", "month": "monthly_cap"}
 KEY_REUSED = invalid("Idempotency-Key", "This key was used before with another body.", "idempotency_key_reused")
 TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
     (Problem, lambda error: error),
@@ -104,6 +116,7 @@ TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
         AccountFrozen,
         lambda _: Problem(402, "payment", "account_frozen", "A payment went back; settle the debt that it left first."),
     ),
+    (SpendCapReached, _capped),
     (jobs.CostAboveMaximum, _too_dear),
     (jobs.KeyReused, lambda _: KEY_REUSED),
     (IdempotencyMismatch, lambda _: KEY_REUSED),

@@ -1,4 +1,4 @@
-"""API keys: list, make, revoke."""
+"""API keys: list, make, change, revoke."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from marketplace.accounts.models import ApiKey
 from marketplace.api import representations
 from marketplace.api.errors import Problem, not_found
 from marketplace.api.fields import ObjectParser
-from marketplace.api.serializers import KeyBody, KeyList, KeyOrder, NewKeyBody
+from marketplace.api.serializers import KeyBody, KeyChange, KeyList, KeyOrder, NewKeyBody
 from marketplace.audit import trail
 
 MAX_LIVE_KEYS = 100
+
+
+def refuse_capped(request: Request) -> None:
+    """Raises a 403 where the request came with a key that has a spend cap of its own."""
+    if ApiKey.objects.get(id=caller(request).key_id).is_capped:
+        raise Problem(403, "permission", "capped_key", "An API key with a spend cap cannot make or change keys.")
 
 
 class Keys(APIView):
@@ -31,18 +37,40 @@ class Keys(APIView):
 
     @extend_schema(request=KeyOrder, responses={201: NewKeyBody}, summary="Make an API key")
     def post(self, request: Request) -> Response:
-        """The answer holds the whole key; it cannot be shown again."""
+        """The answer holds the whole key; it cannot be shown again. `daily_cap` and `monthly_cap` limit what it spends.
+
+        A key that has a cap makes no keys: one without would be its way around it.
+        """
+        refuse_capped(request)
         order = KeyOrder(data=request.data)
         order.is_valid(raise_exception=True)
         account_id = caller(request).account_id
         if ApiKey.objects.filter(account_id=account_id, revoked_at=None).count() >= MAX_LIVE_KEYS:
             raise Problem(409, "conflict", "too_many_keys", f"Revoke one of your {MAX_LIVE_KEYS} keys first.")
         with trail.acting(f"account {account_id}"):
-            row, secret = keys.issue(account_id, order.validated_data["name"])
+            row, secret = keys.issue(account_id, **order.validated_data)
         return Response({**representations.key(row), "key": secret}, status=201)
 
 
 class OneKey(APIView):
+    parser_classes = [ObjectParser]
+
+    @extend_schema(request=KeyChange, responses={200: KeyBody}, summary="Rename or cap an API key")
+    def patch(self, request: Request, key_id: UUID) -> Response:
+        """Caps count from the next job on, with what was spent in the day and the month so far; null removes one.
+
+        Not for a key that has a cap itself.
+        """
+        refuse_capped(request)
+        change = KeyChange(data=request.data)
+        change.is_valid(raise_exception=True)
+        account_id = caller(request).account_id
+        with trail.acting(f"account {account_id}"):
+            row = keys.change(account_id, key_id, **change.validated_data)
+        if row is None:
+            raise not_found("API key")
+        return Response(representations.key(row))
+
     @extend_schema(responses={200: KeyBody}, summary="Revoke an API key")
     def delete(self, request: Request, key_id: UUID) -> Response:
         """It stops working at once; it stays in the list. Jobs that it bought go on."""

@@ -10,6 +10,7 @@ from rest_framework.views import APIView
 from billing import debts, ledger, lots
 from billing.models import Transfer
 from billing.pricing import format_tokens
+from marketplace.accounts import caps
 from marketplace.accounts.authentication import caller
 from marketplace.api import representations
 from marketplace.api.errors import invalid
@@ -24,10 +25,13 @@ class Balance(APIView):
         """`total` is `available` plus `held`, and what is left of the `lots` together; they are spent in this order.
 
         `expiring_soon` says which Tokens expire in the next 30 days. While there are `debts`, the account is `frozen`:
-        it buys nothing until they are settled.
+        it buys nothing until they are settled. `account` and `key` say what the whole account and what this key
+        spent today and this month, by UTC, and what their spend caps leave.
         """
-        account_id = caller(request).account_id
-        return Response(representations.balance(lots.position(account_id), debts.of(account_id)))
+        account_id, key_id = caller(request).account_id, caller(request).key_id
+        found = lots.position(account_id)
+        budgets = caps.budgets(account_id, key_id)
+        return Response(representations.balance(found, debts.of(account_id), budgets, key_id))
 
 
 class Transfers(APIView):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -15,6 +16,7 @@ from billing.lots import Position, format_money
 from billing.models import Clawback, Lot, Pack, TopUp
 from billing.pricing import format_tokens
 from inference.models.catalog import ModelCard
+from marketplace.accounts.caps import Budget
 from marketplace.accounts.models import ApiKey
 from marketplace.jobs import storage
 from marketplace.jobs.models import Image, Job
@@ -69,7 +71,7 @@ def quote(offer: pricing.Quote) -> dict[str, Any]:
     return {name: stored[name] for name in QUOTED}
 
 
-def balance(found: Position, owed: Sequence[Clawback]) -> dict[str, Any]:
+def balance(found: Position, owed: Sequence[Clawback], budgets: Sequence[Budget], key_id: UUID) -> dict[str, Any]:
     soon: dict[datetime, int] = {}
     for lot in found.lots:
         if lot.expires_at and lot.expires_at <= found.moment + SOON:
@@ -80,6 +82,17 @@ def balance(found: Position, owed: Sequence[Clawback]) -> dict[str, Any]:
         "expiring_soon": [{"expires_at": _time(when), "amount": format_tokens(soon[when])} for when in sorted(soon)],
         "frozen": bool(owed),
         "debts": [_debt(debt) for debt in owed],
+        "account": {each.period: _budget(each) for each in budgets if each.whose == "account"},
+        "key": {"id": str(key_id)} | {each.period: _budget(each) for each in budgets if each.whose == "key"},
+    }
+
+
+def _budget(budget: Budget) -> dict[str, Any]:
+    return {
+        "spent": format_tokens(budget.spent),
+        "cap": _optional_tokens(budget.cap),
+        "left": _optional_tokens(budget.left),
+        "resets_at": _time(budget.resets_at),
     }
 
 
@@ -137,6 +150,8 @@ def key(row: ApiKey) -> dict[str, Any]:
         "id": str(row.id),
         "name": row.name,
         "prefix": f"kiln_{row.prefix}",
+        "daily_cap": _optional_tokens(row.daily_cap),
+        "monthly_cap": _optional_tokens(row.monthly_cap),
         "created_at": _time(row.created_at),
         "last_used_at": _time(row.last_used_at),
         "revoked_at": _time(row.revoked_at),
@@ -148,6 +163,10 @@ def model(card: ModelCard) -> dict[str, Any]:
     for private in ("path", "max_prompt_length"):
         body.pop(private, None)
     return body
+
+
+def _optional_tokens(milli: int | None) -> str | None:
+    return None if milli is None else format_tokens(milli)
 
 
 def _timings(row: Job) -> dict[str, Any]:

@@ -15,7 +15,8 @@ WITH_BODY = {
     413: "The body is too large.",
     422: "A value is wrong; `param` names it.",
 }
-SPENDING = {402: "Too few Tokens."}
+SPENDING = {402: "Too few Tokens, or a spend cap is reached."}
+KEYS = {403: "The API key that asks has a spend cap."}
 
 
 class Schema(AutoSchema):
@@ -32,10 +33,12 @@ class Schema(AutoSchema):
 
     def _errors(self) -> dict[int, str]:
         statuses = dict(COMMON)
-        if self.method == "POST" and not self.path.endswith("/cancel"):
+        if self.method in {"POST", "PATCH"} and not self.path.endswith("/cancel"):
             statuses |= WITH_BODY
         if self.path == "/v1/jobs" and self.method == "POST":
             statuses |= SPENDING
+        if self.path.startswith("/v1/keys") and self.method in {"POST", "PATCH"}:
+            statuses |= KEYS
         if "{" in self.path:
             statuses[404] = "Unknown, or another customer's."
         if self.path.endswith("/cancel"):
@@ -48,7 +51,7 @@ class Schema(AutoSchema):
             return "cancel_job"
         if self.method == "GET" and "{" not in self.path:
             return f"list_{noun}" if noun not in {"balance"} else "get_balance"
-        verb = {"GET": "get", "POST": "create", "DELETE": "revoke"}[self.method]
+        verb = {"GET": "get", "POST": "create", "PATCH": "change", "DELETE": "revoke"}[self.method]
         return f"{verb}_{noun.removesuffix('s')}"
 
     def get_tags(self) -> list[str]:

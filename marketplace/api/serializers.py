@@ -115,7 +115,17 @@ class JobListQuery(ListQuery):
     status = serializers.ChoiceField(choices=Status.values, required=False)
 
 
-class KeyOrder(StrictSerializer):
+class KeyChange(StrictSerializer):
+    """What is left out of a change stays as it is."""
+
+    name = Text(required=False, max_length=100)
+    daily_cap = Tokens(required=False, allow_null=True, help_text="Tokens a day (UTC), null for no cap.")
+    monthly_cap = Tokens(required=False, allow_null=True, help_text="Tokens a month (UTC), null for no cap.")
+
+
+class KeyOrder(KeyChange):
+    """A new key has no cap unless it is given one."""
+
     name = Text(max_length=100)
 
 
@@ -241,6 +251,22 @@ class DebtBody(serializers.Serializer[Any]):
     created_at = serializers.DateTimeField()
 
 
+class BudgetBody(serializers.Serializer[Any]):
+    spent = Tokens(help_text="Charged in this period, less refunds, and held now.")
+    cap = Tokens(allow_null=True)
+    left = Tokens(allow_null=True, help_text="Of the cap; the account may have less.")
+    resets_at = serializers.DateTimeField()
+
+
+class SpendingBody(serializers.Serializer[Any]):
+    day = BudgetBody()
+    month = BudgetBody()
+
+
+class KeySpendingBody(SpendingBody):
+    id = serializers.UUIDField()
+
+
 class BalanceBody(serializers.Serializer[Any]):
     available = Tokens()
     held = Tokens()
@@ -249,6 +275,8 @@ class BalanceBody(serializers.Serializer[Any]):
     expiring_soon = ExpiringBody(many=True)
     frozen = serializers.BooleanField()
     debts = DebtBody(many=True)
+    account = SpendingBody(help_text="What all of the account spends.")
+    key = KeySpendingBody(help_text="What the API key of this request spends.")
 
 
 class TransferBody(serializers.Serializer[Any]):
@@ -299,6 +327,8 @@ class KeyBody(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     name = serializers.CharField()
     prefix = serializers.CharField()
+    daily_cap = Tokens(allow_null=True)
+    monthly_cap = Tokens(allow_null=True)
     created_at = serializers.DateTimeField()
     last_used_at = serializers.DateTimeField(allow_null=True)
     revoked_at = serializers.DateTimeField(allow_null=True)

@@ -1,7 +1,8 @@
 """How jobs are born: their rows and their holds in one statement, shared by the requests that arrive together.
 
 `lifecycle` says which jobs; what becomes of them later is its own. A group never waits for a wallet that somebody
-else has locked and never fails a job for another's sake: a job that it could not buy is tried again alone.
+else has locked and never fails a job for another's sake: a job that it could not buy is tried again alone. So is one
+with a spend cap, behind the lock of its wallet: a statement does not see what was committed while it waited.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from django.conf import settings
-from django.db import DatabaseError, OperationalError, connection
+from django.db import DatabaseError, OperationalError, connection, transaction
 
 from billing import wallets
 from billing.statements import rows
-from marketplace.accounts import keys
+from marketplace.accounts import caps, keys
 from marketplace.jobs.grouping import Group
 
 FAR = 100
@@ -27,6 +28,8 @@ LARGEST_GROUP = 32
 Columns = Mapping[str, Any]
 Born = tuple[datetime, int]
 """When the job was born, and its place in the queue, counted no further than FAR."""
+Guarded = Literal["guarded"]
+"""Nothing was tried: caps have to be looked at first."""
 
 _SENT = (
     "idempotency_key", "operation", "model", "service_class", "order", "metadata", "n", "seed", "quote",
@@ -52,9 +55,10 @@ bought AS (
         reference, owner, api_key_id, idempotency_key, order_digest, operation, model, service_class, "order",
         metadata, n, seed, quote, amount, 0, 'queued', 0, steps, 0, '', '', '', '{{{{}}}}'
     FROM wanted JOIN payer USING (owner) LEFT JOIN live_key USING (api_key_id)
-    WHERE needed <= available AND (api_key_id IS NULL OR is_live)
+    WHERE needed <= available AND CASE WHEN %(guarded)s THEN api_key_id IS NULL OR is_live
+                                       ELSE is_live AND NOT is_capped END
     ON CONFLICT (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-    RETURNING id AS reference, account_id AS owner, quoted AS amount, service_class, created_at
+    RETURNING id AS reference, account_id AS owner, api_key_id AS spender, quoted AS amount, service_class, created_at
 ),
 {wallets.HOLDS_CTE},
 queue AS MATERIALIZED (
@@ -66,6 +70,9 @@ queue AS MATERIALIZED (
     FROM (SELECT DISTINCT service_class FROM wanted) AS class
 )
 SELECT reference, created_at, ahead FROM bought JOIN queue USING (service_class)
+UNION ALL
+SELECT reference, NULL, NULL FROM wanted LEFT JOIN live_key USING (api_key_id)
+WHERE NOT %(guarded)s AND (api_key_id IS NULL OR is_capped)
 """
 _TOGETHER = _BUY.format(payers=wallets.FREE_PAYERS_CTE)
 _ALONE = _BUY.format(payers=wallets.PAYERS_CTE)
@@ -74,19 +81,30 @@ _ALONE = _BUY.format(payers=wallets.PAYERS_CTE)
 def buy(job: Columns) -> Born:
     """Holds `quoted` and writes the job, both or neither; `job` has the columns of a new job's row.
 
-    Raises wallets' InsufficientTokens or NoWallet; also, so that somebody has to look, where its API key does not
-    work any more or its idempotency key has bought before.
+    Raises wallets' InsufficientTokens or NoWallet, or SpendCapReached; also, so that somebody has to look, where its
+    API key does not work any more or its idempotency key has bought before.
     """
     # A transaction around it must not decide over other requests' jobs.
     born = None if connection.in_atomic_block else _GROUP.join(job)
     if born is None:
         born = _run(_ALONE, [job])[0]
+    if born == "guarded":
+        born = _buy_guarded(job)
     if born is None:
         raise wallets.refusal(job["account_id"], job["quoted"])
     return born
 
 
-def _buy_together(jobs: Sequence[Columns]) -> list[Born | None]:
+@transaction.atomic
+def _buy_guarded(job: Columns) -> Born | None:
+    """Looks at the caps while nobody else can hold or be charged, in statements that begin behind the lock."""
+    wallets.lock(job["account_id"])
+    caps.check(job["account_id"], job["api_key_id"], job["quoted"])
+    born = _run(_ALONE, [job], guarded=True)[0]
+    return None if born == "guarded" else born
+
+
+def _buy_together(jobs: Sequence[Columns]) -> list[Born | Guarded | None]:
     """For each job when it was born; None where it was not, and has to be tried alone."""
     try:
         return _run(_TOGETHER, jobs)
@@ -99,20 +117,24 @@ def _buy_together(jobs: Sequence[Columns]) -> list[Born | None]:
 _GROUP = Group(_buy_together, LARGEST_GROUP)
 
 
-def _run(statement: str, jobs: Sequence[Columns]) -> list[Born | None]:
+def _run(statement: str, jobs: Sequence[Columns], guarded: bool = False) -> list[Born | Guarded | None]:
+    """For each job when it was born, unless it was not; `guarded` where the caps were looked at."""
     needed: Counter[UUID] = Counter()
     documents = []
     for job in jobs:
         needed[job["account_id"]] += job["quoted"]
         documents.append(_document(job, needed[job["account_id"]]))
     expires_in = timedelta(seconds=settings.HOLD_SECONDS)
-    found = rows(statement, {"jobs": json.dumps(documents), "expires_in": expires_in})
+    found = rows(statement, {"jobs": json.dumps(documents), "expires_in": expires_in, "guarded": guarded})
     born = {job_id: (created_at, ahead) for job_id, created_at, ahead in found}
     place: Counter[str] = Counter()
-    answers: list[Born | None] = []
+    answers: list[Born | Guarded | None] = []
     for job in jobs:
         if job["id"] in born:
             created_at, ahead = born[job["id"]]
+            if created_at is None:
+                answers.append("guarded")
+                continue
             place[job["service_class"]] += 1
             answers.append((created_at, min(ahead + place[job["service_class"]], FAR)))
         else:

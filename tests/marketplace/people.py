@@ -29,6 +29,9 @@ class Customer:
         kind = headers.pop("Content_Type", "application/json")
         return self._http().post(path, data, content_type=kind, headers=self._headers(headers))
 
+    def patch(self, path: str, body: Any) -> Any:
+        return self._http().patch(path, json.dumps(body), content_type="application/json", headers=self._headers({}))
+
     def _http(self) -> Any:
         from django.test import Client
 

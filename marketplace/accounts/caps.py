@@ -1,0 +1,56 @@
+"""Spend caps of API keys and accounts, per day and per month (UTC), in milli-Tokens: what is set, spent and left.
+
+What counts as spent, and in which period, is `billing.spending`'s to say. A key may spend what its own caps and its
+account's leave. Who sets a key's caps is the API's matter; an account's are the operator's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from billing import spending
+from billing.errors import SpendCapReached
+from marketplace.accounts.models import Account, ApiKey
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What was spent in this period, and the cap where there is one."""
+
+    whose: str
+    period: str
+    spent: int
+    cap: int | None
+    resets_at: datetime
+
+    @property
+    def left(self) -> int | None:
+        return None if self.cap is None else max(0, self.cap - self.spent)
+
+
+def budgets(account_id: UUID, key_id: UUID | None) -> list[Budget]:
+    """The key's, if there is one, and then the account's, a day's before a month's. Raises NoWallet."""
+    spent = spending.spent(account_id, key_id)
+    midnight = spent.moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    tomorrow, next_month = midnight + timedelta(days=1), (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
+    found = []
+    for whose, row, day, month in (
+        ("key", ApiKey.objects.filter(id=key_id).first() if key_id else None, spent.spender_day, spent.spender_month),
+        ("account", Account.objects.filter(id=account_id).first(), spent.day, spent.month),
+    ):
+        if row is not None:
+            found.append(Budget(whose, "day", day, row.daily_cap, tomorrow))
+            found.append(Budget(whose, "month", month, row.monthly_cap, next_month))
+    return found
+
+
+def check(account_id: UUID, key_id: UUID | None, needed: int) -> None:
+    """Raises SpendCapReached where this would be too much, or NoWallet.
+
+    It stays true until the transaction's end for a caller that has locked the wallet.
+    """
+    for budget in budgets(account_id, key_id):
+        if budget.cap is not None and budget.left is not None and needed > budget.left:
+            raise SpendCapReached(budget.whose, budget.period, budget.cap, budget.left, needed, budget.resets_at)
