@@ -1,11 +1,12 @@
 """The engine alone: `python -m inference "a red circle" --out x.png`. No database, no Tokens.
 
-`--operation edit --image x.png` makes another picture of one.
+`--operation edit --image x.png` makes another picture of one, `--operation outpaint --extend 0,0,64,0` a wider one.
 """
 
 import argparse
 import secrets
 import sys
+from collections.abc import Sequence
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from PIL import Image, ImageOps
 
 from inference.errors import InferenceError
 from inference.models import catalog
-from inference.request import Operation, Request
+from inference.models.catalog import ModelCard
+from inference.request import TILE, Operation, Request
 
 BAR = 30
 
@@ -47,7 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--operation", choices=list(Operation), default=Operation.GENERATE)
     parser.add_argument("--image", type=Path, action="append", default=[], help="an input picture; up to three to edit")
     parser.add_argument("--mask", type=Path, help="a picture, white where inpaint paints anew")
-    parser.add_argument("--strength", type=float, help="how far img2img and inpaint go back to noise, up to 1")
+    parser.add_argument("--strength", type=float, help="how far img2img, inpaint and redraw go back to noise, up to 1")
+    parser.add_argument(
+        "--extend", type=_four, default=(0, 0, 0, 0), metavar="LEFT,TOP,RIGHT,BOTTOM", help="pixels that outpaint adds"
+    )
+    parser.add_argument("--box", type=_four, metavar="LEFT,TOP,RIGHT,BOTTOM", help="pixels that redraw paints anew")
     parser.add_argument(
         "--adapter",
         type=_adapter,
@@ -56,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE[=SCALE]",
         help="a LoRA's safetensors file; several add up",
     )
+    parser.add_argument("--deterministic", action="store_true", help="the same bits every time, one picture at a time")
+    parser.add_argument("--step-cache", type=float, default=0.0, help="change below which blocks are reused (0: off)")
     parser.add_argument("--model", help="a diffusers folder or hub name (default: KILN_MODEL, else the house model)")
     parser.add_argument("--n", type=int, default=1, help="how many pictures, all in one batch where they fit")
     return parser
@@ -68,27 +76,49 @@ def _requests(options: argparse.Namespace) -> list[Request]:
     if options.out.suffix.lower() not in Image.registered_extensions():
         raise InferenceError(f"{options.out.name or options.out} does not end like a picture's name, such as .png")
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    strength = card.default_strength if options.operation in (Operation.IMG2IMG, Operation.INPAINT) else 1.0
+    repaints = (Operation.IMG2IMG, Operation.INPAINT, Operation.REDRAW)
+    strength = card.default_strength if options.operation in repaints else 1.0
+    images = tuple(_open(path) for path in options.image)
+    width, height = _size(options, card, images)
     requests = [
         Request(
             options.prompt,
             negative_prompt=options.negative,
-            width=card.default_width if options.width is None else options.width,
-            height=card.default_height if options.height is None else options.height,
+            width=width,
+            height=height,
             steps=card.default_steps if options.steps is None else options.steps,
             guidance_scale=card.default_guidance_scale if options.guidance is None else options.guidance,
             seed=seed + index,
             operation=options.operation,
-            images=tuple(_open(path) for path in options.image),
+            images=images,
             mask=_open(options.mask) if options.mask else None,
             strength=strength if options.strength is None else options.strength,
             adapters=tuple(options.adapter),
+            extend=options.extend,
+            box=options.box,
+            deterministic=options.deterministic,
+            step_cache=options.step_cache,
         )
         for index in range(options.n)
     ]
     for request in requests:
         catalog.validate(request, card)
     return requests
+
+
+def _size(options: argparse.Namespace, card: ModelCard, images: Sequence[Image.Image]) -> tuple[int, int]:
+    """As asked for; else of the picture with what outpaint adds, or the model's default."""
+    width, height = card.default_width, card.default_height
+    if options.operation == Operation.OUTPAINT and images:
+        left, top, right, bottom = options.extend
+        width = images[0].width // TILE * TILE + left + right
+        height = images[0].height // TILE * TILE + top + bottom
+    return (width if options.width is None else options.width, height if options.height is None else options.height)
+
+
+def _four(text: str) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (int(number) for number in text.split(","))
+    return left, top, right, bottom
 
 
 def _adapter(text: str) -> tuple[str, float]:

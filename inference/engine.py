@@ -13,12 +13,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from PIL import Image
 
-from inference import pictures
+from inference import pictures, previews
 from inference.adapters.bank import Bank, Loan
 from inference.backends.pytorch import TorchBackend
 from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
@@ -28,6 +28,8 @@ from inference.runner import Runner
 from inference.scheduler import Batch, Scheduler
 
 log = logging.getLogger(__name__)
+
+Argument = TypeVar("Argument")
 
 # image tokens a forward, above which a bigger batch brought no more pictures a second (docs: bench/engine.py)
 MAX_BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}
@@ -70,6 +72,7 @@ class Engine:
         self._leaving: list[tuple[Request, BaseException | None]] = []
         self._stopping = False
         self._runner: Runner
+        self._colours: previews.Colours | None = None
         self._bank: Bank
         self._thread: threading.Thread | None = None
 
@@ -79,6 +82,7 @@ class Engine:
         model = qwen_image.load(self.card, self.device)
         backend = TorchBackend(model.transformer)
         self._runner = Runner(model, backend)
+        self._colours = previews.load(self.card.path, self.device)
         self._bank = Bank(backend.layers, self._max_adapter_bytes)
         self._warm_up()
         with self._changed:
@@ -121,6 +125,17 @@ class Engine:
             if request.future.running():
                 self._leaving.append((request, None))
                 self._changed.notify()
+
+    def preview(self, request: Request) -> Image.Image | None:
+        """What a picture will look like as far as its last step foresaw it, at an eighth of width and height; the
+        canvas of an outpainting and the enlarged box of a redraw. From any thread.
+
+        None before the first step, and where the model has no previews (see `inference.previews`).
+        """
+        if self._colours is None or (latents := request.outlook) is None:
+            return None
+        with torch.inference_mode():
+            return self._colours.draw(latents, request.grid)
 
     def __enter__(self) -> Self:
         self.start()
@@ -208,18 +223,17 @@ class Engine:
     def _finish(self, batch: Batch) -> None:
         with self._changed:
             self._scheduler.advance(batch)
-        if batch.phase is Phase.DECODE:
-            for request in batch.requests:
-                if not request.future.done():
-                    request.future.set_result(request.picture())
+        for request in batch.requests:
+            if request.future.done():
+                continue
+            if batch.phase is Phase.DECODE:
+                request.future.set_result(request.picture())
+            elif batch.phase is Phase.DENOISE and request.on_step:
+                _call(request.on_step, request)
 
     def _report(self, batch: Batch, seconds: float) -> None:
-        if self._on_batch is None:
-            return
-        try:
-            self._on_batch(BatchReport(batch.phase, len(batch.requests), batch.image_tokens, seconds))
-        except Exception:
-            log.exception("on_batch raised")
+        if self._on_batch:
+            _call(self._on_batch, BatchReport(batch.phase, len(batch.requests), batch.image_tokens, seconds))
 
     def _fail(self, request: Request, error: BaseException) -> None:
         with self._changed:
@@ -248,7 +262,16 @@ class Engine:
                 seed=0,
                 operation=operation,
                 images=() if operation == Operation.GENERATE else (image,),
+                box=(0, 0, *image.size),
             )
             request.condition_grids = pictures.condition_grids(request, card)
             while request.image is None:
                 self._runner.run(Batch(request.phase, (request,)))
+
+
+def _call(callback: Callable[[Argument], object], argument: Argument) -> None:
+    """Call what was given from outside; what it raises is logged and stops nothing."""
+    try:
+        callback(argument)
+    except Exception:
+        log.exception("a callback raised")

@@ -46,6 +46,8 @@ def check(request: Request, card: ModelCard) -> None:
         _check_readable("images", image, "RGB")
     _check_strength(request)
     _check_mask(request)
+    _check_extend(request)
+    _check_box(request)
     if request.operation == Operation.EDIT:
         for name, placeholder in product(("prompt", "negative_prompt"), _PLACEHOLDERS):
             if placeholder in getattr(request, name):
@@ -132,6 +134,33 @@ def _check_mask(request: Request) -> None:
     _check_readable("mask", request.mask, "L")
     if not cells(request.mask, (request.width, request.height)).any():
         raise InvalidRequest("mask", "mask has no white, so nothing would be painted anew")
+
+
+def _check_extend(request: Request) -> None:
+    left, top, right, bottom = request.extend
+    if request.operation != Operation.OUTPAINT:
+        if any(request.extend):
+            raise InvalidRequest("extend", f"{request.operation} takes no extend")
+        return
+    if not any(request.extend) or any(margin < 0 or margin % TILE for margin in request.extend):
+        raise InvalidRequest("extend", f"extend must be multiples of {TILE}, not all of them 0")
+    if request.width - left - right < TILE or request.height - top - bottom < TILE:
+        raise InvalidRequest("extend", f"extend must leave {TILE} pixels of width and height to the picture")
+
+
+def _check_box(request: Request) -> None:
+    if request.operation != Operation.REDRAW:
+        if request.box is not None:
+            raise InvalidRequest("box", f"{request.operation} takes no box")
+        return
+    if request.box is None:
+        raise InvalidRequest("box", "redraw takes a box: left, top, right, bottom")
+    left, top, right, bottom = request.box
+    width, height = request.images[0].size
+    if not (0 <= left <= right - TILE and right <= width and 0 <= top <= bottom - TILE and bottom <= height):
+        raise InvalidRequest(
+            "box", f"box must lie in its image, {_size(request.images[0])}, with sides of {TILE} pixels at least"
+        )
 
 
 def _size(image: Image.Image) -> str:

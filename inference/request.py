@@ -7,6 +7,7 @@ engine thread writes it; other threads may read `step_index` and `phase`. Knows 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
@@ -26,12 +27,15 @@ Grid = tuple[int, int]
 
 
 class Operation(StrEnum):
-    """What a request does with its images: nothing, follow an instruction, start from one, or repaint a part of it."""
+    """What a request does with its images: nothing, follow an instruction, start from one, repaint a masked part of it,
+    go on beyond its edges, or repaint a box of it, seen enlarged."""
 
     GENERATE = "generate"
     EDIT = "edit"
     IMG2IMG = "img2img"
     INPAINT = "inpaint"
+    OUTPAINT = "outpaint"
+    REDRAW = "redraw"
 
 
 class Phase(StrEnum):
@@ -42,12 +46,16 @@ class Phase(StrEnum):
 
 
 class BatchKey(NamedTuple):
-    """Requests with equal keys can share a forward; model revision and backend are the engine's own."""
+    """Requests with equal keys can share a forward; model revision and backend are the engine's own.
+
+    `alone` is what sets a deterministic request apart from all others.
+    """
 
     width: int
     height: int
     guided: bool
     condition_grids: tuple[Grid, ...]
+    alone: int = 0
 
 
 class Posterior(NamedTuple):
@@ -65,28 +73,47 @@ class Inpainting(NamedTuple):
     mask: torch.Tensor
 
 
+class StepMemory(NamedTuple):
+    """What the first block and the others added to the picture when all last ran, each [sequences, tokens, width]; with
+    guidance there are two sequences."""
+
+    first: torch.Tensor
+    others: torch.Tensor
+
+
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture: RGB image, steps done and skipped, seconds from its first work to its last."""
+    """A finished picture: RGB image, steps done and skipped, seconds from its first work to its last.
+
+    `steps_reused`: how many of the steps done ran the first block only (see `inference.step_cache`).
+    """
 
     image: Image.Image
     steps_run: int
     steps_skipped: int
     seconds: float
     seconds_waited: float
+    steps_reused: int = 0
 
 
 @dataclass(eq=False)
 class Request:
     """One picture to make; `width` and `height` in pixels, `guidance_scale` 1 or less turns guidance off.
 
-    `images` are what an edit is about, or the one picture that img2img and inpaint start from. `strength` is how far
-    those two go back to noise, and so the share of the steps that they do. `mask` is white where inpaint paints anew.
+    `images` are what an edit is about, or the one picture that the other operations start from. `strength` is how far
+    those go back to noise, and so the share of the steps that they do. `mask` is white where inpaint paints anew.
+    `extend` is how far outpaint goes on, in pixels: left, top, right, bottom; `width` and `height` are of the canvas.
+    `box` is what redraw paints anew, in pixels of its picture: left, top, right, bottom; it is seen at `width` by
+    `height`, and the result has the size of the picture.
 
     `adapters` are LoRAs, each the path of a safetensors file and a scale; what they change adds up.
 
     Guidance is Qwen-Image's "true CFG": where it is on and `negative_prompt` is empty, the empty prompt is
     the negative (diffusers' pipeline does the same when given `negative_prompt=""`).
+
+    A `deterministic` one shares no forward and is computed on one thread of the CPU, so that the same request gives the
+    same bits whatever else runs. `step_cache` is the threshold of `inference.step_cache`; 0 turns it off.
+    `on_step` runs in the engine's thread after each step, so it must be quick.
     """
 
     prompt: str
@@ -104,15 +131,24 @@ class Request:
     mask: Image.Image | None = field(default=None, repr=False)
     strength: float = 1.0
     adapters: tuple[tuple[str, float], ...] = ()
+    extend: tuple[int, int, int, int] = (0, 0, 0, 0)
+    box: tuple[int, int, int, int] | None = None
+    deterministic: bool = False
+    step_cache: float = 0.0
+    on_step: Callable[[Request], object] | None = field(default=None, repr=False)
 
     # set by the engine that takes it
     condition_grids: tuple[Grid, ...] = field(default=(), init=False)
 
     # row state
     step_index: int = field(default=0, init=False)
+    steps_reused: int = field(default=0, init=False)
     sigmas: tuple[float, ...] = field(default=(), init=False, repr=False)
     posteriors: tuple[Posterior, ...] = field(default=(), init=False, repr=False)
     latents: torch.Tensor | None = field(default=None, init=False, repr=False)
+    # the finished picture's latents, as far as the last step foresaw them
+    outlook: torch.Tensor | None = field(default=None, init=False, repr=False)
+    step_memory: StepMemory | None = field(default=None, init=False, repr=False)
     condition: torch.Tensor | None = field(default=None, init=False, repr=False)
     inpainting: Inpainting | None = field(default=None, init=False, repr=False)
     text: torch.Tensor | None = field(default=None, init=False, repr=False)
@@ -147,7 +183,8 @@ class Request:
 
     @property
     def batch_key(self) -> BatchKey:
-        return BatchKey(self.width, self.height, self.guided, self.condition_grids)
+        alone = id(self) if self.deterministic else 0
+        return BatchKey(self.width, self.height, self.guided, self.condition_grids, alone)
 
     @property
     def phase(self) -> Phase:
@@ -165,4 +202,5 @@ class Request:
             steps_skipped=0,
             seconds=now - self.started_at,
             seconds_waited=self.started_at - self.submitted_at,
+            steps_reused=self.steps_reused,
         )

@@ -3,11 +3,12 @@
 A phase writes to its requests only after all its arithmetic is done, so a batch that raised can be run again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 
-from inference import patches, pictures, sampler
+from inference import canvas, patches, pictures, sampler
 from inference.adapters import layers
 from inference.adapters.weights import Row
 from inference.backends.base import Backend
@@ -15,6 +16,7 @@ from inference.errors import BrokenPicture
 from inference.models.qwen_image import QwenImage
 from inference.request import Inpainting, Operation, Phase, Request
 from inference.scheduler import Batch
+from inference.step_cache import StepCache
 
 
 class Runner:
@@ -32,15 +34,20 @@ class Runner:
 
     def run(self, batch: Batch) -> None:
         """Run one phase. Raises BrokenPicture where a picture's numbers are not finite."""
-        with torch.inference_mode():
+        # how many threads share a sum may change its last bit
+        alone = any(request.deterministic for request in batch.requests)
+        with torch.inference_mode(), _one_thread() if alone else nullcontext():
             self._phases[batch.phase](batch.requests)
             self._backend.synchronize()
 
     def _read(self, requests: Sequence[Request]) -> None:
         for request in requests:
             index = len(request.posteriors)
-            grid = request.condition_grids[index] if request.condition_grids else request.grid
-            request.posteriors += (self._model.read(request.images[index], grid),)
+            if request.condition_grids:
+                image, grid = request.images[index], request.condition_grids[index]
+            else:
+                image, grid = canvas.source(request), request.grid
+            request.posteriors += (self._model.read(image, grid),)
 
     def _encode(self, requests: Sequence[Request]) -> None:
         # one by one and unpadded: a prompt's embedding cannot depend on its neighbours
@@ -50,7 +57,7 @@ class Runner:
             sigmas = sampler.sigmas(self._model.sampler_config, request.steps, rows * columns)
             request.sigmas = sigmas[request.steps - request.steps_due :]
             request.generator = torch.Generator("cpu").manual_seed(request.seed)
-            if request.operation in (Operation.IMG2IMG, Operation.INPAINT):
+            if request.images and request.operation != Operation.EDIT:
                 request.latents = self._start_from_picture(request, request.generator)
                 continue
             if request.posteriors:
@@ -74,8 +81,8 @@ class Runner:
         (posterior,) = request.posteriors
         original = posterior.mean + posterior.std * self._noise(request, generator)
         noise = self._noise(request, generator)
-        if request.mask:
-            cells = torch.from_numpy(pictures.cells(request.mask, (request.width, request.height)))
+        if painted := canvas.mask(request):
+            cells = torch.from_numpy(pictures.cells(painted, (request.width, request.height)))
             mask = patches.pack(cells.expand(self._model.channels // 4, -1, -1)).to(self._model.device)
             request.inpainting = Inpainting(original, noise, mask)
         return sampler.add_noise(original, noise, request.sigmas[0])
@@ -85,14 +92,22 @@ class Runner:
         latents = torch.stack([_present(request.latents) for request in requests])
         now = torch.tensor([request.sigmas[request.step_index] for request in requests])
         after = torch.tensor([request.sigmas[request.step_index + 1] for request in requests])
-        velocity = self._velocity(requests, latents, now.to(latents.device))
+        cache = _step_cache(requests)
+        velocity = self._velocity(requests, latents, now.to(latents.device), cache)
         moved = sampler.step(latents, velocity, (after - now).to(latents.device))
+        outlooks = sampler.step(latents, velocity, -now.to(latents.device))
         rows = [_inpainted(request, row) for request, row in zip(requests, moved, strict=True)]
-        for request, row in zip(requests, rows, strict=True):
-            request.latents = row
+        for request, row, outlook in zip(requests, rows, outlooks, strict=True):
+            request.latents, request.outlook = row, outlook
             request.step_index += 1
+        if cache:
+            for request, memory, reused in zip(requests, cache.memories, cache.reused, strict=True):
+                request.step_memory = memory
+                request.steps_reused += reused
 
-    def _velocity(self, requests: Sequence[Request], latents: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+    def _velocity(
+        self, requests: Sequence[Request], latents: torch.Tensor, now: torch.Tensor, cache: StepCache | None
+    ) -> torch.Tensor:
         grids = (requests[0].grid, *requests[0].condition_grids)
         texts = [_present(request.text) for request in requests]
         adapters = [_adapters(request) for request in requests]
@@ -100,9 +115,9 @@ class Runner:
             conditions = torch.stack([_present(request.condition) for request in requests])
             latents = torch.cat([latents, conditions], dim=1)
         if not requests[0].guided:
-            return self._backend.velocity(latents, now, texts, grids, adapters)
+            return self._backend.velocity(latents, now, texts, grids, adapters, cache)
         texts += [_present(request.negative_text) for request in requests]
-        both = self._backend.velocity(latents.repeat(2, 1, 1), now.repeat(2), texts, grids, adapters * 2)
+        both = self._backend.velocity(latents.repeat(2, 1, 1), now.repeat(2), texts, grids, adapters * 2, cache)
         scales = torch.tensor([request.guidance_scale for request in requests]).to(latents.device)
         velocity, negative = both.chunk(2)
         return sampler.guide(velocity, negative, scales)
@@ -112,8 +127,7 @@ class Runner:
             latents = _present(request.latents)
             if not latents.isfinite().all():
                 raise BrokenPicture("the latents are not finite")
-            image = self._model.decode(latents, request.grid)
-            request.image = pictures.composite(image, request.images[0], request.mask) if request.mask else image
+            request.image = canvas.finish(request, self._model.decode(latents, request.grid))
 
 
 def _inpainted(request: Request, moved: torch.Tensor) -> torch.Tensor:
@@ -123,6 +137,22 @@ def _inpainted(request: Request, moved: torch.Tensor) -> torch.Tensor:
     original, noise, mask = request.inpainting
     kept = sampler.add_noise(original, noise, request.sigmas[request.step_index + 1])
     return (1 - mask) * kept + mask * moved
+
+
+def _step_cache(requests: Sequence[Request]) -> StepCache | None:
+    if not any(request.step_cache for request in requests):
+        return None
+    return StepCache([request.step_cache for request in requests], [request.step_memory for request in requests])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _adapters(request: Request) -> Row:

@@ -7,7 +7,7 @@ without adapters are left out, and a forward in which no row has one runs the la
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 from typing import NamedTuple
 
@@ -122,15 +122,21 @@ class Layers:
     @contextmanager
     def given(self, rows: Sequence[Row]) -> Iterator[None]:
         """Forwards of these many rows, each with its own adapters."""
-        if any(rows):
-            plan = self._last
-            if plan is None or plan.rows != tuple(rows):
-                plan = Plan(rows)
-            self.plan = self._last = plan
+        before = self.plan
+        self.plan = self._planned(rows) if any(rows) else None
         try:
             yield
         finally:
-            self.plan = None
+            self.plan = before
+
+    def only(self, rows: Sequence[int]) -> AbstractContextManager[None]:
+        """Within `given`: a part of the forward that only these of its rows go through."""
+        return self.given([self.plan.rows[row] for row in rows] if self.plan else ())
+
+    def _planned(self, rows: Sequence[Row]) -> Plan:
+        if self._last is None or self._last.rows != tuple(rows):
+            self._last = Plan(rows)
+        return self._last
 
     def forget(self) -> None:
         """Let go of the adapters of the last forward, once it is over."""

@@ -7,6 +7,7 @@ import torch
 
 from inference.adapters.weights import Row
 from inference.request import Grid
+from inference.step_cache import StepCache
 
 
 class Backend(Protocol):
@@ -21,13 +22,14 @@ class Backend(Protocol):
         texts: Sequence[torch.Tensor],
         grids: Sequence[Grid],
         adapters: Sequence[Row],
+        cache: StepCache | None = None,
     ) -> torch.Tensor:
         """Predict the flow's velocity of the first picture [rows, its tokens, channels], 32 bits, for rows that do not
         see one another.
 
         latents: [rows, tokens, channels], 32 bits, of the picture and its condition pictures; sigmas: [rows], 1 is
         noise; texts: each row's own embedding [text tokens, width]; grids: the pictures' heights and widths in tokens,
-        shared by the rows; adapters: each row's own.
+        shared by the rows; adapters: each row's own; cache: what the rows' requests can reuse, updated here.
         """
         ...
 

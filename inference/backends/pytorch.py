@@ -1,6 +1,7 @@
 """The backend that runs diffusers' transformer eagerly in PyTorch, on a CPU or a GPU."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from diffusers import QwenImageTransformer2DModel
@@ -10,6 +11,7 @@ from inference.adapters.layers import Layers
 from inference.adapters.weights import Row
 from inference.models import transformer as rows
 from inference.request import Grid
+from inference.step_cache import StepCache
 
 # text is padded to one of these lengths, so that a row meets few shapes and the same mask path every time
 TEXT_BUCKETS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
@@ -23,6 +25,7 @@ class TorchBackend:
     def __init__(self, transformer: QwenImageTransformer2DModel) -> None:
         self.transformer = rows.make_rows_independent(transformer)
         self.layers = Layers(transformer)
+        self._blocks: rows.Blocks = transformer.transformer_blocks
         self._parameter = next(transformer.parameters())
 
     def velocity(
@@ -32,10 +35,13 @@ class TorchBackend:
         texts: Sequence[torch.Tensor],
         grids: Sequence[Grid],
         adapters: Sequence[Row],
+        cache: StepCache | None = None,
     ) -> torch.Tensor:
         dtype = self._parameter.dtype
         text, mask = self._pad(texts, latents.shape[1])
-        with self.layers.given(adapters):
+        height, width = grids[0]
+        through = partial(cache.run, only=self.layers.only, tokens=height * width) if cache else None
+        with self.layers.given(adapters), self._blocks.running(through):
             predicted: torch.Tensor = self.transformer(
                 hidden_states=latents.to(dtype),
                 timestep=sigmas.to(dtype),
@@ -44,7 +50,6 @@ class TorchBackend:
                 attention_kwargs={"attention_mask": mask},
                 return_dict=False,
             )[0]
-        height, width = grids[0]
         return predicted[:, : height * width].float()
 
     def synchronize(self) -> None:

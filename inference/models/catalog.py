@@ -19,7 +19,7 @@ from inference.scheduler import WEIGHTS
 
 HOUSE_MODEL = Path(__file__).resolve().parent.parent / "house_model" / "weights"
 # what any Qwen-Image can do; an edit needs a processor for the pictures besides, and a model that learnt it
-FROM_LATENTS = (Operation.GENERATE.value, Operation.IMG2IMG.value, Operation.INPAINT.value)
+FROM_LATENTS = tuple(operation.value for operation in Operation if operation != Operation.EDIT)
 MAX_ADAPTERS = 4
 MAX_ADAPTER_SCALE = 10
 _TAIL_BYTES = 65536
@@ -82,6 +82,8 @@ def validate(request: Request, card: ModelCard) -> None:
         _check_text(name, getattr(request, name), card)
     if request.service_class not in WEIGHTS:
         raise InvalidRequest("service_class", f"service_class must be one of {', '.join(WEIGHTS)}")
+    if not 0 <= request.step_cache <= 1:
+        raise InvalidRequest("step_cache", "step_cache must be from 0 to 1")
     pictures.check(request, card)
     _check_adapters(request)
 

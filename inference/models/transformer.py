@@ -5,7 +5,10 @@ the attention processor takes one ready mask for both. RoPE is that of Su et al.
 row, column), as Qwen-Image lays it out.
 """
 
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
@@ -30,6 +33,25 @@ class JointRope(nn.Module):
     def _compute(self, shape: tuple[Shape, ...], text_tokens: int, device: torch.device) -> torch.Tensor:
         image, text = self._original([list(shape)], max_txt_seq_len=text_tokens, device=device)
         return torch.cat([text, image])[:, None]
+
+
+class Blocks(nn.ModuleList):
+    """The transformer's blocks; diffusers' loop over them meets each, or one function that stands for them all."""
+
+    _through: Callable[..., Any] | None = None
+
+    @contextmanager
+    def running(self, through: Callable[..., Any] | None) -> Iterator[None]:
+        """Forwards that call `through(blocks, …)` instead of block after block, where it is given."""
+        self._through = through
+        try:
+            yield
+        finally:
+            self._through = None
+
+    def __iter__(self) -> Iterator[Any]:
+        blocks = super().__iter__()
+        return iter([partial(self._through, list(blocks))]) if self._through else blocks
 
 
 def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
@@ -81,9 +103,10 @@ class RowAttention:
 
 
 def make_rows_independent(transformer: QwenImageTransformer2DModel) -> QwenImageTransformer2DModel:
-    """Swap RoPE and attention in place and return the transformer, ready to infer."""
+    """Swap RoPE, attention and the list of blocks in place and return the transformer, ready to infer."""
     transformer.pos_embed = JointRope(transformer.pos_embed)
     transformer.set_attn_processor(RowAttention())
+    transformer.transformer_blocks.__class__ = Blocks
     return transformer.eval()
 
 

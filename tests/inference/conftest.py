@@ -1,13 +1,16 @@
 """One real engine on the real house model for all tests of the engine, watched batch by batch."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from diffusers import QwenImagePipeline
+from safetensors.torch import save_file
 
 from inference.engine import BatchReport, Engine
+from inference.house_model.architecture import HEAD_WIDTH, HEADS, LAYERS
 from inference.models import catalog
 from inference.request import Picture, Request
 
@@ -17,15 +20,15 @@ class Watch:
 
     def __init__(self) -> None:
         self.reports: list[BatchReport] = []
-        self._acts: dict[int, Callable[[], object]] = {}
+        self._acts: dict[int, list[Callable[[], object]]] = {}
 
     def __call__(self, report: BatchReport) -> None:
         self.reports.append(report)
-        if act := self._acts.pop(len(self.reports), None):
+        for act in self._acts.pop(len(self.reports), []):
             act()
 
     def at(self, count: int, act: Callable[[], object]) -> None:
-        self._acts[len(self.reports) + count] = act
+        self._acts.setdefault(len(self.reports) + count, []).append(act)
 
     def reset(self) -> None:
         self.reports.clear()
@@ -59,6 +62,19 @@ def pipeline() -> QwenImagePipeline:
     pipeline = QwenImagePipeline.from_pretrained(catalog.card().path, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a LoRA that changes every block."""
+    path, width = tmp_path_factory.mktemp("adapters") / "adapter.safetensors", HEADS * HEAD_WIDTH
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    factors = {}
+    for block in range(LAYERS):
+        layer = f"transformer.transformer_blocks.{block}.attn.to_v"
+        factors |= {f"{layer}.lora_A.weight": 0.1 * draw(8, width), f"{layer}.lora_B.weight": 0.1 * draw(width, 8)}
+    save_file(factors, path)
+    return str(path)
 
 
 def order(prompt: str = "a red circle on a white background", **changes) -> Request:

@@ -227,7 +227,7 @@ def without_processor(folder: Path, **card) -> Path:
 
 def test_a_model_without_a_processor_does_all_but_edits(tmp_path):
     with Engine(without_processor(tmp_path), device="cpu") as engine:
-        with pytest.raises(InvalidRequest, match="plain can generate, img2img, inpaint, not edit"):
+        with pytest.raises(InvalidRequest, match="plain can generate, img2img, inpaint, outpaint, redraw, not edit"):
             engine.submit(edit())
         assert engine.submit(order(steps=1)).result(timeout=60).steps_run == 1
         assert engine.submit(inpaint(steps=1)).result(timeout=60).steps_run == 1

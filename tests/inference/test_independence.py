@@ -1,9 +1,12 @@
 """A picture does not depend on its batch-mates, and is the one diffusers' own pipeline makes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
+from inference.request import Request
 from tests.inference.conftest import difference, order
 
 LONG = "a large green triangle in the top left corner and a small blue square below it on a black background " * 2
@@ -57,6 +60,30 @@ def test_what_the_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine,
         assert watch.rows("denoise") == [2] * 4
         watch.reset()
     assert difference(*pictures) == 0
+
+
+def test_a_deterministic_picture_has_the_same_bits_whoever_else_runs_and_on_however_many_threads(engine, watch):
+    def wish(**changes) -> Request:
+        return order(**{"width": 256, "height": 192, "deterministic": True} | changes)
+
+    def in_its_thread(act: Callable[[], object]) -> None:
+        watch.at(1, act)
+        engine.submit(order(steps=1)).result()
+
+    alone = engine.submit(wish()).result()
+    watch.reset()
+    mates, again = [wish(seed=seed, deterministic=False) for seed in range(3)], [wish(), wish()]
+    watch.at(1, lambda: [engine.submit(request) for request in (mates[0], again[0], *mates[1:], again[1])])
+    engine.submit(order(steps=2)).result()
+    assert all(difference(alone, request.future.result(timeout=120)) == 0 for request in again)
+    assert [mate.future.result(timeout=120).steps_run for mate in mates] == [4] * 3
+    assert watch.rows("denoise").count(3) == 4, "the others share"
+    threads = torch.get_num_threads()
+    in_its_thread(lambda: torch.set_num_threads(1 if threads > 1 else 2))
+    try:
+        assert difference(alone, engine.submit(wish()).result()) == 0
+    finally:
+        in_its_thread(lambda: torch.set_num_threads(threads))
 
 
 def test_the_same_request_gives_the_same_picture(engine):

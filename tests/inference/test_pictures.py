@@ -11,7 +11,7 @@ from inference import pictures
 from inference.errors import InvalidRequest
 from inference.models import catalog
 from inference.models.catalog import ModelCard
-from inference.request import TILE, Request
+from inference.request import TILE, Operation, Request
 from tests.inference.conftest import order
 
 CARD = ModelCard("a model", "", "", min_side=64, operations=(*catalog.FROM_LATENTS, "edit"))
@@ -38,11 +38,13 @@ def ready(operation: str, **changes) -> Request:
         "edit": {"images": (image(),)},
         "img2img": {"images": (image(),), "strength": 0.5},
         "inpaint": {"images": (image(),), "strength": 0.5, "mask": white()},
+        "outpaint": {"images": (image(),), "extend": (64, 0, 0, 64)},
+        "redraw": {"images": (image(),), "strength": 0.5, "box": (10, 20, 30, 40)},
     }
     return order(operation=operation, **values[operation] | changes)
 
 
-@pytest.mark.parametrize("operation", ["generate", "edit", "img2img", "inpaint"])
+@pytest.mark.parametrize("operation", list(Operation))
 def test_each_operation_is_accepted_with_what_it_needs(operation):
     catalog.validate(ready(operation), CARD)
 
@@ -76,6 +78,21 @@ def test_each_operation_is_accepted_with_what_it_needs(operation):
         ("inpaint", "mask", Image.new("L", (64, 64), 127), "no white"),
         ("inpaint", "mask", torn(), "cannot be read"),
         ("inpaint", "strength", -0.5, "above 0"),
+        ("inpaint", "extend", (16, 0, 0, 0), "no extend"),
+        ("inpaint", "box", (0, 0, 32, 32), "no box"),
+        ("outpaint", "images", (), "must be 1 for"),
+        ("outpaint", "mask", white(), "no mask"),
+        ("outpaint", "extend", (0, 0, 0, 0), "not all of them 0"),
+        ("outpaint", "extend", (-16, 0, 0, 64), "multiples of 16"),
+        ("outpaint", "extend", (8, 0, 0, 0), "multiples of 16"),
+        ("outpaint", "extend", (64, 0, 64, 0), "leave 16 pixels"),
+        ("outpaint", "extend", (0, 64, 0, 64), "leave 16 pixels"),
+        ("redraw", "images", (), "must be 1 for"),
+        ("redraw", "mask", white(), "no mask"),
+        ("redraw", "box", None, "takes a box"),
+        ("redraw", "box", (0, 0, 15, 64), "sides of 16 pixels at least"),
+        ("redraw", "box", (0, -1, 64, 64), "lie in its image, 64 by 64"),
+        ("redraw", "box", (0, 30, 65, 64), "lie in its image, 64 by 64"),
     ],
     ids=str,
 )
@@ -92,11 +109,11 @@ def test_pictures_of_all_common_modes_are_taken(mode):
     assert pictures.composite(image(), request.images[0], request.mask).mode == "RGB"
 
 
-@pytest.mark.parametrize("operation", ["edit", "outpaint", "EDIT", ""])
+@pytest.mark.parametrize("operation", ["edit", "upscale", "EDIT", ""])
 def test_an_operation_that_the_model_cannot_do_is_refused(operation):
     request = ready("edit")
     request.operation = operation
-    with pytest.raises(InvalidRequest, match="a plain model can generate, img2img, inpaint, not") as refusal:
+    with pytest.raises(InvalidRequest, match="a plain model can generate") as refusal:
         catalog.validate(request, ModelCard("a plain model", "", "", min_side=64))
     assert refusal.value.param == "operation"
 

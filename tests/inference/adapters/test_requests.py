@@ -91,6 +91,8 @@ def test_an_adapter_works_in_every_operation(engine, make, operation):
         "operation": operation,
         "images": () if operation == Operation.GENERATE else (image,),
         "mask": Image.linear_gradient("L").resize(image.size) if operation == Operation.INPAINT else None,
+        "extend": (64, 0, 0, 0) if operation == Operation.OUTPAINT else (0, 0, 0, 0),
+        "box": (40, 40, 90, 90) if operation == Operation.REDRAW else None,
     }
     adapters = ((str(make()), 0.5),)
     with_it, without = engine.submit(order(**plain, adapters=adapters)), engine.submit(order(**plain))

@@ -1,0 +1,109 @@
+"""Outpainting goes on beyond a picture's edges, a redraw paints a box of it anew; the rest keeps its pixels."""
+
+import numpy as np
+import pytest
+from diffusers import QwenImageInpaintPipeline
+from PIL import Image, ImageDraw
+
+from inference.request import Request
+from tests.inference.conftest import difference, order
+from tests.inference.test_edits_and_masks import diffusers_picture, like
+
+PROMPT = "a red circle on a white background"
+
+
+def scene(size: tuple[int, int] = (128, 128)) -> Image.Image:
+    """A red circle on white."""
+    image = Image.new("RGB", size, "white")
+    ImageDraw.Draw(image).ellipse((30, 40, 80, 90), fill="red")
+    return image
+
+
+def outpaint(image: Image.Image, extend: tuple[int, int, int, int], **changes) -> Request:
+    left, top, right, bottom = extend
+    size = {"width": image.width + left + right, "height": image.height + top + bottom}
+    return order(PROMPT, operation="outpaint", images=(image,), extend=extend, **size | changes)
+
+
+def redraw(image: Image.Image, box: tuple[int, int, int, int], **changes) -> Request:
+    return order(PROMPT, operation="redraw", images=(image,), box=box, **{"strength": 0.8, "steps": 5} | changes)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize(
+    "extend", [(64, 0, 0, 0), (0, 48, 0, 0), (0, 0, 16, 0), (0, 0, 0, 64), (16, 32, 48, 16)], ids=str
+)
+def test_an_outpainting_goes_on_in_any_direction_and_keeps_every_pixel(engine, extend):
+    noisy = Image.effect_noise((128, 128), 60).convert("RGB")
+    made = engine.submit(outpaint(noisy, extend, steps=2)).result().image
+    left, top, right, bottom = extend
+    assert made.size == (128 + left + right, 128 + top + bottom)
+    assert (pixels(made.crop((left, top, left + 128, top + 128))) == pixels(noisy)).all()
+    outside = np.ones((made.height, made.width), bool)
+    outside[top : top + 128, left : left + 128] = False
+    assert pixels(made)[outside].std() > 1, "the margins are painted"
+
+
+@pytest.mark.parametrize("extend", [(64, 0, 0, 0), (0, 0, 64, 0), (0, 64, 0, 0), (0, 0, 0, 64)], ids=str)
+def test_no_seam_is_seen_where_a_picture_goes_on(engine, extend):
+    painted = pixels(engine.submit(outpaint(scene(), extend, steps=12)).result().image)
+    unrelated = order("a blue square on a black background", width=painted.shape[1], height=painted.shape[0])
+    pasted = engine.submit(unrelated).result().image
+    pasted.paste(scene(), extend[:2])
+    assert seam(painted, extend) < 12 < 60 < seam(pixels(pasted), extend)
+
+
+def seam(picture: np.ndarray, extend: tuple[int, int, int, int]) -> float:
+    """The mean step of a channel, of 255, across the line where the original meets what was added on one side."""
+    left, top, right, bottom = extend
+    lines = picture.swapaxes(0, 1) if left or right else picture
+    place = left or top or len(lines) - (right or bottom)
+    return float(np.abs(lines[place] - lines[place - 1]).mean())
+
+
+@pytest.mark.parametrize(
+    ("size", "box", "changes"),
+    [
+        ((256, 256), (40, 60, 120, 140), {}),
+        ((256, 256), (0, 0, 50, 100), {"guidance_scale": 1.0}),
+        ((200, 150), (150, 20, 190, 140), {"width": 96, "height": 128}),
+        ((90, 240), (20, 20, 60, 230), {"strength": 1.0}),
+    ],
+    ids=str,
+)
+def test_a_redraw_is_the_inpaint_pipelines_with_a_cropped_mask(engine, pipeline, size, box, changes):
+    request = redraw(scene(size), box, **changes)
+    mask = Image.new("L", size)
+    mask.paste(255, box)
+    expected = diffusers_picture(
+        like(QwenImageInpaintPipeline, pipeline),
+        request,
+        image=request.images[0],
+        mask_image=mask,
+        strength=request.strength,
+        padding_mask_crop=32,
+    )
+    made = engine.submit(request).result().image
+    inside = np.asarray(mask) > 0
+    assert made.size == size
+    assert (pixels(made)[~inside] == pixels(request.images[0])[~inside]).all()
+    assert (pixels(made)[inside] != pixels(request.images[0])[inside]).any()
+    assert np.abs(pixels(made) - pixels(expected)).max() <= 1
+
+
+def test_both_share_batches_with_everything_else_and_change_nothing(engine, watch):
+    def rows() -> list[Request]:
+        small = scene().resize((64, 128))
+        return [order(steps=4), outpaint(small, (64, 0, 0, 0)), redraw(scene((300, 200)), (50, 50, 120, 130))]
+
+    alone = [engine.submit(request).result() for request in rows()]
+    watch.reset()
+    together = rows()
+    watch.at(1, lambda: [engine.submit(request) for request in together])
+    engine.submit(order(steps=1, width=80)).result()
+    for request, picture in zip(together, alone, strict=True):
+        assert difference(request.future.result(timeout=120), picture) <= 1
+    assert 3 in watch.rows("denoise")

@@ -1,0 +1,120 @@
+"""Whatever a request is, and whoever joins, leaves or is canceled while it runs, its picture stays the same."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from inference.engine import Engine
+from inference.request import Request
+from tests.inference.conftest import Watch, order
+
+SIZES = ((128, 128), (96, 128))
+PROMPTS = (
+    "a red circle on a white background",
+    "",
+    "黑色背景左边有一个蓝色的正方形",
+    "a large green star at the top " * 5,
+)
+
+
+class Wish(NamedTuple):
+    """What decides a picture."""
+
+    operation: str
+    guidance: float
+    adapted: bool
+    size: tuple[int, int]
+    step_cache: float
+    prompt: str
+    steps: int
+    seed: int
+
+
+class Mate(NamedTuple):
+    """Joins after so many batches, and is canceled so many later, or runs to its end."""
+
+    wish: Wish
+    joins: int
+    canceled: int | None
+
+
+wishes = st.builds(
+    Wish,
+    operation=st.sampled_from(["generate", "img2img", "inpaint", "outpaint", "redraw", "edit"]),
+    guidance=st.sampled_from([1.0, 3.0, 7.0]),
+    adapted=st.booleans(),
+    size=st.sampled_from(SIZES),
+    step_cache=st.sampled_from([0.0, 0.3]),
+    prompt=st.sampled_from(PROMPTS),
+    steps=st.integers(2, 6),
+    seed=st.integers(0, 3),
+)
+mates = st.lists(st.builds(Mate, wishes, st.integers(1, 8), st.none() | st.integers(0, 4)), min_size=1, max_size=5)
+
+
+def request(wish: Wish, adapter: str, **changes) -> Request:
+    width, height = wish.size
+    needs = {
+        "generate": {},
+        "edit": {"images": (drawing(),)},
+        "img2img": {"images": (drawing(),), "strength": 0.7},
+        "inpaint": {"images": (drawing(),), "strength": 0.9, "mask": Image.linear_gradient("L").resize((128, 128))},
+        "outpaint": {"images": (drawing(),), "extend": (32, 0, 0, 16)},
+        "redraw": {"images": (drawing(),), "strength": 0.7, "box": (20, 30, 70, 90)},
+    }
+    return order(
+        wish.prompt,
+        operation=wish.operation,
+        width=width,
+        height=height,
+        steps=wish.steps,
+        seed=wish.seed,
+        guidance_scale=wish.guidance,
+        step_cache=wish.step_cache,
+        adapters=((adapter, 0.7),) if wish.adapted else (),
+        **needs[wish.operation] | changes,
+    )
+
+
+@lru_cache
+def drawing() -> Image.Image:
+    image = Image.new("RGB", (128, 128), "orange")
+    ImageDraw.Draw(image).rectangle((30, 40, 80, 100), fill="navy")
+    return image
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(wish=wishes, mates=mates, deterministic=st.booleans())
+def test_mates_change_nothing(engine, watch, adapter, wish, mates, deterministic):
+    alone = pixels(engine.submit(request(wish, adapter, deterministic=deterministic)))
+    watch.reset()
+    joined: list[Request] = []
+    for mate in mates:
+        join(watch, engine, mate, request(mate.wish, adapter), joined)
+    # somebody else is there already, so that the first batches come before it
+    joined.append(first := order(steps=3, seed=9))
+    engine.submit(first)
+    together = pixels(engine.submit(request(wish, adapter, deterministic=deterministic)))
+    assert np.abs(alone - together).max() <= (0 if deterministic else 1)
+    watch.reset()
+    for other in joined:
+        engine.cancel(other)
+        other.future.exception(timeout=60)
+
+
+def join(watch: Watch, engine: Engine, mate: Mate, other: Request, joined: list[Request]) -> None:
+    def act() -> None:
+        joined.append(other)
+        engine.submit(other)
+        if mate.canceled is not None:
+            watch.at(mate.canceled + 1, lambda: engine.cancel(other))
+
+    watch.at(mate.joins, act)
+
+
+def pixels(future) -> np.ndarray:
+    return np.asarray(future.result(timeout=120).image).astype(int)
