@@ -34,6 +34,7 @@ QUEUED: dict[str, Any] = {
     "height": 128,
     "steps": 20,
     "guidance_scale": 3.0,
+    "deterministic": False,
     "output_format": "png",
     "seed": 7,
     "n": 1,

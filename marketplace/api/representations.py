@@ -32,6 +32,7 @@ def job(row: Job, images: Sequence[Image], request: HttpRequest, position: int |
         "operation": row.operation,
         "model": row.model,
         "service_class": row.service_class,
+        "deterministic": False,  # in orders from before it could be asked for
         **row.order,
         "seed": row.seed,
         "n": row.n,

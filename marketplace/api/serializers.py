@@ -13,7 +13,7 @@ from rest_framework import serializers
 from billing.models import Lot, TopUp, Transfer
 from inference.models import catalog
 from inference.models.catalog import ModelCard
-from marketplace.api.fields import Number, StrictSerializer, Text, Tokens, Whole
+from marketplace.api.fields import Flag, Number, StrictSerializer, Text, Tokens, Whole
 from marketplace.jobs.models import ServiceClass, Status
 from marketplace.jobs.orders import JobOrder
 from marketplace.jobs.storage import FORMATS
@@ -41,6 +41,10 @@ class OrderSerializer(StrictSerializer):
         help_text="Drawn at random where absent; the n-th picture takes seed + n - 1.",
     )  # fmt: skip
     n = Whole(default=1, min_value=1, max_value=MAX_N, help_text="Pictures.")
+    deterministic = Flag(
+        default=False,
+        help_text="The same order with the same seed gives the same picture, bit for bit; it shares no batch.",
+    )
     adapters = serializers.ListField(child=serializers.DictField(), default=list, max_length=8)
     service_class = serializers.ChoiceField(choices=ServiceClass.values, default="standard")
     output_format = serializers.ChoiceField(choices=list(FORMATS), default="png")
@@ -206,6 +210,7 @@ class JobBody(serializers.Serializer[Any]):
     guidance_scale = serializers.FloatField()
     seed = serializers.IntegerField()
     n = serializers.IntegerField()
+    deterministic = serializers.BooleanField()
     output_format = serializers.CharField()
     metadata = serializers.DictField(child=serializers.CharField())
     progress = ProgressBody()

@@ -28,6 +28,7 @@ class JobOrder:
     n: int
     service_class: str
     output_format: str
+    deterministic: bool = False
     max_cost: int | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -49,5 +50,5 @@ class JobOrder:
 
     def picture(self) -> dict[str, Any]:
         """The part that the engine needs, as stored on the job."""
-        names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "output_format")
-        return {name: getattr(self, name) for name in names}
+        names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "deterministic")
+        return {name: getattr(self, name) for name in (*names, "output_format")}

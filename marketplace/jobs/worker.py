@@ -215,6 +215,7 @@ def request_for(job: Job, index: int) -> Request:
         guidance_scale=order["guidance_scale"],
         seed=job.seed + index,
         service_class=job.service_class,
+        deterministic=order.get("deterministic", False),
         account=str(job.account_id),
     )
 

@@ -18,6 +18,7 @@ RIGHT = {
     "guidance_scale": 3.5,
     "seed": 7,
     "n": 2,
+    "deterministic": True,
     "adapters": [],
     "service_class": "batch",
     "output_format": "png",
