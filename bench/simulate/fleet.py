@@ -223,7 +223,7 @@ class Fleet:
     # machines
 
     def _machine(self) -> Machine:
-        return Machine(Scheduler(self._times.max_batch_tokens), self.now)
+        return Machine(Scheduler(self._times.max_batch_tokens, clock=lambda: self.now), self.now)
 
     def _machines(self) -> list[Machine]:
         return [machine for machines in self._serving for machine in machines]

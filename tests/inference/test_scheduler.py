@@ -1,28 +1,16 @@
 """Who runs next, without a model: the cap holds, keys do not mix, shares are kept and nothing starves."""
 
 import itertools
-import types
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from inference.request import Phase, Request
-from inference.scheduler import WEIGHTS, Batch, Scheduler
+from inference.request import Phase
+from inference.scheduler import WEIGHTS, Scheduler
+from tests.inference.schedules import Clock, accepted, drain, order, run, step
 
 CAP = 64
-LATENTS = types.SimpleNamespace()
-IMAGE = Image.new("RGB", (64, 64))
-
-
-def accepted(*arguments, condition_grids=(), **values) -> Request:
-    """A request as the engine has it queued: an edit knows the sizes of its pictures."""
-    request = Request(*arguments, images=(IMAGE,) * len(condition_grids), **values)
-    request.condition_grids = condition_grids
-    return request
-
-
 orders = st.builds(
     accepted,
     st.just("a prompt"),
@@ -34,31 +22,6 @@ orders = st.builds(
     seed=st.just(0),
     service_class=st.sampled_from(sorted(WEIGHTS)),
 )
-
-
-def order(service_class: str = "standard", **changes) -> Request:
-    values = {"width": 64, "height": 64, "steps": 4, "guidance_scale": 1.0, "seed": 0} | changes
-    return accepted("a prompt", service_class=service_class, **values)
-
-
-def run(scheduler: Scheduler) -> Batch | None:
-    """Schedule one batch and do to its requests what a runner would."""
-    batch = scheduler.schedule()
-    for request in batch.requests if batch else ():
-        assert request.phase is batch.phase
-        if batch.phase is Phase.READ:
-            request.posteriors += (LATENTS,)
-        elif batch.phase is Phase.ENCODE:
-            request.latents = LATENTS
-        elif batch.phase is Phase.DENOISE:
-            request.step_index += 1
-    if batch:
-        scheduler.advance(batch)
-    return batch
-
-
-def drain(scheduler: Scheduler) -> list[Batch]:
-    return list(iter(lambda: run(scheduler), None))
 
 
 @given(st.lists(st.lists(orders, max_size=4), max_size=20))
@@ -118,10 +81,8 @@ def test_classes_share_the_device_by_weight():
     scheduler, led = Scheduler(16), Counter()
     for name in WEIGHTS:
         scheduler.add(order(name, steps=100))
-    for _ in range(3):
-        run(scheduler)
     for _ in range(100):
-        led[run(scheduler).requests[0].service_class] += 1
+        led[step(scheduler).requests[0].service_class] += 1
     assert all(abs(led[name] - 10 * weight) <= 1 for name, weight in WEIGHTS.items())
 
 
@@ -140,9 +101,7 @@ def test_free_room_goes_to_the_other_classes():
     requests = [order("batch"), order("interactive"), order("standard"), order("batch"), order("batch")]
     for request in requests:
         scheduler.add(request)
-    run(scheduler)
-    batch = run(scheduler)
-    assert batch.phase is Phase.DENOISE
+    batch = step(scheduler)
     assert len(batch.requests) == 4
     assert {request.service_class for request in batch.requests} == set(WEIGHTS)
 
@@ -152,22 +111,23 @@ def test_a_finished_row_is_decoded_before_the_others_go_on():
     short, long = order(steps=1), order(steps=9)
     scheduler.add(long)
     scheduler.add(short)
-    phases = [run(scheduler).phase for _ in range(4)]
-    assert phases == [Phase.ENCODE, Phase.DENOISE, Phase.DECODE, Phase.DENOISE]
+    phases = [run(scheduler).phase for _ in range(5)]
+    assert phases == [Phase.ENCODE, Phase.ENCODE, Phase.DENOISE, Phase.DECODE, Phase.DENOISE]
     assert list(scheduler) == [long]
 
 
 def test_a_step_is_gone_between_any_two_pictures_whoever_they_belong_to():
-    scheduler = Scheduler(64)
+    clock = Clock()
+    scheduler = Scheduler(64, clock=clock)
     running = order("batch", steps=50)
     scheduler.add(running)
-    run(scheduler), run(scheduler)
+    run(scheduler, clock), run(scheduler, clock)
     edits = [order(name, condition_grids=((4, 4),) * 2, steps=1) for name in ("interactive", "interactive", "standard")]
     for request in edits:
         scheduler.add(request)
     batches = []
     while not all(request.phase is Phase.DECODE for request in edits):
-        batches.append(run(scheduler))
+        batches.append(run(scheduler, clock))
     heavy = [batch.phase in (Phase.READ, Phase.ENCODE) for batch in batches]
     assert sum(heavy) == 9
     assert not any(sooner and later for sooner, later in itertools.pairwise(heavy))
@@ -202,7 +162,7 @@ def test_a_discarded_request_is_gone_wherever_it_stood():
     waiting, running, decoding = order(), order(steps=2), order(steps=1)
     for request in (decoding, running, waiting):
         scheduler.add(request)
-    run(scheduler), run(scheduler)
+    step(scheduler)
     assert decoding.phase is Phase.DECODE
     for request in (waiting, running, decoding, waiting):
         scheduler.discard(request)
