@@ -6,7 +6,7 @@
     rules          a day, without and with bursts: what each autoscaling rule costs and whether it keeps the p99
     latent cache   50 GPUs at a high load, by the share of requests that find something and of the steps it saves
 
-The runs beside the largest have a fifth, or a twentieth, of its requests.
+A day has a quarter of the largest run's requests, the other runs a twentieth.
 """
 
 import multiprocessing
@@ -43,7 +43,7 @@ def main(quick: bool = False, requests: int | None = None, gpus: int | None = No
             return processes.submit(run, requests, price, *arguments)
 
         fleet = begin(runs.fleet, count, gpus)
-        days = {day: {rule: begin(runs.day, count // 5, day, rule) for rule in runs.RULES} for day in runs.DAYS}
+        days = {day: {rule: begin(runs.day, count // 4, day, rule) for rule in runs.RULES} for day in runs.DAYS}
         loads = {
             name: {f"{load:.0%}": begin(runs.load, count // 20, load, mates) for load in LOADS}
             for name, mates in ROUTERS.items()
