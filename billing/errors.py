@@ -18,6 +18,7 @@ BillingError
 ├── IdempotencyMismatch      a key used again for something else
 ├── UnknownPack              nothing is sold under this name
 ├── UnknownCurrency          the pack has no price in it
+├── CapBelowPrice            a daily cap under which nothing can be bought
 ├── PaymentsUnavailable      Stripe did not answer, or no key is set; try again
 │   └── PaymentInFlight      the same request is still being answered
 ├── PaymentsRefused          Stripe will not do this
@@ -171,6 +172,14 @@ class UnknownCurrency(BillingError):
     def __init__(self, currency: str, known: list[str]) -> None:
         super().__init__(f"no price in {currency!r}")
         self.known = known
+
+
+class CapBelowPrice(BillingError):
+    """`price_minor` is what one top-up costs."""
+
+    def __init__(self, price_minor: int) -> None:
+        super().__init__(f"the daily cap is below the price, {price_minor}")
+        self.price_minor = price_minor
 
 
 class PaymentsUnavailable(BillingError):

@@ -10,6 +10,7 @@ lot whose payment went back (debts).
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -195,6 +196,16 @@ def format_money(amount_minor: int, currency: str) -> str:
     decimals = 0 if currency in WHOLE else 3 if currency in THOUSANDTHS else 2
     whole, rest = divmod(amount_minor, 10**decimals)
     return f"{whole}.{rest:0{decimals}}" if decimals else str(whole)
+
+
+def parse_money(text: str, currency: str) -> int:
+    """ "19.9", "eur" → 1990; ValueError for anything but a positive amount in whole smallest units."""
+    found = re.fullmatch(r"(\d{1,9})(?:\.(\d{1,3}))?", text)
+    decimals = 0 if currency in WHOLE else 3 if currency in THOUSANDTHS else 2
+    rest = (found[2] or "") if found else ""
+    if found is None or len(rest) > decimals or not (amount := int(found[1] + rest.ljust(decimals, "0"))):
+        raise ValueError(f"an amount has at most {decimals} decimals and is above 0")
+    return amount
 
 
 @transaction.atomic

@@ -17,7 +17,9 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from billing.payment_tables import AutomaticTopUp as AutomaticTopUp
 from billing.payment_tables import Pack as Pack
+from billing.payment_tables import Payer as Payer
 from billing.payment_tables import Reconciliation as Reconciliation
 from billing.payment_tables import RefundOrder as RefundOrder
 from billing.payment_tables import Reversal as Reversal

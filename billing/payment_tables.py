@@ -41,7 +41,8 @@ class TopUp(models.Model):
     """One pack bought, or to be bought, on Stripe's page. `owner` is the wallet's; the price is the pack version's.
 
     `order` is what was asked for. `session_id` and `url` are empty until Stripe has answered, `payment_intent` until
-    it was paid. Each `attempt` at Stripe has idempotency keys of its own.
+    it was paid or, for an `automatic` one, tried. Each `attempt` at Stripe has idempotency keys of its own. `failure`
+    is what Stripe said of a card that did not pay.
     """
 
     class Status(models.TextChoices):
@@ -62,7 +63,9 @@ class TopUp(models.Model):
     status = models.TextField(choices=Status, default=Status.OPEN)
     refunded_minor = models.BigIntegerField(default=0)
     order = models.JSONField()
+    automatic = models.BooleanField(default=False)
     attempt = models.PositiveIntegerField(default=0)
+    failure = models.TextField(default="")
     idempotency_key = models.TextField(null=True)  # noqa: DJ001  absent is not empty
     session_id = models.TextField(default="")
     url = models.TextField(default="")
@@ -76,6 +79,11 @@ class TopUp(models.Model):
         indexes = [models.Index("owner", "id", name="topup_by_owner")]
         constraints = [
             models.UniqueConstraint(fields=["owner", "idempotency_key"], name="topup_key_once"),
+            models.UniqueConstraint(
+                fields=["owner"],
+                condition=Q(automatic=True, status__in=["open", "processing"]),
+                name="topup_one_automatic_pending",
+            ),
             models.UniqueConstraint(fields=["session_id"], condition=~Q(session_id=""), name="topup_session_once"),
             models.UniqueConstraint(
                 fields=["payment_intent"], condition=~Q(payment_intent=""), name="topup_payment_once"
@@ -97,6 +105,65 @@ class TopUp(models.Model):
 
     def __str__(self) -> str:
         return f"top-up {self.id}"
+
+
+class Payer(models.Model):
+    """An account as Stripe's customer, and the card that it saved there, as people know it: never its number."""
+
+    owner = models.UUIDField(primary_key=True)
+    customer_id = models.TextField(unique=True)
+    card_id = models.TextField(default="")
+    card = models.JSONField(default=dict)
+
+    def __str__(self) -> str:
+        return f"payer {self.customer_id}"
+
+
+class AutomaticTopUp(models.Model):
+    """The order to buy this version of a pack whenever fewer than `threshold` milli-Tokens are available.
+
+    At most `daily_cap_minor` in 24 hours. `order` is where Stripe's pages lead back to and who gets receipts.
+    After `failures` in a row it waits until `retry_at`. `card_url` is the page where a card is saved.
+    """
+
+    class Status(models.TextChoices):
+        ON = "on"
+        WAITING = "waiting_for_card"
+        OFF = "off"
+
+    class Reason(models.TextChoices):
+        CARD_DECLINED = "card_declined"
+        CARD_EXPIRED = "card_expired"
+        CARD_GONE = "card_gone"
+        PACK_CHANGED = "pack_changed"
+
+    owner = models.UUIDField(primary_key=True)
+    pack = models.ForeignKey(Pack, models.PROTECT, related_name="+")
+    currency = models.TextField()
+    threshold = models.BigIntegerField()
+    daily_cap_minor = models.BigIntegerField()
+    status = models.TextField(choices=Status)
+    reason = models.TextField(choices=Reason, default="")
+    order = models.JSONField()
+    card_url = models.TextField(default="")
+    failures = models.PositiveIntegerField(default=0)
+    retry_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name = "automatic top-up"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(threshold__gt=0, daily_cap_minor__gt=0), name="automatic_topup_in_range"
+            ),
+            models.CheckConstraint(
+                condition=(Q(status="off") & ~Q(reason="")) | (~Q(status="off") & Q(reason="")),
+                name="automatic_topup_off_says_why",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"automatic top-up of {self.owner}"
 
 
 class Reversal(models.Model):

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from hashlib import sha256
+from typing import Any, Literal
 from uuid import UUID
 
 import stripe
@@ -29,7 +30,7 @@ from billing.errors import (
     PaymentsUnavailable,
     UnknownCurrency,
 )
-from billing.models import TopUp
+from billing.models import Payer, TopUp
 from billing.pricing import format_tokens
 
 # Stripe keeps an idempotency key for 24 hours and a Checkout for as long at most; less, so that a Checkout that is
@@ -41,7 +42,10 @@ GONE_BACK = {"charge_already_refunded", "charge_disputed"}
 
 @dataclass(frozen=True)
 class Order:
-    """What a customer asks for; `email` gets Stripe's receipt, `body` is what a retry must repeat."""
+    """What a customer asks for; `email` gets Stripe's receipt, `body` is what a retry must repeat.
+
+    `save_card` lets automatic top-ups use the card.
+    """
 
     pack: str
     currency: str
@@ -49,6 +53,7 @@ class Order:
     cancel_url: str
     email: str
     body: dict[str, Any]
+    save_card: bool = False
 
 
 def buy(top_up_id: UUID, owner: UUID, order: Order, idempotency_key: str | None = None) -> tuple[TopUp, bool]:
@@ -61,13 +66,32 @@ def buy(top_up_id: UUID, owner: UUID, order: Order, idempotency_key: str | None 
     replayed = top_up is not None
     if top_up is None:
         top_up, replayed = _new(top_up_id, owner, order, idempotency_key)
-    if not top_up.session_id and top_up.status == TopUp.Status.OPEN:
-        with attempt(top_up) as (client, key):
-            session = client.v1.checkout.sessions.create(_checkout(top_up), {"idempotency_key": key})
-        # Only these columns, and once: the webhook that says it was paid may have come first.
-        TopUp.objects.filter(id=top_up.id, session_id="").update(session_id=session.id, url=session.url or "")
-        top_up.refresh_from_db()
+    open_page(top_up)
     return top_up, replayed
+
+
+def open_page(top_up: TopUp) -> None:
+    """Gives an open top-up the page where it is paid, unless it has one. PaymentsUnavailable or PaymentsRefused."""
+    if top_up.session_id or top_up.status != TopUp.Status.OPEN:
+        return
+    payer = payer_for(top_up.owner, top_up.order["email"]) if top_up.order.get("save_card") else None
+    with attempt(top_up) as (client, key):
+        session = client.v1.checkout.sessions.create(_checkout(top_up, payer), {"idempotency_key": key})
+    # Only these columns, and once: the webhook that says it was paid may have come first.
+    TopUp.objects.filter(id=top_up.id, session_id="").update(session_id=session.id, url=session.url or "")
+    top_up.refresh_from_db()
+
+
+def payer_for(owner: UUID, email: str) -> Payer:
+    """The account as Stripe's customer, made where there is none yet. PaymentsUnavailable or PaymentsRefused."""
+    found = Payer.objects.filter(owner=owner).first()
+    if found is None:
+        with asking() as client:
+            terms = {"email": email, "metadata": {"account": str(owner)}}
+            key = f"customer:{owner}:{sha256(email.encode()).hexdigest()}"
+            customer = client.v1.customers.create(terms, {"idempotency_key": key})  # type: ignore[arg-type]
+        found, _ = Payer.objects.get_or_create(owner=owner, defaults={"customer_id": customer.id})
+    return found
 
 
 def read_event(body: bytes, signature: str) -> dict[str, Any]:
@@ -102,13 +126,11 @@ def is_ours(payment_intent: str) -> bool:
         return False
 
 
-def refund(payment_intent: str, key: str) -> bool:
+def refund(payment_intent: str, key: str, reason: Literal["duplicate", "fraudulent"]) -> bool:
     """Gives all that is left of a payment back; False where nothing is. PaymentsUnavailable or PaymentsRefused."""
     with asking() as client:
         try:
-            client.v1.refunds.create(
-                {"payment_intent": payment_intent, "reason": "fraudulent"}, {"idempotency_key": key}
-            )
+            client.v1.refunds.create({"payment_intent": payment_intent, "reason": reason}, {"idempotency_key": key})
         except stripe.InvalidRequestError as error:
             if error.code in GONE_BACK:
                 return False
@@ -132,19 +154,17 @@ def _new(top_up_id: UUID, owner: UUID, order: Order, key: str | None) -> tuple[T
     made = TopUp(
         id=top_up_id, owner=owner, pack=pack, currency=order.currency, price_minor=pack.prices[order.currency],
         idempotency_key=key, created_at=now, expires_at=now + OPEN_FOR,
-        order={
-            "body": order.body, "success_url": order.success_url, "cancel_url": order.cancel_url, "email": order.email,
-        },
+        order=asdict(order),
     )  # fmt: skip
     TopUp.objects.bulk_create([made], ignore_conflicts=True)  # a request with the same key may have come first
     found = _standing(owner, order, key)
     return (found, found.id != top_up_id) if found else (made, False)
 
 
-def _checkout(top_up: TopUp) -> Any:
-    """The Checkout's parameters, the same ones for every call for this top-up."""
+def _checkout(top_up: TopUp, payer: Payer | None) -> Any:
+    """The Checkout's parameters, the same ones for every call for this top-up; a `payer` saves the card."""
     order, pack = top_up.order, top_up.pack
-    ours = {"top_up": str(top_up.id), "account": str(top_up.owner)}
+    ours = metadata(top_up)
     bonus = f" and {format_tokens(pack.bonus)} more" if pack.bonus else ""
     price = {
         "currency": top_up.currency,
@@ -155,16 +175,30 @@ def _checkout(top_up: TopUp) -> Any:
     return {
         "mode": "payment",
         "client_reference_id": str(top_up.id),
-        "customer_email": order["email"],
         "line_items": [{"price_data": price, "quantity": 1}],
         "metadata": ours,
-        "payment_intent_data": {"metadata": ours, "receipt_email": order["email"]},
+        "payment_intent_data": {
+            "metadata": ours,
+            "receipt_email": order["email"],
+            **({"setup_future_usage": "off_session"} if payer else {}),
+        },
         "success_url": order["success_url"],
         "cancel_url": order["cancel_url"],
         "expires_at": int(top_up.expires_at.timestamp()),
+        **({"customer": payer.customer_id} if payer else {"customer_email": order["email"]}),
+        **({"customer_update": {"address": "auto", "name": "auto"}} if payer and _taxed() else {}),
         **({"automatic_tax": {"enabled": True}} if settings.STRIPE_TAX else {}),
         **({"tax_id_collection": {"enabled": True}} if settings.STRIPE_TAX_IDS else {}),
     }
+
+
+def metadata(top_up: TopUp) -> dict[str, str]:
+    """By which a payment at Stripe is known to be this top-up's."""
+    return {"top_up": str(top_up.id), "account": str(top_up.owner)}
+
+
+def _taxed() -> bool:
+    return settings.STRIPE_TAX or settings.STRIPE_TAX_IDS
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing import debts, wallets
+from billing import automatic, debts, payments_cards, wallets
 from billing.errors import InsufficientTokens, PaymentMismatch
-from billing.models import Clawback, Lot, RefundOrder, Reversal, StripeEvent, TopUp
+from billing.models import Clawback, Lot, Payer, RefundOrder, Reversal, StripeEvent, TopUp
 
 Document = dict[str, Any]
 UNPAID = (TopUp.Status.OPEN, TopUp.Status.PROCESSING)
@@ -47,27 +47,49 @@ def _completed(session: Document) -> str | None:
     paid = session["payment_status"] == "paid"
     if paid:
         _one_at_a_time(session["payment_intent"])
-    top_up = _top_up(session)
-    if top_up is None or top_up.paid_at:
+    top_up = _top_up(session["client_reference_id"])
+    if top_up is None:
         return None
     if not paid:
         return _ended(top_up, TopUp.Status.PROCESSING, [TopUp.Status.OPEN])
-    stated, known = (session["amount_total"], session["currency"]), (top_up.price_minor, top_up.currency)
-    if stated != known or top_up.session_id not in ("", session["id"]):
-        raise PaymentMismatch(f"{top_up}: session {session['id']} says {stated}, it costs {known}")
-    _credit(top_up, session)
+    if top_up.session_id not in ("", session["id"]):
+        raise PaymentMismatch(f"{top_up}: session {session['id']} is not its own")
+    return _paid(top_up, session["payment_intent"], session["amount_total"], session["currency"], session["id"])
+
+
+def _charged(intent: Document) -> str | None:
+    """A saved card paid an automatic top-up. Payments on a page are told of by their sessions."""
+    if not intent["metadata"].get("automatic"):
+        return None
+    _one_at_a_time(intent["id"])
+    top_up = _top_up(intent["metadata"].get("top_up"))
+    return _paid(top_up, intent["id"], intent["amount_received"], intent["currency"]) if top_up else None
+
+
+def _paid(top_up: TopUp, payment_intent: str, amount: int, currency: str, session_id: str = "") -> str | None:
+    """The money is there. What was paid once more, the saved card and the page at the same moment, is given back."""
+    stated, known = (amount, currency), (top_up.price_minor, top_up.currency)
+    if stated != known:
+        raise PaymentMismatch(f"{top_up}: payment {payment_intent} says {stated}, it costs {known}")
+    if top_up.paid_at:
+        if top_up.payment_intent != payment_intent:
+            RefundOrder.objects.get_or_create(id=f"twice:{payment_intent}", payment_intent=payment_intent)
+        return None
+    top_up.session_id, top_up.payment_intent = session_id or top_up.session_id, payment_intent
+    _credit(top_up)
     _settle(top_up)
+    if top_up.automatic:
+        automatic.paid(top_up.owner)
     return f"{top_up}: paid, Tokens credited"
 
 
-def _credit(top_up: TopUp, session: Document) -> None:
+def _credit(top_up: TopUp) -> None:
     pack, key = top_up.pack, str(top_up.id)
     wallets.purchase(top_up.owner, pack.tokens, top_up.price_minor, top_up.currency, key, reference=top_up.id)
     if pack.bonus:
         memo = f"bonus of pack {pack.name}"
         wallets.grant(top_up.owner, pack.bonus, f"bonus {key}", memo, reference=top_up.id)
-    top_up.status, top_up.paid_at = TopUp.Status.PAID, timezone.now()
-    top_up.session_id, top_up.payment_intent = session["id"], session["payment_intent"]
+    top_up.status, top_up.paid_at, top_up.failure = TopUp.Status.PAID, timezone.now(), ""
     top_up.save()
 
 
@@ -79,11 +101,48 @@ def _pay_debts(owner: UUID) -> None:
 
 
 def _failed(session: Document) -> str | None:
-    return _ended(_top_up(session), TopUp.Status.FAILED, UNPAID)
+    return _ended(_top_up(session["client_reference_id"]), TopUp.Status.FAILED, UNPAID)
 
 
 def _expired(session: Document) -> str | None:
-    return _ended(_top_up(session), TopUp.Status.EXPIRED, UNPAID)
+    top_up = _top_up(session["client_reference_id"])
+    if top_up and top_up.automatic and top_up.status in UNPAID:
+        automatic.failed(top_up, "authentication_required", TopUp.Status.EXPIRED)
+        return f"{top_up}: expired"
+    return _ended(top_up, TopUp.Status.EXPIRED, UNPAID)
+
+
+def _not_charged(intent: Document) -> str | None:
+    """A payment that was under way failed. What fails at once, `automatic` hears itself."""
+    error = intent["last_payment_error"] or {}
+    top_up = _top_up(intent["metadata"].get("top_up")) if intent["metadata"].get("automatic") else None
+    if top_up is None or top_up.status != TopUp.Status.PROCESSING:
+        return None
+    automatic.failed(top_up, error.get("decline_code") or error.get("code") or "declined")
+    return f"{top_up}: failed"
+
+
+def _card_saved(method: Document) -> str | None:
+    if owner := payments_cards.keep(method):
+        automatic.card_saved(owner)
+    return f"account {owner}: card saved" if owner else None
+
+
+def _card_renewed(method: Document) -> None:
+    payments_cards.renew(method)
+
+
+def _card_lost(method: Document) -> str | None:
+    if owner := payments_cards.lose(card_id=method["id"]):
+        automatic.card_gone(owner)
+    return f"account {owner}: card gone" if owner else None
+
+
+def _customer_gone(customer: Document) -> str | None:
+    if owner := payments_cards.lose(customer_id=customer["id"]):
+        automatic.card_gone(owner)
+    gone, _ = Payer.objects.filter(customer_id=customer["id"]).delete()
+    return f"customer {customer['id']}: gone" if gone else None
 
 
 def _refund(refund: Document) -> str | None:
@@ -116,7 +175,8 @@ def _reverse(kind: Reversal.Kind, source: Document, standing: bool, final: bool)
     if not reversal.final:
         reversal.standing, reversal.final = standing, final
         reversal.save()
-    top_up = TopUp.objects.select_for_update(of=("self",)).filter(payment_intent=intent).first()
+    paid = TopUp.objects.filter(payment_intent=intent, paid_at__isnull=False)
+    top_up = paid.select_for_update(of=("self",)).first()
     return _settle(top_up) if top_up else None
 
 
@@ -173,10 +233,10 @@ def _give_back(top_up: TopUp, reversal: Reversal) -> None:
             wallets.grant(owner, back.collected, key, "bonus returned", reference=top_up.id)
 
 
-def _top_up(session: Document) -> TopUp | None:
-    """The top-up of a session, locked; None where the session is somebody else's."""
+def _top_up(reference: str | None) -> TopUp | None:
+    """The top-up that a session or a payment names, locked; None where it is somebody else's."""
     try:
-        top_up_id = UUID(session["client_reference_id"] or "")
+        top_up_id = UUID(reference or "")
     except ValueError:
         return None
     return TopUp.objects.select_for_update(of=("self",)).filter(id=top_up_id).first()
@@ -205,6 +265,13 @@ HANDLERS: dict[str, Callable[[Document], str | None]] = {
     "checkout.session.async_payment_succeeded": _completed,
     "checkout.session.async_payment_failed": _failed,
     "checkout.session.expired": _expired,
+    "payment_intent.succeeded": _charged,
+    "payment_intent.payment_failed": _not_charged,
+    "payment_method.attached": _card_saved,
+    "payment_method.updated": _card_renewed,
+    "payment_method.automatically_updated": _card_renewed,
+    "payment_method.detached": _card_lost,
+    "customer.deleted": _customer_gone,
     "refund.created": _refund,
     "refund.updated": _refund,
     "refund.failed": _refund,

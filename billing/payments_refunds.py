@@ -38,7 +38,11 @@ def _carry_out(order: RefundOrder) -> str:
     try:
         if not payments.is_ours(order.payment_intent):
             outcome = "not ours"
-        elif payments.refund(order.payment_intent, f"{order.id}:{order.tries}"):
+        elif payments.refund(
+            order.payment_intent,
+            f"{order.id}:{order.tries}",
+            "fraudulent" if order.id.startswith("fraud:") else "duplicate",
+        ):
             outcome = "refunded"
         else:
             outcome = "nothing was left"

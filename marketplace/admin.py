@@ -15,7 +15,18 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from billing import packs, price_lists, pricing, rollups
 from billing.lots import format_money
-from billing.models import MINT_ID, PLATFORM_ID, Hold, Pack, PriceListVersion, TopUp, Transfer, Wallet
+from billing.models import (
+    MINT_ID,
+    PLATFORM_ID,
+    AutomaticTopUp,
+    Hold,
+    Pack,
+    Payer,
+    PriceListVersion,
+    TopUp,
+    Transfer,
+    Wallet,
+)
 from marketplace.accounts.models import Account
 from marketplace.console import (
     NOTHING,
@@ -303,7 +314,8 @@ class TopUpAdmin(ReadOnlyTable):
     search_fields = ("id",)
     search_help_text = "Top-up or account id, whole e-mail address, or Stripe's id of session (cs_…) or payment (pi_…)"
     fields = (
-        "status_shown", "owner_shown", "pack", "price", "refunded", "payment", "session_id", "payment_intent",
+        "status_shown", "owner_shown", "pack", "price", "refunded", "automatic", "failure", "payment", "session_id",
+        "payment_intent",
         "created_at", "expires_at", "paid_at",
     )  # fmt: skip
     readonly_fields = fields
@@ -345,6 +357,52 @@ class TopUpAdmin(ReadOnlyTable):
     @column("Transfers")
     def payment(self, row: TopUp) -> SafeString:
         return link_to_list(Transfer, "Transfers of this top-up", q=row.pk)
+
+
+@admin.register(AutomaticTopUp)
+class AutomaticTopUpAdmin(ReadOnlyTable):
+    list_display = ("account", "status_shown", "reason", "pack", "price", "threshold_shown", "cap", "card", "retry_at")
+    list_select_related = ("pack",)
+    search_fields = ("owner",)
+    search_help_text = "Account id or whole e-mail address"
+    fields = (
+        "account", "status_shown", "reason", "pack", "price", "threshold_shown", "cap", "card", "failures", "retry_at",
+        "top_ups", "created_at",
+    )  # fmt: skip
+    readonly_fields = fields
+    threshold_shown = tokens_of("threshold", "Below")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AutomaticTopUp]:
+        rows: QuerySet[AutomaticTopUp] = super().get_queryset(request)
+        card = Subquery(Payer.objects.filter(pk=OuterRef("owner")).values("card")[:1])
+        return rows.annotate(email=_email_of(OuterRef("owner")), saved=card)
+
+    def search(self, rows: QuerySet[AutomaticTopUp], term: str) -> QuerySet[AutomaticTopUp]:
+        return rows.filter(owner__in=accounts_of(term))
+
+    @column("Account")
+    def account(self, row: Any) -> SafeString:
+        return link(Account, row.owner, row.email or row.owner)
+
+    @column("Status", label={"on": "success", "waiting_for_card": "warning", "off": "danger"})
+    def status_shown(self, row: AutomaticTopUp) -> str:
+        return row.status
+
+    @column("Price")
+    def price(self, row: AutomaticTopUp) -> str:
+        return f"{format_money(row.pack.prices[row.currency], row.currency)} {row.currency.upper()}"
+
+    @column("Daily cap")
+    def cap(self, row: AutomaticTopUp) -> str:
+        return format_money(row.daily_cap_minor, row.currency)
+
+    @column("Card")
+    def card(self, row: Any) -> str:
+        return "{brand} …{last4}, {exp_month:02}/{exp_year}".format(**row.saved) if row.saved else NOTHING
+
+    @column("Top-ups")
+    def top_ups(self, row: AutomaticTopUp) -> SafeString:
+        return link_to_list(TopUp, "Top-ups of this account", q=row.owner)
 
 
 def _email_of(account: OuterRef) -> Subquery:

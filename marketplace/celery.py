@@ -22,6 +22,7 @@ SERVICE_CLASSES = ("interactive", "standard", "batch")
 MAINTENANCE = "maintenance"
 LOTS_SECONDS = 60
 ROLL_UP_SECONDS = 300
+PAYMENTS_SECONDS = 15
 
 app = Celery("kiln")
 app.conf.update(
@@ -66,8 +67,13 @@ app.conf.update(
         },
         "reconcile_payments": {
             "task": "marketplace.jobs.tasks.reconcile_payments",
-            "schedule": crontab(hour="3", minute="17"),
+            "schedule": crontab(minute="17"),
             "options": {"expires": 3600, "queue": MAINTENANCE},
+        },
+        "keep_payments": {
+            "task": "marketplace.jobs.tasks.keep_payments",
+            "schedule": PAYMENTS_SECONDS,
+            "options": {"expires": PAYMENTS_SECONDS, "queue": MAINTENANCE},
         },
         "anchor_audit": {
             "task": "marketplace.jobs.tasks.anchor_audit",

@@ -46,6 +46,7 @@ PAGES = (
     ("Money", "Holds", "lock_clock", "billing_hold"),
     ("Money", "Transfers", "sync_alt", "billing_transfer"),
     ("Money", "Top-ups", "credit_card", "billing_topup"),
+    ("Money", "Automatic top-ups", "autorenew", "billing_automatictopup"),
     ("Money", "Token packs", "sell", "billing_pack"),
     ("Money", "Price lists", "price_change", "billing_pricelistversion"),
     ("Control", "Audit", "history_edu", "audit_record"),

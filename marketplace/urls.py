@@ -7,7 +7,7 @@ from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from marketplace import home
-from marketplace.api import catalogue, health, images, jobs, keys, money, stripe_webhook, topups
+from marketplace.api import automatic, catalogue, health, images, jobs, keys, money, stripe_webhook, topups
 
 urlpatterns = [
     path("", home.home),
@@ -19,6 +19,7 @@ urlpatterns = [
     path("v1/transfers", money.Transfers.as_view()),
     path("v1/packs", topups.Packs.as_view()),
     path("v1/topups", topups.TopUps.as_view()),
+    path("v1/topups/automatic", automatic.Automatic.as_view()),
     path("v1/topups/<uuid:topup_id>", topups.OneTopUp.as_view()),
     path("v1/keys", keys.Keys.as_view()),
     path("v1/keys/<uuid:key_id>", keys.OneKey.as_view()),

@@ -14,6 +14,7 @@ from rest_framework import exceptions as rest
 
 from billing.errors import (
     AccountFrozen,
+    CapBelowPrice,
     IdempotencyMismatch,
     InsufficientTokens,
     PaymentInFlight,
@@ -125,6 +126,7 @@ TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
         UnknownCurrency,
         lambda error: invalid("currency", f"Must be one of {', '.join(error.known)}.", "unknown_currency"),
     ),
+    (CapBelowPrice, lambda _: invalid("daily_cap", "Must be at least what one top-up costs.", "cap_below_price")),
     (PaymentsUnavailable, _payments),
     (PaymentsRefused, _payments),
     (jobs.NotFound, lambda _: not_found("job")),

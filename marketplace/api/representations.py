@@ -13,7 +13,7 @@ from django.http import HttpRequest
 
 from billing import pricing
 from billing.lots import Position, format_money
-from billing.models import Clawback, Lot, Pack, TopUp
+from billing.models import AutomaticTopUp, Clawback, Lot, Pack, Payer, TopUp
 from billing.pricing import format_tokens
 from inference.models.catalog import ModelCard
 from marketplace.accounts.caps import Budget
@@ -140,9 +140,28 @@ def top_up(row: TopUp) -> dict[str, Any]:
         "price": format_money(row.price_minor, row.currency),
         "currency": row.currency,
         "refunded": format_money(row.refunded_minor, row.currency),
+        "automatic": row.automatic,
+        "failure": row.failure or None,
         "created_at": _time(row.created_at),
         "expires_at": _time(row.expires_at),
         "paid_at": _time(row.paid_at),
+    }
+
+
+def automatic(row: AutomaticTopUp, payer: Payer | None, pending: TopUp | None) -> dict[str, Any]:
+    return {
+        "status": row.status,
+        "reason": row.reason or None,
+        "pack": pack(row.pack),
+        "price": format_money(row.pack.prices[row.currency], row.currency),
+        "currency": row.currency,
+        "threshold": format_tokens(row.threshold),
+        "daily_cap": format_money(row.daily_cap_minor, row.currency),
+        "card": payer.card if payer and payer.card_id else None,
+        "card_url": row.card_url or None,
+        "retry_at": _time(row.retry_at),
+        "pending": top_up(pending) if pending else None,
+        "created_at": _time(row.created_at),
     }
 
 

@@ -33,7 +33,7 @@ class Schema(AutoSchema):
 
     def _errors(self) -> dict[int, str]:
         statuses = dict(COMMON)
-        if self.method in {"POST", "PATCH"} and not self.path.endswith("/cancel"):
+        if self.method in {"POST", "PUT", "PATCH"} and not self.path.endswith("/cancel"):
             statuses |= WITH_BODY
         if self.path == "/v1/jobs" and self.method == "POST":
             statuses |= SPENDING
@@ -49,6 +49,8 @@ class Schema(AutoSchema):
         noun = self.path.removeprefix("/v1/").split("/")[0]
         if self.path.endswith("/cancel"):
             return "cancel_job"
+        if self.path == "/v1/topups/automatic":
+            return {"GET": "get", "PUT": "set", "DELETE": "stop"}[self.method] + "_automatic_topup"
         if self.method == "GET" and "{" not in self.path:
             return f"list_{noun}" if noun not in {"balance"} else "get_balance"
         verb = {"GET": "get", "POST": "create", "PATCH": "change", "DELETE": "revoke"}[self.method]

@@ -10,7 +10,8 @@ from django.conf import settings
 from django.core.validators import URLValidator
 from rest_framework import serializers
 
-from billing.models import Lot, TopUp, Transfer
+from billing.lots import parse_money
+from billing.models import AutomaticTopUp, Lot, TopUp, Transfer
 from inference.models import catalog
 from inference.models.catalog import ModelCard
 from marketplace.api.fields import Flag, Number, StrictSerializer, Text, Tokens, Whole
@@ -142,6 +143,31 @@ class TopUpOrder(StrictSerializer):
     cancel_url = Text(
         required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where the way back from the page leads."
     )
+    save_card = serializers.BooleanField(default=False, help_text="For automatic top-ups, in the place of another one.")
+
+
+class AutomaticOrder(StrictSerializer):
+    pack = Text(max_length=40, help_text="A name from `GET /v1/packs`; its terms of today are what you agree to.")
+    currency = Text(max_length=3, help_text='One that the pack has a price in, e.g. "eur".')
+    threshold = Tokens(help_text="Buy when fewer are available.")
+    daily_cap = Text(max_length=14, help_text='Pay no more than this in 24 hours, e.g. "60.00".')
+    new_card = serializers.BooleanField(default=False, help_text="Save another card than the one that is saved.")
+    success_url = Text(
+        required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where Stripe's pages lead afterwards."
+    )
+    cancel_url = Text(required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where the way back leads.")
+
+    def validate_threshold(self, threshold: int) -> int:
+        if threshold <= 0:
+            raise serializers.ValidationError("Must be above 0.")
+        return threshold
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        try:
+            attributes["daily_cap"] = parse_money(attributes["daily_cap"], attributes["currency"])
+        except ValueError as error:
+            raise serializers.ValidationError({"daily_cap": [str(error)]}) from error
+        return attributes
 
 
 class ErrorDetail(serializers.Serializer[Any]):
@@ -318,6 +344,8 @@ class TopUpBody(serializers.Serializer[Any]):
     price = serializers.CharField(help_text='e.g. "5.00"')
     currency = serializers.CharField()
     refunded = serializers.CharField(help_text="Of the price.")
+    automatic = serializers.BooleanField(help_text="Bought by an automatic top-up; open with a `url`: the bank asks.")
+    failure = serializers.CharField(allow_null=True, help_text="Why the card did not pay, in Stripe's words.")
     created_at = serializers.DateTimeField()
     expires_at = serializers.DateTimeField()
     paid_at = serializers.DateTimeField(allow_null=True)
@@ -326,6 +354,30 @@ class TopUpBody(serializers.Serializer[Any]):
 class TopUpList(serializers.Serializer[Any]):
     data = TopUpBody(many=True)  # type: ignore[assignment]
     next_cursor = serializers.CharField(allow_null=True)
+
+
+class CardBody(serializers.Serializer[Any]):
+    brand = serializers.CharField()
+    last4 = serializers.CharField()
+    exp_month = serializers.IntegerField()
+    exp_year = serializers.IntegerField()
+
+
+class AutomaticBody(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=AutomaticTopUp.Status.choices)
+    reason = serializers.ChoiceField(
+        choices=AutomaticTopUp.Reason.choices, allow_null=True, help_text="Why it is off; set it up anew to go on."
+    )
+    pack = PackBody()
+    price = serializers.CharField(help_text="Of one top-up.")
+    currency = serializers.CharField()
+    threshold = Tokens()
+    daily_cap = serializers.CharField()
+    card = CardBody(allow_null=True)
+    card_url = serializers.CharField(allow_null=True, help_text="Stripe's page to save a card, for 24 hours.")
+    retry_at = serializers.DateTimeField(allow_null=True, help_text="Not before, because the card was declined.")
+    pending = TopUpBody(allow_null=True, help_text="With a `url` where your bank asks for you: pay it there.")
+    created_at = serializers.DateTimeField()
 
 
 class KeyBody(serializers.Serializer[Any]):

@@ -49,7 +49,7 @@ class TopUps(APIView):
         order = TopUpOrder(data=request.data)
         order.is_valid(raise_exception=True)
         account_id = caller(request).account_id
-        top_up, replayed = payments.buy(uuid7(), account_id, _order(request, account_id, order.validated_data), key)
+        top_up, replayed = payments.buy(uuid7(), account_id, pages(request, account_id, order.validated_data), key)
         headers = {"Location": f"/v1/topups/{top_up.id}"} | ({"Idempotent-Replayed": "true"} if replayed else {})
         return Response(representations.top_up(top_up), status=201, headers=headers)
 
@@ -72,9 +72,9 @@ class OneTopUp(APIView):
         return Response(representations.top_up(row))
 
 
-def _order(request: Request, account_id: UUID, body: dict[str, Any]) -> payments.Order:
+def pages(request: Request, account_id: UUID, body: dict[str, Any]) -> payments.Order:
+    """The order of a body that has a pack, and where Stripe's pages lead."""
     home = settings.PUBLIC_URL or request.build_absolute_uri("/")
     email = Account.objects.values_list("owner__email", flat=True).get(id=account_id)
-    return payments.Order(
-        body["pack"], body["currency"], body.get("success_url", home), body.get("cancel_url", home), email, dict(body)
-    )
+    places = body.get("success_url", home), body.get("cancel_url", home)
+    return payments.Order(body["pack"], body["currency"], *places, email, dict(body), body.get("save_card", False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +12,11 @@ from celery.signals import worker_init, worker_shutting_down
 from django.conf import settings
 from prometheus_client import start_http_server
 
-from billing import debts, lots, payments_reconcile, rollups
+from billing import automatic, debts, lots, payments_reconcile, payments_refunds, rollups
+from marketplace.accounts.models import Account
 from marketplace.audit import proof
 from marketplace.celery import SERVICE_CLASSES, app
+from marketplace.identifiers import uuid7
 from marketplace.jobs import sweeper
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,19 @@ def keep_lots() -> None:
 @app.task
 def roll_up() -> None:
     rollups.roll_up()
+
+
+@app.task
+def keep_payments() -> None:
+    """Refunds that are due, and automatic top-ups of accounts that are open."""
+    if settings.STRIPE_SECRET_KEY:
+        payments_refunds.carry_out()
+        automatic.run(uuid7, _open_accounts)
+
+
+def _open_accounts(owners: Collection[UUID]) -> list[UUID]:
+    accounts = Account.objects.filter(id__in=owners, is_active=True, owner__is_active=True)
+    return list(accounts.values_list("id", flat=True))
 
 
 @app.task

@@ -51,8 +51,24 @@ def parts(home: Path, port: int) -> list[Part]:
             one_thread=False,
         ),
         Part("dispatcher", (*MANAGE, "dispatch")),
-        # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping.
-        Part("maintenance", (*CELERY, "worker", "--pool", "solo", "-Q", "maintenance", "-n", "maintenance@%h", *quiet)),
+        # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. Some threads
+        # here, since one may be waiting for Stripe.
+        Part(
+            "maintenance",
+            (
+                *CELERY,
+                "worker",
+                "--pool",
+                "threads",
+                "--concurrency",
+                "4",
+                "-Q",
+                "maintenance",
+                "-n",
+                "maintenance@%h",
+                *quiet,
+            ),
+        ),
         Part("beat", (*CELERY, "beat", "-s", str(home / "beat-schedule"), "-l", "warning")),
     ]
 

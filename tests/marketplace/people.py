@@ -32,6 +32,9 @@ class Customer:
     def patch(self, path: str, body: Any) -> Any:
         return self._http().patch(path, json.dumps(body), content_type="application/json", headers=self._headers({}))
 
+    def put(self, path: str, body: Any) -> Any:
+        return self._http().put(path, json.dumps(body), content_type="application/json", headers=self._headers({}))
+
     def _http(self) -> Any:
         from django.test import Client
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 LISTS = (
     "jobs/job", "jobs/worker", "accounts/account", "accounts/apikey", "accounts/person", "auth/group",
     "billing/wallet", "billing/hold", "billing/transfer", "billing/pricelistversion", "billing/pack",
-    "billing/topup", "audit/record",
+    "billing/topup", "billing/automatictopup", "audit/record",
 )  # fmt: skip
 NARROWED = (
     "jobs/job/?status__exact=queued", "jobs/job/?created=day", "jobs/job/?q=alice@example.com",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from marketplace.local.stripe import balance, clockwork, connect, disputes, faults, payments, refunds, store, webhooks
 from marketplace.local.stripe.books import Books
+from marketplace.local.stripe.cards import BY_NUMBER
 from marketplace.local.stripe.errors import Document, Invalid
 from marketplace.local.stripe.objects import shown
 from marketplace.local.stripe.webhooks import Endpoint
@@ -68,6 +69,12 @@ def _complete(books: Books, _: Endpoint, given: Document, identifier: str) -> An
     return intent
 
 
+def _change_card(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
+    method = books.get("payment_method", identifier) | {"_number": BY_NUMBER[given["number"]].number}
+    books.save(method)
+    return method
+
+
 def _account(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
     reason = given.pop("disabled_reason", None)
     return connect.set_state(books, books.get("account", identifier), given, reason)
@@ -113,6 +120,7 @@ CONTROLS = (
     Control("POST", "refunds/{id}/fail", _fail_refund, "the card's bank sends a refund back"),
     Control("POST", "fraud_warnings", _warn, "{charge or payment_intent, fraud_type}"),
     Control("POST", "payment_intents/{id}/complete", _complete, "{succeeded}: the end of an asynchronous payment"),
+    Control("POST", "payment_methods/{id}", _change_card, "{number}: a saved card does what this test card does"),
     Control(
         "POST", "accounts/{id}", _account, "{payouts_enabled, charges_enabled, details_submitted, disabled_reason}"
     ),

@@ -79,7 +79,7 @@ def _authenticate(books: Books, waiting: Document, form: dict[str, str] | None) 
         failure = error.message
     if session:
         session = books.get("checkout.session", session["id"])
-        failure = failure or (waiting["last_payment_error"] or {}).get("message", "")
+        failure = failure or (waiting.get("last_payment_error") or {}).get("message", "")
         return _after(session) if session["status"] == "complete" else Page(pages.payment(session, "", failure), 402)
     status = "succeeded" if waiting["status"] == "succeeded" else "failed"
     if not return_url:

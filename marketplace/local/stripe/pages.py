@@ -30,10 +30,11 @@ def payment(session: Document, email: str, error: str = "") -> str:
     methods = "".join(f"<option>{escape(each)}</option>" for each in session["payment_method_types"])
     numbers = "".join(f"<tr><td><code>{number}</code><td>{what}" for number, what in NUMBERS)
     tax = '<label for="tax_id">Tax id</label><input id="tax_id" name="tax_id">'
+    total = money(session["amount_total"], session["currency"]) if session["_items"] else "Save a card"
     back = f'<a href="{escape(session["cancel_url"])}">Back</a>' if session["cancel_url"] else ""
     return document(
         "Pay",
-        f"<table>{lines}</table><p><b>{money(session['amount_total'], session['currency'])}</b>"
+        f"<table>{lines}</table><p><b>{total}</b>"
         f'<p class="error" role="alert">{escape(error)}</p><form method="post">'
         f'<label for="email">Email</label><input id="email" name="email" type="email" required value="{escape(email)}">'
         '<label for="name">Name</label><input id="name" name="name">'

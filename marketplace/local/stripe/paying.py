@@ -26,7 +26,7 @@ class Form:
 
 
 def pay(books: Books, session: Document, form: Form) -> Document:
-    """Pay an open session; the PaymentIntent as it is now. Raises Declined, Invalid."""
+    """Pay an open session, or save its card; the intent as it is now. Raises Declined, Invalid."""
     if session["status"] != "open" or session["expires_at"] <= books.now:
         raise Invalid("This Checkout Session is not open any more.")
     if not 3 <= len(form.email) <= 254 or "@" not in form.email:
@@ -41,8 +41,12 @@ def pay(books: Books, session: Document, form: Form) -> Document:
     if session["automatic_tax"]["enabled"]:
         session["automatic_tax"]["status"] = "complete"
     books.save(session)
-    intent = _intent(books, session, form)
-    payments.attempt(books, intent, method)
+    if session["mode"] == "setup":
+        intent = _setup(books, session)
+        setups.attempt(books, intent, method)
+    else:
+        intent = _intent(books, session, form)
+        payments.attempt(books, intent, method)
     return intent
 
 
@@ -91,3 +95,12 @@ def _intent(books: Books, session: Document, form: Form) -> Document:
     session["payment_intent"] = intent["id"]
     books.save(session)
     return intent
+
+
+def _setup(books: Books, session: Document) -> Document:
+    if session["setup_intent"]:
+        return books.get("setup_intent", session["setup_intent"])
+    setup = setups.new(books, customer=session["customer"], _session=session["id"])
+    session["setup_intent"] = setup["id"]
+    books.save(session)
+    return setup

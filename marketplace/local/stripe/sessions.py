@@ -1,4 +1,4 @@
-"""Checkout Sessions of mode payment on Stripe's own page: made, expired, completed. Paying is `paying`'s."""
+"""Checkout Sessions of mode payment or setup on Stripe's own page: made, expired, completed. Paying is `paying`'s."""
 
 import stripe
 
@@ -21,43 +21,38 @@ INTENT = ("description", "receipt_email", "setup_future_usage", "statement_descr
 def create(call: Call) -> Document:
     """`POST /v1/checkout/sessions`."""
     books, params = call.books, call.params
-    params.require("mode", "line_items", "success_url")
-    if params.get("mode") != "payment" or params.get("ui_mode", "hosted_page") != "hosted_page":
-        raise Invalid("This double has sessions of mode payment and of ui_mode hosted_page only.", stored=False)
+    params.require("mode", "success_url")
+    mode = params.get("mode")
+    if mode not in ("payment", "setup") or params.get("ui_mode", "hosted_page") != "hosted_page":
+        raise Invalid("This double has sessions of mode payment or setup and of ui_mode hosted_page.", stored=False)
     for name in ("customer_email", "customer_creation"):
         if name in params and "customer" in params:
             raise Invalid(f"You may only specify one of these parameters: customer, {name}.", stored=False, param=name)
-    items = [_line(books, item) for item in params.get("line_items")]
-    currencies = {item["currency"] for item in items}
-    if len(currencies) > 1:
-        raise Invalid("All line items must have the same currency.", param="line_items")
-    total = sum(item["amount_total"] for item in items)
-    if total < MINIMUM:
-        message = "The Checkout Session's total amount due must add up to at least $0.50 usd"
-        raise Invalid(message, code="amount_too_small", param="line_items")
+    items, currency = _lines(books, params) if mode == "payment" else ([], _setup_currency(params))
+    total = sum(item["amount_total"] for item in items) if items else None
     session = books.create(
         "checkout.session",
         **{name: params.get(name) for name in ECHOED},
         **{name: address(params, name) for name in ("success_url", "cancel_url")},
         amount_subtotal=total,
         amount_total=total,
-        currency=currencies.pop(),
+        currency=currency,
         **_taxes(books, params),
         custom_fields=[],
         custom_text=nulls(stripe.checkout.Session.CustomText),
         expires_at=_expiry(books, params),
         metadata=call.merged_metadata({}),
-        mode="payment",
+        mode=mode,
         payment_method_types=_methods(params),
-        payment_status="unpaid",
+        payment_status="unpaid" if items else "no_payment_required",
         shipping_options=[],
         status="open",
-        total_details={"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
+        total_details={"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0} if items else None,
         ui_mode="hosted_page",
         _items=items,
         _intent=_intent_data(params),
     )
-    if session["customer"] is None and session["customer_creation"] is None:
+    if items and session["customer"] is None and session["customer_creation"] is None:
         session["customer_creation"] = "if_required"
     session["url"] = f"{books.url}/c/pay/{session['id']}"
     books.save(session)
@@ -107,13 +102,13 @@ def payer(books: Books, session: Document, email: str, name: str) -> str | None:
 
 
 def follow(books: Books, intent: Document) -> None:
-    """Let the session of this PaymentIntent, if there is one, know what became of the payment."""
+    """Let the session of this PaymentIntent or SetupIntent, if there is one, know what became of it."""
     if "_session" not in intent:
         return
     session = books.get("checkout.session", intent["_session"])
     paid = intent["status"] == "succeeded"
     if session["status"] == "open" and intent["status"] in ("succeeded", "processing"):
-        status = "paid" if paid else "unpaid"
+        status = "no_payment_required" if session["mode"] == "setup" else "paid" if paid else "unpaid"
         session |= {"status": "complete", "payment_status": status, "url": None, "customer": intent["customer"]}
         books.save(session)
         books.emit("checkout.session.completed", session)
@@ -122,6 +117,27 @@ def follow(books: Books, intent: Document) -> None:
             session["payment_status"] = "paid"
             books.save(session)
         books.emit(f"checkout.session.async_payment_{'succeeded' if paid else 'failed'}", session)
+
+
+def _lines(books: Books, params: Parameters) -> tuple[list[Document], str]:
+    params.require("line_items")
+    items = [_line(books, item) for item in params.get("line_items")]
+    if len({item["currency"] for item in items}) > 1:
+        raise Invalid("All line items must have the same currency.", param="line_items")
+    if sum(item["amount_total"] for item in items) < MINIMUM:
+        message = "The Checkout Session's total amount due must add up to at least $0.50 usd"
+        raise Invalid(message, code="amount_too_small", param="line_items")
+    return items, items[0]["currency"]
+
+
+def _setup_currency(params: Parameters) -> str | None:
+    """Raises Invalid unless it is given, or the kinds of payment methods are."""
+    if "allowed_payment_method_types" not in params:
+        params.require("currency")
+    if "line_items" in params:
+        raise Invalid("`line_items` cannot be used in `setup` mode.", stored=False, param="line_items")
+    currency: str | None = params.get("currency")
+    return currency
 
 
 def _line(books: Books, item: Parameters) -> Document:

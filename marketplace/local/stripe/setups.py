@@ -1,6 +1,6 @@
 """SetupIntents: a card is saved without a payment."""
 
-from marketplace.local.stripe import customers
+from marketplace.local.stripe import customers, sessions
 from marketplace.local.stripe.books import Books, Call, address, text
 from marketplace.local.stripe.cards import BY_NUMBER
 from marketplace.local.stripe.errors import Declined, Document, Invalid
@@ -16,20 +16,28 @@ def create(call: Call) -> Document:
     customer = params.get("customer")
     automatic = params.part("automatic_payment_methods")
     redirects = automatic.get("allow_redirects", "always")
-    setup = books.create(
-        "setup_intent",
+    setup = new(
+        books,
         automatic_payment_methods={"enabled": automatic.get("enabled", True), "allow_redirects": redirects},
         customer=books.get("customer", customer, "customer")["id"] if customer else None,
         description=text(params.get("description")),
         metadata=call.merged_metadata({}),
-        payment_method_types=["card"],
-        status="requires_payment_method",
         usage=params.get("usage", "off_session"),
     )
-    setup["client_secret"] = f"{setup['id']}_secret_{random_text(25)}"
     _take_method(books, setup, params)
-    books.emit("setup_intent.created", setup)
     return _try(books, setup, params) if params.get("confirm") else setup
+
+
+def new(books: Books, **fields: object) -> Document:
+    """A SetupIntent without a payment method, with its event."""
+    setup = books.create(
+        "setup_intent",
+        **{"payment_method_types": ["card"], "status": "requires_payment_method", "usage": "off_session"} | fields,
+    )
+    setup["client_secret"] = f"{setup['id']}_secret_{random_text(25)}"
+    books.save(setup)
+    books.emit("setup_intent.created", setup)
+    return setup
 
 
 def confirm(call: Call) -> Document:
@@ -65,15 +73,20 @@ def _try(books: Books, setup: Document, params: Parameters) -> Document:
     if not setup["payment_method"]:
         message = "You cannot confirm this SetupIntent because it's missing a payment method."
         raise Invalid(message, code="setup_intent_unexpected_state", setup_intent=shown(setup))
-    card = BY_NUMBER[books.get("payment_method", setup["payment_method"])["_number"]]
     return_url = address(params, "return_url")
-    if not card.authentication:
+    attempt(books, setup, books.get("payment_method", setup["payment_method"]), return_url)
+    return setup
+
+
+def attempt(books: Books, setup: Document, method: Document, return_url: str | None = None) -> None:
+    """Save the card, or send its owner to their bank (`requires_action`). Raises Declined, Invalid."""
+    setup["payment_method"] = method["id"]
+    if not BY_NUMBER[method["_number"]].authentication:
         _save_card(books, setup)
-        return setup
+        return
     setup |= {"status": "requires_action", "next_action": books.to_bank(setup, return_url)}
     books.save(setup)
     books.emit("setup_intent.requires_action", setup)
-    return setup
 
 
 def _save_card(books: Books, setup: Document) -> None:
@@ -87,6 +100,7 @@ def _save_card(books: Books, setup: Document) -> None:
     setup |= {"status": "succeeded", "next_action": None, "last_setup_error": None}
     books.save(setup)
     books.emit("setup_intent.succeeded", setup)
+    sessions.follow(books, setup)
 
 
 def _fail(books: Books, setup: Document, refused: Declined) -> None:
