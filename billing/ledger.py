@@ -84,34 +84,57 @@ returned AS (
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a statement; `amount` in milli-Tokens, positive where Tokens came in; `balance` after it."""
+    """A line of a statement; `amount` in milli-Tokens, positive where Tokens came in; `balance` after it.
+
+    `top_up` is the payment that it comes from, or that the lot or debt it is about comes from.
+    """
 
     id: int
     kind: str
     amount: int
     balance: int
     reference: UUID | None
+    top_up: UUID | None
     memo: str
     created_at: datetime
 
 
 # Each half walks one index backwards and stops at the limit, however many transfers there are.
-_STATEMENT = """
-WITH mine AS (SELECT id FROM billing_wallet WHERE owner = %(owner)s AND kind = 'customer')
-(SELECT id, kind, amount, balance, reference, memo, created_at FROM billing_transfer
- WHERE target_id = (SELECT id FROM mine) AND id < %(before)s ORDER BY id DESC LIMIT %(limit)s)
-UNION ALL
-(SELECT id, kind, -amount, balance, reference, memo, created_at FROM billing_transfer
- WHERE source_id = (SELECT id FROM mine) AND id < %(before)s ORDER BY id DESC LIMIT %(limit)s)
-ORDER BY id DESC LIMIT %(limit)s
+_HALF = """
+    (SELECT id, kind, {amount}, balance, reference, memo, created_at FROM billing_transfer
+     WHERE {side} = (SELECT id FROM mine) AND id < %(before)s AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s))
+     ORDER BY id DESC LIMIT %(limit)s)"""
+_STATEMENT = f"""
+WITH mine AS (SELECT id FROM billing_wallet WHERE owner = %(owner)s AND kind = 'customer'),
+page AS (
+    {_HALF.format(side="target_id", amount="amount")}
+    UNION ALL
+    {_HALF.format(side="source_id", amount="-amount AS amount")}
+    ORDER BY id DESC LIMIT %(limit)s
+)
+SELECT page.id, page.kind, page.amount, page.balance, page.reference, topup.id, page.memo, page.created_at
+FROM page
+LEFT JOIN billing_clawback AS debt ON page.kind = 'settlement' AND debt.id = page.reference
+LEFT JOIN billing_lot AS lot ON page.kind IN ('expiry', 'clawback', 'settlement')
+    AND lot.id = coalesce(debt.lot_id, page.reference)
+LEFT JOIN billing_transfer AS origin ON origin.id = lot.transfer_id
+LEFT JOIN billing_topup AS topup ON topup.id = CASE WHEN page.kind IN ('grant', 'purchase') THEN page.reference
+                                                    ELSE origin.reference END
+ORDER BY page.id DESC
 """
 
 
-def statement(owner: UUID, before_id: int | None = None, limit: int = 50) -> list[Entry]:
-    """The customer's transfers, newest first, those with an id below `before_id`; empty without a wallet."""
+def statement(
+    owner: UUID, before_id: int | None = None, limit: int = 50, kinds: list[str] | None = None
+) -> list[Entry]:
+    """The customer's transfers, newest first: those with an id below `before_id`, and of these kinds.
+
+    Ids of one wallet are in the order of its balances, so pages fit together while new transfers come. Empty without
+    a wallet.
+    """
     before = 2**63 - 1 if before_id is None else before_id
     with connection.cursor() as cursor:
-        cursor.execute(_STATEMENT, {"owner": owner, "before": before, "limit": limit})
+        cursor.execute(_STATEMENT, {"owner": owner, "before": before, "limit": limit, "kinds": kinds})
         return [Entry(*row) for row in cursor.fetchall()]
 
 

@@ -62,6 +62,8 @@ class TopUp(models.Model):
     price_minor = models.BigIntegerField()
     status = models.TextField(choices=Status, default=Status.OPEN)
     refunded_minor = models.BigIntegerField(default=0)
+    # What Stripe said that is in the price; unknown before it was paid.
+    tax_minor = models.BigIntegerField(null=True)
     order = models.JSONField()
     automatic = models.BooleanField(default=False)
     attempt = models.PositiveIntegerField(default=0)

@@ -54,6 +54,7 @@ def _completed(session: Document) -> str | None:
         return _ended(top_up, TopUp.Status.PROCESSING, [TopUp.Status.OPEN])
     if top_up.session_id not in ("", session["id"]):
         raise PaymentMismatch(f"{top_up}: session {session['id']} is not its own")
+    top_up.tax_minor = (session.get("total_details") or {}).get("amount_tax")
     return _paid(top_up, session["payment_intent"], session["amount_total"], session["currency"], session["id"])
 
 

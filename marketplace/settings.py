@@ -115,6 +115,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": True, "tryItOutEnabled": True},
     "ENUM_NAME_OVERRIDES": {
         "JobStatus": "marketplace.jobs.models.Status",
+        "ServiceClass": "marketplace.jobs.models.ServiceClass",
+        "HoldStatus": "billing.models.Hold.Status",
+        "LotKind": "billing.models.Lot.Kind",
+        "TransferKind": "billing.models.Transfer.Kind",
         "TopUpStatus": "billing.models.TopUp.Status",
     },
 }
@@ -164,6 +168,10 @@ STRIPE_WEBHOOK_SECRETS = [word.strip() for word in env.stripe("STRIPE_WEBHOOK_SE
 STRIPE_API_BASE = env.stripe("STRIPE_API_BASE")
 STRIPE_TAX = env.flag("KILN_STRIPE_TAX")
 STRIPE_TAX_IDS = env.flag("KILN_STRIPE_TAX_IDS")
+SELLER_NAME = env.text("KILN_SELLER_NAME", "Kiln")
+SELLER_ADDRESS = env.text("KILN_SELLER_ADDRESS")
+SELLER_TAX_ID = env.text("KILN_SELLER_TAX_ID")
+INVOICE_FONT = env.text("KILN_INVOICE_FONT")
 
 LOGGING = {
     "version": 1,

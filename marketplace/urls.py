@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import path, register_converter
+from django.urls.converters import StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from marketplace import home
-from marketplace.api import automatic, catalogue, health, images, jobs, keys, money, stripe_webhook, topups
+from marketplace.api import automatic, catalogue, health, images, jobs, keys, money, receipts, stripe_webhook, topups
 
+
+class Month(StringConverter):
+    """2026-11"""
+
+    regex = "[0-9]{4}-(?:0[1-9]|1[0-2])"
+
+
+register_converter(Month, "month")
 urlpatterns = [
     path("", home.home),
     path("v1/quotes", jobs.Quotes.as_view()),
     path("v1/jobs", jobs.Jobs.as_view()),
     path("v1/jobs/<uuid:job_id>", jobs.OneJob.as_view()),
     path("v1/jobs/<uuid:job_id>/cancel", jobs.CancelJob.as_view()),
+    path("v1/jobs/<uuid:job_id>/receipt", receipts.Receipt.as_view()),
     path("v1/balance", money.Balance.as_view()),
     path("v1/transfers", money.Transfers.as_view()),
+    path("v1/transfers.csv", money.TransfersCsv.as_view()),
+    path("v1/invoices", receipts.Invoices.as_view()),
+    path("v1/invoices/<month:month>.pdf", receipts.InvoicePdf.as_view()),
     path("v1/packs", topups.Packs.as_view()),
     path("v1/topups", topups.TopUps.as_view()),
     path("v1/topups/automatic", automatic.Automatic.as_view()),

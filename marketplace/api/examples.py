@@ -75,6 +75,67 @@ SUCCEEDED = QUEUED | {
     },
 }
 
+TRANSFERS: dict[str, Any] = {
+    "data": [
+        {
+            "id": 4712,
+            "kind": "capture",
+            "amount": "-0.365",
+            "balance": "43999.635",
+            "job": "01a1fc35-d9b0-7c28-b357-b63e93188538",
+            "topup": None,
+            "url": "/v1/jobs/01a1fc35-d9b0-7c28-b357-b63e93188538",
+            "memo": "",
+            "created_at": "2026-11-21T03:45:51.737Z",
+        },
+        {
+            "id": 4701,
+            "kind": "grant",
+            "amount": "4000",
+            "balance": "44000",
+            "job": None,
+            "topup": "01a1fc31-2f50-7d3c-9a63-0d4f6b1c2e77",
+            "url": "/v1/topups/01a1fc31-2f50-7d3c-9a63-0d4f6b1c2e77",
+            "memo": "bonus of pack medium",
+            "created_at": "2026-11-21T03:40:12.004Z",
+        },
+    ],
+    "next_cursor": "4701",
+}
+RECEIPT: dict[str, Any] = {
+    "job": QUEUED["id"],
+    "status": "succeeded",
+    "operation": "generate",
+    "model": "kiln-house",
+    "service_class": "standard",
+    "quote": QUOTE | {"skipped_step": "0.25"},
+    "images": [{"delivered": True, "steps_run": 20, "steps_skipped": 0, "charged": "0.365"}],
+    "steps": {"ordered": 20, "run": 20, "skipped": 0},
+    "hold": {
+        "status": "captured",
+        "amount": "0.365",
+        "captured": "0.365",
+        "released": "0",
+        "refunded": "0",
+        "created_at": "2026-11-21T03:45:50.000Z",
+        "expires_at": "2026-11-22T03:45:50.000Z",
+        "resolved_at": "2026-11-21T03:45:51.737Z",
+    },
+    "transfers": [
+        {"id": 4712, "kind": "capture", "amount": "-0.365", "created_at": "2026-11-21T03:45:51.737Z"},
+    ],
+    "lots": [
+        {
+            "id": "6e0f8a52-93c4-4be1-8f0a-51f1f0a7d7c3",
+            "kind": "granted",
+            "amount": "0.365",
+            "price": None,
+            "currency": None,
+        }
+    ],
+    "cost": {},
+}
+
 ordering = [OpenApiExample("a red circle", ORDER, request_only=True)]
 quoted = [*ordering, OpenApiExample("its price", QUOTE, response_only=True, status_codes=["200"])]
 bought = [
@@ -112,3 +173,5 @@ automatic_ordered = [
     OpenApiExample("below 500 Tokens", AUTOMATIC, request_only=True),
     OpenApiExample("a card is to be saved", UNSAVED, response_only=True, status_codes=["200"]),
 ]
+statement = [OpenApiExample("a charge and a bonus", TRANSFERS, response_only=True, status_codes=["200"])]
+receipt = [OpenApiExample("paid with granted Tokens", RECEIPT, response_only=True, status_codes=["200"])]

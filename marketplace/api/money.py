@@ -1,22 +1,27 @@
-"""The balance and the statement."""
+"""The balance and the statement, also as CSV."""
 
 from __future__ import annotations
 
-from drf_spectacular.utils import extend_schema
+import csv
+from collections.abc import Iterator
+from uuid import UUID
+
+from django.db import connection
+from django.http import StreamingHttpResponse
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from billing import debts, ledger, lots
-from billing.models import Transfer
-from billing.pricing import format_tokens
 from marketplace.accounts import caps
 from marketplace.accounts.authentication import caller
-from marketplace.api import representations
+from marketplace.api import examples, files, representations
 from marketplace.api.errors import invalid
-from marketplace.api.serializers import BalanceBody, ListQuery, TransferList
+from marketplace.api.representations import transfer
+from marketplace.api.serializers import BalanceBody, TransferBody, TransferList, TransferQuery
 
-OF_JOBS = {Transfer.Kind.CAPTURE, Transfer.Kind.REFUND}
+CSV_PAGE = 1000
 
 
 class Balance(APIView):
@@ -35,24 +40,60 @@ class Balance(APIView):
 
 
 class Transfers(APIView):
-    @extend_schema(parameters=[ListQuery], responses={200: TransferList}, summary="See your statement, newest first")
+    @extend_schema(
+        parameters=[TransferQuery],
+        responses={200: TransferList},
+        examples=examples.statement,
+        summary="See your statement, newest first",
+    )
     def get(self, request: Request) -> Response:
-        """Everything that ever came in or went out; the amounts add up to the balance's `total`."""
-        query = ListQuery(data=request.query_params.dict())
+        """Everything that ever came in or went out; the amounts add up to the balance's `total`.
+
+        `balance` is what the wallet had after each. Pages fit together also while new transfers come.
+        """
+        query = TransferQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         limit, cursor = query.validated_data["limit"], query.validated_data.get("cursor")
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
             raise invalid("cursor", "Must be the next_cursor of an earlier answer.")
-        rows = ledger.statement(caller(request).account_id, int(cursor) if cursor else None, limit + 1)
-        data = [
-            {
-                "id": row.id,
-                "kind": row.kind,
-                "amount": format_tokens(row.amount),
-                "job": str(row.reference) if row.kind in OF_JOBS else None,
-                "memo": row.memo,
-                "created_at": row.created_at,
-            }
-            for row in rows[:limit]
-        ]
+        kinds = query.validated_data.get("kind")
+        rows = ledger.statement(caller(request).account_id, int(cursor) if cursor else None, limit + 1, kinds)
+        data = [representations.transfer(row) for row in rows[:limit]]
         return Response({"data": data, "next_cursor": str(rows[limit - 1].id) if len(rows) > limit else None})
+
+
+class TransfersCsv(APIView):
+    renderer_classes = [files.Csv]
+
+    @extend_schema(
+        parameters=[OpenApiParameter("kind", str, description="Only these kinds, with commas between.")],
+        responses={(200, "text/csv"): str},
+        summary="Download your whole statement, newest first",
+    )
+    def get(self, request: Request) -> StreamingHttpResponse:
+        """The columns are those of a transfer. Texts that a spreadsheet would take for a formula begin with `'`."""
+        query = TransferQuery(data=request.query_params.dict())
+        query.is_valid(raise_exception=True)
+        lines = csv_lines(caller(request).account_id, query.validated_data.get("kind"))
+        return files.download(StreamingHttpResponse(lines, content_type=files.Csv.media_type), "transfers.csv")
+
+
+def csv_lines(owner: UUID, kinds: list[str] | None) -> Iterator[str]:
+    """The statement page by page: whoever reads slowly keeps neither a snapshot nor a connection meanwhile."""
+    line = csv.writer(Echo())
+    connection.close()
+    yield line.writerow(TransferBody().fields)
+    before, more = None, True
+    while more:
+        found = ledger.statement(owner, before, CSV_PAGE, kinds)
+        connection.close()
+        more = len(found) == CSV_PAGE
+        yield "".join(line.writerow(files.plain(value) for value in transfer(row).values()) for row in found)
+        before = found[-1].id if found else None
+
+
+class Echo:
+    """A file for `csv` that gives back what is written to it."""
+
+    def write(self, text: str) -> str:
+        return text

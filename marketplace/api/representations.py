@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,16 +12,19 @@ from django.conf import settings
 from django.http import HttpRequest
 
 from billing import pricing
-from billing.lots import Position, format_money
-from billing.models import AutomaticTopUp, Clawback, Lot, Pack, Payer, TopUp
+from billing.invoices import Invoice
+from billing.ledger import Entry
+from billing.lots import Cost, Position, format_money
+from billing.models import AutomaticTopUp, Clawback, Hold, Lot, Pack, Payer, TopUp, Transfer
 from billing.pricing import format_tokens
 from inference.models.catalog import ModelCard
 from marketplace.accounts.caps import Budget
 from marketplace.accounts.models import ApiKey
 from marketplace.jobs import storage
-from marketplace.jobs.models import Image, Job
+from marketplace.jobs.models import Image, Job, Status
 
 SOON = timedelta(days=30)
+OF_JOBS = {Transfer.Kind.CAPTURE, Transfer.Kind.REFUND}
 QUOTED = ("total", "unit", "n", "price_list", "factors")
 
 
@@ -94,6 +97,94 @@ def _budget(budget: Budget) -> dict[str, Any]:
         "cap": _optional_tokens(budget.cap),
         "left": _optional_tokens(budget.left),
         "resets_at": _time(budget.resets_at),
+    }
+
+
+def transfer(entry: Entry) -> dict[str, Any]:
+    job = str(entry.reference) if entry.kind in OF_JOBS else None
+    url = f"/v1/jobs/{job}" if job else f"/v1/topups/{entry.top_up}" if entry.top_up else None
+    return {
+        "id": entry.id,
+        "kind": entry.kind,
+        "amount": format_tokens(entry.amount),
+        "balance": format_tokens(entry.balance),
+        "job": job,
+        "topup": str(entry.top_up) if entry.top_up else None,
+        "url": url,
+        "memo": entry.memo,
+        "created_at": _time(entry.created_at),
+    }
+
+
+def receipt(row: Job, hold: Hold, moves: Sequence[Transfer], cost: Cost) -> dict[str, Any]:
+    quoted = pricing.Quote.from_json(row.quote)
+    images = [_receipt_image(row, quoted, outcome) for outcome in (row.receipt or {}).get("images", [])]
+    return {
+        "job": str(row.id),
+        "status": row.status,
+        "operation": row.operation,
+        "model": row.model,
+        "service_class": row.service_class,
+        "quote": {name: row.quote[name] for name in (*QUOTED, "skipped_step")},
+        "images": images,
+        "steps": {
+            "ordered": row.steps,
+            "run": sum(image["steps_run"] for image in images),
+            "skipped": sum(image["steps_skipped"] for image in images),
+        },
+        "hold": {
+            "status": hold.status,
+            "amount": format_tokens(hold.amount),
+            "captured": format_tokens(hold.captured),
+            "released": format_tokens(0 if hold.status == Hold.Status.HELD else hold.amount - hold.captured),
+            "refunded": format_tokens(hold.refunded),
+            "created_at": _time(hold.created_at),
+            "expires_at": _time(hold.expires_at),
+            "resolved_at": _time(hold.resolved_at),
+        },
+        "transfers": [
+            {
+                "id": move.pk,
+                "kind": move.kind,
+                "amount": format_tokens(move.amount if move.kind == Transfer.Kind.REFUND else -move.amount),
+                "created_at": _time(move.created_at),
+            }
+            for move in moves
+        ],
+        "lots": [
+            {
+                "id": str(part.lot),
+                "kind": part.kind,
+                "amount": format_tokens(part.amount),
+                "price": format_money(part.money_minor, part.currency) if part.currency else None,
+                "currency": part.currency or None,
+            }
+            for part in cost.parts
+        ],
+        "cost": {currency: format_money(money, currency) for currency, money in sorted(cost.money.items())},
+    }
+
+
+def _receipt_image(row: Job, quoted: pricing.Quote, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    run, skipped = outcome.get("steps_run") or 0, outcome.get("steps_skipped") or 0
+    if row.status == Status.CANCELED:
+        charged = pricing.charge_canceled(quoted, [run])
+    else:
+        charged = pricing.charge(quoted, [pricing.ImageOutcome(bool(outcome["delivered"]), run, skipped)])
+    return {
+        "delivered": bool(outcome["delivered"]),
+        "steps_run": run,
+        "steps_skipped": skipped,
+        "charged": format_tokens(charged),
+    }
+
+
+def invoice(found: Invoice) -> dict[str, Any]:
+    return {
+        "month": f"{found.first:%Y-%m}",
+        "number": found.number,
+        "final": found.is_final,
+        "url": f"/v1/invoices/{found.first:%Y-%m}.pdf",
     }
 
 

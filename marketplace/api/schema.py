@@ -51,13 +51,17 @@ class Schema(AutoSchema):
             return "cancel_job"
         if self.path == "/v1/topups/automatic":
             return {"GET": "get", "PUT": "set", "DELETE": "stop"}[self.method] + "_automatic_topup"
+        if self.path.endswith("/receipt"):
+            return "get_receipt"
+        if self.path.endswith(".csv"):
+            return "download_transfers"
         if self.method == "GET" and "{" not in self.path:
             return f"list_{noun}" if noun not in {"balance"} else "get_balance"
         verb = {"GET": "get", "POST": "create", "PATCH": "change", "DELETE": "revoke"}[self.method]
         return f"{verb}_{noun.removesuffix('s')}"
 
     def get_tags(self) -> list[str]:
-        return [self.path.removeprefix("/v1/").split("/")[0]]
+        return [self.path.removeprefix("/v1/").split("/")[0].removesuffix(".csv")]
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

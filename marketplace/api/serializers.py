@@ -11,7 +11,7 @@ from django.core.validators import URLValidator
 from rest_framework import serializers
 
 from billing.lots import parse_money
-from billing.models import AutomaticTopUp, Lot, TopUp, Transfer
+from billing.models import AutomaticTopUp, Hold, Lot, TopUp, Transfer
 from inference.models import catalog
 from inference.models.catalog import ModelCard
 from marketplace.api.fields import Flag, Number, StrictSerializer, Text, Tokens, Whole
@@ -310,11 +310,29 @@ class BalanceBody(serializers.Serializer[Any]):
     key = KeySpendingBody(help_text="What the API key of this request spends.")
 
 
+class TransferQuery(ListQuery):
+    kind = serializers.CharField(
+        required=False, max_length=200, help_text="Only these kinds, with commas between: `capture,refund`."
+    )
+
+    def validate_kind(self, kinds: str) -> list[str]:
+        found = kinds.split(",")
+        for kind in found:
+            if kind not in Transfer.Kind.values:
+                raise serializers.ValidationError(f"Must be of {', '.join(Transfer.Kind.values)}.")
+        return found
+
+
 class TransferBody(serializers.Serializer[Any]):
     id = serializers.IntegerField()
     kind = serializers.ChoiceField(choices=Transfer.Kind.choices)
     amount = Tokens(help_text="Negative where it left the wallet.")
-    job = serializers.UUIDField(allow_null=True)
+    balance = Tokens(help_text="What the wallet had after it, held Tokens included.")
+    job = serializers.UUIDField(allow_null=True, help_text="The job that was charged or refunded.")
+    topup = serializers.UUIDField(
+        allow_null=True, help_text="The top-up that it came from, or that what expired or went back had come from."
+    )
+    url = serializers.CharField(allow_null=True, help_text="Where the job or the top-up is.")
     memo = serializers.CharField()
     created_at = serializers.DateTimeField()
 
@@ -322,6 +340,77 @@ class TransferBody(serializers.Serializer[Any]):
 class TransferList(serializers.Serializer[Any]):
     data = TransferBody(many=True)  # type: ignore[assignment]
     next_cursor = serializers.CharField(allow_null=True)
+
+
+class ReceiptQuoteBody(QuoteBody):
+    skipped_step = serializers.CharField(help_text="What a skipped step costs, as a share of one that was run.")
+
+
+class ReceiptImageBody(serializers.Serializer[Any]):
+    delivered = serializers.BooleanField()
+    steps_run = serializers.IntegerField()
+    steps_skipped = serializers.IntegerField(help_text="Taken from a cache.")
+    charged = Tokens()
+
+
+class ReceiptStepsBody(serializers.Serializer[Any]):
+    ordered = serializers.IntegerField(help_text="Of all pictures together.")
+    run = serializers.IntegerField()
+    skipped = serializers.IntegerField()
+
+
+class ReceiptHoldBody(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=Hold.Status.choices)
+    amount = Tokens()
+    captured = Tokens()
+    released = Tokens()
+    refunded = Tokens(help_text="Of what was captured.")
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField()
+    resolved_at = serializers.DateTimeField(allow_null=True)
+
+
+class ReceiptTransferBody(serializers.Serializer[Any]):
+    id = serializers.IntegerField()
+    kind = serializers.ChoiceField(choices=Transfer.Kind.choices)
+    amount = Tokens(help_text="Negative where it left the wallet.")
+    created_at = serializers.DateTimeField()
+
+
+class ReceiptLotBody(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    kind = serializers.ChoiceField(choices=Lot.Kind.choices)
+    amount = Tokens(help_text="What the job took from this lot and did not get back.")
+    price = serializers.CharField(allow_null=True, help_text="What that had cost; null where granted.")
+    currency = serializers.CharField(allow_null=True)
+
+
+class ReceiptBody(serializers.Serializer[Any]):
+    job = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=Status.choices)
+    operation = serializers.CharField()
+    model = serializers.CharField()
+    service_class = serializers.ChoiceField(choices=ServiceClass.choices)
+    quote = ReceiptQuoteBody()
+    images = ReceiptImageBody(many=True, help_text="Their charges sum to what was captured.")
+    steps = ReceiptStepsBody()
+    hold = ReceiptHoldBody()
+    transfers = ReceiptTransferBody(many=True)
+    lots = ReceiptLotBody(many=True)
+    cost = serializers.DictField(
+        child=serializers.CharField(), help_text='Money by currency, e.g. `{"eur": "0.13"}`; granted Tokens cost none.'
+    )
+
+
+class InvoiceBody(serializers.Serializer[Any]):
+    month = serializers.CharField(help_text='e.g. "2026-11"; months end by UTC.')
+    number = serializers.CharField()
+    final = serializers.BooleanField(help_text="False while the month is not over.")
+    url = serializers.CharField(help_text="The PDF.")
+
+
+class InvoiceList(serializers.Serializer[Any]):
+    data = InvoiceBody(many=True)  # type: ignore[assignment]
 
 
 class PackBody(serializers.Serializer[Any]):

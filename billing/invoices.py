@@ -1,0 +1,95 @@
+"""Monthly invoices: what was paid in a month (UTC), and what became of the Tokens. Not for how they look.
+
+Everything is read from top-ups and transfers, so an invoice of a month that is over never changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db import connection
+from django.utils import timezone
+
+from billing.errors import NoWallet
+from billing.models import Reversal, TopUp, Wallet
+
+
+@dataclass(frozen=True)
+class Invoice:
+    """A month of a customer's, from `first` until before `end`; `is_final` once it is over."""
+
+    number: str
+    first: datetime
+    end: datetime
+    is_final: bool
+
+
+@dataclass(frozen=True)
+class Figures:
+    """milli-Tokens at both ends of the month, and by kind what came in (positive) or went out between them.
+
+    `paid` are the top-ups of the month; `returned` is the money of the customer's top-ups that went back in it.
+    """
+
+    opening: int
+    closing: int
+    moved: dict[str, int]
+    paid: list[TopUp]
+    returned: list[tuple[Reversal, TopUp]]
+
+
+# One snapshot: from the balance now back over what was moved since the month began.
+_MOVED = """
+WITH wallet AS (SELECT id, balance FROM billing_wallet WHERE owner = %(owner)s AND kind = 'customer'),
+move AS (
+    SELECT kind, amount, created_at FROM billing_transfer
+    WHERE target_id = (SELECT id FROM wallet) AND created_at >= %(first)s
+    UNION ALL
+    SELECT kind, -amount, created_at FROM billing_transfer
+    WHERE source_id = (SELECT id FROM wallet) AND created_at >= %(first)s
+)
+SELECT balance, kind, coalesce(sum(amount) FILTER (WHERE created_at < %(end)s), 0)::bigint,
+       coalesce(sum(amount) FILTER (WHERE created_at >= %(end)s), 0)::bigint
+FROM wallet LEFT JOIN move ON true GROUP BY balance, kind ORDER BY kind
+"""
+
+
+def months(owner: UUID) -> list[Invoice]:
+    """An invoice for each month since the customer's wallet was opened, the newest first; NoWallet."""
+    wallet = Wallet.objects.filter(owner=owner, kind=Wallet.Kind.CUSTOMER).first()
+    if wallet is None:
+        raise NoWallet(owner)
+    now = timezone.now()
+    first, found = _first(wallet.created_at), []
+    while first <= now:
+        end = _first(first + timedelta(days=32))
+        found.append(Invoice(f"{first:%Y-%m}-{owner.hex[-12:]}", first, end, end <= now))
+        first = end
+    return found[::-1]
+
+
+def figures(owner: UUID, invoice: Invoice) -> Figures:
+    """What the invoice says."""
+    with connection.cursor() as cursor:
+        cursor.execute(_MOVED, {"owner": owner, "first": invoice.first, "end": invoice.end})
+        rows = cursor.fetchall()
+    closing = rows[0][0] - sum(later for *_, later in rows)
+    moved = {kind: amount for _, kind, amount, _ in rows if amount}
+    mine = TopUp.objects.filter(owner=owner).select_related("pack")
+    by_payment = {each.payment_intent: each for each in mine.exclude(payment_intent="")}
+    back = Reversal.objects.filter(
+        payment_intent__in=by_payment, standing=True, created_at__gte=invoice.first, created_at__lt=invoice.end
+    )
+    return Figures(
+        opening=closing - sum(moved.values()),
+        closing=closing,
+        moved=moved,
+        paid=list(mine.filter(paid_at__gte=invoice.first, paid_at__lt=invoice.end).order_by("paid_at")),
+        returned=[(each, by_payment[each.payment_intent]) for each in back.order_by("created_at")],
+    )
+
+
+def _first(moment: datetime) -> datetime:
+    return moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)

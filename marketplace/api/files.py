@@ -1,0 +1,45 @@
+"""Answers that are files to keep: what they are, what they are called, and that a spreadsheet runs nothing in them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from django.http.response import HttpResponseBase
+from rest_framework.renderers import BaseRenderer
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+Answer = TypeVar("Answer", bound=HttpResponseBase)
+
+
+class File(BaseRenderer):
+    """For negotiation alone: the views answer with the file itself, and errors are JSON."""
+
+    def render(self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None) -> bytes:
+        return b""
+
+
+class Csv(File):
+    media_type = "text/csv"
+    format = "csv"
+
+
+class Pdf(File):
+    media_type = "application/pdf"
+    format = "pdf"
+
+
+def download(answer: Answer, name: str) -> Answer:
+    """Tells a browser to save it, and caches to keep it to themselves."""
+    answer["Content-Disposition"] = f'attachment; filename="{name}"'
+    answer["Cache-Control"] = "private, no-store"
+    return answer
+
+
+def plain(value: Any) -> str:
+    """A cell that no spreadsheet takes for a formula; numbers stay numbers (OWASP, CSV injection)."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").replace(".", "", 1).isdecimal() and text.isascii()
