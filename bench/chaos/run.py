@@ -57,9 +57,9 @@ class Report:
         return 1 if self.violations else 0
 
 
-def main(quick: bool = False) -> dict[str, Any]:
+def main(quick: bool = False, seconds: float = 300, seed: int = 1) -> dict[str, Any]:
     """For `python -m bench`: the figures; SystemExit where something was violated."""
-    report = run(20, 1, 20, 32) if quick else run(300, 1, 60, 32)
+    report = run(20 if quick else seconds, seed, 60, 32)
     if report.violations:
         sys.exit(report.tell())
     faults = {"faults": report.faults, "violations": len(report.violations)}
