@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from billing import automatic, debts, payments_cards, wallets
 from billing.errors import InsufficientTokens, PaymentMismatch
-from billing.models import Clawback, Lot, Payer, RefundOrder, Reversal, StripeEvent, TopUp
+from billing.models import Clawback, Lot, Payer, RefundOrder, Reversal, StripeEvent, TopUp, Transfer
 
 Document = dict[str, Any]
 UNPAID = (TopUp.Status.OPEN, TopUp.Status.PROCESSING)
@@ -185,9 +185,10 @@ def _settle(top_up: TopUp) -> str | None:
     """Takes Tokens for money that went back and returns them for money that came again; the top-up says which."""
     changed = []
     reversals = list(Reversal.objects.filter(payment_intent=top_up.payment_intent).order_by("created_at"))
-    for reversal in reversals:
-        if reversal.standing != reversal.applied:
-            (_take if reversal.standing else _give_back)(top_up, reversal)
+    # Returned first: what stands may have found nothing left to take before.
+    for reversal in sorted(reversals, key=lambda reversal: reversal.standing):
+        moved = (_take if reversal.standing else _give_back)(top_up, reversal)
+        if moved or reversal.standing != reversal.applied:
             reversal.applied = reversal.standing
             reversal.save()
             changed.append(f"{reversal}: Tokens {'taken' if reversal.standing else 'returned'}")
@@ -205,25 +206,29 @@ def _settle(top_up: TopUp) -> str | None:
     return f"{top_up}: {', '.join(changed)}" if changed else None
 
 
-def _take(top_up: TopUp, reversal: Reversal) -> None:
-    """From the lots of this payment, together no more than they cost, and the same share of the bonus."""
-    left = reversal.amount_minor
+def _take(top_up: TopUp, reversal: Reversal) -> bool:
+    """From the lots of this payment, together no more than they cost, and the same share of the bonus.
+
+    Only what was not taken for this reversal before; whether there was any of it.
+    """
+    key = f"{reversal.id}:{Clawback.objects.filter(idempotency_key__startswith=f'{reversal.id}:').count()}"
+    left = missing = reversal.amount_minor - sum(each.money_minor for each in _taken(top_up, reversal))
     share = top_up.pack.bonus * min(left, top_up.price_minor) // top_up.price_minor
     for lot in Lot.objects.filter(transfer__reference=top_up.id).order_by("transfer_id"):
         money, tokens = debts.demanded(lot)
         if lot.kind == Lot.Kind.PAID and (part := min(left, (lot.price_minor or 0) - money)):
-            debts.claw_back(lot.id, part, str(reversal), _key(reversal, lot.id))
+            debts.claw_back(lot.id, part, str(reversal), f"{key}:{lot.id}")
             left -= part
         if lot.kind == Lot.Kind.GRANTED and (part := min(share, lot.amount - tokens)):
-            debts.claw_back_bonus(lot.id, part, f"bonus, {reversal}", _key(reversal, lot.id))
+            debts.claw_back_bonus(lot.id, part, f"bonus, {reversal}", f"{key}:{lot.id}")
             share -= part
+    return left < missing
 
 
-def _give_back(top_up: TopUp, reversal: Reversal) -> None:
+def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
     """The money is ours again: what was owed is forgiven, what was taken comes back as lots on the same terms."""
-    for back in Clawback.objects.filter(lot__transfer__reference=top_up.id).select_related("lot"):
-        if back.idempotency_key != _key(reversal, back.lot_id):
-            continue
+    taken = _taken(top_up, reversal)
+    for back in taken:
         debts.void(back.id, f"{reversal} was void")
         back.refresh_from_db()
         owner, key = top_up.owner, f"returned {back.id}"
@@ -232,6 +237,16 @@ def _give_back(top_up: TopUp, reversal: Reversal) -> None:
             wallets.purchase(owner, back.collected, price, top_up.currency, key, reference=top_up.id)
         elif back.collected:
             wallets.grant(owner, back.collected, key, "bonus returned", reference=top_up.id)
+    return any(back.amount for back in taken)
+
+
+def _taken(top_up: TopUp, reversal: Reversal) -> list[Clawback]:
+    """The claw-backs for this reversal that were not given back."""
+    of_payment = Transfer.objects.filter(reference=top_up.id)
+    returned = set(of_payment.values_list("idempotency_key", flat=True))
+    mine = Clawback.objects.filter(idempotency_key__startswith=f"{reversal.id}:").select_related("lot")
+    keys = ((back, {f"purchase:returned {back.id}", f"grant:returned {back.id}"}) for back in mine)
+    return [back for back, its in keys if back.settlement != Clawback.Settlement.VOID and not its & returned]
 
 
 def _top_up(reference: str | None) -> TopUp | None:
@@ -255,10 +270,6 @@ def _one_at_a_time(payment_intent: str) -> None:
     """Until the transaction's end; else a payment and its refund, at the same moment, would not see each other."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('payment'), hashtext(%s))", [payment_intent])
-
-
-def _key(reversal: Reversal, lot: UUID) -> str:
-    return f"{reversal.id}:{lot}"
 
 
 HANDLERS: dict[str, Callable[[Document], str | None]] = {

@@ -1,0 +1,110 @@
+"""Refunds and disputes of one payment that come, overlap and are undone: Tokens stand for the money that is there."""
+
+from itertools import permutations
+from uuid import uuid4
+
+import pytest
+from books import HOUR
+from django.utils import timezone
+
+from billing import ledger, packs, payments_events, wallets
+from billing.models import Clawback, Reversal, TopUp
+
+pytestmark = pytest.mark.django_db
+
+PRICE, TOKENS, BONUS = 113, 151, 19
+
+
+class Payment:
+    """A top-up that was paid, and what Stripe says of it afterwards."""
+
+    def __init__(self, owner):
+        now = timezone.now()
+        self.owner = owner
+        self.pack = packs.publish("small-change", TOKENS, BONUS, {"usd": PRICE})
+        self.top_up = TopUp.objects.create(
+            id=uuid4(), owner=owner, pack=self.pack, currency="usd", price_minor=PRICE, order={}, created_at=now,
+            expires_at=now + HOUR,
+        )  # fmt: skip
+        self.say(
+            "checkout.session.completed", id="cs_1", client_reference_id=str(self.top_up.id), payment_status="paid",
+            amount_total=PRICE, currency="usd",
+        )  # fmt: skip
+
+    def say(self, kind, **document):
+        event = {"id": f"evt_{uuid4()}", "type": kind, "data": {"object": {"payment_intent": "pi_1", **document}}}
+        return payments_events.apply(event)
+
+    def refund(self, amount, status="succeeded"):
+        self.say(
+            "refund.created" if status == "succeeded" else "refund.failed", id="re_1", amount=amount, status=status
+        )
+
+    def dispute(self, amount, status="needs_response"):
+        self.say("charge.dispute.updated", id="du_1", amount=amount, status=status)
+
+    def spend(self, amount):
+        reference = uuid4()
+        wallets.hold(self.owner, amount, reference, HOUR)
+        wallets.capture(reference, amount)
+
+    @property
+    def tokens(self):
+        return wallets.balance(self.owner).total
+
+    def demanded(self):
+        """Money by the reversal that it was demanded for, of those that stand."""
+        standing = Reversal.objects.filter(standing=True).values_list("id", flat=True)
+        return {
+            each: sum(back.money_minor for back in Clawback.objects.filter(idempotency_key__startswith=each))
+            for each in standing
+        }
+
+
+@pytest.fixture
+def payment(bob):
+    yield Payment(bob)
+    assert ledger.check() == []
+
+
+def test_a_dispute_that_found_nothing_left_takes_what_a_failed_refund_brings_back(payment):
+    payment.refund(PRICE)
+    payment.dispute(48)
+    assert (payment.tokens, payment.demanded()) == (0, {"re_1": PRICE, "du_1": 0})
+    payment.refund(PRICE, "failed")
+    assert payment.demanded() == {"du_1": 48}
+    assert payment.tokens == TOKENS + BONUS - TOKENS * 48 // PRICE - BONUS * 48 // PRICE
+
+
+def test_what_it_took_comes_back_once_when_the_dispute_is_won(payment):
+    payment.refund(PRICE)
+    payment.dispute(48)
+    payment.refund(PRICE, "failed")
+    payment.dispute(48, "won")
+    assert payment.tokens == TOKENS + BONUS
+    payment.refund(PRICE, "failed")
+    assert payment.tokens == TOKENS + BONUS
+
+
+def test_what_was_spent_meanwhile_is_owed(payment):
+    payment.refund(40)
+    payment.spend(wallets.balance(payment.owner).available)
+    payment.dispute(PRICE)
+    payment.refund(40, "failed")
+    assert payment.tokens == 0
+    assert sum(back.owed for back in Clawback.objects.all()) > 0
+    assert sum(payment.demanded().values()) == PRICE
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_the_end_is_the_same_in_any_order(payment, order):
+    acts = [
+        lambda: payment.refund(PRICE),
+        lambda: payment.refund(PRICE, "failed"),
+        lambda: payment.dispute(48),
+        lambda: payment.dispute(48, "lost"),
+    ]
+    for number in order:
+        acts[number]()
+    assert payment.demanded() == {"du_1": 48}
+    assert payment.tokens == TOKENS + BONUS - TOKENS * 48 // PRICE - BONUS * 48 // PRICE
