@@ -46,8 +46,10 @@ SIZES = {
     (256, 256): Share(2048, 16, 0.15, 0.08),
 }
 FIRST_SIZE_ONLY = 0.1
-# of English, Chinese and partial captions; of English, Chinese and empty instructions
-PHRASINGS = (0.38, 0.38, 0.24)
+# English, Chinese and partial
+CAPTIONS = (0.38, 0.38, 0.24)
+# English, Chinese, which is followed less often when both come as often, and empty
+INSTRUCTIONS = (0.3, 0.5, 0.2)
 EMPTY_PROMPTS = ("", " ")
 EMPTY_SHARE = 0.1
 RATE = 2e-3
@@ -151,17 +153,17 @@ def _batches(model: QwenImageTransformer2DModel, frozen: Frozen, pools: list[Poo
     chances = [share.edited if edited else share.pictures for _, share, edited in kinds]
     first = [chance if pool is pools[0] else 0.0 for (pool, _, _), chance in zip(kinds, chances, strict=True)]
     rotations = [_rotations(model, pool, 1 + edited) for pool, _, edited in kinds]
-    phrasing = torch.tensor(PHRASINGS)
+    captions, instructions = torch.tensor(CAPTIONS), torch.tensor(INSTRUCTIONS)
     while True:
         which = dice.choices(range(len(kinds)), first if pace.share < FIRST_SIZE_ONLY else chances)[0]
         pool, share, edited = kinds[which]
         if edited:
             chosen = torch.randint(pool.edits, (share.rows // 2,))
-            texts, present = pool.instructions.pick(chosen, phrasing.multinomial(len(chosen), replacement=True))
+            texts, present = pool.instructions.pick(chosen, instructions.multinomial(len(chosen), replacement=True))
             tokens, given = pool.tokens[chosen + pool.edits].float(), pool.tokens[chosen].float()
         else:
             chosen = torch.randint(len(pool.tokens), (share.rows,))
-            texts, present = pool.captions.pick(chosen, phrasing.multinomial(len(chosen), replacement=True))
+            texts, present = pool.captions.pick(chosen, captions.multinomial(len(chosen), replacement=True))
             dropped, nothing = torch.rand(share.rows) < EMPTY_SHARE, torch.randint(len(EMPTY_PROMPTS), (share.rows,))
             texts = torch.where(dropped[:, None, None], empty[nothing], texts)
             left = torch.arange(TEXT_ROOM)[None] < empty_lengths[nothing][:, None]
