@@ -111,12 +111,16 @@ class Engine:
             if not self.warm:
                 raise EngineStopped("the engine is not running")
             request.submitted_at = time.monotonic()
-            if request.future.set_running_or_notify_cancel():
-                if request.adapters:
-                    self._fetch(request)
-                else:
-                    self._scheduler.add(request)
-                    self._changed.notify()
+            if not request.future.set_running_or_notify_cancel():
+                return request.future
+            if request.adapters:
+                self._fetching.add(request)
+            else:
+                self._scheduler.add(request)
+                self._changed.notify()
+        if request.adapters:
+            # looks at files, so no step waits for the lock meanwhile
+            self._fetch(request)
         return request.future
 
     def cancel(self, request: Request) -> None:
@@ -147,7 +151,6 @@ class Engine:
         self.stop()
 
     def _fetch(self, request: Request) -> None:
-        self._fetching.add(request)
         request.loan = loan = self._bank.acquire(request.adapters)
         request.future.add_done_callback(lambda _: self._bank.release(loan))
         loan.ready.add_done_callback(lambda _: self._fetched(request, loan))

@@ -62,10 +62,11 @@ class Bank:
         EngineFault where the device has no room after all.
         """
         loan = Loan(tuple((Path(path), scale) for path, scale in wanted))
+        identities = [_identity(path) for path, _ in loan.wanted]
         with self._changed:
             if self._closed:
                 loan.ready.set_exception(EngineStopped("the engine stopped"))
-            elif self._someone_waits or not self._pin_residents(loan):
+            elif self._someone_waits or not self._pin_residents(loan, identities):
                 self._loader.submit(self._grant, loan)
             else:
                 loan.ready.set_result(None)
@@ -94,15 +95,12 @@ class Bank:
         with self._changed:
             return sum(resident.adapter.nbytes for resident in self._residents.values())
 
-    def _pin_residents(self, loan: Loan) -> bool:
+    def _pin_residents(self, loan: Loan, identities: Sequence[files.Identity | None]) -> bool:
         """Pin all that the loan wants, where all of it is on the device."""
-        try:
-            identities = [files.identify(path) for path, _ in loan.wanted]
-        except AdapterUnavailable:
+        known = [identity for identity in identities if identity in self._residents]
+        if len(known) < len(identities):
             return False
-        if not all(identity in self._residents for identity in identities):
-            return False
-        for identity in identities:
+        for identity in known:
             self._pin(loan, identity)
         return True
 
@@ -182,3 +180,11 @@ class Bank:
             if not resident.pins:
                 del self._residents[identity]
                 used -= resident.adapter.nbytes
+
+
+def _identity(path: Path) -> files.Identity | None:
+    """None where there is no such file."""
+    try:
+        return files.identify(path)
+    except AdapterUnavailable:
+        return None
