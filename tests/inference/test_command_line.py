@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+
+from inference.__main__ import main
 
 
 def kiln(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,6 +38,24 @@ def test_it_starts_from_a_picture_and_keeps_what_the_mask_does_not_show(tmp_path
     with Image.open(out) as picture:
         assert picture.crop((0, 0, 64, 30)).getcolors() == [(64 * 30, (0, 128, 128))]
         assert len(picture.crop((0, 34, 64, 64)).getcolors(64 * 64)) > 1
+
+
+def test_it_goes_on_beyond_a_picture(tmp_path):
+    source, out = tmp_path / "source.png", tmp_path / "out.png"
+    Image.new("RGB", (64, 80), "teal").save(source)
+    inputs = ("--operation", "outpaint", "--image", str(source), "--extend", "32,0,16,16", "--steps", "2")
+    done = kiln("a red circle", "--out", str(out), *inputs, "--deterministic", "--step-cache", "0.3")
+    assert done.returncode == 0, done.stderr
+    with Image.open(out) as picture:
+        assert picture.size == (112, 96)
+        assert picture.crop((32, 0, 96, 80)).getcolors() == [(64 * 80, (0, 128, 128))]
+
+
+def test_a_box_of_three_numbers_is_a_readable_line_and_code_2(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["a red circle", "--operation", "redraw", "--box", "1,2,3"])
+    assert ending.value.code == 2
+    assert "argument --box: invalid" in capsys.readouterr().err
 
 
 def test_an_operation_without_its_picture_or_with_a_broken_one_is_a_readable_line_and_code_2(tmp_path):
