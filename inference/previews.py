@@ -3,12 +3,13 @@
 A cell's colour is a linear function of its latents and of fixed random features of them (Rahimi and Recht 2008): the
 latents alone say too little, in the house model's autoencoder at least. The function is fitted by least squares to
 pictures and what the autoencoder makes of them, and lies beside the model in `previews.json`; without it there are no
-previews. `python -m inference.previews --model FOLDER PICTURE…` fits it.
+previews. `python -m inference.previews --model FOLDER PICTURE…` fits it; the house model's is fitted to its own world.
 """
 
 import argparse
 import json
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from diffusers import AutoencoderKLQwenImage
 from PIL import Image, ImageOps
 
 from inference import patches
+from inference.house_model.world import draw_scene, render
 from inference.models import autoencoder, catalog
 from inference.request import TILE, Grid
 
@@ -72,6 +74,13 @@ def fit(vae: AutoencoderKLQwenImage, pictures: Iterable[Image.Image]) -> Colours
     return Colours(features, weights.T.float())
 
 
+def world(count: int = 80) -> Iterator[Image.Image]:
+    """Pictures of the house model's world, of 128 pixels a side."""
+    dice = random.Random(19)
+    for _ in range(count):
+        yield Image.fromarray(render(draw_scene(dice), 128, 128))
+
+
 def _seen(features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     flat = cells.flatten(1)
     flat = torch.cat([flat, torch.ones_like(flat[:1])])
@@ -86,12 +95,13 @@ def _whole_tiles(path: Path) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fit small previews to a model's autoencoder.")
-    parser.add_argument("--model", type=Path, required=True, help="a diffusers folder")
-    parser.add_argument("pictures", type=Path, nargs="+", help="pictures of the kind that the model makes; 50 will do")
+    parser.add_argument("--model", type=Path, default=catalog.HOUSE_MODEL, help="a diffusers folder")
+    parser.add_argument("pictures", type=Path, nargs="*", help="of the kind that the model makes; 50 will do")
     chosen = parser.parse_args()
     folder = Path(catalog.card(chosen.model).path)
     vae = AutoencoderKLQwenImage.from_pretrained(folder, subfolder="vae", dtype=torch.float32)
-    fit(autoencoder.flatten_time(vae), map(_whole_tiles, chosen.pictures)).save(folder)
+    pictures = map(_whole_tiles, chosen.pictures) if chosen.pictures else world()
+    fit(autoencoder.flatten_time(vae), pictures).save(folder)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,7 @@ class Runner:
             if not latents.isfinite().all():
                 raise BrokenPicture("the latents are not finite")
             request.image = canvas.finish(request, self._model.decode(latents, request.grid))
+            request.step_memory = None
 
 
 def _inpainted(request: Request, moved: torch.Tensor) -> torch.Tensor:

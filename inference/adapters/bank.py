@@ -97,7 +97,7 @@ class Bank:
 
     def _pin_residents(self, loan: Loan, identities: Sequence[files.Identity | None]) -> bool:
         """Pin all that the loan wants, where all of it is on the device."""
-        known = [identity for identity in identities if identity in self._residents]
+        known = [identity for identity in identities if identity and identity in self._residents]
         if len(known) < len(identities):
             return False
         for identity in known:

@@ -2,21 +2,17 @@
 
 import argparse
 import json
-import random
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
-from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from inference import previews
 from inference.house_model import WEIGHTS, architecture, pool
 from inference.house_model.transformer import load
-from inference.house_model.world import draw_scene, render
 from inference.models.autoencoder import flatten_time
 from inference.models.processor import PictureProcessor
 
@@ -47,7 +43,7 @@ def export(
     The transformer and the autoencoder are stored in 16 bits; the text encoder stays in 32, since transformers
     loads a model as it was stored and diffusers loads the others in 32.
     """
-    colours = previews.fit(flatten_time(autoencoder.float()), scenes(200))
+    colours = previews.fit(flatten_time(autoencoder.float()), previews.world())
     pipeline = QwenImagePipeline(
         scheduler=architecture.sampler(),
         vae=autoencoder.to(torch.float16),
@@ -68,13 +64,6 @@ def export(
         if folder.exists():
             folder.rename(Path(scratch, "old"))
         fresh.rename(folder)
-
-
-def scenes(count: int) -> Iterator[Image.Image]:
-    """The first pictures of the world, of 128 pixels a side, to which previews are fitted."""
-    dice = random.Random(19)
-    for _ in range(count):
-        yield Image.fromarray(render(draw_scene(dice), 128, 128))
 
 
 def _add_processor(folder: Path, processor: PictureProcessor) -> None:
