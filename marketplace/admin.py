@@ -361,13 +361,23 @@ class TopUpAdmin(ReadOnlyTable):
 
 @admin.register(AutomaticTopUp)
 class AutomaticTopUpAdmin(ReadOnlyTable):
-    list_display = ("account", "status_shown", "reason", "pack", "price", "threshold_shown", "cap", "card", "retry_at")
+    list_display = (
+        "account",
+        "status_shown",
+        "reason_shown",
+        "pack",
+        "price",
+        "threshold_shown",
+        "cap",
+        "card",
+        "retry_at",
+    )
     list_select_related = ("pack",)
     search_fields = ("owner",)
     search_help_text = "Account id or whole e-mail address"
     fields = (
-        "account", "status_shown", "reason", "pack", "price", "threshold_shown", "cap", "card", "failures", "retry_at",
-        "top_ups", "created_at",
+        "account", "status_shown", "reason_shown", "pack", "price", "threshold_shown", "cap", "card", "failures",
+        "retry_at", "top_ups", "created_at",
     )  # fmt: skip
     readonly_fields = fields
     threshold_shown = tokens_of("threshold", "Below")
@@ -387,6 +397,10 @@ class AutomaticTopUpAdmin(ReadOnlyTable):
     @column("Status", label={"on": "success", "waiting_for_card": "warning", "off": "danger"})
     def status_shown(self, row: AutomaticTopUp) -> str:
         return row.status
+
+    @column("Why it is off")
+    def reason_shown(self, row: AutomaticTopUp) -> str:
+        return row.reason or NOTHING
 
     @column("Price")
     def price(self, row: AutomaticTopUp) -> str:

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing import packs, price_lists, wallets
-from billing.models import MINT_ID, PLATFORM_ID, Hold, Pack, PriceListVersion, Transfer, Wallet
+from billing.models import MINT_ID, PLATFORM_ID, AutomaticTopUp, Hold, Pack, Payer, PriceListVersion, Transfer, Wallet
 from marketplace import console
 from marketplace.accounts.models import ApiKey, Person
 from marketplace.jobs import lifecycle
@@ -374,3 +374,18 @@ def test_a_pack_that_is_changed_becomes_a_new_version(operator):
     assert "three small letters" in operator.post("/admin/billing/pack/add/", wrong).content.decode()
     assert operator.post("/admin/billing/pack/add/", wrong | {"prices": '{"eur": 60}'}).status_code == 302
     assert packs.offered()[0].name == "tiny"
+
+
+def test_an_automatic_top_up_is_shown_with_its_card_and_cannot_be_changed(operator, alice):
+    order = {"email": "alice@example.com", "success_url": "http://127.0.0.1", "cancel_url": "http://127.0.0.1"}
+    AutomaticTopUp.objects.create(
+        owner=alice.account.id, pack=packs.find("small"), currency="eur", threshold=500_000, daily_cap_minor=1500,
+        status="off", reason="card_declined", order=order,
+    )  # fmt: skip
+    card = {"brand": "visa", "last4": "4242", "exp_month": 3, "exp_year": 2034}
+    Payer.objects.create(owner=alice.account.id, customer_id="cus_1", card_id="pm_1", card=card)
+    for path in ("billing/automatictopup/?q=alice@example.com", f"billing/automatictopup/{alice.account.id}/change/"):
+        page = text(operator, path)
+        for shown in ("card_declined", "small", "5.00 EUR", "500 Tokens", "15.00", "visa …4242, 03/2034"):
+            assert shown in page, shown
+    assert operator.post(f"/admin/billing/automatictopup/{alice.account.id}/change/", {}).status_code == 403

@@ -337,3 +337,18 @@ def test_a_card_of_somebody_else_on_the_same_stripe_account_is_none_of_ours(shop
     shop.v1.payment_methods.attach("pm_card_visa", {"customer": stranger.id})
     assert processes.wait_until(lambda: StripeEvent.objects.filter(type="payment_method.attached").exists(), 15)
     assert not Payer.objects.exists()
+
+
+def test_what_was_paid_by_the_page_and_by_the_card_is_given_back_once(shop, card):
+    does(shop, card, ASKS)
+    beat()
+    pending = standing(shop)["pending"]
+    assert shop.pay(pending) == 303
+    shop.wait(pending, "paid")
+    terms = {"amount": 500, "currency": "eur", "customer": Payer.objects.get().customer_id, "confirm": True}
+    ours = {"top_up": pending["id"], "automatic": "true"}
+    shop.v1.payment_intents.create(
+        {**terms, "payment_method": Payer.objects.get().card_id, "off_session": True, "metadata": ours}
+    )
+    assert processes.wait_until(lambda: sum(refund.amount for refund in shop.v1.refunds.list().data) == 500, 15)
+    assert (shop.tokens, shop.see(pending)["status"], charged(shop)) == (SMALL, "paid", [500, 500])
