@@ -49,7 +49,7 @@ class Kiln:
     """An engine that is given a batch at once, between two of its own batches, and timed phase by phase."""
 
     def __init__(self) -> None:
-        self.engine = Engine(device="cpu", on_batch=self._note)
+        self.engine = Engine(device="cpu", max_batch_tokens=2048, on_batch=self._note)
         self._arriving: list[Request] = []
         self._began = 0.0
         self._ended: list[float] = []

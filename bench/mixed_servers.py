@@ -22,11 +22,12 @@ from diffusers import QwenImagePipeline
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.engine import MAX_BATCH_TOKENS, BatchReport, Engine
+from inference.engine import BatchReport, Engine
 from inference.models import catalog
 from inference.request import Phase, Picture, Request
 
 WINDOW = 0.1
+MAX_BATCH_TOKENS = 2048
 SCALE = 1.0
 FEWEST = 8
 CUSTOMERS = 16
@@ -170,7 +171,7 @@ class Kiln:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._rows: list[int] = []
-        self._engine = Engine(device="cpu", on_batch=self._note)
+        self._engine = Engine(device="cpu", max_batch_tokens=MAX_BATCH_TOKENS, on_batch=self._note)
         self._engine.start()
 
     def serve(self, orders: list[Order], arrivals: list[float], limit: float) -> Served:
@@ -216,7 +217,7 @@ def request(order: Order, adapters: tuple[tuple[str, float], ...] = ()) -> Reque
 
 def most(order: Order) -> int:
     """How many of such orders are a full batch."""
-    return max(1, MAX_BATCH_TOKENS["cpu"] // request(order).image_tokens)
+    return max(1, MAX_BATCH_TOKENS // request(order).image_tokens)
 
 
 def wait_until(moment: float) -> None:

@@ -9,7 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,33 +19,37 @@ from typing import Self, TypeVar
 import torch
 from PIL import Image
 
-from inference import pictures, previews
+from inference import calibration, pictures, previews
 from inference.adapters.bank import Bank, Loan
 from inference.backends.pytorch import TorchBackend
-from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
+from inference.calibration import StepTimes
+from inference.errors import BrokenPicture, Canceled, EngineFault, EngineStopped, InferenceError
 from inference.models import catalog, qwen_image
 from inference.request import Operation, Phase, Picture, Request
 from inference.runner import Runner
 from inference.scheduler import Batch, Scheduler
+from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, Doing, Watchdog
 
 log = logging.getLogger(__name__)
 
 Argument = TypeVar("Argument")
 
-# image tokens a forward, above which a bigger batch brought no more pictures a second (docs: bench/engine.py)
-MAX_BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}
 # bytes of adapters that stay on the device; Qwen-Image's attention at rank 16 takes 47 MB
 MAX_ADAPTER_BYTES = {"cuda": 4 * 1024**3, "cpu": 1024**3}
 
 
 @dataclass(frozen=True)
 class BatchReport:
-    """One batch that ran: its phase, requests in it, image tokens of its forward, seconds it took."""
+    """One batch that ran: its phase, requests in it, image tokens of its forward, seconds it took.
+
+    `waited`: for how many seconds other work kept a step of rows that had begun; 0 for any other batch.
+    """
 
     phase: str
     rows: int
     image_tokens: int
     seconds: float
+    waited: float = 0.0
 
 
 class Engine:
@@ -57,20 +62,34 @@ class Engine:
         device: str | None = None,
         max_batch_tokens: int | None = None,
         max_adapter_bytes: int | None = None,
+        stuck_seconds: float = STUCK_SECONDS,
+        calibrate_again: bool = False,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
-        """`on_batch` runs in the engine's thread after a batch. Raises ModelUnavailable for no such model."""
+        """`on_batch` runs in the engine's thread after a batch. Raises ModelUnavailable for no such model.
+
+        Without `max_batch_tokens` the cap is the knee of the step times on this device. A batch is stuck after
+        `stuck_seconds`, or later where it is known to take long.
+        """
         self.card = catalog.card(model)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.warm = False
         self._on_batch = on_batch
-        self._scheduler = Scheduler(max_batch_tokens or MAX_BATCH_TOKENS.get(self.device.type, 2048))
+        self._max_batch_tokens = max_batch_tokens
+        self._calibrate_again = calibrate_again
+        self._scheduler = Scheduler(max_batch_tokens or 1)
+        self._doing: Doing | None = None
+        self._stuck = False
+        self._stuck_seconds = stuck_seconds
+        self._watchdog = Watchdog(self.doing, self._bark, min(1.0, stuck_seconds / 4))
+        self._stepped_at = 0.0
         self._changed = threading.Condition()
         self._max_adapter_bytes = max_adapter_bytes or MAX_ADAPTER_BYTES.get(self.device.type, 1024**3)
         # requests whose adapters are on their way, and those that go: canceled, or for an error
         self._fetching: set[Request] = set()
         self._leaving: list[tuple[Request, BaseException | None]] = []
         self._stopping = False
+        self.step_times: StepTimes
         self._runner: Runner
         self._colours: previews.Colours | None = None
         self._bank: Bank
@@ -85,19 +104,36 @@ class Engine:
         self._colours = previews.load(self.card.path, self.device)
         self._bank = Bank(backend.layers, self._max_adapter_bytes)
         self._warm_up()
+        self.step_times = calibration.step_times(self.card, self.device, self._runner, again=self._calibrate_again)
+        if self._max_batch_tokens is None:
+            self._scheduler = Scheduler(calibration.max_batch_tokens(self.card, self.step_times))
         with self._changed:
             self.warm = not self._stopping
             self._thread = threading.Thread(target=self._serve, name="kiln-engine", daemon=True)
             self._thread.start()
+        self._watchdog.start()
 
     def stop(self) -> None:
-        """End after the batch that runs; futures still pending raise EngineStopped. Safe to call twice."""
+        """End after the batch that runs, unless it is stuck; futures still pending raise EngineStopped. Safe to call
+        twice.
+        """
         with self._changed:
             self._stopping = True
             self.warm = False
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join()
+            while self._thread.is_alive() and not self._stuck:
+                self._thread.join(0.1)
+        self._watchdog.stop()
+
+    def doing(self) -> Doing | None:
+        """The batch that runs at this moment; None between two."""
+        return self._doing
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """The cap of image tokens a forward; half as much after each time that memory ran out."""
+        return self._scheduler.max_batch_tokens
 
     def submit(self, request: Request) -> Future[Picture]:
         """Queue a new request. Raises InvalidRequest for a bad value, EngineStopped when not running.
@@ -183,9 +219,9 @@ class Engine:
         batch = self._next_batch()
         if batch is None:
             return False
-        self._run(batch)
+        faults = self._run(batch)
         self._finish(batch)
-        return True
+        return faults < len(batch.requests) or self._still_works()
 
     def _next_batch(self) -> Batch | None:
         """Wait for work, let go of requests that leave, and schedule; None when the engine is to stop."""
@@ -201,27 +237,82 @@ class Engine:
                 if batch := self._scheduler.schedule():
                     return batch
 
-    def _run(self, batch: Batch) -> None:
-        """Run a batch; where several rows raise, each runs again alone, so that a bad one fails alone."""
+    def _run(self, batch: Batch) -> int:
+        """Run a batch and answer how many of its rows raised; where several might, each runs again alone.
+
+        A row whose numbers broke fails alone. Where memory runs out, several rows are left as they were, for smaller
+        batches.
+        """
         begun = time.monotonic()
-        try:
-            for request in batch.requests:
-                request.started_at = request.started_at or begun
-            self._runner.run(batch)
-        except InferenceError as error:
-            for request in batch.requests:
-                self._fail(request, error)
-        except Exception as error:
+        waited = self._waited(batch, begun)
+        for request in batch.requests:
+            request.started_at = request.started_at or begun
+        error = self._attempt(batch)
+        if isinstance(error, torch.OutOfMemoryError):
             if len(batch.requests) > 1:
-                log.warning("a batch of %d raised %r; running its rows alone", len(batch.requests), error)
-                for request in batch.requests:
-                    self._run(Batch(batch.phase, (request,)))
-                return
-            log.exception("a request raised")
+                self._halve(batch)
+                return 0
+            self._free_memory()
+            error = self._attempt(batch)
+        if error and len(batch.requests) > 1:
+            log.warning("a batch of %d raised %r; running its rows alone", len(batch.requests), error)
+            return sum(self._run(Batch(batch.phase, (request,))) for request in batch.requests)
+        if error:
+            log.error("a request raised in %s", batch.phase, exc_info=error)
             fault = EngineFault(f"{batch.phase} raised {error!r}")
             fault.__cause__ = error
             self._fail(batch.requests[0], fault)
-        self._report(batch, time.monotonic() - begun)
+        self._report(batch, time.monotonic() - begun, waited)
+        return int(error is not None)
+
+    def _attempt(self, batch: Batch) -> Exception | None:
+        """Run a batch, and answer what it raised that was not raised on purpose."""
+        limit = max(self._stuck_seconds, STUCK_FACTOR * self.step_times.at(batch.image_tokens))
+        self._doing = Doing(batch, time.monotonic(), limit)
+        try:
+            self._runner.run(batch)
+        except InferenceError as error:
+            broken = error.requests if isinstance(error, BrokenPicture) else ()
+            for request in broken or batch.requests:
+                self._fail(request, error)
+        except Exception as error:  # noqa: BLE001 - the caller's to judge
+            return error
+        finally:
+            self._doing = None
+        return None
+
+    def _halve(self, batch: Batch) -> None:
+        row = batch.requests[0].image_tokens
+        with self._changed:
+            self._scheduler.max_batch_tokens = cap = max(row, batch.image_tokens // 2)
+        log.warning("no memory for %d image tokens; from now on a forward has at most %d", batch.image_tokens, cap)
+        self._free_memory()
+
+    def _free_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _still_works(self) -> bool:
+        """After a batch of which every row raised: whether the engine can make a picture that it made before."""
+        try:
+            self._warm_up()
+        except Exception:
+            log.exception("the engine cannot make its smallest picture any more, and stops")
+            return False
+        return True
+
+    def _bark(self, doing: Doing) -> None:
+        """The watchdog's: fail the requests of a batch that is stuck, give back all others, and take no more."""
+        log.critical("the engine is stuck: %s", doing)
+        with self._changed:
+            self._stuck = self._stopping = True
+        for request in doing.batch.requests:
+            self._fail(request, EngineFault(f"the engine was stuck: {doing}"))
+        self._abandon(EngineStopped("the engine was stuck"))
+
+    def _waited(self, batch: Batch, begun: float) -> float:
+        begun_before = batch.phase is Phase.DENOISE and any(request.step_index for request in batch.requests)
+        return begun - self._stepped_at if begun_before else 0.0
 
     def _finish(self, batch: Batch) -> None:
         with self._changed:
@@ -230,20 +321,24 @@ class Engine:
             if request.future.done():
                 continue
             if batch.phase is Phase.DECODE:
-                request.future.set_result(request.picture())
+                # the watchdog may have failed it just now
+                with suppress(InvalidStateError):
+                    request.future.set_result(request.picture())
             elif batch.phase is Phase.DENOISE and request.on_step:
                 _call(request.on_step, request)
 
-    def _report(self, batch: Batch, seconds: float) -> None:
+    def _report(self, batch: Batch, seconds: float, waited: float) -> None:
+        if batch.phase is Phase.DENOISE:
+            self._stepped_at = time.monotonic()
         if self._on_batch:
-            _call(self._on_batch, BatchReport(batch.phase, len(batch.requests), batch.image_tokens, seconds))
+            _call(self._on_batch, BatchReport(batch.phase, len(batch.requests), batch.image_tokens, seconds, waited))
 
     def _fail(self, request: Request, error: BaseException) -> None:
         with self._changed:
             self._scheduler.discard(request)
             self._fetching.discard(request)
         # outside the lock: whoever waits for the future may call the engine at once
-        if not request.future.done():
+        with suppress(InvalidStateError):
             request.future.set_exception(error)
 
     def _abandon(self, reason: InferenceError) -> None:

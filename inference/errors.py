@@ -10,6 +10,14 @@ InferenceError
 └── EngineFault         an unexpected exception while the request ran; its cause is chained
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from inference.request import Request
+
 
 class InferenceError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -40,7 +48,11 @@ class Canceled(InferenceError):
 
 
 class BrokenPicture(InferenceError):
-    """The latents or pixels are not finite."""
+    """The latents or pixels are not finite: those of `requests`, where their mates went on."""
+
+    def __init__(self, message: str, requests: Sequence[Request] = ()) -> None:
+        super().__init__(message)
+        self.requests = tuple(requests)
 
 
 class EngineStopped(InferenceError):

@@ -126,6 +126,7 @@ class Request:
     seed: int
     service_class: str = "standard"
     account: str = ""
+    reference: str = ""
     operation: str = Operation.GENERATE
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
     mask: Image.Image | None = field(default=None, repr=False)

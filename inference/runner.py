@@ -33,7 +33,7 @@ class Runner:
         }
 
     def run(self, batch: Batch) -> None:
-        """Run one phase. Raises BrokenPicture where a picture's numbers are not finite."""
+        """Run one phase. Raises BrokenPicture where a picture's numbers are not finite, once its mates have gone on."""
         # how many threads share a sum may change its last bit
         alone = any(request.deterministic for request in batch.requests)
         with torch.inference_mode(), _one_thread() if alone else nullcontext():
@@ -97,13 +97,18 @@ class Runner:
         moved = sampler.step(latents, velocity, (after - now).to(latents.device))
         outlooks = sampler.step(latents, velocity, -now.to(latents.device))
         rows = [_inpainted(request, row) for request, row in zip(requests, moved, strict=True)]
+        finite = dict(zip(requests, moved.isfinite().flatten(1).all(1).tolist(), strict=True))
         for request, row, outlook in zip(requests, rows, outlooks, strict=True):
+            if not finite[request]:
+                continue
             request.latents, request.outlook = row, outlook
             request.step_index += 1
         if cache:
             for request, memory, reused in zip(requests, cache.memories, cache.reused, strict=True):
                 request.step_memory = memory
                 request.steps_reused += reused
+        if broken := [request for request in requests if not finite[request]]:
+            raise BrokenPicture("the latents are not finite", broken)
 
     def _velocity(
         self, requests: Sequence[Request], latents: torch.Tensor, now: torch.Tensor, cache: StepCache | None

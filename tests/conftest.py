@@ -17,6 +17,7 @@ def pytest_configure() -> None:
         "DATABASE_URL": found.database_url,
         "REDIS_URL": found.redis_url,
         "KILN_HOME": str(home),
+        "KILN_CALIBRATION": str(home / "calibration"),
         "DJANGO_SETTINGS_MODULE": "marketplace.settings",
     }
     django.setup()

@@ -15,9 +15,10 @@ from bench.simulate import runs, scaling
 from bench.simulate.fleet import Fleet
 from bench.simulate.step_times import StepTimes
 from bench.simulate.traces import CLASSES, Floats, Mix, Trace
-from inference.engine import MAX_BATCH_TOKENS, BatchReport, Engine
+from inference.engine import BatchReport, Engine
 from inference.request import Phase, Request
 
+MAX_BATCH_TOKENS = 2048
 MIX = Mix(sides=(128, 192, 256))
 TOLERANCE = 0.1
 
@@ -65,7 +66,11 @@ def measure(sides: Sequence[int], most_rows: int, steps: int) -> StepTimes:
     curves: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     encode, decode = [], []
     ended: list[tuple[BatchReport, float]] = []
-    with Engine(device="cpu", on_batch=lambda report: ended.append((report, time.perf_counter()))) as engine:
+
+    def note(report: BatchReport) -> None:
+        ended.append((report, time.perf_counter()))
+
+    with Engine(device="cpu", max_batch_tokens=MAX_BATCH_TOKENS, on_batch=note) as engine:
         for side, guidance_scale, rows in kinds(sides, most_rows):
             ended.clear()
             for future in [engine.submit(order(row, side, steps, guidance_scale)) for row in range(rows)]:
@@ -80,7 +85,7 @@ def measure(sides: Sequence[int], most_rows: int, steps: int) -> StepTimes:
                     encode.append((after - before) / report.rows / (2 if guidance_scale > 1 else 1))
     return StepTimes(
         "this machine",
-        MAX_BATCH_TOKENS["cpu"],
+        MAX_BATCH_TOKENS,
         {row: curve(points) for row, points in curves.items()},
         statistics.median(encode),
         statistics.median(decode),

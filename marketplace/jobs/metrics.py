@@ -15,6 +15,7 @@ from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     generate_latest,
 )
@@ -27,10 +28,14 @@ from marketplace.jobs.models import ServiceClass
 
 if TYPE_CHECKING:  # the engine brings torch, which the web server does without
     from inference.engine import BatchReport
+    from inference.watchdog import Doing
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCH_SECONDS = Histogram("kiln_batch_seconds", "Seconds of one engine batch", ["phase"], buckets=SECONDS)
 BATCH_ROWS = Histogram("kiln_batch_rows", "Requests in one denoising batch", buckets=(1, 2, 4, 8, 16, 32, 64))
+STEP_WAIT = Histogram("kiln_step_wait_seconds", "Seconds that other work kept begun rows waiting", buckets=SECONDS)
+BATCH_AGE = Gauge("kiln_batch_age_seconds", "Seconds that the batch which runs has taken", multiprocess_mode="livemax")
+BATCH_CAP = Gauge("kiln_max_batch_tokens", "Image tokens a forward may have", multiprocess_mode="livemin")
 STEPS = Counter("kiln_steps", "Denoising steps run, one a request and step")
 CAPTURED = Counter("kiln_tokens_captured", "Tokens charged for jobs that this worker ended")
 
@@ -48,6 +53,13 @@ def batch(report: BatchReport) -> None:
     if report.phase == "denoise":
         BATCH_ROWS.observe(report.rows)
         STEPS.inc(report.rows)
+        STEP_WAIT.observe(report.waited)
+
+
+def engine(doing: Doing | None, max_batch_tokens: int) -> None:
+    """What the engine is at, each second."""
+    BATCH_AGE.set(doing.seconds if doing else 0)
+    BATCH_CAP.set(max_batch_tokens)
 
 
 def captured(charge: int) -> None:

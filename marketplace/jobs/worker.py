@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from billing import pricing
 from inference.engine import Engine
-from inference.errors import BrokenPicture, Canceled, EngineStopped, InferenceError, InvalidRequest
+from inference.errors import AdapterUnavailable, BrokenPicture, Canceled, EngineStopped, InferenceError, InvalidRequest
 from inference.models import catalog
 from inference.request import Picture, Request
 from marketplace.jobs import lifecycle, metrics, outbox, storage
@@ -157,7 +157,8 @@ class Worker:
             job,
             code,
             "The picture could not be made.",
-            retry=not isinstance(error, BrokenPicture),  # the same seed would give the same one
+            # the same seed would give the same picture; the bank has looked for the adapter itself
+            retry=not isinstance(error, BrokenPicture | AdapterUnavailable),
             after=timedelta(seconds=settings.RETRY_SECONDS * 4 ** (job.attempt - 1)),
         )
 
@@ -188,6 +189,7 @@ class Worker:
             if wanted.get(job_id, True):
                 task.lost = job_id not in wanted
                 self._cancel(task)
+        metrics.engine(self.engine.doing(), self.engine.max_batch_tokens)
         self._say_alive(len(tasks))
 
     def _say_alive(self, running: int) -> None:
@@ -217,6 +219,7 @@ def request_for(job: Job, index: int) -> Request:
         service_class=job.service_class,
         deterministic=order.get("deterministic", False),
         account=str(job.account_id),
+        reference=f"{job.id}/{index}",
     )
 
 

@@ -41,7 +41,7 @@ class Watch:
 @pytest.fixture(scope="session")
 def _watched_engine() -> Iterator[tuple[Engine, Watch]]:
     watch = Watch()
-    with Engine(device="cpu", on_batch=watch) as engine:
+    with Engine(device="cpu", max_batch_tokens=2048, on_batch=watch) as engine:
         yield engine, watch
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from inference.errors import BrokenPicture, Canceled
+from inference.errors import AdapterUnavailable, BrokenPicture, Canceled
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Task, Worker, _steps_to_pay
@@ -35,9 +35,10 @@ def test_a_canceled_job_does_not_pay_for_pictures_that_failed():
     assert _steps_to_pay(Task(None, requests, futures)) == [20, 0, 5]
 
 
-def test_a_broken_picture_is_not_tried_again(worker, alice, order):
+@pytest.mark.parametrize("error", [BrokenPicture("nan"), AdapterUnavailable("no such file")], ids=repr)
+def test_what_would_fail_again_is_not_tried_again(worker, alice, order, error):
     job = lifecycle.submit(alice.account.id, order()).job
-    worker._fail(lifecycle.claim(job.id, "w1"), BrokenPicture("nan"))
+    worker._fail(lifecycle.claim(job.id, "w1"), error)
     assert Job.objects.get(id=job.id).status == "failed"
     assert alice.balance == (1_000_000, 0)
 

@@ -1,0 +1,138 @@
+"""What goes wrong in the engine goes wrong for as few as possible, and is said."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from inference.engine import Engine
+from inference.errors import BrokenPicture, EngineFault, EngineStopped
+from inference.request import Phase
+from tests.inference.conftest import difference, order
+
+ROW = order().image_tokens
+
+
+@pytest.fixture
+def own():
+    """An engine that a test may break."""
+    with Engine(device="cpu", max_batch_tokens=4 * ROW, stuck_seconds=5) as engine:
+        yield engine
+
+
+def spoil(engine, monkeypatch, error, when):
+    """The runner raises for batches of which `when` is true; answers those that it was given."""
+    run, given = engine._runner.run, []
+
+    def spoilt(batch):
+        given.append(batch)
+        if when(batch):
+            raise error
+        run(batch)
+
+    monkeypatch.setattr(engine._runner, "run", spoilt)
+    return given
+
+
+def test_a_row_whose_numbers_break_fails_at_that_step_and_its_mates_pictures_are_the_same(engine, watch):
+    pictures = []
+    for poisoned in (False, True):
+        first, victim, mate = order(steps=6), order(steps=6, seed=1), order(steps=6, seed=2)
+        watch.at(1, lambda first=victim, second=mate: (engine.submit(first), engine.submit(second)))
+        if poisoned:
+            watch.at(5, lambda row=victim: setattr(row, "latents", row.latents / 0))
+        engine.submit(first).result()
+        mate.future.result()
+        if poisoned:
+            assert isinstance(victim.future.exception(), BrokenPicture)
+            assert victim.step_index == 2, "it goes no further"
+            assert watch.rows("denoise") == [3, 3, 3, 2, 2, 2]
+        else:
+            victim.future.result()
+        pictures.append((first.future.result(), mate.future.result()))
+        watch.reset()
+    (first, mate), (beside, other) = pictures
+    assert difference(first, beside) <= 1
+    assert difference(mate, other) <= 1
+
+
+def test_where_memory_runs_out_the_cap_halves_and_the_same_rows_go_on(own, monkeypatch):
+    requests = [order(seed=seed) for seed in range(4)]
+    given = spoil(own, monkeypatch, torch.OutOfMemoryError(), lambda batch: len(batch.requests) > 2)
+    for future in [own.submit(request) for request in requests]:
+        assert future.result().steps_run == 4
+    assert own.max_batch_tokens == 2 * ROW
+    assert max(len(batch.requests) for batch in given[-10:]) == 2
+
+
+def test_a_request_too_large_for_the_memory_fails_alone(own, monkeypatch):
+    large = order(width=256)
+    spoil(own, monkeypatch, torch.OutOfMemoryError(), lambda batch: large in batch.requests)
+    with pytest.raises(EngineFault):
+        own.submit(large).result()
+    assert own.max_batch_tokens == 4 * ROW
+    assert own.submit(order()).result().steps_run == 4
+
+
+def test_requests_that_raise_by_themselves_do_not_stop_an_engine_that_works(own, monkeypatch):
+    bad = [order(seed=seed, width=64) for seed in range(5)]
+    spoil(own, monkeypatch, ValueError("malformed"), lambda batch: not set(bad).isdisjoint(batch.requests))
+    for request in bad:
+        assert isinstance(own.submit(request).exception(), EngineFault)
+    assert own.warm
+    assert own.submit(order()).result().steps_run == 4
+
+
+def test_an_engine_that_can_do_nothing_any_more_gives_back_what_waits(own, monkeypatch):
+    running, waiting = order(), order(width=64)
+    held = threading.Event()
+    monkeypatch.setattr(own, "_on_batch", lambda report: held.wait(10))
+    own.submit(running)
+    own.submit(waiting)
+    spoil(own, monkeypatch, RuntimeError("device-side assert"), lambda batch: True)
+    held.set()
+    errors = [request.future.exception(timeout=30) for request in (running, waiting)]
+    assert {type(error) for error in errors} == {EngineFault, EngineStopped}
+    assert not own.warm
+    with pytest.raises(EngineStopped):
+        own.submit(order())
+
+
+def test_a_stuck_step_is_noticed_said_and_given_up(own, monkeypatch, caplog):
+    free, stuck, waiting = threading.Event(), order(reference="job 7", steps=9), order(width=64)
+    run = own._runner.run
+
+    def hangs(batch):
+        if batch.phase is Phase.DENOISE:
+            own.submit(waiting)
+            free.wait(30)
+        run(batch)
+
+    monkeypatch.setattr(own, "_stuck_seconds", 0.2)
+    monkeypatch.setattr(type(own.step_times), "at", lambda times, tokens: 0.0)
+    monkeypatch.setattr(own._runner, "run", hangs)
+    try:
+        with pytest.raises(EngineFault, match="stuck"):
+            own.submit(stuck).result(timeout=20)
+        assert own.doing().batch.requests == (stuck,)
+        assert isinstance(waiting.future.exception(timeout=5), EngineStopped)
+        assert not own.warm
+        assert "denoise for" in caplog.text
+        assert "job 7 (128x128, step 0 of 9)" in caplog.text
+        began = time.monotonic()
+        own.stop()
+        assert time.monotonic() - began < 5, "nobody waits for a step that hangs"
+    finally:
+        free.set()
+
+
+def test_how_long_other_work_kept_a_step_is_reported(engine, watch):
+    late = order(seed=1)
+    watch.at(2, lambda: engine.submit(late))
+    engine.submit(order()).result()
+    late.future.result()
+    phases = [report.phase for report in watch.reports]
+    encoded = phases.index("encode", 1)
+    assert watch.reports[encoded + 1].waited >= watch.reports[encoded].seconds
+    assert all(report.waited == 0 for report in watch.reports if report.phase != "denoise")
