@@ -24,6 +24,7 @@ from inference.adapters.bank import Bank, Loan
 from inference.backends.pytorch import TorchBackend
 from inference.calibration import StepTimes
 from inference.errors import BrokenPicture, Canceled, EngineFault, EngineStopped, InferenceError
+from inference.latent_cache.cache import Reuse
 from inference.models import catalog, qwen_image
 from inference.request import Operation, Phase, Picture, Request
 from inference.runner import Runner
@@ -64,6 +65,7 @@ class Engine:
         max_adapter_bytes: int | None = None,
         stuck_seconds: float = STUCK_SECONDS,
         calibrate_again: bool = False,
+        latent_cache: Reuse | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
         """`on_batch` runs in the engine's thread after a batch. Raises ModelUnavailable for no such model.
@@ -74,6 +76,7 @@ class Engine:
         self.card = catalog.card(model)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.warm = False
+        self._latent_cache = latent_cache
         self._on_batch = on_batch
         self._max_batch_tokens = max_batch_tokens
         self._calibrate_again = calibrate_again
@@ -100,7 +103,7 @@ class Engine:
         assert self._thread is None, "an engine starts once"
         model = qwen_image.load(self.card, self.device)
         backend = TorchBackend(model.transformer)
-        self._runner = Runner(model, backend)
+        self._runner = Runner(model, backend, self._latent_cache)
         self._colours = previews.load(self.card.path, self.device)
         self._bank = Bank(backend.layers, self._max_adapter_bytes)
         self._warm_up()
@@ -232,7 +235,7 @@ class Engine:
                     return None
                 leaving, self._leaving = self._leaving, []
             for request, error in leaving:
-                self._fail(request, error or Canceled(request.step_index))
+                self._fail(request, error or Canceled(request.steps_run))
             with self._changed:
                 if batch := self._scheduler.schedule():
                     return batch

@@ -86,6 +86,7 @@ class Picture:
     """A finished picture: RGB image, steps done and skipped, seconds from its first work to its last.
 
     `steps_reused`: how many of the steps done ran the first block only (see `inference.step_cache`).
+    `similarity` is that of the prompt whose latents it began from; None where it began from noise.
     """
 
     image: Image.Image
@@ -94,6 +95,7 @@ class Picture:
     seconds: float
     seconds_waited: float
     steps_reused: int = 0
+    similarity: float | None = None
 
 
 @dataclass(eq=False)
@@ -105,6 +107,8 @@ class Request:
     `extend` is how far outpaint goes on, in pixels: left, top, right, bottom; `width` and `height` are of the canvas.
     `box` is what redraw paints anew, in pixels of its picture: left, top, right, bottom; it is seen at `width` by
     `height`, and the result has the size of the picture.
+
+    With `use_cache` it may begin from latents of an earlier picture of its account, and leaves its own for later ones.
 
     `adapters` are LoRAs, each the path of a safetensors file and a scale; what they change adds up.
 
@@ -137,6 +141,7 @@ class Request:
     deterministic: bool = False
     step_cache: float = 0.0
     on_step: Callable[[Request], object] | None = field(default=None, repr=False)
+    use_cache: bool = False
 
     # set by the engine that takes it
     condition_grids: tuple[Grid, ...] = field(default=(), init=False)
@@ -144,6 +149,8 @@ class Request:
     # row state
     step_index: int = field(default=0, init=False)
     steps_reused: int = field(default=0, init=False)
+    steps_skipped: int = field(default=0, init=False)
+    similarity: float | None = field(default=None, init=False)
     sigmas: tuple[float, ...] = field(default=(), init=False, repr=False)
     posteriors: tuple[Posterior, ...] = field(default=(), init=False, repr=False)
     latents: torch.Tensor | None = field(default=None, init=False, repr=False)
@@ -183,6 +190,10 @@ class Request:
         return self.steps - int(max(self.steps - min(self.steps * self.strength, self.steps), 0))
 
     @property
+    def steps_run(self) -> int:
+        return self.step_index - self.steps_skipped
+
+    @property
     def batch_key(self) -> BatchKey:
         alone = id(self) if self.deterministic else 0
         return BatchKey(self.width, self.height, self.guided, self.condition_grids, alone)
@@ -199,9 +210,10 @@ class Request:
         now = time.monotonic()
         return Picture(
             image=self.image,
-            steps_run=self.step_index,
-            steps_skipped=0,
+            steps_run=self.steps_run,
+            steps_skipped=self.steps_skipped,
             seconds=now - self.started_at,
             seconds_waited=self.started_at - self.submitted_at,
             steps_reused=self.steps_reused,
+            similarity=self.similarity,
         )

@@ -13,6 +13,7 @@ from inference.adapters import layers
 from inference.adapters.weights import Row
 from inference.backends.base import Backend
 from inference.errors import BrokenPicture
+from inference.latent_cache.cache import Hit, Reuse
 from inference.models.qwen_image import QwenImage
 from inference.request import Inpainting, Operation, Phase, Request
 from inference.scheduler import Batch
@@ -22,8 +23,9 @@ from inference.step_cache import StepCache
 class Runner:
     """Moves requests on by one phase of one batch; tensors lie on the backend's device."""
 
-    def __init__(self, model: QwenImage, backend: Backend) -> None:
+    def __init__(self, model: QwenImage, backend: Backend, latent_cache: Reuse | None = None) -> None:
         self._model = model
+        self._latent_cache = latent_cache
         self._backend = backend
         self._phases: dict[Phase, Callable[[Sequence[Request]], None]] = {
             Phase.READ: self._read,
@@ -63,6 +65,8 @@ class Runner:
             if request.posteriors:
                 request.condition = torch.cat([posterior.mean for posterior in request.posteriors])
             request.latents = self._noise(request, request.generator)
+            if self._latent_cache and (hit := self._latent_cache.look_up(request)):
+                _enter(request, hit)
 
     def _texts(self, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings of the prompt and, where guidance is on, of the negative prompt."""
@@ -107,6 +111,10 @@ class Runner:
             for request, memory, reused in zip(requests, cache.memories, cache.reused, strict=True):
                 request.step_memory = memory
                 request.steps_reused += reused
+        if self._latent_cache:
+            for request in requests:
+                if finite[request]:
+                    self._latent_cache.offer(request)
         if broken := [request for request in requests if not finite[request]]:
             raise BrokenPicture("the latents are not finite", broken)
 
@@ -134,6 +142,14 @@ class Runner:
                 raise BrokenPicture("the latents are not finite")
             request.image = canvas.finish(request, self._model.decode(latents, request.grid))
             request.step_memory = None
+
+
+def _enter(request: Request, hit: Hit) -> None:
+    """Go on from another picture's latents, at their noise level."""
+    request.latents = hit.latents.to(_present(request.latents).device)
+    request.sigmas = (*request.sigmas[: hit.step], hit.sigma, *request.sigmas[hit.step + 1 :])
+    request.step_index = request.steps_skipped = hit.step
+    request.similarity = hit.similarity
 
 
 def _inpainted(request: Request, moved: torch.Tensor) -> torch.Tensor:
