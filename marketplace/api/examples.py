@@ -45,7 +45,7 @@ QUEUED: dict[str, Any] = {
     "cost": {"quoted": "0.365", "held": "0.365", "captured": "0", "released": "0"},
     "quote": QUOTE,
     "receipt": None,
-    "cache": {"tier": "none", "steps_skipped": 0},
+    "cache": {"tier": "none", "similarity": None, "steps_skipped": 0},
     "timings": {"created_at": "2026-11-21T03:45:50.000Z", "started_at": None, "finished_at": None},
     "error": None,
 }
@@ -65,7 +65,10 @@ SUCCEEDED = QUEUED | {
         }
     ],
     "cost": {"quoted": "0.365", "held": "0", "captured": "0.365", "released": "0"},
-    "receipt": {"images": [{"delivered": True, "steps_run": 20, "steps_skipped": 0}], "captured": "0.365"},
+    "receipt": {
+        "images": [{"delivered": True, "steps_run": 20, "steps_skipped": 0, "tier": "none", "similarity": None}],
+        "captured": "0.365",
+    },
     "timings": {
         "created_at": "2026-11-21T03:45:50.000Z",
         "started_at": "2026-11-21T03:45:50.038Z",

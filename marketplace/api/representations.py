@@ -51,7 +51,7 @@ def job(row: Job, images: Sequence[Image], request: HttpRequest, position: int |
         },
         "quote": {name: row.quote[name] for name in QUOTED},
         "receipt": row.receipt,
-        "cache": {"tier": "none", "steps_skipped": 0},
+        "cache": _cache(row),
         "timings": _timings(row),
         "error": {"code": row.error_code, "message": row.error_message} if row.error_code else None,
     }
@@ -278,6 +278,17 @@ def model(card: ModelCard) -> dict[str, Any]:
 
 def _optional_tokens(milli: int | None) -> str | None:
     return None if milli is None else format_tokens(milli)
+
+
+def _cache(row: Job) -> dict[str, Any]:
+    """What the caches saved; null-safe for jobs that have no receipt yet, and for old ones."""
+    images = (row.receipt or {}).get("images", [])
+    hits = [each for each in images if each.get("tier", "none") != "none"]
+    return {
+        "tier": hits[0]["tier"] if hits else "none",
+        "similarity": min((each["similarity"] for each in hits), default=None),
+        "steps_skipped": sum(each["steps_skipped"] for each in images),
+    }
 
 
 def _timings(row: Job) -> dict[str, Any]:

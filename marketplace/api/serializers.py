@@ -15,6 +15,7 @@ from billing.models import AutomaticTopUp, Hold, Lot, TopUp, Transfer
 from inference.models import catalog
 from inference.models.catalog import ModelCard
 from marketplace.api.fields import Flag, Number, StrictSerializer, Text, Tokens, Whole
+from marketplace.jobs import reuse
 from marketplace.jobs.models import ServiceClass, Status
 from marketplace.jobs.orders import JobOrder
 from marketplace.jobs.storage import FORMATS
@@ -49,6 +50,12 @@ class OrderSerializer(StrictSerializer):
     adapters = serializers.ListField(child=serializers.DictField(), default=list, max_length=8)
     service_class = serializers.ChoiceField(choices=ServiceClass.values, default="standard")
     output_format = serializers.ChoiceField(choices=list(FORMATS), default="png")
+    cache = serializers.ChoiceField(
+        choices=list(reuse.MODES), required=False,
+        help_text="`on`: begin from latents of your earlier, similar pictures, which is faster, costs less and may "
+        "resemble them; `exact`: only give stored pictures again where order and seed are the same; `off`: neither. "
+        "Default: `exact` with a seed, else `on`.",
+    )  # fmt: skip
     max_cost = Tokens(required=False, allow_null=True, default=None, help_text="Refuse when the quote is above.")
     metadata = serializers.DictField(
         child=Text(max_length=500, allow_blank=True), default=dict, help_text="Your own labels, given back."
@@ -74,6 +81,7 @@ class OrderSerializer(StrictSerializer):
             )
         if attributes["operation"] not in card.operations:
             raise serializers.ValidationError({"operation": ["This model does not do that."]})
+        attributes.setdefault("cache", reuse.ON if attributes["seed"] is None else reuse.EXACT)
         attributes.setdefault("steps", card.default_steps)
         if attributes.setdefault("guidance_scale", card.default_guidance_scale) > card.max_guidance_scale:
             raise serializers.ValidationError({"guidance_scale": [f"Must be at most {card.max_guidance_scale:g}."]})
@@ -214,7 +222,8 @@ class CostBody(serializers.Serializer[Any]):
 
 class CacheBody(serializers.Serializer[Any]):
     tier = serializers.CharField(help_text="none, exact or latent")
-    steps_skipped = serializers.IntegerField()
+    similarity = serializers.FloatField(allow_null=True, help_text="Of the prompts; 1 is the same.")
+    steps_skipped = serializers.IntegerField(help_text="Of all pictures together.")
 
 
 class JobErrorBody(serializers.Serializer[Any]):

@@ -67,10 +67,15 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one picture. `image` is unsaved, and None where the picture failed or was canceled."""
+    """What came of one picture. `image` is unsaved, and None where the picture failed or was canceled.
+
+    `tier` is the cache that its skipped steps came from, exact or latent; `similarity` that of the prompts.
+    """
 
     outcome: pricing.ImageOutcome
     image: Image | None = None
+    tier: str = "none"
+    similarity: float | None = None
 
 
 def quote(order: JobOrder) -> pricing.Quote:
@@ -124,16 +129,18 @@ def heartbeat(worker: str, progress: Mapping[UUID, tuple[int, int]]) -> dict[UUI
 
 
 @transaction.atomic
-def complete(job: Job, results: Sequence[Result], timings: Mapping[str, float]) -> int:
+def complete(
+    job: Job, results: Sequence[Result], timings: Mapping[str, float], picture_key: bytes | None = None
+) -> int:
     """running → succeeded with the pictures that came out, the hold captured for those delivered.
 
-    Returns the charge in milli-Tokens. Raises LeaseLost where the job is no longer this worker's. With no
-    picture at all, use `fail`.
+    By its `picture_key` the same order finds them again. Returns the charge in milli-Tokens. Raises LeaseLost where the
+    job is no longer this worker's. With no picture at all, use `fail`.
     """
     offer = pricing.Quote.from_json(job.quote)
     outcomes = [result.outcome for result in results]
     charge = pricing.charge(offer, outcomes)
-    _finish(job, Status.SUCCEEDED, charge, _receipt(outcomes, charge), timings=timings)
+    _finish(job, Status.SUCCEEDED, charge, _receipt(results, charge), timings=timings, picture_key=picture_key)
     _settle(job.id, charge)
     Image.objects.bulk_create(result.image for result in results if result.image)
     return charge
@@ -143,8 +150,8 @@ def complete(job: Job, results: Sequence[Result], timings: Mapping[str, float]) 
 def stop(job: Job, steps_run: Sequence[int]) -> int:
     """running → canceled, charged for the steps that were done; the charge in milli-Tokens. Raises LeaseLost."""
     charge = pricing.charge_canceled(pricing.Quote.from_json(job.quote), steps_run)
-    outcomes = [pricing.ImageOutcome(delivered=False, steps_run=steps) for steps in steps_run]
-    _finish(job, Status.CANCELED, charge, _receipt(outcomes, charge), step=sum(steps_run))
+    results = [Result(pricing.ImageOutcome(delivered=False, steps_run=steps)) for steps in steps_run]
+    _finish(job, Status.CANCELED, charge, _receipt(results, charge), step=sum(steps_run))
     _settle(job.id, charge)
     return charge
 
@@ -283,6 +290,7 @@ def _finish(
     step: int | None = None,
     error: tuple[str, str] = ("", ""),
     timings: Mapping[str, float] | None = None,
+    picture_key: bytes | None = None,
 ) -> None:
     """Ends a running job where the lease is this attempt's, else raises LeaseLost."""
     done = Job.objects.filter(id=job.id, status=Status.RUNNING, worker=job.worker, attempt=job.attempt).update(
@@ -293,6 +301,7 @@ def _finish(
         error_code=error[0],
         error_message=error[1][:500],
         timings=dict(timings or {}),
+        picture_key=picture_key,
         lease_expires_at=None,
         finished_at=Now(),
     )
@@ -319,15 +328,17 @@ def _settle(job_id: UUID, charge: int) -> None:
         wallets.release(job_id)
 
 
-def _receipt(outcomes: Sequence[pricing.ImageOutcome], charge: int) -> dict[str, object]:
+def _receipt(results: Sequence[Result], charge: int) -> dict[str, object]:
     return {
         "images": [
             {
-                "delivered": outcome.delivered,
-                "steps_run": outcome.steps_run,
-                "steps_skipped": outcome.steps_skipped,
+                "delivered": result.outcome.delivered,
+                "steps_run": result.outcome.steps_run,
+                "steps_skipped": result.outcome.steps_skipped,
+                "tier": result.tier,
+                "similarity": result.similarity,
             }
-            for outcome in outcomes
+            for result in results
         ],
         "captured": pricing.format_tokens(charge),
     }

@@ -6,7 +6,7 @@ With `PROMETHEUS_MULTIPROC_DIR` set, all processes of one machine share their co
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from django.db import connection
@@ -29,6 +29,7 @@ from marketplace.jobs.models import ServiceClass
 if TYPE_CHECKING:  # the engine brings torch, which the web server does without
     from inference.engine import BatchReport
     from inference.watchdog import Doing
+    from marketplace.jobs.lifecycle import Result
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCH_SECONDS = Histogram("kiln_batch_seconds", "Seconds of one engine batch", ["phase"], buckets=SECONDS)
@@ -37,6 +38,8 @@ STEP_WAIT = Histogram("kiln_step_wait_seconds", "Seconds that other work kept be
 BATCH_AGE = Gauge("kiln_batch_age_seconds", "Seconds that the batch which runs has taken", multiprocess_mode="livemax")
 BATCH_CAP = Gauge("kiln_max_batch_tokens", "Image tokens a forward may have", multiprocess_mode="livemin")
 STEPS = Counter("kiln_steps", "Denoising steps run, one a request and step")
+PICTURES = Counter("kiln_pictures", "Pictures of jobs that this worker ended", ["cache"])
+SKIPPED = Counter("kiln_steps_skipped", "Denoising steps that a cache saved", ["cache"])
 CAPTURED = Counter("kiln_tokens_captured", "Tokens charged for jobs that this worker ended")
 
 QUEUES = """
@@ -60,6 +63,13 @@ def engine(doing: Doing | None, max_batch_tokens: int) -> None:
     """What the engine is at, each second."""
     BATCH_AGE.set(doing.seconds if doing else 0)
     BATCH_CAP.set(max_batch_tokens)
+
+
+def delivered(results: Sequence[Result]) -> None:
+    """A job's pictures, by the cache that they came from or began from."""
+    for result in results:
+        PICTURES.labels(result.tier).inc()
+        SKIPPED.labels(result.tier).inc(result.outcome.steps_skipped)
 
 
 def captured(charge: int) -> None:

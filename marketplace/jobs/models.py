@@ -63,6 +63,9 @@ class Job(models.Model):
     cancel_requested_at = models.DateTimeField(null=True)
     error_code = models.CharField(max_length=50, default="", blank=True)
     error_message = models.CharField(max_length=500, default="", blank=True)
+    picture_key = models.BinaryField(
+        max_length=32, null=True, help_text="SHA-256 of what the pictures follow from, once they are there"
+    )
     timings = models.JSONField(default=dict, encoder=DjangoJSONEncoder)
 
     created_at = models.DateTimeField(db_default=TransactionNow())
@@ -99,6 +102,9 @@ class Job(models.Model):
             models.Index(fields=["service_class", "id"], condition=Q(status="queued"), name="job_queue"),
             models.Index(fields=["lease_expires_at"], condition=Q(status="running"), name="job_lease"),
             models.Index(fields=["status", "-id"], name="job_by_status"),
+            models.Index(
+                fields=["account", "picture_key"], condition=Q(picture_key__isnull=False), name="job_pictures"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -29,6 +29,7 @@ class JobOrder:
     service_class: str
     output_format: str
     deterministic: bool = False
+    cache: str = "off"
     max_cost: int | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -51,4 +52,4 @@ class JobOrder:
     def picture(self) -> dict[str, Any]:
         """The part that the engine needs, as stored on the job."""
         names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "deterministic")
-        return {name: getattr(self, name) for name in (*names, "output_format")}
+        return {name: getattr(self, name) for name in (*names, "output_format", "cache")}

@@ -45,6 +45,17 @@ def put(job: Job, index: int, pixels: Pixels.Image) -> Image:
     )
 
 
+def copy(job: Job, source: Image) -> Image:
+    """Another job's picture as one of this job, not saved yet. Raises OSError where its bytes are gone or changed."""
+    with open_image(source) as stored:
+        content = stored.read()
+    if hashlib.sha256(content).hexdigest() != source.sha256:
+        raise OSError(f"{source.path} is not what was stored")
+    path = _storage().save(_path(job, source.index), ContentFile(content))
+    fields = ("index", "media_type", "sha256", "width", "height", "size", "seed")
+    return Image(job=job, path=path, **{name: getattr(source, name) for name in fields})
+
+
 def keep_only(job: Job, paths: set[str]) -> None:
     """Deletes what earlier attempts of a job left behind."""
     try:

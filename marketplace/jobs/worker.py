@@ -24,9 +24,10 @@ from django.utils import timezone
 from billing import pricing
 from inference.engine import Engine
 from inference.errors import AdapterUnavailable, BrokenPicture, Canceled, EngineStopped, InferenceError, InvalidRequest
+from inference.latent_cache.shadow import Shadows
 from inference.models import catalog
 from inference.request import Picture, Request
-from marketplace.jobs import lifecycle, metrics, outbox, storage
+from marketplace.jobs import lifecycle, metrics, outbox, reuse, storage
 from marketplace.jobs.errors import LeaseLost
 from marketplace.jobs.lifecycle import Result
 from marketplace.jobs.models import Job
@@ -57,7 +58,8 @@ class Worker:
     def __init__(self) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self.card = catalog.card(settings.MODEL)
-        self.engine = Engine(self.card.path, on_batch=metrics.batch)
+        self.reuse = reuse.latent_cache(self.card)
+        self.engine = Engine(self.card.path, latent_cache=self.reuse[0] if self.reuse else None, on_batch=metrics.batch)
         self.tasks: dict[UUID, Task] = {}
         self.lock = threading.Lock()
         self.leaving = threading.Event()
@@ -66,6 +68,8 @@ class Worker:
     def start(self) -> None:
         """Loads and warms the model, then begins to beat; returns when jobs can be taken."""
         self.engine.start()
+        if self.reuse:
+            Shadows(*self.reuse, self.engine.submit, settings.SHADOW_PERCENT / 100)
         self._beat()
         threading.Thread(target=self._beat_for_ever, name="beat", daemon=True).start()
         logger.info("%s is warm: %s %s", self.name, self.card.name, self.card.revision)
@@ -83,7 +87,8 @@ class Worker:
         with self.lock:
             self.tasks[job.id] = task
         try:
-            self._run(task)
+            if not self._give_again(job):
+                self._run(task)
         except LeaseLost:
             logger.warning("job %s is no longer ours; what we made is thrown away", job.id)
         finally:
@@ -98,9 +103,22 @@ class Worker:
         while self.tasks and time.monotonic() < deadline:
             time.sleep(0.1)
         self.engine.stop()
+        if self.reuse:
+            self.reuse[0].close()
         self.stopped.set()
         WorkerRow.objects.filter(name=self.name).delete()
         connection.close()
+
+    def _give_again(self, job: Job) -> bool:
+        """Whether the job's pictures were there already, and are delivered without the engine."""
+        began = time.monotonic()
+        key = reuse.picture_key(job, self.card.revision)
+        if not (images := reuse.stored_pictures(job, key)):
+            return False
+        outcome = pricing.ImageOutcome(True, steps_run=0, steps_skipped=job.order["steps"])
+        results = [Result(outcome, image, "exact", 1.0) for image in images]
+        self._complete(job, results, {"store_seconds": round(time.monotonic() - began, 3)})
+        return True
 
     def _run(self, task: Task) -> None:
         began = time.monotonic()
@@ -141,13 +159,19 @@ class Worker:
             self._fail(task.job, error)
             return
         timings = {"engine_seconds": round(seconds, 3), "store_seconds": round(time.monotonic() - stored, 3)}
+        self._complete(task.job, results, timings)
+
+    def _complete(self, job: Job, results: list[Result], timings: dict[str, float]) -> None:
+        whole = all(result.image for result in results)
+        key = reuse.picture_key(job, self.card.revision) if whole else None
         try:
-            metrics.captured(lifecycle.complete(task.job, results, timings))
+            metrics.captured(lifecycle.complete(job, results, timings, key))
         except LeaseLost:
-            storage.discard_attempt(task.job)
+            storage.discard_attempt(job)
             raise
-        if task.job.attempt > 1:
-            storage.keep_only(task.job, {result.image.path for result in results if result.image})
+        metrics.delivered(results)
+        if job.attempt > 1:
+            storage.keep_only(job, {result.image.path for result in results if result.image})
 
     def _fail(self, job: Job, error: BaseException) -> None:
         logger.error("job %s, attempt %s failed", job.id, job.attempt, exc_info=error)
@@ -220,13 +244,14 @@ def request_for(job: Job, index: int) -> Request:
         deterministic=order.get("deterministic", False),
         account=str(job.account_id),
         reference=f"{job.id}/{index}",
+        use_cache=reuse.takes_latents(job),
     )
 
 
 def _steps_to_pay(task: Task) -> list[int]:
     """Steps done, picture by picture, of a job that was canceled; none of a picture that failed by itself."""
     return [
-        request.step_index if isinstance(future.exception(), Canceled | None) else 0
+        request.steps_run if isinstance(future.exception(), Canceled | None) else 0
         for request, future in zip(task.requests, task.futures, strict=True)
     ]
 
@@ -236,4 +261,6 @@ def _result(job: Job, index: int, future: Future[Picture]) -> Result:
         return Result(pricing.ImageOutcome(delivered=False, steps_run=0))
     picture = future.result()
     outcome = pricing.ImageOutcome(True, picture.steps_run, picture.steps_skipped)
-    return Result(outcome, storage.put(job, index, picture.image))
+    tier = "latent" if picture.steps_skipped else "none"
+    similarity = None if picture.similarity is None else round(picture.similarity, 4)
+    return Result(outcome, storage.put(job, index, picture.image), tier, similarity)

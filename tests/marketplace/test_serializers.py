@@ -22,6 +22,7 @@ RIGHT = {
     "adapters": [],
     "service_class": "batch",
     "output_format": "png",
+    "cache": "off",
     "max_cost": "1.5",
     "metadata": {"a": "b"},
 }

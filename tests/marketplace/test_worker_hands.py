@@ -20,6 +20,7 @@ def worker():
     found = Worker.__new__(Worker)
     found.name, found.tasks, found.lock = "w1", {}, threading.Lock()
     found.leaving, found.engine = threading.Event(), SimpleNamespace(warm=True)
+    found.card = SimpleNamespace(revision="r1")
     return found
 
 
@@ -30,7 +31,7 @@ def ended(error=None):
 
 
 def test_a_canceled_job_does_not_pay_for_pictures_that_failed():
-    requests = [SimpleNamespace(step_index=steps) for steps in (20, 20, 5)]
+    requests = [SimpleNamespace(steps_run=steps) for steps in (20, 20, 5)]
     futures = [ended(), ended(BrokenPicture("nan")), ended(Canceled(5))]
     assert _steps_to_pay(Task(None, requests, futures)) == [20, 0, 5]
 

@@ -1,0 +1,76 @@
+"""What a job need not have drawn: stored pictures of the same order (the exact cache), and the engine's latent cache.
+
+Both belong to one account. What the operator's own account of templates had drawn is everybody's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+
+from inference.models.catalog import ModelCard
+from marketplace.jobs import storage
+from marketplace.jobs.models import Image, Job, Status
+
+if TYPE_CHECKING:
+    from inference.latent_cache.cache import LatentCache
+    from inference.latent_cache.stores import Store
+
+logger = logging.getLogger(__name__)
+
+ON, EXACT, OFF = MODES = ("on", "exact", "off")
+"""Pictures and latents, pictures only, or neither."""
+
+
+def picture_key(job: Job, revision: str) -> bytes:
+    """SHA-256 of everything that a job's pictures follow from."""
+    order = {name: value for name, value in job.order.items() if name != "cache"}
+    made_of = [job.operation, job.model, revision, job.seed, job.n, order]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).digest()
+
+
+def stored_pictures(job: Job, key: bytes) -> list[Image] | None:
+    """Copies of the pictures that the same order brought before, unsaved; None where there are none, or not whole."""
+    if job.order.get("cache", OFF) == OFF:
+        return None
+    owners = [str(job.account_id), *_templates()]
+    same = Job.objects.filter(account_id__in=owners, picture_key=key, status=Status.SUCCEEDED)
+    earlier = same.prefetch_related("images").order_by("-id").first()
+    if earlier is None or len(earlier.images.all()) != job.n:
+        return None
+    try:
+        return [storage.copy(job, image) for image in earlier.images.all()]
+    except OSError as error:
+        logger.warning("the pictures of job %s cannot be given again: %s", earlier.id, error)
+        storage.discard_attempt(job)
+        return None
+
+
+def takes_latents(job: Job) -> bool:
+    """Pictures that were ordered together are to differ, so they do not begin from one another's."""
+    return bool(job.order.get("cache", OFF) == ON and job.n == 1)
+
+
+def latent_cache(card: ModelCard) -> tuple[LatentCache, Store] | None:
+    """The workers' latent cache; None where it is off, or nobody has calibrated it for this model."""
+    from inference.latent_cache import mapping
+    from inference.latent_cache.cache import LatentCache
+    from inference.latent_cache.stores import MIB, Limits, open_store
+
+    if settings.LATENT_CACHE == OFF:
+        return None
+    calibration = mapping.load(card)
+    if calibration is None:
+        logger.warning("no latents are reused: run `python -m inference.latent_cache.calibrate` for %s", card.name)
+        return None
+    limits = Limits(settings.LATENT_CACHE_ACCOUNT_MB * MIB, settings.LATENT_CACHE_MB * MIB)
+    store = open_store(settings.LATENT_CACHE, limits)
+    return LatentCache(store, calibration, shared=_templates()), store
+
+
+def _templates() -> list[str]:
+    return [str(settings.TEMPLATES_ACCOUNT)] if settings.TEMPLATES_ACCOUNT else []
