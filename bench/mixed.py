@@ -34,7 +34,7 @@ from inference.models import catalog, qwen_image
 
 SIDES = (128, 192, 256)
 STEPS = (8, 12, 20, 30, 40)
-ADAPTERS, RANK = 3, 16
+ADAPTERS, RANK = ("first", "second", "third"), 16
 LOADS = (0.8, 1.2)
 SECONDS = 20.0
 MOST = 10_000
@@ -61,7 +61,7 @@ def make_adapters(folder: Path) -> list[str]:
     """Adapters of random numbers, small enough that pictures stay pictures; their files' names."""
     torch.manual_seed(SEED)
     layers = Layers(qwen_image.load(catalog.card(), torch.device("cpu")).transformer)
-    names = [f"{number}.safetensors" for number in range(ADAPTERS)]
+    names = [f"{name}.safetensors" for name in ADAPTERS]
     for name in names:
         save_file(dict(factors(layers, ATTENTION, RANK)), folder / name)
     return names

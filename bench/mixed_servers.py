@@ -6,7 +6,7 @@
                 100 ms; a batch runs from its first step to its last
     kiln        the engine
 
-Batches of the last two are full at the engine's own limit of image tokens.
+Batches of the last two are full at the same number of image tokens.
 """
 
 import itertools
@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from diffusers import QwenImagePipeline
+from diffusers.utils import logging
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -80,7 +81,7 @@ def warm_up() -> None:
     """Run every size and adapter once, with and without guidance."""
     adapters = [path.name for path in sorted(_folder.iterdir())]
     kinds = itertools.product((128, 192, 256), (3.0, 1.0), (None, *adapters))
-    orders = [Order("warm", side, 1, guidance, adapter, 0) for side, guidance, adapter in kinds]
+    orders = [Order("warm", side, 2, guidance, adapter, 0) for side, guidance, adapter in kinds]
     _server.serve(orders, [0.0] * len(orders), float("inf"))
 
 
@@ -92,6 +93,7 @@ class Pipeline:
     """Diffusers' own, with every adapter loaded."""
 
     def __init__(self, folder: Path) -> None:
+        logging.disable_progress_bar()
         self._pipeline = QwenImagePipeline.from_pretrained(catalog.card().path, dtype=torch.float32)
         self._pipeline.set_progress_bar_config(disable=True)
         for path in sorted(folder.iterdir()):

@@ -21,6 +21,7 @@ from inference.request import Phase, Request
 MAX_BATCH_TOKENS = 2048
 MIX = Mix(sides=(128, 192, 256))
 TOLERANCE = 0.1
+MAX_BATCH_TOKENS = 2048
 
 Figures = dict[str, Any]
 
