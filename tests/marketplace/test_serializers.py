@@ -6,6 +6,9 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
 from marketplace.api.serializers import OrderSerializer
+from marketplace.api.serializers import order as order_of
+from marketplace.jobs.models import Job
+from marketplace.jobs.worker import request_for
 
 RIGHT = {
     "operation": "generate",
@@ -56,3 +59,16 @@ def test_what_was_not_sent_needs_no_check(body):
 
 def test_a_whole_order_is_right():
     assert found(OrderSerializer(), RIGHT) == found(Thorough(), RIGHT) == RIGHT | {"max_cost": 1500}
+
+
+def test_what_was_asked_for_reaches_the_engine():
+    request = request_for(Job(order=order_of(RIGHT).picture(), seed=7, service_class="batch"), 1)
+    for name in ("prompt", "width", "height", "steps", "guidance_scale", "deterministic", "service_class"):
+        assert getattr(request, name) == RIGHT[name], name
+    assert request.seed == 8
+
+
+def test_an_order_from_before_it_could_ask_is_not_deterministic():
+    stored = order_of(RIGHT).picture()
+    del stored["deterministic"]
+    assert not request_for(Job(order=stored, seed=7), 0).deterministic
