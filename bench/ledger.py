@@ -110,8 +110,8 @@ class Contest:
         self.url = url
         self.setup = self.books("prepare", transfers)
         self.contenders = CONTENDERS[:2] if transfers else CONTENDERS
-        names = [name for name in VERBS if name in self.contenders]
-        self.clients = {name: [Client(name, url) for _ in range(max(BY_CLIENTS))] for name in names}
+        counts = {"kiln": max(BY_CLIENTS)} | ({} if transfers else {"hordak": CLIENTS})
+        self.clients = {name: [Client(name, url) for _ in range(count)] for name, count in counts.items()}
         self.turns = 0
 
     def __enter__(self) -> Contest:
