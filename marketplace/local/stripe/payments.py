@@ -59,26 +59,6 @@ def new(books: Books, **fields: Any) -> Document:
     return intent
 
 
-def update(call: Call) -> Document:
-    """`POST /v1/payment_intents/{id}`, until it is paid or canceled."""
-    intent = call.books.get("payment_intent", call.names["id"])
-    params = call.params
-    changing = [name for name in ("amount", "currency", "customer", "payment_method") if name in params]
-    if changing and intent["status"] not in CONFIRMABLE:
-        raise _unexpected(intent, f"This PaymentIntent's {changing[0]} could not be updated because it has a status of")
-    fields: Document = {name: text(params.get(name)) for name in TEXTS if name in params}
-    if "amount" in params:
-        fields["amount"] = _amount(params.get("amount"))
-    if "currency" in params:
-        fields["currency"] = params.get("currency").lower()
-    if "customer" in params:
-        fields["customer"] = call.books.get("customer", params.get("customer"), "customer")["id"]
-    intent |= fields | {"metadata": call.merged_metadata(intent)}
-    call.books.save(intent)
-    _take_method(call.books, intent, params)
-    return intent
-
-
 def confirm(call: Call) -> Document:
     """`POST /v1/payment_intents/{id}/confirm`. Raises Declined, Invalid."""
     intent = call.books.get("payment_intent", call.names["id"])

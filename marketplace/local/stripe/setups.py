@@ -7,8 +7,6 @@ from marketplace.local.stripe.errors import Declined, Document, Invalid
 from marketplace.local.stripe.objects import random_text, shown
 from marketplace.local.stripe.parameters import Parameters
 
-OPEN = ("requires_payment_method", "requires_confirmation", "requires_action")
-
 
 def create(call: Call) -> Document:
     """`POST /v1/setup_intents`; with `confirm` the card is saved at once. Raises Declined, Invalid."""
@@ -37,24 +35,6 @@ def new(books: Books, **fields: object) -> Document:
     setup["client_secret"] = f"{setup['id']}_secret_{random_text(25)}"
     books.save(setup)
     books.emit("setup_intent.created", setup)
-    return setup
-
-
-def confirm(call: Call) -> Document:
-    """`POST /v1/setup_intents/{id}/confirm`. Raises Declined, Invalid."""
-    setup = call.books.get("setup_intent", call.names["id"])
-    _must_be_open(setup)
-    _take_method(call.books, setup, call.params)
-    return _try(call.books, setup, call.params)
-
-
-def cancel(call: Call) -> Document:
-    """`POST /v1/setup_intents/{id}/cancel`."""
-    setup = call.books.get("setup_intent", call.names["id"])
-    _must_be_open(setup)
-    setup |= {"status": "canceled", "cancellation_reason": call.params.get("cancellation_reason"), "next_action": None}
-    call.books.save(setup)
-    call.books.emit("setup_intent.canceled", setup)
     return setup
 
 
@@ -117,9 +97,3 @@ def _take_method(books: Books, setup: Document, params: Parameters) -> None:
         method = customers.method_for(books, params.get("payment_method"))
         setup |= {"payment_method": method["id"], "status": "requires_confirmation"}
     books.save(setup)
-
-
-def _must_be_open(setup: Document) -> None:
-    if setup["status"] not in OPEN:
-        message = f"This SetupIntent has a status of {setup['status']}."
-        raise Invalid(message, code="setup_intent_unexpected_state", setup_intent=shown(setup))
