@@ -15,6 +15,7 @@ BillingError
 ├── UnknownLot               no paid lot has this id
 ├── UnknownDebt              no claw-back has this id
 ├── ClawbackAbovePrice       more money is said to have gone back than the lot cost
+├── RefundAboveUnspent       a refund of more money than the unspent Tokens of the top-up had cost
 ├── IdempotencyMismatch      a key used again for something else
 ├── UnknownPack              nothing is sold under this name
 ├── UnknownCurrency          the pack has no price in it
@@ -148,6 +149,14 @@ class ClawbackAbovePrice(BillingError):
     def __init__(self, lot: UUID) -> None:
         super().__init__(f"lot {lot} did not cost that much")
         self.lot = lot
+
+
+class RefundAboveUnspent(BillingError):
+    """`refundable_minor` is what the unspent Tokens had cost, in the smallest unit of the currency."""
+
+    def __init__(self, refundable_minor: int) -> None:
+        super().__init__(f"the unspent Tokens of this top-up had cost {refundable_minor} in the smallest unit")
+        self.refundable_minor = refundable_minor
 
 
 class IdempotencyMismatch(BillingError):

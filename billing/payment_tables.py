@@ -171,6 +171,7 @@ class AutomaticTopUp(models.Model):
 class Reversal(models.Model):
     """Money of one payment that went back: a refund or a dispute, by Stripe's id. It may be known before its payment.
 
+    A refund that we ask for has an id of our own, as its Tokens are taken first; `stripe_id` is Stripe's, once known.
     `standing` while the money is away; `final` once nothing can change that; `applied` while Tokens are taken for it.
     """
 
@@ -185,11 +186,13 @@ class Reversal(models.Model):
     standing = models.BooleanField(default=False)
     final = models.BooleanField(default=False)
     applied = models.BooleanField(default=False)
+    stripe_id = models.TextField(default="")
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(amount_minor__gt=0), name="reversal_in_range"),
+            models.UniqueConstraint(fields=["stripe_id"], condition=~Q(stripe_id=""), name="reversal_stripe_id_once"),
         ]
 
     def __str__(self) -> str:

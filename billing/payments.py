@@ -138,6 +138,26 @@ def refund(payment_intent: str, key: str, reason: Literal["duplicate", "fraudule
     return True
 
 
+def give_back(payment_intent: str, amount_minor: int, reversal: str) -> str:
+    """Refunds this much, once for this `reversal` however often and late it is asked; Stripe's id of the refund.
+
+    PaymentsUnavailable or PaymentsRefused.
+    """
+    with asking() as client:
+        # Stripe forgets idempotency keys after a day, but not its refunds.
+        made = client.v1.refunds.list({"payment_intent": payment_intent, "limit": 100})
+        for refund in made.auto_paging_iter():
+            if (refund.to_dict(for_json=True).get("metadata") or {}).get("reversal") == reversal:
+                return refund.id
+        order: Any = {
+            "payment_intent": payment_intent,
+            "amount": amount_minor,
+            "reason": "requested_by_customer",
+            "metadata": {"reversal": reversal},
+        }
+        return client.v1.refunds.create(order, {"idempotency_key": f"reversal:{reversal}"}).id
+
+
 def _standing(owner: UUID, order: Order, key: str | None) -> TopUp | None:
     """What the key stands for; IdempotencyMismatch where that is something else."""
     found = TopUp.objects.filter(owner=owner, idempotency_key=key).first() if key else None

@@ -8,8 +8,8 @@ what it is to do is written down (payments_refunds). Not for finding events that
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -172,13 +172,29 @@ def _reverse(kind: Reversal.Kind, source: Document, standing: bool, final: bool)
         return None
     _one_at_a_time(intent)
     terms = {"kind": kind, "payment_intent": intent, "amount_minor": source["amount"]}
-    reversal, _ = Reversal.objects.get_or_create(id=source["id"], defaults=terms)
+    reversal = _ours(source, terms) or Reversal.objects.get_or_create(id=source["id"], defaults=terms)[0]
     if not reversal.final:
         reversal.standing, reversal.final = standing, final
         reversal.save()
     paid = TopUp.objects.filter(payment_intent=intent, paid_at__isnull=False)
     top_up = paid.select_for_update(of=("self",)).first()
     return _settle(top_up) if top_up else None
+
+
+def _ours(source: Document, terms: Document) -> Reversal | None:
+    """The refund that we asked for, and took the Tokens for before (refunds), unless we gave up and returned them."""
+    reversals = Reversal.objects.filter(id=(source.get("metadata") or {}).get("reversal"), **terms)
+    reversals.filter(stripe_id="", final=False).update(stripe_id=source["id"])
+    return reversals.filter(stripe_id=source["id"]).first()
+
+
+@contextmanager
+def reversing(top_up_id: UUID) -> Iterator[TopUp]:
+    """A top-up that its own events cannot touch; at the end its Tokens follow the reversals that were written down."""
+    with transaction.atomic():
+        _one_at_a_time(TopUp.objects.get(id=top_up_id).payment_intent)
+        yield (top_up := TopUp.objects.select_for_update(of=("self",)).get(id=top_up_id))
+        _settle(top_up)
 
 
 def _settle(top_up: TopUp) -> str | None:

@@ -1,17 +1,17 @@
-"""The operator's pages for billing's tables. Money is only looked at here: `billing.wallets` alone moves it."""
+"""The operator's pages for billing's tables. Money is only looked at and asked for here: `approvals` carries it out."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django import forms
 from django.contrib import admin
 from django.contrib.admin import SimpleListFilter
 from django.db.models import OuterRef, Q, QuerySet, Subquery
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
-from unfold.widgets import UnfoldAdminTextareaWidget
+from unfold.decorators import action
+from unfold.forms import BaseDialogForm
 
 from billing import packs, price_lists, pricing, rollups
 from billing.lots import format_money
@@ -28,21 +28,24 @@ from billing.models import (
     Wallet,
 )
 from marketplace.accounts.models import Account
+from marketplace.approvals import dialogs
+from marketplace.audit import trail
 from marketplace.console import (
     NOTHING,
     ReadOnlyTable,
-    Table,
-    TokensField,
     accounts_of,
     as_uuid,
     column,
     link,
     link_to_list,
     mono,
+    operator,
     tokens,
     tokens_of,
 )
 from marketplace.jobs.models import Job
+
+SECOND_PERSON = "A second person must approve."
 
 
 @admin.register(Wallet)
@@ -210,7 +213,7 @@ class HoldAdmin(ReadOnlyTable):
 
 
 @admin.register(PriceListVersion)
-class PriceListAdmin(ReadOnlyTable):
+class PriceListAdmin(dialogs.Asking, ReadOnlyTable):
     list_display = (
         "name",
         "in_force",
@@ -226,6 +229,16 @@ class PriceListAdmin(ReadOnlyTable):
     )  # fmt: skip
     readonly_fields = fields
     base_cost_shown = tokens_of("base_cost", "Base cost")
+    actions_list = ("new_version",)
+
+    @action(  # type: ignore[untyped-decorator]
+        description="New version",
+        permissions=["ask_prices"],
+        icon="add",
+        dialog=dialogs.dialog(dialogs.PriceListForm, SECOND_PERSON),
+    )
+    def new_version(self, request: HttpRequest, form: dialogs.PriceListForm) -> HttpResponse:
+        return dialogs.ask(request, form)
 
     @column("Price list")
     def name(self, row: PriceListVersion) -> str:
@@ -252,47 +265,50 @@ class PriceListAdmin(ReadOnlyTable):
         return f"× {pricing.format_tokens(row.skipped_step)} of a step that was run"
 
 
-class PackForm(forms.ModelForm):  # type: ignore[type-arg]
-    tokens = TokensField(label="Tokens", min_value=0.001)
-    bonus = TokensField(label="Bonus", min_value=0, initial=0, help_text="Tokens granted beside those that are paid.")
-    prices = forms.JSONField(
-        widget=UnfoldAdminTextareaWidget, help_text='In the currency\'s smallest unit: {"eur": 500, "usd": 500}'
-    )
-
-    class Meta:
-        model = Pack
-        fields = ("name", "tokens", "bonus", "prices", "active")
-
-    def clean_prices(self) -> Any:
-        prices = self.cleaned_data["prices"]
-        try:
-            packs.check_prices(prices)
-        except ValueError as error:
-            raise forms.ValidationError(str(error)) from error
-        return prices
-
-    def validate_unique(self) -> None:
-        """What is saved is a new version."""
-
-
 @admin.register(Pack)
-class PackAdmin(Table):
-    """A change of terms makes a new version; only whether it is sold changes in place."""
+class PackAdmin(dialogs.Asking, ReadOnlyTable):
+    """Other terms are a new version; a version only goes off sale in place."""
 
-    form = PackForm
     list_display = ("pack", "state", "tokens_shown", "bonus_shown", "prices_shown", "created_at")
+    fields = list_display
+    readonly_fields = fields
     tokens_shown = tokens_of("tokens", "Tokens")
     bonus_shown = tokens_of("bonus", "Bonus")
+    actions_list = ("new_pack",)
+    actions_detail = ("new_version", "stop_sale")
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Pack | None = None) -> tuple[str, ...]:
-        return ("name",) if obj else ()
+    @action(  # type: ignore[untyped-decorator]
+        description="New pack",
+        permissions=["ask_prices"],
+        icon="add",
+        dialog=dialogs.dialog(dialogs.PackForm, SECOND_PERSON),
+    )
+    def new_pack(self, request: HttpRequest, form: dialogs.PackForm) -> HttpResponse:
+        return dialogs.ask(request, form)
 
-    def save_model(self, request: HttpRequest, obj: Pack, form: Any, change: bool) -> None:
-        if change and set(form.changed_data) <= {"active"}:
-            packs.switch(obj, obj.active)
-        else:
-            made = packs.publish(obj.name, obj.tokens, obj.bonus, obj.prices, obj.active)
-            obj.pk, obj.version = made.pk, made.version
+    @action(  # type: ignore[untyped-decorator]
+        description="Sell on new terms",
+        permissions=["ask_prices"],
+        icon="edit",
+        dialog=dialogs.dialog(dialogs.PackForm, SECOND_PERSON),
+    )
+    def new_version(self, request: HttpRequest, form: dialogs.PackForm, object_id: str) -> HttpResponse:
+        return dialogs.ask(request, form)
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Take off sale",
+        permissions=["ask_prices"],
+        icon="block",
+        dialog={
+            "title": "Sell this pack no more?",
+            "description": "Open top-ups keep it. To sell it again takes a second person.",
+            "form_submit_text": "Take off sale",
+        },
+    )
+    def stop_sale(self, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
+        with trail.acting(operator(request)):
+            packs.switch(Pack.objects.get(pk=object_id), False)
+        return HttpResponse(headers={"HX-Refresh": "true"})
 
     @column("Pack")
     def pack(self, pack: Pack) -> str:
@@ -308,10 +324,11 @@ class PackAdmin(Table):
 
 
 @admin.register(TopUp)
-class TopUpAdmin(ReadOnlyTable):
+class TopUpAdmin(dialogs.Asking, ReadOnlyTable):
     list_display = ("top_up", "status_shown", "owner_shown", "pack", "price", "refunded", "created_at", "paid_at")
     list_select_related = ("pack",)
     search_fields = ("id",)
+    actions_detail = ("refund",)
     search_help_text = "Top-up or account id, whole e-mail address, or Stripe's id of session (cs_…) or payment (pi_…)"
     fields = (
         "status_shown", "owner_shown", "pack", "price", "refunded", "automatic", "failure", "payment", "session_id",
@@ -330,6 +347,23 @@ class TopUpAdmin(ReadOnlyTable):
         if term.startswith("pi_"):
             return rows.filter(payment_intent=term)
         return rows.filter(Q(pk=as_uuid(term)) | Q(owner__in=accounts_of(term)))
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Nothing is offered of what was not paid."""
+        row = self.get_object(request, str(object_id))
+        return list(super().get_actions_detail(request, object_id)) if row is not None and row.paid_at else []
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Refund",
+        permissions=["ask_refund"],
+        icon="undo",
+        dialog=dialogs.dialog(
+            dialogs.PaymentRefundForm,
+            "Money back for unspent Tokens, to the card that paid. Above your limit a second person must approve.",
+        ),
+    )
+    def refund(self, request: HttpRequest, form: dialogs.PaymentRefundForm, object_id: str) -> HttpResponse:
+        return dialogs.ask(request, form)
 
     @column("Top-up")
     def top_up(self, row: TopUp) -> SafeString:

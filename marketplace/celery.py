@@ -20,7 +20,7 @@ from django.conf import settings
 DIRECT = Exchange("", type="direct")
 SERVICE_CLASSES = ("interactive", "standard", "batch")
 MAINTENANCE = "maintenance"
-LOTS_SECONDS = 60
+LOTS_SECONDS = REQUESTS_SECONDS = 60
 ROLL_UP_SECONDS = 300
 PAYMENTS_SECONDS = 15
 
@@ -74,6 +74,11 @@ app.conf.update(
             "task": "marketplace.jobs.tasks.keep_payments",
             "schedule": PAYMENTS_SECONDS,
             "options": {"expires": PAYMENTS_SECONDS, "queue": MAINTENANCE},
+        },
+        "keep_requests": {
+            "task": "marketplace.jobs.tasks.keep_requests",
+            "schedule": REQUESTS_SECONDS,
+            "options": {"expires": REQUESTS_SECONDS, "queue": MAINTENANCE},
         },
         "anchor_audit": {
             "task": "marketplace.jobs.tasks.anchor_audit",

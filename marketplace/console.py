@@ -49,6 +49,7 @@ PAGES = (
     ("Money", "Automatic top-ups", "autorenew", "billing_automatictopup"),
     ("Money", "Token packs", "sell", "billing_pack"),
     ("Money", "Price lists", "price_change", "billing_pricelistversion"),
+    ("Control", "Approvals", "approval_delegation", "approvals_request"),
     ("Control", "Audit", "history_edu", "audit_record"),
 )
 

@@ -29,6 +29,7 @@ INSTALLED_APPS = [
     "marketplace.accounts",
     "marketplace.jobs",
     "marketplace.audit",
+    "marketplace.approvals",
 ]
 MIDDLEWARE = [
     "marketplace.api.middleware.RequestId",
@@ -167,6 +168,11 @@ RETRY_SECONDS = env.whole("KILN_RETRY_SECONDS", 5)
 SWEEP_SECONDS = env.whole("KILN_SWEEP_SECONDS", 5)
 JOB_SECONDS = env.whole("KILN_JOB_SECONDS", 3600)
 HOLD_SECONDS = env.whole("KILN_HOLD_SECONDS", 24 * 3600)
+
+GRANT_LIMIT = env.whole("KILN_GRANT_LIMIT", 100_000)
+REFUND_LIMIT = env.whole("KILN_REFUND_LIMIT", 100_000)
+REFUND_LIMIT_MINOR = env.whole("KILN_REFUND_LIMIT_MINOR", 5_000)
+APPROVAL_HOURS = env.whole("KILN_APPROVAL_HOURS", 72)
 
 STRIPE_SECRET_KEY = env.stripe("STRIPE_SECRET_KEY")
 STRIPE_WEBHOOK_SECRETS = [word.strip() for word in env.stripe("STRIPE_WEBHOOK_SECRET").split(",") if word.strip()]

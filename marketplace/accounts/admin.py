@@ -20,6 +20,7 @@ from unfold.forms import AdminPasswordChangeForm, BaseDialogForm, UserChangeForm
 from billing.models import Wallet
 from marketplace.accounts import keys
 from marketplace.accounts.models import Account, ApiKey, Person
+from marketplace.approvals import dialogs
 from marketplace.audit import trail
 from marketplace.console import (
     NOTHING,
@@ -154,7 +155,7 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(Account)
-class AccountAdmin(Table):
+class AccountAdmin(dialogs.Asking, Table):
     """Accounts are made by `customers.create`, with their wallet; here they are named, capped and switched off."""
 
     form = AccountForm
@@ -168,6 +169,7 @@ class AccountAdmin(Table):
     )  # fmt: skip
     readonly_fields = ("person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "history")
     inlines = (KeyInline,)
+    actions_detail = ("grant",)
 
     balance_tokens = tokens_of("balance", "Balance")
     held_tokens = tokens_of("held", "Held")
@@ -188,6 +190,15 @@ class AccountAdmin(Table):
             return rows.filter(pk__in=list(ApiKey.objects.filter(prefix=prefix).values_list("account_id", flat=True)))
         people = Person.objects.filter(email__startswith=term.lower()).values_list("pk", flat=True)
         return rows.filter(owner__in=list(people[:1000]))
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Grant Tokens",
+        permissions=["ask_grant"],
+        icon="redeem",
+        dialog=dialogs.dialog(dialogs.GrantForm, "Tokens for nothing. Above your limit a second person must approve."),
+    )
+    def grant(self, request: HttpRequest, form: dialogs.GrantForm, object_id: str) -> HttpResponse:
+        return dialogs.ask(request, form)
 
     @column("Person")
     def person(self, account: Account) -> SafeString:

@@ -22,6 +22,7 @@ from billing.models import Hold, PriceListVersion, Transfer
 from billing.pricing import Quote
 from marketplace.accounts.models import Account
 from marketplace.api.health import ALIVE_WITHIN
+from marketplace.approvals import dialogs
 from marketplace.console import ReadOnlyTable, accounts_of, as_uuid, column, link, mono, tokens
 from marketplace.identifiers import first_uuid7
 from marketplace.jobs import lifecycle, storage
@@ -59,7 +60,7 @@ class CreatedFilter(SimpleListFilter):
 
 
 @admin.register(Job)
-class JobAdmin(ReadOnlyTable):
+class JobAdmin(dialogs.Asking, ReadOnlyTable):
     list_display = ("picture", "prompt", "account_shown", "status_shown", "size", "cost", "created_at")
     list_display_links = ("picture", "prompt")
     list_filter = ("status", CreatedFilter)
@@ -69,7 +70,7 @@ class JobAdmin(ReadOnlyTable):
     search_help_text = "Job id, account id or whole e-mail address"
     change_form_outer_before_template = "console/job.html"
     actions = ("cancel_selected",)
-    actions_detail = ("cancel",)
+    actions_detail = ("cancel", "refund")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
         rows: QuerySet[Job] = super().get_queryset(request)
@@ -97,9 +98,11 @@ class JobAdmin(ReadOnlyTable):
         return bool(request.user.has_perm("jobs.change_job"))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """Nothing is offered for a job that has ended."""
+        """A job that has ended can be refunded, if it was charged; another one canceled."""
         job = self.get_object(request, str(object_id))
-        return [] if job is None or job.is_final else list(super().get_actions_detail(request, object_id))
+        offered = "" if job is None else "cancel" if not job.is_final else "refund" if job.captured else ""
+        found = super().get_actions_detail(request, object_id)
+        return [each for each in found if each.path == offered]
 
     @admin.action(description="Cancel", permissions=["cancel"])
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
@@ -123,6 +126,15 @@ class JobAdmin(ReadOnlyTable):
         else:
             messages.warning(request, "The job had already ended.")
         return HttpResponse(headers={"HX-Redirect": reverse("admin:jobs_job_change", args=[object_id])})
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Refund",
+        permissions=["ask_refund"],
+        icon="undo",
+        dialog=dialogs.dialog(dialogs.JobRefundForm, "Tokens back. Above your limit a second person must approve."),
+    )
+    def refund(self, request: HttpRequest, form: dialogs.JobRefundForm, object_id: str) -> HttpResponse:
+        return dialogs.ask(request, form)
 
     def _cancel(self, request: HttpRequest, job: Job) -> bool:
         """Whether it could still be canceled."""

@@ -14,6 +14,7 @@ from prometheus_client import start_http_server
 
 from billing import automatic, debts, lots, payments_reconcile, payments_refunds, rollups
 from marketplace.accounts.models import Account
+from marketplace.approvals import requests
 from marketplace.audit import proof
 from marketplace.celery import SERVICE_CLASSES, app
 from marketplace.identifiers import uuid7
@@ -68,6 +69,11 @@ def reconcile_payments() -> None:
     if settings.STRIPE_SECRET_KEY:
         for line in payments_reconcile.run()[0]:
             logger.warning("repaired %s", line)
+
+
+@app.task
+def keep_requests() -> None:
+    requests.keep()
 
 
 @app.task

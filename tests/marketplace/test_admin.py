@@ -12,9 +12,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing import packs, price_lists, wallets
-from billing.models import MINT_ID, PLATFORM_ID, AutomaticTopUp, Hold, Pack, Payer, PriceListVersion, Transfer, Wallet
+from billing.models import MINT_ID, PLATFORM_ID, AutomaticTopUp, Hold, Payer, PriceListVersion, Transfer, Wallet
 from marketplace import console
 from marketplace.accounts.models import ApiKey, Person
+from marketplace.approvals.models import Request
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job, Worker
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.django_db
 LISTS = (
     "jobs/job", "jobs/worker", "accounts/account", "accounts/apikey", "accounts/person", "auth/group",
     "billing/wallet", "billing/hold", "billing/transfer", "billing/pricelistversion", "billing/pack",
-    "billing/topup", "billing/automatictopup", "audit/record",
+    "billing/topup", "billing/automatictopup", "audit/record", "approvals/request",
 )  # fmt: skip
 NARROWED = (
     "jobs/job/?status__exact=queued", "jobs/job/?created=day", "jobs/job/?q=alice@example.com",
@@ -360,20 +361,22 @@ def test_prices_are_shown_with_their_units(operator):
         assert shown in page
 
 
-def test_a_pack_that_is_changed_becomes_a_new_version(operator):
+def test_a_pack_is_changed_by_request_and_taken_off_sale_at_once(operator):
     old = packs.find("small")
-    form = {"tokens": "9000.5", "bonus": "0", "prices": '{"eur": 450}', "active": "on"}
-    assert operator.post(f"/admin/billing/pack/{old.pk}/change/", form).status_code == 302
-    new = packs.find("small")
-    assert (new.version, new.tokens, new.prices) == (2, 9_000_500, {"eur": 450})
-    same = {"tokens": "9000.5", "bonus": "0", "prices": '{"eur": 450}'}
-    assert operator.post(f"/admin/billing/pack/{new.pk}/change/", same).status_code == 302
+    page = f"/admin/billing/pack/{old.pk}"
+    sent = {"_form_submitted": "on", "request_id": str(uuid4()), "reason": "cheaper"}
+    form = sent | {"tokens": "9000.5", "bonus": "0", "prices": '{"eur": 450}'}
+    assert "10000" in operator.get(f"{page}/new_version/").content.decode()
+    wrong = operator.post(f"{page}/new_version/", form | {"prices": '{"euro": 450}'})
+    assert "three small letters" in wrong.content.decode()
+    operator.post(f"{page}/new_version/", form)
+    assert packs.find("small") == old
+    asked = Request.objects.get()
+    assert asked.arguments == {"name": "small", "tokens": 9_000_500, "bonus": 0, "prices": {"eur": 450}}
+    operator.post("/admin/billing/pack/new_pack/", form | {"name": "tiny", "request_id": str(uuid4())})
+    assert Request.objects.filter(status="pending").count() == 2
+    operator.post(f"{page}/stop_sale/", {"_form_submitted": "on"})
     assert [pack.name for pack in packs.offered()] == ["medium", "large"]
-    assert Pack.objects.filter(name="small").count() == 2
-    wrong = {"name": "tiny", "tokens": "1", "bonus": "0", "prices": '{"euro": 450}', "active": "on"}
-    assert "three small letters" in operator.post("/admin/billing/pack/add/", wrong).content.decode()
-    assert operator.post("/admin/billing/pack/add/", wrong | {"prices": '{"eur": 60}'}).status_code == 302
-    assert packs.offered()[0].name == "tiny"
 
 
 def test_an_automatic_top_up_is_shown_with_its_card_and_cannot_be_changed(operator, alice):

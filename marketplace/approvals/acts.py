@@ -1,0 +1,252 @@
+"""What operators can ask for: each kind's arguments, its limit, and how it is carried out. Amounts are milli-Tokens.
+
+Not for who may ask and approve (requests). An act is its arguments: immutable, and the same read back from JSON.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.conf import settings
+from django.utils.safestring import SafeString
+
+from billing import packs, price_lists, refunds, wallets
+from billing.errors import RefundAboveUnspent
+from billing.lots import format_money
+from billing.models import Hold, PriceListVersion, TopUp
+from billing.pricing import MILLI, PriceList, format_tokens
+from marketplace.accounts.models import Account
+from marketplace.console import link, tokens
+from marketplace.jobs.models import Job
+
+Lines = list[tuple[str, str | SafeString]]
+
+
+class Refused(Exception):
+    """Why this cannot be done, in a sentence for the operator."""
+
+
+@dataclass(frozen=True)
+class Act(ABC):
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    permission: ClassVar[str]
+    has_finish: ClassVar[bool] = False
+
+    @property
+    def size(self) -> int:
+        """What counts towards `limit`."""
+        return 0
+
+    @property
+    def limit(self) -> int | None:
+        """How much one person may do of this in 24 hours without a second one; None where it always takes two."""
+        return None
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refused where it could not be carried out at this moment."""
+
+    @abstractmethod
+    def carry_out(self, request: UUID) -> str:
+        """Does it, once for this request, in the caller's transaction; what came of it, in words."""
+
+    def finish(self, request: UUID) -> str:
+        """The part outside of our database, after the commit; it may be called again and again."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def lines(self) -> Lines:
+        """What is asked for, for people."""
+
+
+@dataclass(frozen=True)
+class Grant(Act):
+    account: str
+    amount: int
+
+    kind = "grant"
+    title = "Grant Tokens"
+    permission = "approvals.ask_grant"
+
+    @property
+    def size(self) -> int:
+        return self.amount
+
+    @property
+    def limit(self) -> int:
+        return settings.GRANT_LIMIT * MILLI
+
+    def check(self) -> None:
+        if not 0 < self.amount <= wallets.LARGEST or not Account.objects.filter(pk=self.account).exists():
+            raise Refused("A grant gives an account a positive amount of Tokens.")
+
+    def carry_out(self, request: UUID) -> str:
+        wallets.grant(UUID(self.account), self.amount, f"request {request}", memo="granted by the operator")
+        return f"{tokens(self.amount)} granted"
+
+    def lines(self) -> Lines:
+        return [("Account", link(Account, self.account, self.account)), ("Amount", tokens(self.amount))]
+
+
+@dataclass(frozen=True)
+class JobRefund(Act):
+    job: str
+    amount: int
+
+    kind = "job_refund"
+    title = "Refund a job"
+    permission = "approvals.ask_refund"
+
+    @property
+    def size(self) -> int:
+        return self.amount
+
+    @property
+    def limit(self) -> int:
+        return settings.REFUND_LIMIT * MILLI
+
+    def check(self) -> None:
+        hold = Hold.objects.filter(reference=self.job).first()
+        left = hold.captured - hold.refunded if hold else 0
+        if not 0 < self.amount <= left:
+            raise Refused(f"At most {tokens(left)} are left of what this job was charged.")
+
+    def carry_out(self, request: UUID) -> str:
+        wallets.refund(UUID(self.job), self.amount, f"request {request}", memo="refunded by the operator")
+        return f"{tokens(self.amount)} refunded"
+
+    def lines(self) -> Lines:
+        return [("Job", link(Job, self.job, self.job)), ("Amount", tokens(self.amount))]
+
+
+@dataclass(frozen=True)
+class PaymentRefund(Act):
+    top_up: str
+    amount_minor: int
+    currency: str
+
+    kind = "payment_refund"
+    title = "Refund a top-up"
+    permission = "approvals.ask_refund"
+    has_finish = True
+
+    @property
+    def size(self) -> int:
+        return self.amount_minor
+
+    @property
+    def limit(self) -> int:
+        return settings.REFUND_LIMIT_MINOR
+
+    def check(self) -> None:
+        top_up = TopUp.objects.get(pk=self.top_up, currency=self.currency)
+        if not 0 < self.amount_minor <= (most := refunds.refundable(top_up)):
+            raise self._too_much(most)
+
+    def carry_out(self, request: UUID) -> str:
+        try:
+            refunds.take(UUID(self.top_up), self.amount_minor, str(request))
+        except RefundAboveUnspent as error:
+            raise self._too_much(error.refundable_minor) from error
+        return "the Tokens are taken, Stripe is to be asked for the refund"
+
+    def finish(self, request: UUID) -> str:
+        return f"refunded as {refunds.send(str(request))}"
+
+    def lines(self) -> Lines:
+        return [("Top-up", link(TopUp, self.top_up, self.top_up)), ("Amount", _money(self.amount_minor, self.currency))]
+
+    def _too_much(self, most: int) -> Refused:
+        had_cost = _money(most, self.currency)
+        return Refused(f"The unspent Tokens of this top-up had cost {had_cost}; no more can be refunded.")
+
+
+@dataclass(frozen=True)
+class PriceListChange(Act):
+    """In the units of `pricing.PriceList`."""
+
+    base_cost: int
+    prompt_floor: int
+    service_classes: dict[str, int]
+    operations: dict[str, int]
+    skipped_step: int
+
+    kind = "price_list"
+    title = "Publish a price list"
+    permission = "approvals.ask_prices"
+
+    def check(self) -> None:
+        try:
+            proposed = PriceList(version=1, **asdict(self))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise Refused(str(error)) from error
+        current = price_lists.current()
+        for name in ("service_classes", "operations"):
+            if missing := set(getattr(current, name)) - set(getattr(proposed, name)):
+                raise Refused(f"{name} lacks {', '.join(sorted(missing))}, which is sold now.")
+
+    def carry_out(self, request: UUID) -> str:
+        return f"version {price_lists.publish(**asdict(self)).version} is in force"
+
+    def lines(self) -> Lines:
+        return [
+            ("Base cost", tokens(self.base_cost)),
+            ("Prompt floor", f"{self.prompt_floor} characters"),
+            ("Service classes", _factors(self.service_classes)),
+            ("Operations", _factors(self.operations)),
+            ("Skipped step", f"× {format_tokens(self.skipped_step)} of a step that was run"),
+            ("In force now", link(PriceListVersion, now := price_lists.current().version, f"Version {now}")),
+        ]
+
+
+@dataclass(frozen=True)
+class PackChange(Act):
+    """A new version of a Token pack, on sale in the place of the one before."""
+
+    name: str
+    tokens: int
+    bonus: int
+    prices: dict[str, int]
+
+    kind = "pack"
+    title = "Sell a Token pack"
+    permission = "approvals.ask_prices"
+
+    def check(self) -> None:
+        try:
+            packs.check_prices(self.prices)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        if not (0 < self.tokens <= wallets.LARGEST and 0 <= self.bonus <= wallets.LARGEST):
+            raise Refused("A pack has Tokens, and a bonus of none or more.")
+
+    def carry_out(self, request: UUID) -> str:
+        return f"{packs.publish(**asdict(self))} is on sale"
+
+    def lines(self) -> Lines:
+        prices = ", ".join(_money(price, currency) for currency, price in self.prices.items())
+        return [
+            ("Pack", self.name),
+            ("Tokens", tokens(self.tokens)),
+            ("Bonus", tokens(self.bonus)),
+            ("Prices", prices),
+        ]
+
+
+KINDS: dict[str, type[Act]] = {act.kind: act for act in (Grant, JobRefund, PaymentRefund, PriceListChange, PackChange)}
+
+
+def read(kind: str, arguments: dict[str, Any]) -> Act:
+    return KINDS[kind](**arguments)
+
+
+def _money(amount_minor: int, currency: str) -> str:
+    return f"{format_money(amount_minor, currency)} {currency.upper()}"
+
+
+def _factors(thousandths: dict[str, int]) -> str:
+    return ", ".join(f"{name} × {format_tokens(factor)}" for name, factor in thousandths.items())

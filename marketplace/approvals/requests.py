@@ -1,0 +1,182 @@
+"""Requests: asked for by one person and, above a limit, approved by another one; each carried out once.
+
+An act is carried out in the transaction of its approval, or of its asking where no approval is needed, so there is
+none without the other. What has a part outside of our database is *approved* until `finish` has done that part. Not
+for what the acts are (acts).
+
+ApprovalError
+├── NotAllowed       this person may not ask for this, or not decide
+├── OwnRequest       whoever asked cannot approve or reject
+├── AlreadyDecided   executed, rejected or expired before
+└── Refused          acts.Refused: it could not be carried out
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Sum
+from django.utils import timezone
+
+from billing.errors import BillingError, IdempotencyMismatch, PaymentsRefused, PaymentsUnavailable
+from marketplace.accounts.models import Person
+from marketplace.approvals import acts
+from marketplace.approvals.acts import Act
+from marketplace.approvals.models import Request
+from marketplace.audit import trail
+from marketplace.identifiers import uuid7
+
+DAY = timedelta(hours=24)
+# Whoever approved tries to finish at once; only then is it another one's turn.
+PATIENCE = timedelta(minutes=1)
+DECIDE = "approvals.decide_request"
+Status = Request.Status
+
+logger = logging.getLogger(__name__)
+
+
+class ApprovalError(Exception):
+    """Root of the tree. Each says what is wrong in a sentence for the operator."""
+
+
+class NotAllowed(ApprovalError):
+    pass
+
+
+class OwnRequest(ApprovalError):
+    pass
+
+
+class AlreadyDecided(ApprovalError):
+    pass
+
+
+class Refused(ApprovalError):
+    pass
+
+
+def ask(person: Person, act: Act, reason: str, request_id: UUID | None = None) -> Request:
+    """Carries the act out, or leaves it *pending* where it takes a second person. Once for each `request_id`.
+
+    NotAllowed, Refused; IdempotencyMismatch where the id stands for something else.
+    """
+    _must(person, act.permission)
+    with _refusals(), trail.acting(trail.name_of(person)):
+        Person.objects.select_for_update(no_key=True).get(pk=person.pk)  # one after another, else the sum is wrong
+        terms = {"kind": act.kind, "arguments": asdict(act), "reason": reason, "asked_by": person}
+        more = {"size": act.size, "needs_approval": _takes_two(person, act), "expires_at": _end()}
+        request, is_new = Request.objects.get_or_create(id=request_id or uuid7(), defaults=terms | more)
+        if is_new:
+            act.check()
+            if not request.needs_approval:
+                _carry_out(request)
+        elif any(getattr(request, name) != value for name, value in terms.items()):
+            raise IdempotencyMismatch(str(request.id))
+    return finish(request)
+
+
+def approve(person: Person, request_id: UUID) -> Request:
+    """Carries it out. NotAllowed, OwnRequest, AlreadyDecided, or Refused, and then it is still pending."""
+    with _refusals(), _deciding(person, request_id) as request:
+        _carry_out(request)
+    return finish(request)
+
+
+def reject(person: Person, request_id: UUID, note: str) -> Request:
+    """NotAllowed, OwnRequest, AlreadyDecided."""
+    with _deciding(person, request_id) as request:
+        request.status, request.note, request.ended_at = Status.REJECTED, note, request.decided_at
+        request.save()
+    return request
+
+
+def finish(request: Request) -> Request:
+    """What is left to do of an approved one, if anything; it stays *approved* where that cannot be done now."""
+    if request.status != Status.APPROVED:
+        return request
+    try:
+        status, outcome = Status.EXECUTED, act_of(request).finish(request.id)
+    except PaymentsUnavailable as error:
+        logger.warning("%s waits: %s", request, error)
+        return request
+    except PaymentsRefused as error:
+        status, outcome = Status.FAILED, str(error)
+    approved = Request.objects.filter(pk=request.pk, status=Status.APPROVED)
+    approved.update(status=status, outcome=outcome, ended_at=timezone.now())
+    request.refresh_from_db()
+    return request
+
+
+def keep() -> None:
+    """Ends requests that nobody decided in time, and finishes approved ones whose process died."""
+    now = timezone.now()
+    late = Request.objects.filter(status=Status.PENDING, expires_at__lte=now)
+    late.update(status=Status.EXPIRED, ended_at=now)
+    for request in Request.objects.filter(status=Status.APPROVED, decided_at__lt=now - PATIENCE)[:100]:
+        try:
+            finish(request)
+        except Exception:
+            logger.exception("%s", request)
+
+
+def act_of(request: Request) -> Act:
+    return acts.read(request.kind, request.arguments)
+
+
+@contextmanager
+def _deciding(person: Person, request_id: UUID) -> Iterator[Request]:
+    """The pending request, locked, with this person as the one who decided."""
+    _must(person, DECIDE)
+    with trail.acting(trail.name_of(person)):
+        request = Request.objects.select_for_update().get(pk=request_id)
+        if request.status != Status.PENDING:
+            raise AlreadyDecided(f"This request is {request.status} already.")
+        if request.expires_at <= timezone.now():
+            raise AlreadyDecided("This request was not decided in time; it must be asked for again.")
+        if request.asked_by_id == person.pk:
+            raise OwnRequest("You asked for this; somebody else must decide.")
+        request.decided_by, request.decided_at = person, timezone.now()
+        yield request
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What an act or billing refuses comes out as Refused, behind the transaction that it undid."""
+    try:
+        yield
+    except IdempotencyMismatch:
+        raise
+    except (acts.Refused, BillingError) as error:
+        raise Refused(str(error)) from error
+
+
+def _carry_out(request: Request) -> None:
+    act = act_of(request)
+    request.outcome = act.carry_out(request.id)
+    request.status = Status.APPROVED if act.has_finish else Status.EXECUTED
+    request.decided_at = request.decided_at or timezone.now()
+    request.ended_at = None if act.has_finish else request.decided_at
+    request.save()
+
+
+def _takes_two(person: Person, act: Act) -> bool:
+    if act.limit is None:
+        return True
+    alone = Request.objects.filter(asked_by=person, kind=act.kind, needs_approval=False)
+    lately = alone.filter(asked_at__gt=timezone.now() - DAY).exclude(status=Status.FAILED)
+    return int(lately.aggregate(sum=Sum("size", default=0))["sum"]) + act.size > act.limit
+
+
+def _end() -> datetime:
+    return timezone.now() + timedelta(hours=settings.APPROVAL_HOURS)
+
+
+def _must(person: Person, permission: str) -> None:
+    if not (person.is_active and person.is_staff and person.has_perm(permission)):
+        raise NotAllowed("You have no right to do this.")
