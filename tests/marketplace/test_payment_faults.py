@@ -55,8 +55,10 @@ def test_a_refund_for_a_stolen_card_that_stripe_does_not_take_is_made_later_and_
     real, asked = payments.refund, []
 
     def watched(*order):
-        asked.append(connection.in_atomic_block)
-        return real(*order)
+        try:
+            return real(*order)
+        finally:
+            asked.append(connection.in_atomic_block)
 
     monkeypatch.setattr(payments, "refund", watched)
     shop.fault("error", "POST /v1/refunds", count=2)
