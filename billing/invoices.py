@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import connection
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from billing.errors import NoWallet
@@ -27,17 +28,27 @@ class Invoice:
 
 
 @dataclass(frozen=True)
+class Return:
+    """Money of a top-up that went back by a refund or a dispute (negative), or came again (positive)."""
+
+    at: datetime
+    kind: str
+    money_minor: int
+    currency: str
+
+
+@dataclass(frozen=True)
 class Figures:
     """milli-Tokens at both ends of the month, and by kind what came in (positive) or went out between them.
 
-    `paid` are the top-ups of the month; `returned` is the money of the customer's top-ups that went back in it.
+    `paid` are the top-ups of the month; `returned` is the money of all top-ups that went back, or came again, in it.
     """
 
     opening: int
     closing: int
     moved: dict[str, int]
     paid: list[TopUp]
-    returned: list[tuple[Reversal, TopUp]]
+    returned: list[Return]
 
 
 # One snapshot: from the balance now back over what was moved since the month began.
@@ -78,17 +89,24 @@ def figures(owner: UUID, invoice: Invoice) -> Figures:
     closing = rows[0][0] - sum(later for *_, later in rows)
     moved = {kind: amount for _, kind, amount, _ in rows if amount}
     mine = TopUp.objects.filter(owner=owner).select_related("pack")
-    by_payment = {each.payment_intent: each for each in mine.exclude(payment_intent="")}
-    back = Reversal.objects.filter(
-        payment_intent__in=by_payment, standing=True, created_at__gte=invoice.first, created_at__lt=invoice.end
-    )
     return Figures(
         opening=closing - sum(moved.values()),
         closing=closing,
         moved=moved,
         paid=list(mine.filter(paid_at__gte=invoice.first, paid_at__lt=invoice.end).order_by("paid_at")),
-        returned=[(each, by_payment[each.payment_intent]) for each in back.order_by("created_at")],
+        returned=_returns(mine.exclude(payment_intent=""), invoice),
     )
+
+
+def _returns(paid: QuerySet[TopUp], invoice: Invoice) -> list[Return]:
+    currencies = dict(paid.values_list("payment_intent", "currency"))
+    found = [
+        Return(moment, each.kind, sign * each.amount_minor, currencies[each.payment_intent])
+        for each in Reversal.objects.filter(payment_intent__in=currencies, since__lt=invoice.end)
+        for moment, sign in ((each.since, -1), (each.until, 1))
+        if moment and invoice.first <= moment < invoice.end
+    ]
+    return sorted(found, key=lambda each: each.at)
 
 
 def _first(moment: datetime) -> datetime:

@@ -172,7 +172,8 @@ class Reversal(models.Model):
     """Money of one payment that went back: a refund or a dispute, by Stripe's id. It may be known before its payment.
 
     A refund that we ask for has an id of our own, as its Tokens are taken first; `stripe_id` is Stripe's, once known.
-    `standing` while the money is away; `final` once nothing can change that; `applied` while Tokens are taken for it.
+    `standing` while the money is away, from `since` until `until`; `final` once nothing can change that; `applied`
+    while Tokens are taken for it.
     """
 
     class Kind(models.TextChoices):
@@ -184,6 +185,8 @@ class Reversal(models.Model):
     payment_intent = models.TextField(db_index=True)
     amount_minor = models.BigIntegerField()
     standing = models.BooleanField(default=False)
+    since = models.DateTimeField(null=True)
+    until = models.DateTimeField(null=True)
     final = models.BooleanField(default=False)
     applied = models.BooleanField(default=False)
     stripe_id = models.TextField(default="")
@@ -192,6 +195,12 @@ class Reversal(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(amount_minor__gt=0), name="reversal_in_range"),
+            models.CheckConstraint(
+                condition=Q(standing=True, since__isnull=False, until=None)
+                | Q(standing=False, since=None, until=None)
+                | Q(standing=False, since__isnull=False, until__isnull=False),
+                name="reversal_stands_since",
+            ),
             models.UniqueConstraint(fields=["stripe_id"], condition=~Q(stripe_id=""), name="reversal_stripe_id_once"),
         ]
 

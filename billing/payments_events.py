@@ -173,7 +173,10 @@ def _reverse(kind: Reversal.Kind, source: Document, standing: bool, final: bool)
     _one_at_a_time(intent)
     terms = {"kind": kind, "payment_intent": intent, "amount_minor": source["amount"]}
     reversal = _ours(source, terms) or Reversal.objects.get_or_create(id=source["id"], defaults=terms)[0]
-    if not reversal.final:
+    # Money that went comes back for good or not at all: an inquiry that is said to be open then is old news.
+    if not reversal.final and (standing or final or not reversal.standing):
+        if standing != reversal.standing:
+            setattr(reversal, "since" if standing else "until", timezone.now())
         reversal.standing, reversal.final = standing, final
         reversal.save()
     paid = TopUp.objects.filter(payment_intent=intent, paid_at__isnull=False)

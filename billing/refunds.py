@@ -11,6 +11,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from django.db import transaction
+from django.utils import timezone
 
 from billing import debts, lots, payments, payments_events
 from billing.errors import PaymentsRefused, RefundAboveUnspent
@@ -40,7 +41,7 @@ def take(top_up_id: UUID, amount_minor: int, reversal_id: str) -> None:
                 raise RefundAboveUnspent(most)
             Reversal.objects.create(
                 id=reversal_id, kind=Reversal.Kind.REFUND, payment_intent=top_up.payment_intent,
-                amount_minor=amount_minor, standing=True,
+                amount_minor=amount_minor, standing=True, since=timezone.now(),
             )  # fmt: skip
         for debt in Clawback.objects.filter(settled_at=None, idempotency_key__startswith=f"{reversal_id}:"):
             if debt.lot.kind == Lot.Kind.PAID:
@@ -61,7 +62,8 @@ def send(reversal_id: str) -> str:
     try:
         stripe_id = payments.give_back(reversal.payment_intent, reversal.amount_minor, reversal_id)
     except PaymentsRefused:
-        _void(reversal)
+        if not _void(reversal):
+            return send(reversal_id)
         raise
     Reversal.objects.filter(id=reversal_id, stripe_id="").update(stripe_id=stripe_id)
     return stripe_id
@@ -78,6 +80,8 @@ def _unspent_minor(lot: Lot) -> int:
     return max(0, int(min(price, covered) - money))
 
 
-def _void(reversal: Reversal) -> None:
+def _void(reversal: Reversal) -> bool:
+    """Returns its Tokens, unless Stripe's event has told of the refund meanwhile."""
     with payments_events.reversing(TopUp.objects.get(payment_intent=reversal.payment_intent).id):
-        Reversal.objects.filter(id=reversal.id, stripe_id="").update(standing=False, final=True)
+        unmade = Reversal.objects.filter(id=reversal.id, stripe_id="", final=False)
+        return bool(unmade.update(standing=False, until=timezone.now(), final=True))

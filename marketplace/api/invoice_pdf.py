@@ -83,10 +83,10 @@ def _payments(found: Figures) -> list[Any]:
         tokens = f"{format_tokens(top_up.pack.tokens)}{bonus}"
         rows.append([what, tokens, tax, _money(top_up.price_minor, top_up.currency)])
         totals[top_up.currency] = totals.get(top_up.currency, 0) + top_up.price_minor
-    for reversal, top_up in found.returned:
-        what = f"{reversal.created_at:%Y-%m-%d}  Returned ({reversal.get_kind_display().lower()})"
-        rows.append([what, "", "", _money(-reversal.amount_minor, top_up.currency)])
-        totals[top_up.currency] = totals.get(top_up.currency, 0) - reversal.amount_minor
+    for back in found.returned:
+        what = f"{back.at:%Y-%m-%d}  {'Returned' if back.money_minor < 0 else 'Received again'} ({back.kind})"
+        rows.append([what, "", "", _money(back.money_minor, back.currency)])
+        totals[back.currency] = totals.get(back.currency, 0) + back.money_minor
     rows += [["Total", "", "", _money(total, currency)] for currency, total in sorted(totals.items())]
     if not totals:
         return [_text("Nothing was paid in this month.", BODY), Spacer(0, 6 * mm)]

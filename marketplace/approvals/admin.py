@@ -134,8 +134,5 @@ def _decide(request: HttpRequest, request_id: str, verb: Callable[[Person], Requ
     except ApprovalError as error:
         messages.error(request, str(error))
     else:
-        if decided.status == Request.Status.REJECTED:
-            messages.success(request, "Rejected.")
-        else:
-            dialogs.tell(request, decided)
+        dialogs.tell(request, decided)
     return HttpResponse(headers={"HX-Redirect": dialogs.address(request_id)})

@@ -77,7 +77,7 @@ class AskForm(BaseDialogForm):  # type: ignore[misc]
         if not self.errors:
             self.act = self.make(given)
             try:
-                self.act.check()
+                requests.check(self.act, given["request_id"])
             except acts.Refused as error:
                 self.add_error(self.blamed, str(error))
         return cast(dict[str, Any], given)
@@ -199,6 +199,8 @@ def tell(request: HttpRequest, asked: Request) -> None:
         Status.APPROVED: (messages.WARNING, f"Begun: {asked.outcome}. It is tried again each minute."),
         Status.FAILED: (messages.ERROR, f"It failed, and the Tokens are back: {asked.outcome}"),
         Status.PENDING: (messages.INFO, "Nothing has happened yet: a second person must approve this."),
+        Status.REJECTED: (messages.WARNING, f"Rejected: {asked.note}"),
+        Status.EXPIRED: (messages.WARNING, "Nobody decided in time; it must be asked for again."),
     }[Status(asked.status)]
     messages.add_message(request, level, text)
 

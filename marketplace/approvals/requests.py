@@ -64,21 +64,34 @@ class Refused(ApprovalError):
 def ask(person: Person, act: Act, reason: str, request_id: UUID | None = None) -> Request:
     """Carries the act out, or leaves it *pending* where it takes a second person. Once for each `request_id`.
 
-    NotAllowed, Refused; IdempotencyMismatch where the id stands for something else.
+    NotAllowed, Refused; IdempotencyMismatch where the id stands for something else. Not inside a transaction.
     """
     _must(person, act.permission)
+    request_id = request_id or uuid7()
+    with _refusals():
+        check(act, request_id)
     with _refusals(), trail.acting(trail.name_of(person)):
         Person.objects.select_for_update(no_key=True).get(pk=person.pk)  # one after another, else the sum is wrong
         terms = {"kind": act.kind, "arguments": asdict(act), "reason": reason, "asked_by": person}
         more = {"size": act.size, "needs_approval": _takes_two(person, act), "expires_at": _end()}
-        request, is_new = Request.objects.get_or_create(id=request_id or uuid7(), defaults=terms | more)
-        if is_new:
-            act.check()
-            if not request.needs_approval:
-                _carry_out(request)
-        elif any(getattr(request, name) != value for name, value in terms.items()):
+        request, is_new = Request.objects.get_or_create(id=request_id, defaults=terms | more)
+        if is_new and not request.needs_approval:
+            _carry_out(request)
+        elif not is_new and any(getattr(request, name) != value for name, value in terms.items()):
             raise IdempotencyMismatch(str(request.id))
     return finish(request)
+
+
+def check(act: Act, request_id: UUID) -> None:
+    """acts.Refused where it could not be carried out at this moment, unless it was asked for under this id before.
+
+    Not inside a transaction: a check may lock what carrying out locks in another order.
+    """
+    try:
+        act.check()
+    except acts.Refused:
+        if not Request.objects.filter(id=request_id).exists():
+            raise
 
 
 def approve(person: Person, request_id: UUID) -> Request:

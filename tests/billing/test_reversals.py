@@ -96,6 +96,24 @@ def test_what_was_spent_meanwhile_is_owed(payment):
     assert sum(payment.demanded().values()) == PRICE
 
 
+@pytest.mark.parametrize("order", list(permutations(["warning_needs_response", "needs_response", "under_review"])))
+def test_an_inquiry_that_became_a_dispute_takes_the_tokens_in_any_order(payment, order):
+    for status in order:
+        payment.dispute(PRICE, status)
+    assert payment.tokens == 0
+    payment.dispute(PRICE, "won")
+    found = Reversal.objects.get()
+    assert payment.tokens == TOKENS + BONUS
+    assert found.created_at <= found.since < found.until
+
+
+def test_an_inquiry_takes_nothing_and_is_never_said_to_have(payment):
+    payment.dispute(PRICE, "warning_needs_response")
+    payment.dispute(PRICE, "warning_closed")
+    found = Reversal.objects.get()
+    assert (payment.tokens, found.since, found.until) == (TOKENS + BONUS, None, None)
+
+
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_the_end_is_the_same_in_any_order(payment, order):
     acts = [

@@ -291,6 +291,18 @@ def test_a_grant_is_asked_for_and_approved_in_the_console(dora, emil, bob):
     assert "Done: 200,000.5 Tokens granted." in deciding.get(answer["HX-Redirect"]).content.decode()
 
 
+def test_a_form_sent_again_after_the_rejection_says_so(dora, emil, bob):
+    asking = browser(dora)
+    form = {"_form_submitted": "on", "request_id": str(uuid4()), "amount": "200000", "reason": "please"}
+    asking.post(page := f"/admin/accounts/account/{bob.account.id}/grant/", form)
+    browser(emil).post(
+        f"/admin/approvals/request/{form['request_id']}/reject/", {"_form_submitted": "on", "note": "not this year"}
+    )
+    answer = asking.post(page, form)
+    assert "Rejected: not this year" in asking.get(answer["HX-Redirect"]).content.decode()
+    assert (Request.objects.get().status, bob.balance) == ("rejected", (0, 0))
+
+
 def test_nobody_without_the_right_sees_or_uses_the_dialogs(emil, alice, job):
     looking = browser(staff("gina", "view_account", "view_job", "view_pack", "view_pricelistversion", "view_request"))
     form = {"_form_submitted": "on", "request_id": str(uuid4()), "amount": "1", "reason": "mine"}

@@ -1,15 +1,17 @@
 """Money back for unspent Tokens, by the operator, through the double of Stripe: Tokens first, once, whatever breaks."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import Permission
 from django.db import connection, transaction
+from django.test import Client
 from people import together
 from shops import WHOLE_MEDIUM, spend
 
-from billing import payments, refunds, wallets
+from billing import lots, payments, refunds, wallets
 from billing.errors import PaymentsUnavailable
 from billing.models import Clawback, Reversal, StripeEvent, TopUp
 from marketplace.accounts.models import Person
@@ -100,6 +102,51 @@ def test_the_operators_refund_and_one_in_the_dashboard_at_once_both_take_their_t
     together(2, both)
     heard("refund.created", 2)
     assert (shop.tokens, sum(given_back(shop, payment))) == (2_000_000, 400)
+
+
+def test_a_refund_and_somebody_else_at_the_wallet_never_wait_for_each_other(shop, dora):
+    top_up, _ = shop.paid("small")
+    owner = shop.customer.account.id
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            wallets.lock(owner)
+            asked = pool.submit(together, 1, lambda _: refund(dora, top_up, 200).status)
+            assert processes.wait_until(is_anybody_waiting, 15)
+            lots.position(owner)
+        assert asked.result() == ["executed"]
+
+
+def is_anybody_waiting():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return cursor.fetchone()[0]
+
+
+def test_the_same_form_sent_again_after_the_refund_says_what_became_of_it(shop, dora):
+    top_up, payment = shop.paid("small")
+    same = uuid4()
+    assert [refund(dora, top_up, 500, same).status for _ in range(2)] == ["executed"] * 2
+    dora.user_permissions.add(Permission.objects.get(codename="view_topup"))
+    client = Client()
+    client.force_login(dora)
+    form = {"_form_submitted": "on", "request_id": str(same), "amount": "5.00", "reason": "they moved away"}
+    answer = client.post(f"/admin/billing/topup/{top_up['id']}/refund/", form)
+    assert "Done: refunded as re_" in client.get(answer.get("HX-Redirect", "/admin/")).content.decode()
+    assert given_back(shop, payment) == [500]
+
+
+def test_a_refund_that_stripe_tells_of_before_its_answer_is_lost_is_done(shop, dora, monkeypatch):
+    top_up, payment = shop.paid("small")
+
+    def forbidden(*given):
+        give_back(*given)
+        heard("refund.created")
+        raise payments.PaymentsRefused("the key was revoked meanwhile")
+
+    give_back = payments.give_back
+    monkeypatch.setattr(payments, "give_back", forbidden)
+    done = refund(dora, top_up, 500)
+    assert (done.status, given_back(shop, payment), shop.tokens) == ("executed", [500], 0)
 
 
 @pytest.mark.parametrize("kind", ["error", "drop", "error_after", "drop_after"])

@@ -48,6 +48,13 @@ def top_up(someone: Customer, paid_at: datetime | None = None) -> TopUp:
     return row
 
 
+def went_back(paid, minor, since, until=None, **more):
+    Reversal.objects.create(
+        id=f"re_{uuid4().hex}", kind="refund", payment_intent=paid.payment_intent, amount_minor=minor,
+        standing=until is None, since=since, until=until, **more,
+    )  # fmt: skip
+
+
 def pages(someone, query="limit=3"):
     found, cursor = [], ""
     while cursor is not None:
@@ -272,9 +279,7 @@ def test_the_invoice_is_a_pdf_that_says_who_sold_what_to_whom(alice, picture, se
     settings.SELLER_TAX_ID = "DE123456789"
     type(alice.account).objects.update(name="星辰设计工作室 Łódź 😀")
     paid = top_up(alice)
-    Reversal.objects.create(
-        id="re_1", kind="refund", payment_intent=paid.payment_intent, amount_minor=500, standing=True
-    )
+    went_back(paid, 500, timezone.now())
     buy(alice, picture)
     month = f"{timezone.now():%Y-%m}"
     answer = alice.get(f"/v1/invoices/{month}.pdf", Accept="application/pdf")
@@ -287,6 +292,24 @@ def test_the_invoice_is_a_pdf_that_says_who_sold_what_to_whom(alice, picture, se
         "3.19 EUR", "-5.00 EUR", "15.00 EUR", "40000 and 4000 more", "Spent on jobs", "-1.25", "44998.75", "not over",
     ):  # fmt: skip
         assert words in said, (words, said)
+
+
+def test_money_that_comes_again_is_on_the_invoice_of_that_month_and_changes_no_other(alice):
+    september, october, november = (datetime(2026, month, 1, tzinfo=UTC) for month in (9, 10, 11))
+    paid = top_up(alice, september)
+    last = november - timedelta(microseconds=1)
+    went_back(paid, 500, last, created_at=september)
+    first, then = (invoices.Invoice("", begun, begun + timedelta(days=31), True) for begun in (october, november))
+    found = invoices.figures(alice.account.id, first)
+    assert [back.money_minor for back in found.returned] == [-500]
+    assert invoices.figures(alice.account.id, then).returned == []
+    Reversal.objects.update(standing=False, final=True, until=november)
+    assert invoices.figures(alice.account.id, first) == found
+    again = invoices.figures(alice.account.id, then)
+    assert [back.money_minor for back in again.returned] == [500]
+    said = text_of(invoice_pdf.draw(then, again, "alice", "alice@example.com"))
+    assert "Received again (refund)" in said
+    assert "5.00 EUR" in said
 
 
 def test_a_month_without_payments_and_a_page_full_of_them(alice):
