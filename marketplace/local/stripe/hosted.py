@@ -47,9 +47,7 @@ def show(books: Books, method: str, path: str, query: str, body: str) -> Page | 
 
 
 def _pay(books: Books, session: Document, form: dict[str, str] | None) -> Page:
-    email = session["customer_email"] or ""
-    if session["customer"]:
-        email = books.get("customer", session["customer"])["email"] or ""
+    email = _email(books, session)
     if session["status"] != "open":
         return _after(session) if session["status"] == "complete" else Page(pages.note("Expired", "Too late."), 410)
     if form is None:
@@ -80,13 +78,20 @@ def _authenticate(books: Books, waiting: Document, form: dict[str, str] | None) 
     if session:
         session = books.get("checkout.session", session["id"])
         failure = failure or (waiting.get("last_payment_error") or {}).get("message", "")
-        return _after(session) if session["status"] == "complete" else Page(pages.payment(session, "", failure), 402)
+        if session["status"] == "complete":
+            return _after(session)
+        return Page(pages.payment(session, _email(books, session), failure), 402)
     status = "succeeded" if waiting["status"] == "succeeded" else "failed"
     if not return_url:
         return Page(pages.note("Done", f"{status}. {failure}"))
     name = waiting["object"]
     more = {name: waiting["id"], f"{name}_client_secret": waiting["client_secret"], "redirect_status": status}
     return Page("", 303, return_url + ("&" if urlsplit(return_url).query else "?") + urlencode(more))
+
+
+def _email(books: Books, session: Document) -> str:
+    known = books.get("customer", session["customer"])["email"] if session["customer"] else session["customer_email"]
+    return known or ""
 
 
 def _onboard(books: Books, account: Document, secret: str, form: dict[str, str] | None) -> Page:

@@ -9,6 +9,7 @@ STYLE = (
     ".double{background:#b00020;color:#fff;padding:.5rem 1rem;border-radius:.3rem}"
     "label{display:block;margin:.8rem 0 .2rem}input,select{font:inherit;width:100%;padding:.4rem;box-sizing:border-box}"
     "button{font:inherit;margin:1rem .5rem 0 0;padding:.5rem 1.2rem}.error{color:#b00020}td{padding:.1rem 1rem .1rem 0}"
+    "td code{white-space:nowrap}"
 )
 NUMBERS = (
     ("4242 4242 4242 4242", "succeeds"),
@@ -30,19 +31,21 @@ def payment(session: Document, email: str, error: str = "") -> str:
     methods = "".join(f"<option>{escape(each)}</option>" for each in session["payment_method_types"])
     numbers = "".join(f"<tr><td><code>{number}</code><td>{what}" for number, what in NUMBERS)
     tax = '<label for="tax_id">Tax id</label><input id="tax_id" name="tax_id">'
-    total = money(session["amount_total"], session["currency"]) if session["_items"] else "Save a card"
+    verb, total = "Save", ""
+    if session["_items"]:
+        verb, total = "Pay", f"<p><b>{money(session['amount_total'], session['currency'])}</b>"
     back = f'<a href="{escape(session["cancel_url"])}">Back</a>' if session["cancel_url"] else ""
     return document(
-        "Pay",
-        f"<table>{lines}</table><p><b>{total}</b>"
-        f'<p class="error" role="alert">{escape(error)}</p><form method="post">'
+        "Pay" if session["_items"] else "Save a card",
+        f"<table>{lines}</table>{total}"
+        f'<p class="error" role="alert">{escape(error)}</p><form method="post" action="/c/pay/{session["id"]}">'
         f'<label for="email">Email</label><input id="email" name="email" type="email" required value="{escape(email)}">'
         '<label for="name">Name</label><input id="name" name="name">'
         f'<label for="method">Pay by</label><select id="method" name="method">{methods}</select>'
         '<label for="number">Card number</label><input id="number" name="number" inputmode="numeric"'
         ' value="4242 4242 4242 4242"><label for="expiry">Expiry</label><input id="expiry" name="expiry" value="12/34">'
         f'<label for="cvc">CVC</label><input id="cvc" name="cvc" value="123">'
-        f"{tax if session['tax_id_collection']['enabled'] else ''}<button>Pay</button>{back}</form>"
+        f"{tax if session['tax_id_collection']['enabled'] else ''}<button>{verb}</button>{back}</form>"
         f"<h2>Test cards</h2><table>{numbers}</table><p>Anything but <code>card</code> is paid days later: "
         "<code>POST /_control/payment_intents/ID/complete</code>.",
     )
@@ -50,10 +53,10 @@ def payment(session: Document, email: str, error: str = "") -> str:
 
 def bank(waiting: Document) -> str:
     """The page on which the customer answers their bank, for a PaymentIntent or a SetupIntent."""
-    amount = f" to pay {money(waiting['amount'], waiting['currency'])}" if "amount" in waiting else ""
+    wish = f"pay {money(waiting['amount'], waiting['currency'])}" if "amount" in waiting else "save this card"
     buttons = '<button name="answer" value="yes">Complete</button><button name="answer" value="no">Fail</button>'
     return document(
-        "3D Secure test", f'<p>Your bank asks: is it you who wants{amount}?<form method="post">{buttons}</form>'
+        "3D Secure test", f'<p>Your bank asks: is it you who wants to {wish}?<form method="post">{buttons}</form>'
     )
 
 

@@ -1,5 +1,7 @@
 """A person buys something on the hosted page, or does not."""
 
+from urllib.parse import urlsplit
+
 import pytest
 import stripe
 from stripe_doubles import paid, pay, session
@@ -71,7 +73,9 @@ def test_the_bank_is_asked_and_says_no_and_then_yes(double, browser):
     assert status == 303
     assert "3D Secure test" in browser.open(bank)[1]
     assert retrieve(double, opened, "payment_intent").payment_intent.status == "requires_action"
-    assert browser.open(bank, answer="no")[0] == 402
+    status, page, _ = browser.open(bank, answer="no")
+    assert status == 402
+    assert f'<form method="post" action="{urlsplit(opened.url).path}">' in page, "the next card goes to the session"
     assert retrieve(double, opened).payment_status == "unpaid"
 
     _, _, bank = pay(browser, opened.url, "4000002760003184")
