@@ -24,7 +24,7 @@ from inference.house_model.judge import judge
 from inference.house_model.world import PATTERNS, POSITIONS, SHAPES, SIZES, Scene, draw_scene
 from inference.latent_cache import entries
 from inference.latent_cache.cache import Hit
-from inference.latent_cache.mapping import FOLDER, NEVER, Mapping, Point, path_of
+from inference.latent_cache.mapping import NEVER, Mapping, Point, path_of
 from inference.latent_cache.shadow import drift
 from inference.latent_cache.wording import signature
 from inference.models import catalog
@@ -175,16 +175,18 @@ def _made(engine: Engine, requests: Sequence[Request]) -> list[Picture]:
     return [future.result() for future in futures]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Learn how similar prompts must be to share latents.")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m inference.latent_cache.calibrate",
+        description="Learn how similar prompts must be to share latents, and write it for the model's revision.",
+    )
     parser.add_argument("--pairs", type=int, default=320, help="of prompts (default: %(default)s)")
     parser.add_argument("--bound", type=float, default=0.01, help="share that may be lost (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=5, help="of prompts and pictures (default: %(default)s)")
     parser.add_argument("--model", help="a folder (default: KILN_MODEL, else the house model)")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     found, card = outcomes(chosen.model, chosen.pairs, chosen.seed)
     mapping = calibrate(found, card.revision, chosen.bound)
-    FOLDER.mkdir(exist_ok=True)
     mapping.save(path_of(card))
     for similarity, sigma in mapping.points:
         accepted = [outcome for outcome in found[sigma] if outcome.similarity >= similarity]

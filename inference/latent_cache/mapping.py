@@ -66,6 +66,7 @@ class Mapping:
         return cls(**{**found, "points": tuple(Point(*point) for point in found["points"])})
 
     def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
 
