@@ -15,6 +15,7 @@ from marketplace.accounts.authentication import caller
 from marketplace.api import examples, representations
 from marketplace.api.errors import not_found
 from marketplace.api.fields import ObjectParser
+from marketplace.api.keys import refuse_capped
 from marketplace.api.serializers import AutomaticBody, AutomaticOrder
 from marketplace.api.topups import pages
 
@@ -39,7 +40,11 @@ class Automatic(APIView):
         summary="Buy a pack whenever Tokens run low",
     )
     def put(self, request: Request) -> Response:
-        """Send the customer to `card_url`, where there is one, to save a card: it is charged while they are away."""
+        """Send the customer to `card_url`, where there is one, to save a card: it is charged while they are away.
+
+        Not for a key that has a spend cap.
+        """
+        refuse_capped(request)
         order = AutomaticOrder(data=request.data)
         order.is_valid(raise_exception=True)
         body, account_id = order.validated_data, caller(request).account_id

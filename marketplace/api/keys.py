@@ -19,12 +19,13 @@ from marketplace.api.serializers import KeyBody, KeyChange, KeyList, KeyOrder, N
 from marketplace.audit import trail
 
 MAX_LIVE_KEYS = 100
+CAPPED = "An API key with a spend cap cannot make or change keys or order automatic top-ups."
 
 
 def refuse_capped(request: Request) -> None:
     """Raises a 403 where the request came with a key that has a spend cap of its own."""
     if ApiKey.objects.get(id=caller(request).key_id).is_capped:
-        raise Problem(403, "permission", "capped_key", "An API key with a spend cap cannot make or change keys.")
+        raise Problem(403, "permission", "capped_key", CAPPED)
 
 
 class Keys(APIView):

@@ -23,8 +23,8 @@ class ActFilter(SimpleListFilter):
     parameter_name = "act"
     acts = (
         "grant", "refund", "request.pending", "request.executed", "request.rejected", "price_list.published",
-        "pack.published", "pack.switched", "wallet.frozen", "debt.waived", "key.made", "key.revoked", "login",
-        "login.failed", "person.changed", "right.given",
+        "pack.published", "pack.switched", "wallet.frozen", "debt.waived", "key.made", "key.revoked",
+        "key.capped", "account.changed", "login", "login.failed", "person.changed", "right.given",
     )  # fmt: skip
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:

@@ -130,7 +130,7 @@ def _others() -> list[str]:
 
 TRIGGERS = (
     "record_chained", "record_append_only", "audit_transfer", "audit_frozen", "audit_waived", "audit_price_list",
-    "audit_pack", "audit_pack_switched", "audit_key", "audit_key_revoked", "audit_person", "audit_person_changed",
-    "audit_password", "audit_right_given", "audit_right_taken", "audit_group_joined", "audit_group_left",
-    "audit_group_right_given", "audit_group_right_taken", "audit_request",
+    "audit_pack", "audit_pack_switched", "audit_key", "audit_key_revoked", "audit_key_capped", "audit_account",
+    "audit_person", "audit_person_changed", "audit_password", "audit_right_given", "audit_right_taken",
+    "audit_group_joined", "audit_group_left", "audit_group_right_given", "audit_group_right_taken", "audit_request",
 )  # fmt: skip

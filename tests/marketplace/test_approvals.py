@@ -303,16 +303,20 @@ def test_a_form_sent_again_after_the_rejection_says_so(dora, emil, bob):
     assert (Request.objects.get().status, bob.balance) == ("rejected", (0, 0))
 
 
-def test_nobody_without_the_right_sees_or_uses_the_dialogs(emil, alice, job):
+def test_nobody_without_the_right_sees_or_uses_the_dialogs(dora, alice, job):
+    asked, pack = requests.ask(dora, grant(alice, BIG), "please"), packs.find("small")
     looking = browser(staff("gina", "view_account", "view_job", "view_pack", "view_pricelistversion", "view_request"))
     form = {"_form_submitted": "on", "request_id": str(uuid4()), "amount": "1", "reason": "mine"}
     for path in (
         f"accounts/account/{alice.account.id}/grant/", f"jobs/job/{job.id}/refund/", "billing/pack/new_pack/",
-        "billing/pricelistversion/new_version/",
+        "billing/pricelistversion/new_version/", f"billing/pack/{pack.pk}/new_version/",
+        f"billing/pack/{pack.pk}/stop_sale/",
+        f"billing/topup/{uuid4()}/refund/",
+        f"approvals/request/{asked.pk}/approve/", f"approvals/request/{asked.pk}/reject/",
     ):  # fmt: skip
-        assert looking.post(f"/admin/{path}", form).status_code == 403
+        assert looking.post(f"/admin/{path}", form | {"note": "no"}).status_code == 403
     assert "/grant/" not in looking.get(f"/admin/accounts/account/{alice.account.id}/change/").content.decode()
-    assert not Request.objects.exists()
+    assert (Request.objects.get().status, packs.find("small").pk) == ("pending", pack.pk)
 
 
 def test_the_refund_of_a_job_says_how_much_is_left(dora, job, alice):

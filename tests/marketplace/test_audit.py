@@ -83,6 +83,23 @@ def test_grants_refunds_and_keys_name_who_did_it_and_holds_and_captures_leave_no
     assert audit()[-1].startswith("audit ok: ")
 
 
+def test_caps_and_accounts_that_are_switched_off_name_who_did_it(operator, alice):
+    other = alice.post("/v1/keys", {"name": "second"}).json()["id"]
+    before = acts()
+    alice.patch(f"/v1/keys/{other}", {"name": "renamed"})
+    assert acts() == before
+    alice.patch(f"/v1/keys/{other}", {"daily_cap": "5"})
+    client = Client()
+    client.force_login(operator)
+    page = f"/admin/accounts/account/{alice.account.id}/change/"
+    keys = {f"keys-{name}": 0 for name in ("TOTAL_FORMS", "INITIAL_FORMS")}
+    assert client.post(page, {"name": "Alice", "monthly_cap": "7.5", **keys}).status_code == 302
+    (customer, capped, key), *_, (actor, changed, account) = acts()[len(before) :]
+    assert (customer, capped, key["daily_cap"]) == (f"account {alice.account.id}", "key.capped", 5_000)
+    assert (actor, changed) == (f"person {operator.pk} operator@example.com", "account.changed")
+    assert (account["is_active"], account["monthly_cap"]) == (False, 7_500)
+
+
 def test_an_act_that_is_rolled_back_leaves_no_record(alice):
     before = acts()
     with trail.acting("person 1 x"):

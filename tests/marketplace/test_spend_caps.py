@@ -202,6 +202,7 @@ def test_a_capped_key_cannot_get_round_its_cap(alice):
         key.post("/v1/keys", {"name": "free"}),
         key.patch(f"/v1/keys/{key.key_id}", {"monthly_cap": None}),
         key.patch(f"/v1/keys/{alice.key_id}", {"daily_cap": "1"}),
+        key.put("/v1/topups/automatic", {"pack": "small", "currency": "eur", "threshold": "9", "daily_cap": "500.00"}),
     ):
         assert answer.status_code == 403
         assert answer.json()["error"]["code"] == "capped_key"
