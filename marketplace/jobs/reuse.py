@@ -26,24 +26,32 @@ ON, EXACT, OFF = MODES = ("on", "exact", "off")
 """Pictures and latents, pictures only, or neither."""
 
 
-def picture_key(job: Job, revision: str) -> bytes:
-    """SHA-256 of everything that a job's pictures follow from."""
+def picture_key(job: Job, revision: str, *, from_latents: bool = False) -> bytes:
+    """SHA-256 of everything that a job's pictures follow from; others for those that began from another's latents."""
     order = {name: value for name, value in job.order.items() if name != "cache"}
-    made_of = [job.operation, job.model, revision, job.seed, job.n, order]
+    made_of = [job.operation, job.model, revision, job.seed, job.n, order, *(["latents"] if from_latents else [])]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).digest()
 
 
-def stored_pictures(job: Job, key: bytes) -> list[Image] | None:
-    """Copies of the pictures that the same order brought before, unsaved; None where there are none, or not whole."""
+def stored_pictures(job: Job, revision: str) -> tuple[list[Image], bytes] | None:
+    """Copies of the pictures that the same order brought before, unsaved, and their key.
+
+    None where there are none, or not whole. Pictures that began from latents are only for who takes latents.
+    """
     if job.order.get("cache", OFF) == OFF:
         return None
+    keys = [
+        picture_key(job, revision),
+        *([picture_key(job, revision, from_latents=True)] if takes_latents(job) else []),
+    ]
     owners = [str(job.account_id), *_templates()]
-    same = Job.objects.filter(account_id__in=owners, picture_key=key, status=Status.SUCCEEDED)
+    same = Job.objects.filter(account_id__in=owners, picture_key__in=keys, status=Status.SUCCEEDED)
     earlier = same.prefetch_related("images").order_by("-id").first()
     if earlier is None or len(earlier.images.all()) != job.n:
         return None
     try:
-        return [storage.copy(job, image) for image in earlier.images.all()]
+        assert earlier.picture_key is not None
+        return [storage.copy(job, image) for image in earlier.images.all()], bytes(earlier.picture_key)
     except OSError as error:
         logger.warning("the pictures of job %s cannot be given again: %s", earlier.id, error)
         storage.discard_attempt(job)

@@ -112,12 +112,12 @@ class Worker:
     def _give_again(self, job: Job) -> bool:
         """Whether the job's pictures were there already, and are delivered without the engine."""
         began = time.monotonic()
-        key = reuse.picture_key(job, self.card.revision)
-        if not (images := reuse.stored_pictures(job, key)):
+        if not (found := reuse.stored_pictures(job, self.card.revision)):
             return False
+        images, key = found
         outcome = pricing.ImageOutcome(True, steps_run=0, steps_skipped=job.order["steps"])
         results = [Result(outcome, image, "exact", 1.0) for image in images]
-        self._complete(job, results, {"store_seconds": round(time.monotonic() - began, 3)})
+        self._complete(job, results, {"store_seconds": round(time.monotonic() - began, 3)}, key)
         return True
 
     def _run(self, task: Task) -> None:
@@ -159,11 +159,12 @@ class Worker:
             self._fail(task.job, error)
             return
         timings = {"engine_seconds": round(seconds, 3), "store_seconds": round(time.monotonic() - stored, 3)}
-        self._complete(task.job, results, timings)
-
-    def _complete(self, job: Job, results: list[Result], timings: dict[str, float]) -> None:
         whole = all(result.image for result in results)
-        key = reuse.picture_key(job, self.card.revision) if whole else None
+        from_latents = any(result.tier == "latent" for result in results)
+        key = reuse.picture_key(task.job, self.card.revision, from_latents=from_latents) if whole else None
+        self._complete(task.job, results, timings, key)
+
+    def _complete(self, job: Job, results: list[Result], timings: dict[str, float], key: bytes | None) -> None:
         try:
             metrics.captured(lifecycle.complete(job, results, timings, key))
         except LeaseLost:

@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
@@ -29,6 +29,7 @@ class Wish(NamedTuple):
     adapted: bool
     size: tuple[int, int]
     step_cache: float
+    cached: bool
     prompt: str
     steps: int
     seed: int
@@ -49,6 +50,7 @@ wishes = st.builds(
     adapted=st.booleans(),
     size=st.sampled_from(SIZES),
     step_cache=st.sampled_from([0.0, 0.3]),
+    cached=st.booleans(),
     prompt=st.sampled_from(PROMPTS),
     steps=st.integers(2, 6),
     seed=st.integers(0, 3),
@@ -75,6 +77,7 @@ def request(wish: Wish, adapter: str, **changes) -> Request:
         seed=wish.seed,
         guidance_scale=wish.guidance,
         step_cache=wish.step_cache,
+        use_cache=wish.cached,
         adapters=((adapter, 0.7),) if wish.adapted else (),
         **needs[wish.operation] | changes,
     )
@@ -89,8 +92,20 @@ def drawing() -> Image.Image:
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wish=wishes, mates=mates, deterministic=st.booleans())
+@example(
+    wish=Wish("generate", 3.0, True, SIZES[0], 0.0, True, PROMPTS[0], 6, 1),
+    mates=[
+        Mate(Wish("generate", 7.0, False, SIZES[0], 0.3, True, PROMPTS[2], 4, 2), 1, None),
+        Mate(Wish("generate", 3.0, True, SIZES[0], 0.0, False, PROMPTS[0], 6, 1), 2, 3),
+        Mate(Wish("generate", 1.0, False, SIZES[1], 0.0, True, PROMPTS[3], 5, 3), 3, None),
+    ],
+    deterministic=False,
+)
 def test_mates_change_nothing(engine, watch, adapter, wish, mates, deterministic):
-    alone = pixels(engine.submit(request(wish, adapter, deterministic=deterministic)))
+    alone_request = request(wish, adapter, deterministic=deterministic)
+    alone = pixels(engine.submit(alone_request))
+    begins_later = wish.cached and wish.operation == "generate" and not deterministic
+    assert alone_request.steps_skipped == (wish.steps // 2 if begins_later else 0)
     watch.reset()
     joined: list[Request] = []
     for mate in mates:

@@ -67,6 +67,12 @@ def test_each_account_begins_from_its_own_pictures_and_is_given_its_own_again(wo
     assert second.captured == pricing.charge(offer, [pricing.ImageOutcome(True, STEPS - skipped, skipped)])
     assert second.captured < second.quoted
 
+    # A seed means that seed's picture: one that began from another's latents is given to nobody who takes none.
+    job, drawn = buy(alice, SAME, seed=2, cache="exact")
+    assert drawn["cache"]["tier"] == "none"
+    assert sums(drawn) != sums(begun)
+    assert job.captured == job.quoted
+
     # The same order with the same seed is the stored picture, without the engine.
     worker.engine.submit, engine = None, worker.engine.submit
     again, given = buy(alice, seed=1, cache="exact")
