@@ -15,7 +15,7 @@ from uuid import UUID
 from django import forms
 from django.contrib.admin import ShowFacets
 from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
+from django.db.models import Model, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.functional import cached_property
@@ -47,6 +47,7 @@ PAGES = (
     ("Money", "Transfers", "sync_alt", "billing_transfer"),
     ("Money", "Top-ups", "credit_card", "billing_topup"),
     ("Money", "Automatic top-ups", "autorenew", "billing_automatictopup"),
+    ("Money", "Debts", "money_off", "billing_clawback"),
     ("Money", "Token packs", "sell", "billing_pack"),
     ("Money", "Price lists", "price_change", "billing_pricelistversion"),
     ("Control", "Approvals", "approval_delegation", "approvals_request"),
@@ -203,6 +204,11 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
 def operator(request: HttpRequest) -> str:
     """Who is at the page, as the audit names people."""
     return trail.name_of(cast(Person, request.user))
+
+
+def email_of(account: OuterRef) -> Subquery:
+    """The address of an account's owner."""
+    return Subquery(Account.objects.filter(pk=account).values("owner__email")[:1])
 
 
 def as_uuid(text: str) -> UUID | None:

@@ -13,10 +13,10 @@ from uuid import UUID
 from django.conf import settings
 from django.utils.safestring import SafeString
 
-from billing import packs, price_lists, refunds, wallets
+from billing import debts, packs, price_lists, refunds, wallets
 from billing.errors import RefundAboveUnspent
 from billing.lots import format_money
-from billing.models import Hold, PriceListVersion, TopUp
+from billing.models import Clawback, Hold, PriceListVersion, TopUp
 from billing.pricing import MILLI, PriceList, format_tokens
 from marketplace.accounts.models import Account
 from marketplace.console import link, tokens
@@ -166,6 +166,39 @@ class PaymentRefund(Act):
 
 
 @dataclass(frozen=True)
+class DebtWaiver(Act):
+    """Of all that is still owed; `amount` is what that was when it was asked for, and never less than it is later."""
+
+    debt: str
+    amount: int
+
+    kind = "debt_waiver"
+    title = "Waive a debt"
+    permission = "approvals.ask_refund"
+
+    @property
+    def size(self) -> int:
+        return self.amount
+
+    @property
+    def limit(self) -> int:
+        return settings.REFUND_LIMIT * MILLI
+
+    def check(self) -> None:
+        debt = Clawback.objects.filter(pk=self.debt, settled_at=None).first()
+        if debt is None or debt.owed != self.amount:
+            raise Refused("This debt was settled, in whole or in part, meanwhile.")
+
+    def carry_out(self, request: UUID) -> str:
+        if not debts.waive(UUID(self.debt), f"request {request}"):
+            raise Refused("This debt is settled already.")
+        return f"the debt of {tokens(self.amount)} is waived"
+
+    def lines(self) -> Lines:
+        return [("Debt", link(Clawback, self.debt, self.debt)), ("Owed", tokens(self.amount))]
+
+
+@dataclass(frozen=True)
 class PriceListChange(Act):
     """In the units of `pricing.PriceList`."""
 
@@ -237,7 +270,8 @@ class PackChange(Act):
         ]
 
 
-KINDS: dict[str, type[Act]] = {act.kind: act for act in (Grant, JobRefund, PaymentRefund, PriceListChange, PackChange)}
+_ACTS: tuple[type[Act], ...] = (Grant, JobRefund, PaymentRefund, DebtWaiver, PriceListChange, PackChange)
+KINDS: dict[str, type[Act]] = {act.kind: act for act in _ACTS}
 
 
 def read(kind: str, arguments: dict[str, Any]) -> Act:

@@ -16,7 +16,7 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWid
 from billing import price_lists, refunds
 from billing.errors import BillingError
 from billing.lots import format_money
-from billing.models import Hold, Pack, TopUp
+from billing.models import Clawback, Hold, Pack, TopUp
 from billing.pricing import format_tokens
 from marketplace.accounts.models import Person
 from marketplace.approvals import acts, requests
@@ -26,6 +26,7 @@ from marketplace.approvals.requests import ApprovalError
 from marketplace.console import TokensField
 
 LEAST = Decimal("0.001")
+SECOND_PERSON = "A second person must approve."
 Status = Request.Status
 
 
@@ -121,6 +122,13 @@ class PaymentRefundForm(AskForm):
 
     def make(self, given: dict[str, Any]) -> Act:
         return acts.PaymentRefund(str(self.object_id), given["amount"], self.top_up.currency)
+
+
+class WaiverForm(AskForm):
+    blamed = "reason"
+
+    def make(self, given: dict[str, Any]) -> Act:
+        return acts.DebtWaiver(str(self.object_id), Clawback.objects.get(pk=self.object_id).owed)
 
 
 class PriceListForm(AskForm):

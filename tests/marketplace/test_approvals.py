@@ -13,12 +13,12 @@ from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from people import check_ledger, together
 
-from billing import lots, packs, price_lists
+from billing import debts, lots, packs, price_lists, wallets
 from billing.errors import IdempotencyMismatch
 from billing.models import Transfer
 from marketplace.accounts.models import Person
 from marketplace.approvals import acts, requests
-from marketplace.approvals.acts import Grant, JobRefund, PackChange, PriceListChange
+from marketplace.approvals.acts import DebtWaiver, Grant, JobRefund, PackChange, PriceListChange
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import AlreadyDecided, NotAllowed, OwnRequest, Refused
 from marketplace.audit.models import Record
@@ -204,6 +204,47 @@ def test_what_cannot_be_carried_out_any_more_stays_pending_and_changes_nothing(d
     assert Request.objects.get(id=asked[1].id).status == "pending"
 
 
+# --- debts ---
+
+
+@pytest.fixture
+def debt(bob, order, picture):
+    """bob spent 1.25 paid Tokens, and their payment was disputed."""
+    lot = wallets.purchase(bob.account.id, 1_250, 100, "eur", "payment 1")
+    claimed = lifecycle.claim(lifecycle.submit(bob.account.id, order()).job.id, "w1")
+    lifecycle.complete(claimed, [picture(claimed)], {})
+    return debts.claw_back(lot, 100, "dispute", "dp_1")
+
+
+def test_a_debt_is_seen_and_waived_in_the_console_and_the_account_is_free_again(dora, bob, debt):
+    dora.user_permissions.add(Permission.objects.get(codename="view_clawback"))
+    client, page = browser(dora), f"/admin/billing/clawback/{debt.id}"
+    listed = client.get("/admin/billing/clawback/?state=open").content.decode()
+    assert "bob@example.com" in listed
+    assert "1.25 Tokens" in listed
+    assert f"{page}/waive/" in client.get(f"{page}/change/").content.decode()
+    assert bob.get("/v1/balance").json()["frozen"] is True
+    form = {"_form_submitted": "on", "request_id": str(uuid4()), "reason": "an old customer"}
+    answer = client.post(f"{page}/waive/", form)
+    assert "the debt of 1.25 Tokens is waived" in client.get(answer["HX-Redirect"]).content.decode()
+    assert bob.get("/v1/balance").json()["frozen"] is False
+    assert Record.objects.get(act="debt.waived").actor == f"person {dora.pk} dora@example.com"
+    assert f"{page}/waive/" not in client.get(f"{page}/change/").content.decode()
+    assert "bob@example.com" not in client.get("/admin/billing/clawback/?state=open").content.decode()
+
+
+def test_a_large_debt_takes_two_and_one_that_was_paid_meanwhile_is_not_waived(dora, emil, bob, debt, settings):
+    settings.REFUND_LIMIT = 0
+    asked = requests.ask(dora, DebtWaiver(str(debt.id), 1_250), "please")
+    assert (asked.status, bob.get("/v1/balance").json()["frozen"]) == ("pending", True)
+    wallets.purchase(bob.account.id, 1_250, 100, "eur", "payment 2")
+    debts.settle(debt.id)
+    with pytest.raises(Refused, match="settled already"):
+        requests.approve(emil, asked.id)
+    with pytest.raises(Refused, match="settled"):
+        requests.ask(dora, DebtWaiver(str(debt.id), 1_250), "again")
+
+
 # --- prices ---
 
 
@@ -311,7 +352,7 @@ def test_nobody_without_the_right_sees_or_uses_the_dialogs(dora, alice, job):
         f"accounts/account/{alice.account.id}/grant/", f"jobs/job/{job.id}/refund/", "billing/pack/new_pack/",
         "billing/pricelistversion/new_version/", f"billing/pack/{pack.pk}/new_version/",
         f"billing/pack/{pack.pk}/stop_sale/",
-        f"billing/topup/{uuid4()}/refund/",
+        f"billing/topup/{uuid4()}/refund/", f"billing/clawback/{uuid4()}/waive/",
         f"approvals/request/{asked.pk}/approve/", f"approvals/request/{asked.pk}/reject/",
     ):  # fmt: skip
         assert looking.post(f"/admin/{path}", form | {"note": "no"}).status_code == 403
