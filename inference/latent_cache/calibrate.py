@@ -110,7 +110,7 @@ def outcomes(model: str | None, count: int, seed: int) -> tuple[dict[float, list
     asked = pairs(count, random.Random(seed))
     fixed = Fixed(skipped)
     with Engine(card.path, latent_cache=fixed) as engine:
-        for start in tqdm(range(0, count, TOGETHER), "pairs of prompts", disable=None):
+        for start in tqdm(range(0, count, TOGETHER), f"pairs of prompts, {TOGETHER} at a time"):
             some = asked[start : start + TOGETHER]
             firsts = [_request(card, first, start + index) for index, (first, _, _) in enumerate(some)]
             fulls = [_request(card, second, start + index) for index, (_, second, _) in enumerate(some)]
@@ -185,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=5, help="of prompts and pictures (default: %(default)s)")
     parser.add_argument("--model", help="a folder (default: KILN_MODEL, else the house model)")
     chosen = parser.parse_args(arguments)
+    if chosen.pairs < 1 or not 0 <= chosen.bound < 1:
+        parser.error("there must be a pair at least, and a bound from 0 up to 1")
     found, card = outcomes(chosen.model, chosen.pairs, chosen.seed)
     mapping = calibrate(found, card.revision, chosen.bound)
     mapping.save(path_of(card))

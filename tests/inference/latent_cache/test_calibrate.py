@@ -41,6 +41,14 @@ def test_the_command_writes_a_mapping_that_the_engine_takes(tmp_path, monkeypatc
     assert learnt.entry(1.0) is None, "two pairs say nothing"
 
 
+@pytest.mark.parametrize("wrong", [["--pairs", "0"], ["--bound", "1.5"]], ids=str)
+def test_a_command_that_can_learn_nothing_writes_nothing(tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(mapping, "FOLDER", tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        calibrate.main(wrong)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_mapping_of_other_weights_is_not_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(mapping, "FOLDER", tmp_path)
     card = catalog.card()
