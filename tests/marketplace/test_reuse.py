@@ -1,5 +1,7 @@
 """A real worker and engine: what is given again, what is begun from, what it costs, and whose it never is."""
 
+import re
+
 import pytest
 from django.conf import settings as django
 from people import customer
@@ -9,7 +11,7 @@ from billing import pricing
 from inference.latent_cache import mapping
 from inference.latent_cache.mapping import Mapping, Point
 from inference.models import catalog
-from marketplace.jobs import lifecycle, storage
+from marketplace.jobs import lifecycle, metrics, storage
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Worker
 
@@ -47,8 +49,14 @@ def sums(shown):
     return [image["sha256"] for image in shown["images"]]
 
 
+def counted(page, name, tier):
+    found = re.search(rf'^{name}_total{{cache="{tier}"}} (\S+)$', page, re.M)
+    return float(found[1]) if found else 0.0
+
+
 def test_each_account_begins_from_its_own_pictures_and_is_given_its_own_again(worker, buy, alice):
     carol = customer("carol", 100)
+    before = metrics.page()[0].decode()
 
     first, shown = buy(alice, seed=1)
     assert shown["cache"] == {"tier": "none", "similarity": None, "steps_skipped": 0}
@@ -87,6 +95,11 @@ def test_each_account_begins_from_its_own_pictures_and_is_given_its_own_again(wo
         job, strange = buy(carol, **wanted)
         assert strange["cache"] == {"tier": "none", "similarity": None, "steps_skipped": 0}
         assert job.captured == job.quoted
+
+    after = metrics.page()[0].decode()
+    for tier, pictures, steps in (("none", 4, 0), ("latent", 1, skipped), ("exact", 1, STEPS)):
+        assert counted(after, "kiln_pictures", tier) - counted(before, "kiln_pictures", tier) == pictures
+        assert counted(after, "kiln_steps_skipped", tier) - counted(before, "kiln_steps_skipped", tier) == steps
 
 
 def test_only_the_same_order_with_whole_pictures_is_given_again(buy, alice):
