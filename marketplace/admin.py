@@ -1,4 +1,4 @@
-"""The operator's pages for wallets, transfers, holds and price lists. Money is only looked at and asked for here: `approvals` carries it out."""
+"""The operator's pages for wallets, transfers, holds and price lists. Money is asked for: `approvals` moves it."""
 
 from __future__ import annotations
 
