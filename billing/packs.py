@@ -28,7 +28,7 @@ def find(name: str) -> Pack:
     return pack
 
 
-def publish(name: str, tokens: int, bonus: int, prices: dict[str, int], active: bool = True) -> Pack:
+def publish(name: str, tokens: int, bonus: int, prices: dict[str, int]) -> Pack:
     """A new version of the pack, in the place of the one before. ValueError for terms that cannot be."""
     check_prices(prices)
     if not (0 < tokens <= LARGEST and 0 <= bonus <= LARGEST):
@@ -39,17 +39,12 @@ def publish(name: str, tokens: int, bonus: int, prices: dict[str, int], active: 
         versions = Pack.objects.filter(name=name)
         latest = versions.aggregate(latest=Max("version", default=0))["latest"]
         versions.filter(active=True).update(active=False)
-        return Pack.objects.create(
-            name=name, version=latest + 1, tokens=tokens, bonus=bonus, prices=prices, active=active
-        )
+        return Pack.objects.create(name=name, version=latest + 1, tokens=tokens, bonus=bonus, prices=prices)
 
 
-def switch(pack: Pack, active: bool) -> None:
-    """Takes this version out of the offer, or puts it there in the place of another one."""
-    with transaction.atomic():
-        if active:
-            Pack.objects.filter(name=pack.name, active=True).update(active=False)
-        Pack.objects.filter(pk=pack.pk).update(active=active)
+def stop(pack: Pack) -> None:
+    """Takes this version out of the offer; it is sold again as a new one only."""
+    Pack.objects.filter(pk=pack.pk).update(active=False)
 
 
 def check_prices(prices: Any) -> None:

@@ -76,7 +76,7 @@ class PackAdmin(dialogs.Asking, ReadOnlyTable):
     )
     def stop_sale(self, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
         with trail.acting(operator(request)):
-            packs.switch(Pack.objects.get(pk=object_id), False)
+            packs.stop(Pack.objects.get(pk=object_id))
         return HttpResponse(headers={"HX-Refresh": "true"})
 
     @column("Pack")

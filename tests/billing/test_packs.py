@@ -25,14 +25,12 @@ def test_other_terms_are_a_new_version_and_the_old_one_stays_as_it_was():
     assert (old.active, old.tokens, old.prices["eur"]) == (False, 10_000_000, 500)
 
 
-def test_a_pack_that_is_switched_off_is_not_sold_until_it_is_switched_on():
-    old, new = packs.find("small"), packs.publish("small", 9_000_000, 0, {"eur": 600})
-    packs.switch(new, False)
+def test_a_pack_that_was_stopped_is_not_sold_until_it_is_published_anew():
+    packs.stop(packs.publish("small", 9_000_000, 0, {"eur": 600}))
     with pytest.raises(UnknownPack):
         packs.find("small")
-    packs.switch(new, True)
-    packs.switch(old, True)
-    assert packs.find("small") == old
+    again = packs.publish("small", 10_000_000, 0, {"eur": 500})
+    assert (again.version, packs.find("small")) == (3, again)
 
 
 @pytest.mark.parametrize("terms", [{"tokens": 1}, {"bonus": 1}, {"prices": {"eur": 1}}, {"name": "tiny"}])

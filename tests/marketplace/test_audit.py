@@ -113,7 +113,7 @@ def test_prices_packs_freezing_and_waiving_are_recorded(bob):
     terms = {name: value for name, value in vars(prices).items() if name != "version"}
     price_lists.publish(**terms | {"base_cost": 7})
     pack = packs.publish("tiny", 1_000, 0, {"eur": 60})
-    packs.switch(pack, False)
+    packs.stop(pack)
     lot = wallets.purchase(bob.account.id, 1_000, 100, "eur", "payment 1")
     wallets.hold(bob.account.id, 1_000, reference := uuid4(), timedelta(hours=1))
     wallets.capture(reference, 1_000)
