@@ -61,6 +61,7 @@ class Accountant:
         """Waits for the jobs as long as they get on, and does what the nightly and the minute's tasks do."""
         from billing import debts, lots, payments_reconcile
         from billing.models import Hold, TopUp
+        from marketplace.approvals import requests
         from marketplace.jobs.models import FINAL, Job
 
         stuck: list[str] = []
@@ -74,6 +75,9 @@ class Accountant:
                 ]
                 break
             time.sleep(0.2)
+        for request in requests.Request.objects.filter(status=requests.Status.APPROVED):
+            if requests.finish(request).status == requests.Status.APPROVED:
+                stuck.append(f"{request} is not finished: {request.outcome}")
         for _ in range(5):  # what it repairs may make events of its own
             repaired, failed = payments_reconcile.run()
             if not repaired and not failed:
@@ -143,9 +147,9 @@ class Accountant:
         top_ups = {each.payment_intent: each for each in TopUp.objects.exclude(payment_intent="")}
         wrong = [f"Stripe has no charge {intent} of {top_ups[intent]}" for intent in top_ups.keys() - charges.keys()]
         booked: dict[str, dict[str, tuple[int, bool, bool]]] = defaultdict(dict)
-        for reversal in Reversal.objects.all():
+        for reversal in Reversal.objects.exclude(id__in=self._given_up()):
             terms = reversal.amount_minor, reversal.standing, reversal.applied
-            booked[reversal.payment_intent][reversal.id] = terms
+            booked[reversal.payment_intent][reversal.stripe_id or reversal.id] = terms
         for intent, charge in charges.items():
             if intent not in top_ups:
                 wrong.append(f"charge {charge['id']} of {intent} was not booked")
@@ -159,8 +163,15 @@ class Accountant:
         self._sum(charges, back, top_ups)
         return wrong
 
+    def _given_up(self) -> Any:
+        """Refunds that we asked for and Stripe refused."""
+        from billing.models import Reversal
+
+        ours = Reversal.objects.exclude(id__startswith="re_").exclude(kind=Reversal.Kind.DISPUTE)
+        return ours.filter(stripe_id="", standing=False, applied=False).values_list("id", flat=True)
+
     def _payment(self, top_up: Any, charge: Any, back: dict[str, tuple[int, bool]]) -> list[str]:
-        from billing.models import Clawback, Lot
+        from billing.models import Clawback, Lot, Reversal
 
         wrong = []
         lot = Lot.objects.filter(transfer__idempotency_key=f"purchase:{top_up.id}").first()
@@ -172,8 +183,9 @@ class Accountant:
         if top_up.refunded_minor != min(refunded, charge["amount"]):
             wrong.append(f"{top_up}: {refunded} was refunded, it says {top_up.refunded_minor}")
         demanded = 0
+        standing = set(Reversal.objects.filter(standing=True).values_list("id", flat=True))
         for debt in Clawback.objects.filter(lot__transfer__reference=top_up.id):
-            if back[debt.idempotency_key.partition(":")[0]][1]:
+            if debt.idempotency_key.partition(":")[0] in standing:
                 demanded += debt.money_minor
         if demanded != away:
             wrong.append(f"{top_up}: of {charge['amount']}, {away} is away ({back}) and {demanded} was demanded back")

@@ -23,7 +23,8 @@ VISA, DECLINED, DISPUTED, STOLEN = "4242424242424242", "4000000000000002", "4000
 CARDS = {VISA: 12, DECLINED: 2, DISPUTED: 1, STOLEN: 1, "bank": 2, "": 1}
 WEIGHTS = {
     "buy a job": 40, "look at a job": 30, "cancel a job": 10, "look at the balance": 6, "top up": 6,
-    "refund a job": 4, "refund money": 3, "fail a refund": 1, "dispute": 2, "close a dispute": 2, "waive a debt": 1,
+    "refund a job": 4, "refund a top-up": 2, "refund money": 3, "fail a refund": 1,
+    "dispute": 2, "close a dispute": 2, "waive a debt": 1,
 }  # fmt: skip
 
 
@@ -82,13 +83,16 @@ class Http:
             connection.close()
 
     def ask(self, method: str, path: str, body: Any = None, key: str | None = None) -> Answer:
-        """The first answer below 500. Raises Unanswered when patience ends. Some first tries hang up at once."""
+        """The first answer that does not ask to try again. Raises Unanswered when patience ends.
+
+        Some first tries hang up at once.
+        """
         deadline = time.monotonic() + PATIENCE
         timeout = self.rng.choice([0.003, 0.02]) if key and self.rng.random() < 0.1 else 20.0
         while True:
             try:
                 answer = self.once(method, path, body, key, timeout)
-                if answer.status < 500:
+                if answer.status < 500 and not is_in_flight(answer):
                     return answer
                 last = f"{answer.status} {answer.body}"
                 self.memory.count("answers that ask to try again", f"{method} {answer.status}")
@@ -98,6 +102,24 @@ class Http:
                 raise Unanswered(last)
             timeout = 20.0
             time.sleep(0.2)
+
+
+def is_in_flight(answer: Answer) -> bool:
+    return answer.status == 409 and answer.body["error"]["code"] == "idempotency_key_in_flight"
+
+
+def patiently(verb: Callable[[], Any]) -> Any:
+    """An operator's verb, again and again until the database has answered; it does nothing twice."""
+    from django.db import OperationalError
+
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return verb()
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                raise Unanswered from error
+            time.sleep(0.3)
 
 
 class Client(threading.Thread):
@@ -124,8 +146,8 @@ class Client(threading.Thread):
         self.verbs: dict[str, Callable[[], str]] = {
             "buy a job": self.buy, "look at a job": self.look, "cancel a job": self.cancel,
             "look at the balance": self.balance, "top up": self.top_up, "refund a job": self.refund_job,
-            "refund money": self.refund_money, "fail a refund": self.fail_refund, "dispute": self.dispute,
-            "close a dispute": self.close_dispute, "waive a debt": self.waive,
+            "refund a top-up": self.refund_top_up, "refund money": self.refund_money, "fail a refund": self.fail_refund,
+            "dispute": self.dispute, "close a dispute": self.close_dispute, "waive a debt": self.waive,
         }  # fmt: skip
 
     def run(self) -> None:
@@ -197,7 +219,7 @@ class Client(threading.Thread):
         other.start()
         self.http.ask("POST", path, body, key)
         other.join()
-        return [answer for answer in found if answer.status < 500]
+        return [answer for answer in found if answer.status < 500 and not is_in_flight(answer)]
 
     def look(self) -> str:
         if not self.open:
@@ -281,26 +303,41 @@ class Client(threading.Thread):
         return self.stripe.intent(self.paid[-1]) if self.paid else None
 
     def refund_job(self) -> str:
-        """By the operator: the verb itself, again and again with the same key until the database has answered."""
-        from django.db import OperationalError
-
+        """By the operator: the verb itself."""
         from billing import wallets
         from billing.errors import RefundAboveCapture
 
         if not self.ended:
             return "none ended"
         job_id, key = UUID(self.rng.choice(list(self.ended))), self.key()
-        amount, deadline = self.rng.randint(1, 6), time.monotonic() + PATIENCE
-        while True:
-            try:
-                wallets.refund(job_id, amount, key)
-                return "refunded"
-            except RefundAboveCapture:
-                return "too much"
-            except OperationalError as error:
-                if time.monotonic() > deadline:
-                    raise Unanswered from error
-                time.sleep(0.3)
+        amount = self.rng.randint(1, 6)
+        try:
+            patiently(lambda: wallets.refund(job_id, amount, key))
+        except RefundAboveCapture:
+            return "too much"
+        return "refunded"
+
+    def refund_top_up(self) -> str:
+        """By the operator: unspent Tokens for their money, of a top-up that may be refunded or disputed as well."""
+        from billing.models import TopUp
+        from marketplace.accounts.models import Person
+        from marketplace.approvals import acts, requests
+        from marketplace.identifiers import uuid7
+
+        def ask() -> str:
+            top_up = TopUp.objects.filter(owner=self.account, payment_intent=intent).first()
+            if top_up is None:
+                return "not booked yet"
+            act = acts.PaymentRefund(str(top_up.id), amount, top_up.currency)
+            return requests.ask(Person.objects.get(is_superuser=True), act, "chaos", request_id).status
+
+        if not (intent := self.intent()):
+            return "none paid"
+        amount, request_id = self.rng.randint(1, 60), uuid7()
+        try:
+            return str(patiently(ask))
+        except requests.Refused:
+            return "refused"
 
     def refund_money(self) -> str:
         if not (intent := self.intent()):
@@ -334,13 +371,9 @@ class Client(threading.Thread):
 
     def waive(self) -> str:
         """The operator forgives the oldest debt, so that frozen accounts go on."""
-        from django.db import OperationalError
-
         from billing import debts
 
-        try:
-            for debt in debts.of(self.account)[:1]:
-                return "waived" if debts.waive(debt.id, "chaos") else "settled already"
-        except OperationalError as error:
-            raise Unanswered from error
-        return "none owed"
+        owed = patiently(lambda: debts.of(self.account))
+        if not owed:
+            return "none owed"
+        return "waived" if patiently(lambda: debts.waive(owed[0].id, "chaos")) else "settled already"

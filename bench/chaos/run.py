@@ -17,8 +17,8 @@ from marketplace.local import servers
 
 ACCOUNTS = 12
 LOOK_EVERY = 5.0
-START_TOKENS = 300
-PACK = {"tokens": 151, "bonus": 19, "prices": {"eur": 101, "usd": 113}}
+START_TOKENS = 60
+PACK = {"tokens": 17, "bonus": 3, "prices": {"eur": 101, "usd": 113}}
 
 
 @dataclass
@@ -111,13 +111,15 @@ def _run(site: Site, seconds: float, seed: int, round_seconds: float, number: in
 
 
 def _open_shop() -> list[tuple[Any, str]]:
-    """Customers with a few Tokens, and a pack so small that wallets run dry; ids and API keys."""
+    """Customers with a few milli-Tokens, a pack so small that wallets run dry, an operator; ids and API keys."""
     import django
 
     django.setup()
     from billing import packs, wallets
     from marketplace.accounts import customers, keys
+    from marketplace.accounts.models import Person
 
+    Person.objects.create_superuser("chaos-operator@example.com")
     packs.publish("chaos", **PACK)  # type: ignore[arg-type]
     accounts = [customers.create(f"chaos-{number}@example.com") for number in range(ACCOUNTS)]
     for account in accounts:
