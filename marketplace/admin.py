@@ -6,18 +6,21 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin import SimpleListFilter
-from django.db.models import OuterRef, Q, QuerySet
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from unfold.decorators import action
 
-from billing import price_lists, pricing, rollups
+from billing import lots, price_lists, pricing, rollups
+from billing.lots import format_money
 from billing.models import (
     MINT_ID,
     PLATFORM_ID,
+    Clawback,
     Hold,
     PriceListVersion,
+    TopUp,
     Transfer,
     Wallet,
 )
@@ -42,10 +45,13 @@ from marketplace.jobs.models import Job
 
 @admin.register(Wallet)
 class WalletAdmin(ReadOnlyTable):
-    list_display = ("wallet", "kind", "owner_shown", "available", "held_shown", "balance_shown", "created_at")
+    list_display = ("wallet", "kind", "owner_shown", "available", "held_shown", "balance_shown", "state", "created_at")
     search_fields = ("owner",)
     search_help_text = "Account id or whole e-mail address"
-    fields = ("kind", "owner_shown", "available", "held_shown", "balance_shown", "created_at", "incoming", "outgoing")
+    fields = (
+        "kind", "owner_shown", "state", "available", "held_shown", "balance_shown", "lots_shown", "created_at",
+        "debts", "incoming", "outgoing",
+    )  # fmt: skip
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Wallet]:
@@ -76,6 +82,30 @@ class WalletAdmin(ReadOnlyTable):
         is_stored = wallet.kind == Wallet.Kind.CUSTOMER
         return tokens(wallet.balance if is_stored else rollups.balance(wallet.pk) or 0)
 
+    @column("State", label={"frozen": "danger"})
+    def state(self, wallet: Wallet) -> str:
+        return "frozen" if wallet.frozen else NOTHING
+
+    @column("Lots")
+    def lots_shown(self, wallet: Wallet) -> SafeString | str:
+        """In the order in which they are spent."""
+        if wallet.kind != Wallet.Kind.CUSTOMER:
+            return NOTHING
+        lines = (
+            (
+                f"{tokens(lot.remaining)} of {tokens(lot.amount)}",
+                lot.kind if lot.price_minor is None else f"paid, {_money(lot.price_minor, lot.currency)}",
+                f"until {lot.expires_at:%Y-%m-%d %H:%M} UTC" if lot.expires_at else "no expiry",
+                link(Transfer, lot.transfer_id, f"Transfer {lot.transfer_id}"),
+            )
+            for lot in lots.allocate(wallet.pk).lots
+        )
+        return format_html_join("", '<div class="kiln-break">{} · {} · {} · {}</div>', lines) or NOTHING
+
+    @column("Debts")
+    def debts(self, wallet: Wallet) -> SafeString | str:
+        return link_to_list(Clawback, "Debts of this account", q=wallet.owner) if wallet.owner else NOTHING
+
     @column("Tokens in")
     def incoming(self, wallet: Wallet) -> SafeString:
         return link_to_list(Transfer, "Transfers to this wallet", target=wallet.pk)
@@ -105,12 +135,12 @@ class KindFilter(SimpleListFilter):
 
 @admin.register(Transfer)
 class TransferAdmin(ReadOnlyTable):
-    list_display = ("transfer", "kind_shown", "amount_shown", "source_shown", "target_shown", "job", "created_at")
+    list_display = ("transfer", "kind_shown", "amount_shown", "source_shown", "target_shown", "of", "created_at")
     list_filter = (KindFilter,)
     search_fields = ("reference",)
-    search_help_text = "Job id or idempotency key"
+    search_help_text = "Job or top-up id, or idempotency key"
     fields = (
-        "kind_shown", "amount_shown", "source_shown", "target_shown", "job", "memo", "idempotency_key", "created_at",
+        "kind_shown", "amount_shown", "source_shown", "target_shown", "of", "memo", "idempotency_key", "created_at",
     )  # fmt: skip
     readonly_fields = fields
     amount_shown = tokens_of("amount", "Amount")
@@ -118,7 +148,9 @@ class TransferAdmin(ReadOnlyTable):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Transfer]:
         rows: QuerySet[Transfer] = super().get_queryset(request).select_related("source", "target")
         return rows.annotate(
-            source_email=email_of(OuterRef("source__owner")), target_email=email_of(OuterRef("target__owner"))
+            source_email=email_of(OuterRef("source__owner")),
+            target_email=email_of(OuterRef("target__owner")),
+            top_up=Subquery(TopUp.objects.filter(pk=OuterRef("reference")).values("pk")),
         )
 
     def search(self, rows: QuerySet[Transfer], term: str) -> QuerySet[Transfer]:
@@ -141,10 +173,12 @@ class TransferAdmin(ReadOnlyTable):
     def target_shown(self, transfer: Any) -> SafeString:
         return link(Wallet, transfer.target_id, transfer.target_email or transfer.target.kind)
 
-    @column("Job")
-    def job(self, transfer: Transfer) -> SafeString | str:
+    @column("Job or top-up")
+    def of(self, transfer: Any) -> SafeString | str:
+        if transfer.top_up is not None:
+            return link(TopUp, transfer.top_up, f"Top-up {transfer.top_up}")
         of_job = transfer.kind in (Transfer.Kind.CAPTURE, Transfer.Kind.REFUND)
-        return link(Job, transfer.reference, mono(transfer.reference)) if of_job else NOTHING
+        return link(Job, transfer.reference, f"Job {transfer.reference}") if of_job else NOTHING
 
 
 class OpenFilter(SimpleListFilter):
@@ -227,7 +261,7 @@ class PriceListAdmin(dialogs.Asking, ReadOnlyTable):
         description="New version",
         permissions=["ask_prices"],
         icon="add",
-        dialog=dialogs.dialog(dialogs.PriceListForm, dialogs.SECOND_PERSON),
+        dialog=dialogs.dialog("New price list", dialogs.PriceListForm, dialogs.SECOND_PERSON),
     )
     def new_version(self, request: HttpRequest, form: dialogs.PriceListForm) -> HttpResponse:
         return dialogs.ask(request, form)
@@ -255,6 +289,10 @@ class PriceListAdmin(dialogs.Asking, ReadOnlyTable):
     @column("Skipped step")
     def skipped_shown(self, row: PriceListVersion) -> str:
         return f"× {pricing.format_tokens(row.skipped_step)} of a step that was run"
+
+
+def _money(amount_minor: int, currency: str) -> str:
+    return f"{format_money(amount_minor, currency)} {currency.upper()}"
 
 
 def _stored(wallet: Wallet, amount: int) -> str:

@@ -50,7 +50,7 @@ class PackAdmin(dialogs.Asking, ReadOnlyTable):
         description="New pack",
         permissions=["ask_prices"],
         icon="add",
-        dialog=dialogs.dialog(dialogs.PackForm, dialogs.SECOND_PERSON),
+        dialog=dialogs.dialog("New pack", dialogs.PackForm, dialogs.SECOND_PERSON),
     )
     def new_pack(self, request: HttpRequest, form: dialogs.PackForm) -> HttpResponse:
         return dialogs.ask(request, form)
@@ -59,7 +59,7 @@ class PackAdmin(dialogs.Asking, ReadOnlyTable):
         description="Sell on new terms",
         permissions=["ask_prices"],
         icon="edit",
-        dialog=dialogs.dialog(dialogs.PackForm, dialogs.SECOND_PERSON),
+        dialog=dialogs.dialog("Sell on new terms", dialogs.PackForm, dialogs.SECOND_PERSON),
     )
     def new_version(self, request: HttpRequest, form: dialogs.PackForm, object_id: str) -> HttpResponse:
         return dialogs.ask(request, form)
@@ -127,6 +127,7 @@ class TopUpAdmin(dialogs.Asking, ReadOnlyTable):
         permissions=["ask_refund"],
         icon="undo",
         dialog=dialogs.dialog(
+            "Refund this top-up",
             dialogs.PaymentRefundForm,
             "Money back for unspent Tokens, to the card that paid. Above your limit a second person must approve.",
         ),
@@ -271,7 +272,9 @@ class ClawbackAdmin(dialogs.Asking, ReadOnlyTable):
         permissions=["ask_refund"],
         icon="volunteer_activism",
         dialog=dialogs.dialog(
-            dialogs.WaiverForm, "What is owed is forgiven. Above your limit a second person must approve."
+            "Waive this debt",
+            dialogs.WaiverForm,
+            "What is owed is forgiven. Above your limit a second person must approve.",
         ),
     )
     def waive(self, request: HttpRequest, form: dialogs.WaiverForm, object_id: str) -> HttpResponse:

@@ -17,7 +17,7 @@ from unfold.admin import TabularInline
 from unfold.decorators import action
 from unfold.forms import AdminPasswordChangeForm, BaseDialogForm, UserChangeForm, UserCreationForm
 
-from billing.models import Wallet
+from billing.models import TopUp, Wallet
 from marketplace.accounts import keys
 from marketplace.accounts.models import Account, ApiKey, Person
 from marketplace.approvals import dialogs
@@ -38,6 +38,7 @@ from marketplace.console import (
 )
 from marketplace.jobs.models import Job
 
+CAP_HELP = "(UTC), of all its keys together; empty for no cap."
 KEY_STATES = {"live": "success", "revoked": "danger"}
 
 
@@ -146,8 +147,8 @@ class KeyInline(TabularInline):  # type: ignore[misc]
 
 
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
-    daily_cap = TokensField(required=False, min_value=0, help_text="Tokens a day (UTC), of all its keys together.")
-    monthly_cap = TokensField(required=False, min_value=0, help_text="Tokens a month (UTC), of all its keys together.")
+    daily_cap = TokensField(required=False, min_value=0, help_text=f"Tokens a day {CAP_HELP}")
+    monthly_cap = TokensField(required=False, min_value=0, help_text=f"Tokens a month {CAP_HELP}")
 
     class Meta:
         model = Account
@@ -159,15 +160,17 @@ class AccountAdmin(dialogs.Asking, Table):
     """Accounts are made by `customers.create`, with their wallet; here they are named, capped and switched off."""
 
     form = AccountForm
-    list_display = ("name", "person", "is_active", "available", "held_tokens", "created_at")
+    list_display = ("name", "person", "is_active", "available", "held_tokens", "frozen", "created_at")
     list_select_related = ("owner",)
     search_fields = ("id",)
     search_help_text = "E-mail address, account id or key prefix (kiln_…)"
     fields = (
         "name", "is_active", "daily_cap", "monthly_cap", "person", "id", "created_at", "wallet", "balance_tokens",
-        "held_tokens", "history",
+        "held_tokens", "frozen", "history", "top_ups",
     )  # fmt: skip
-    readonly_fields = ("person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "history")
+    readonly_fields = (
+        "person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "frozen", "history", "top_ups",
+    )  # fmt: skip
     inlines = (KeyInline,)
     actions_detail = ("grant",)
 
@@ -180,7 +183,11 @@ class AccountAdmin(dialogs.Asking, Table):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Account]:
         wallet = Wallet.objects.filter(owner=OuterRef("pk"), kind=Wallet.Kind.CUSTOMER)
         rows: QuerySet[Account] = super().get_queryset(request).select_related("owner")
-        return rows.annotate(balance=Subquery(wallet.values("balance")), held=Subquery(wallet.values("held")))
+        return rows.annotate(
+            balance=Subquery(wallet.values("balance")),
+            held=Subquery(wallet.values("held")),
+            owes=Subquery(wallet.values("frozen")),
+        )
 
     def search(self, rows: QuerySet[Account], term: str) -> QuerySet[Account]:
         if (account_id := as_uuid(term)) is not None:
@@ -195,7 +202,9 @@ class AccountAdmin(dialogs.Asking, Table):
         description="Grant Tokens",
         permissions=["ask_grant"],
         icon="redeem",
-        dialog=dialogs.dialog(dialogs.GrantForm, "Tokens for nothing. Above your limit a second person must approve."),
+        dialog=dialogs.dialog(
+            "Grant Tokens", dialogs.GrantForm, "Tokens for nothing. Above your limit a second person must approve."
+        ),
     )
     def grant(self, request: HttpRequest, form: dialogs.GrantForm, object_id: str) -> HttpResponse:
         return dialogs.ask(request, form)
@@ -211,6 +220,15 @@ class AccountAdmin(dialogs.Asking, Table):
     @column("Wallet")
     def wallet(self, account: Account) -> SafeString | str:
         return link_to_list(Wallet, "Wallet of this account", q=account.pk)
+
+    @column("State", label={"frozen": "danger"})
+    def frozen(self, account: Any) -> str:
+        """Frozen for a debt, which the wallet's page states."""
+        return "frozen" if account.owes else NOTHING
+
+    @column("Top-ups")
+    def top_ups(self, account: Account) -> SafeString:
+        return link_to_list(TopUp, "Top-ups of this account", q=account.pk)
 
     @column("Jobs")
     def history(self, account: Account) -> SafeString:

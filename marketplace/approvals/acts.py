@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils.safestring import SafeString
 
 from billing import debts, packs, price_lists, refunds, wallets
@@ -89,7 +90,7 @@ class Grant(Act):
         return f"{tokens(self.amount)} granted"
 
     def lines(self) -> Lines:
-        return [("Account", link(Account, self.account, self.account)), ("Amount", tokens(self.amount))]
+        return [_account(Account.objects.filter(pk=self.account)), ("Amount", tokens(self.amount))]
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class JobRefund(Act):
         return f"{tokens(self.amount)} refunded"
 
     def lines(self) -> Lines:
-        return [("Job", link(Job, self.job, self.job)), ("Amount", tokens(self.amount))]
+        account = _account(Account.objects.filter(job=UUID(self.job)))
+        return [account, ("Job", link(Job, self.job, self.job)), ("Amount", tokens(self.amount))]
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,9 @@ class PaymentRefund(Act):
         return f"refunded as {refunds.send(str(request))}"
 
     def lines(self) -> Lines:
-        return [("Top-up", link(TopUp, self.top_up, self.top_up)), ("Amount", _money(self.amount_minor, self.currency))]
+        account = _account(Account.objects.filter(pk__in=TopUp.objects.filter(pk=self.top_up).values("owner")))
+        amount = _money(self.amount_minor, self.currency)
+        return [account, ("Top-up", link(TopUp, self.top_up, self.top_up)), ("Amount", amount)]
 
     def _too_much(self, most: int) -> Refused:
         had_cost = _money(most, self.currency)
@@ -195,7 +199,9 @@ class DebtWaiver(Act):
         return f"the debt of {tokens(self.amount)} is waived"
 
     def lines(self) -> Lines:
-        return [("Debt", link(Clawback, self.debt, self.debt)), ("Owed", tokens(self.amount))]
+        owner = Clawback.objects.filter(pk=self.debt).values("lot__wallet__owner")
+        account = _account(Account.objects.filter(pk__in=owner))
+        return [account, ("Debt", link(Clawback, self.debt, self.debt)), ("Owed", tokens(self.amount))]
 
 
 @dataclass(frozen=True)
@@ -276,6 +282,11 @@ KINDS: dict[str, type[Act]] = {act.kind: act for act in _ACTS}
 
 def read(kind: str, arguments: dict[str, Any]) -> Act:
     return KINDS[kind](**arguments)
+
+
+def _account(found: QuerySet[Account]) -> tuple[str, SafeString]:
+    account = found.select_related("owner").get()
+    return ("Account", link(Account, account.pk, account.owner.email))
 
 
 def _money(amount_minor: int, currency: str) -> str:

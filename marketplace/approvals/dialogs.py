@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any, cast
-from uuid import uuid4
 
 from django import forms
 from django.contrib import messages
@@ -24,6 +23,7 @@ from marketplace.approvals.acts import Act
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import ApprovalError
 from marketplace.console import TokensField
+from marketplace.identifiers import uuid7
 
 LEAST = Decimal("0.001")
 SECOND_PERSON = "A second person must approve."
@@ -55,7 +55,7 @@ class AskForm(BaseDialogForm):  # type: ignore[misc]
     """An act's fields and the reason. Sent twice, it asks once: `request_id` was made with the form."""
 
     blamed = "amount"
-    request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid4)
+    request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid7)
     reason = forms.CharField(
         max_length=500,
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
@@ -181,9 +181,9 @@ class RejectForm(BaseDialogForm):  # type: ignore[misc]
     )
 
 
-def dialog(form: type[AskForm], text: str = "") -> dict[str, Any]:
-    """An action's dialog with this form."""
-    return {"title": "", "description": text, "form_class": form, "form_submit_text": "Go on"}
+def dialog(title: str, form: type[AskForm], text: str) -> dict[str, Any]:
+    """An action's dialog with this title, form and explanation."""
+    return {"title": title, "description": text, "form_class": form, "form_submit_text": "Go on"}
 
 
 def ask(request: HttpRequest, form: AskForm) -> HttpResponse:

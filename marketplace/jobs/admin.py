@@ -131,7 +131,9 @@ class JobAdmin(dialogs.Asking, ReadOnlyTable):
         description="Refund",
         permissions=["ask_refund"],
         icon="undo",
-        dialog=dialogs.dialog(dialogs.JobRefundForm, "Tokens back. Above your limit a second person must approve."),
+        dialog=dialogs.dialog(
+            "Refund this job", dialogs.JobRefundForm, "Tokens back. Above your limit a second person must approve."
+        ),
     )
     def refund(self, request: HttpRequest, form: dialogs.JobRefundForm, object_id: str) -> HttpResponse:
         return dialogs.ask(request, form)

@@ -11,8 +11,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from billing import packs, price_lists, wallets
-from billing.models import MINT_ID, PLATFORM_ID, AutomaticTopUp, Hold, Payer, PriceListVersion, Transfer, Wallet
+from billing import debts, packs, price_lists, wallets
+from billing.models import MINT_ID, PLATFORM_ID, AutomaticTopUp, Hold, Payer, PriceListVersion, TopUp, Transfer, Wallet
 from marketplace import console
 from marketplace.accounts.models import ApiKey, Person
 from marketplace.approvals.models import Request
@@ -244,6 +244,25 @@ def test_an_account_shows_its_person_keys_and_tokens(operator, alice, order):
     page = text(operator, f"accounts/account/{alice.account.id}/change/")
     for shown in ("alice@example.com", "first key", "1,000 Tokens", "1.25 Tokens"):
         assert shown in page
+
+
+def test_a_wallet_shows_its_lots_and_that_it_is_frozen(operator, bob, order, picture):
+    top_up = TopUp.objects.create(
+        id=uuid4(), owner=bob.account.id, pack=packs.find("small"), currency="eur", price_minor=500, order={},
+        created_at=timezone.now(), expires_at=timezone.now() + timedelta(hours=23),
+    )  # fmt: skip
+    lot = wallets.purchase(bob.account.id, 10_000, 500, "eur", f"purchase:{top_up.id}", reference=top_up.id)
+    assert f"Top-up {top_up.id}" in text(operator, "billing/transfer/?kind=purchase")
+    delivered(bob, order, picture)
+    wallet = f"billing/wallet/{Wallet.objects.get(owner=bob.account.id).pk}/change/"
+    account = f"accounts/account/{bob.account.id}/change/"
+    page = text(operator, wallet)
+    for shown in ("8.75 Tokens of 10 Tokens", "paid, 5.00 EUR", "no expiry"):
+        assert shown in page, shown
+    assert "frozen" not in page + text(operator, account)
+    debts.claw_back(lot, 500, "dispute", "dp_1")
+    assert "frozen" in text(operator, wallet)
+    assert "frozen" in text(operator, account)
 
 
 def test_only_a_superuser_changes_rights(alice):
