@@ -1,6 +1,7 @@
 """The transformer's training material: latents and text features, computed once and kept on disk.
 
-One pool a picture size. Held-out combinations never get in here.
+One pool a picture size. Held-out combinations never get in here. Trained on the same pools for more than about six
+turns, the transformer gets better at those edits alone; pools of another `drawing` have other scenes and instructions.
 """
 
 import logging
@@ -141,11 +142,11 @@ def build(frozen: Frozen, width: int, height: int, count: int, seed: int) -> Poo
     )
 
 
-def load_or_build(folder: Path, frozen: Frozen, width: int, height: int, count: int) -> Pool:
+def load_or_build(folder: Path, frozen: Frozen, width: int, height: int, count: int, drawing: int) -> Pool:
     """The pool of one size from `folder`; built and written there the first time."""
-    path = folder / f"pool-{width}x{height}.safetensors"
+    path = folder / f"pool-{drawing}-{width}x{height}.safetensors"
     if not path.exists():
-        pool = build(frozen, width, height, count, seed=1000 * width + height)
+        pool = build(frozen, width, height, count, seed=1_000_000 * drawing + 1000 * width + height)
         kept = {"tokens": pool.tokens}
         for name, prompts in (("captions", pool.captions), ("instructions", pool.instructions)):
             kept |= {f"{name}.states": prompts.states, f"{name}.lengths": prompts.lengths}

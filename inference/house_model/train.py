@@ -28,10 +28,13 @@ SHARES = {"vae": 0.1, "decoder": 0.15, "text": 0.05, "transformer": 0.7}
 
 @dataclass(frozen=True)
 class Course:
-    """Where a training keeps its checkpoints, and the exported model that it started from, if any."""
+    """Where a training keeps its checkpoints, the exported model that it started from, if any, and the number of its
+    pools.
+    """
 
     out: Path
     former: Path | None = None
+    drawing: int = 0
 
 
 def _tokenizer(course: Course, seconds: float) -> None:
@@ -78,7 +81,7 @@ def _text(course: Course, seconds: float) -> None:
 
 
 def _transformer(course: Course, seconds: float) -> None:
-    transformer.train(course.out, seconds, course.former)
+    transformer.train(course.out, seconds, course.former, course.drawing)
 
 
 STAGES: dict[str, Callable[[Course, float], None]] = {
@@ -95,6 +98,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--hours", type=float, default=2.0, help="wall-clock time of all stages together")
     parser.add_argument("--former", type=Path, help="folder of an exported model to go on from")
+    parser.add_argument(
+        "--drawing", type=int, default=0, help="number of the pools; another has other scenes (default: %(default)s)"
+    )
     parser.add_argument("--stage", choices=STAGES, help="only this stage, with all the hours")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -107,7 +113,7 @@ def main() -> None:
         finished = not goes_on and (chosen.out / {"text": "text_encoder"}.get(name, name)).exists()
         if chosen.stage in (None, name) and not finished:
             share = 1.0 if chosen.stage else SHARES.get(name, 0.0)
-            stage(Course(chosen.out, chosen.former), share * chosen.hours * 3600)
+            stage(Course(chosen.out, chosen.former, chosen.drawing), share * chosen.hours * 3600)
 
 
 if __name__ == "__main__":

@@ -212,13 +212,14 @@ def _resume(out: Path, seconds: float, former: Path | None) -> tuple[QwenImageTr
     return model, average, Pace("transformer", seconds, state["spent"], state["step"])
 
 
-def train(out: Path, seconds: float, former: Path | None = None) -> None:
+def train(out: Path, seconds: float, former: Path | None = None, drawing: int = 0) -> None:
     """Train from the checkpoints in `out`, or go on, until `seconds` of training are used; checkpoints as it goes.
 
-    Without a checkpoint the transformer starts from that of the exported model `former`, or from nothing.
+    Without a checkpoint the transformer starts from that of the exported model `former`, or from nothing. `drawing`
+    numbers the pools.
     """
     frozen = load_frozen(out)
-    pools = [load_or_build(out, frozen, *size, share.edits) for size, share in SIZES.items()]
+    pools = [load_or_build(out, frozen, *size, share.edits, drawing) for size, share in SIZES.items()]
     model, average, pace = _resume(out, seconds, former)
     for block in model.transformer_blocks:
         block.attn.set_processor(RealRotation())
