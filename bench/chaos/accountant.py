@@ -192,7 +192,14 @@ class Accountant:
         return wrong
 
     def _sum(self, charges: Any, back: Any, top_ups: Any) -> None:
-        """For the reader: both sides' sums by currency."""
+        """For the reader: both sides' sums by currency, and what became of the Tokens that were demanded back.
+
+        What is open, paid or waived was a debt.
+        """
+        from billing.models import Clawback
+
+        settled = Clawback.objects.values_list("settlement", flat=True)
+        self.figures["claw-backs"] = dict(_counts(each or "open" for each in settled))
         for currency in sorted({charge["currency"] for charge in charges.values()}):
             of = [intent for intent, charge in charges.items() if charge["currency"] == currency]
             at_stripe = sum(charges[intent]["amount"] for intent in of)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as rest
 
@@ -110,7 +110,7 @@ def _payments(error: PaymentsUnavailable | PaymentsRefused) -> Problem:
 
 CAPS = {"day": "daily_cap", "month": "monthly_cap"}
 KEY_REUSED = invalid("Idempotency-Key", "This key was used before with another body.", "idempotency_key_reused")
-TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
+TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any], Problem]]] = [
     (Problem, lambda error: error),
     (InsufficientTokens, _insufficient),
     (
@@ -156,7 +156,7 @@ TABLE: list[tuple[type[Exception], Callable[[Any], Problem]]] = [
         lambda _: Problem(406, "invalid_request", "not_acceptable", "Answers are application/json."),
     ),
     (
-        OperationalError,
+        (OperationalError, InterfaceError),
         lambda _: Problem(503, "server", "unavailable", "Try again in a moment.", headers={"Retry-After": "2"}),
     ),
 ]

@@ -61,6 +61,12 @@ class Text(serializers.CharField):
         return super().to_internal_value(data)
 
 
+class Choice(serializers.ChoiceField):
+    def __init__(self, choices: Any, **terms: Any) -> None:
+        super().__init__(choices, **terms)
+        self.error_messages["invalid_choice"] = f"Must be one of {', '.join(map(str, self.choices))}."
+
+
 class Whole(serializers.IntegerField):
     def to_internal_value(self, data: Any) -> int:
         if type(data) is not int:

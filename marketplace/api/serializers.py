@@ -14,7 +14,7 @@ from billing.lots import parse_money
 from billing.models import AutomaticTopUp, Hold, Lot, TopUp, Transfer
 from inference.models import catalog
 from inference.models.catalog import ModelCard
-from marketplace.api.fields import Flag, Number, StrictSerializer, Text, Tokens, Whole
+from marketplace.api.fields import Choice, Flag, Number, StrictSerializer, Text, Tokens, Whole
 from marketplace.jobs import reuse
 from marketplace.jobs.models import ServiceClass, Status
 from marketplace.jobs.orders import JobOrder
@@ -30,7 +30,7 @@ LABEL = Text(max_length=40)
 class OrderSerializer(StrictSerializer):
     """The body of `POST /v1/jobs` and `POST /v1/quotes`; what is left out takes the model's default."""
 
-    operation = serializers.ChoiceField(choices=["generate"], default="generate")
+    operation = Choice(choices=["generate"], default="generate")
     model = Text(required=False, max_length=100, help_text="A name from `GET /v1/models`.")
     prompt = Text(max_length=4000, allow_blank=True, trim_whitespace=False)
     negative_prompt = Text(max_length=4000, allow_blank=True, default="", trim_whitespace=False)
@@ -48,9 +48,9 @@ class OrderSerializer(StrictSerializer):
         help_text="The same order with the same seed gives the same picture, bit for bit; it shares no batch.",
     )
     adapters = serializers.ListField(child=serializers.DictField(), default=list, max_length=8)
-    service_class = serializers.ChoiceField(choices=ServiceClass.values, default="standard")
-    output_format = serializers.ChoiceField(choices=list(FORMATS), default="png")
-    cache = serializers.ChoiceField(
+    service_class = Choice(choices=ServiceClass.values, default="standard")
+    output_format = Choice(choices=list(FORMATS), default="png")
+    cache = Choice(
         choices=list(reuse.MODES), required=False,
         help_text="`on`: begin from latents of your earlier, similar pictures, which is faster, costs less and may "
         "resemble them; `exact`: only give stored pictures again where order and seed are the same; `off`: neither. "
@@ -125,7 +125,7 @@ class ListQuery(StrictSerializer):
 
 
 class JobListQuery(ListQuery):
-    status = serializers.ChoiceField(choices=Status.values, required=False)
+    status = Choice(choices=Status.values, required=False)
 
 
 class KeyChange(StrictSerializer):

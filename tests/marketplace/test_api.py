@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from billing import debts, lots, wallets
@@ -162,6 +163,23 @@ def test_the_examples_are_what_is_answered(alice, picture):
 
 
 # --- what is refused, and by which name ---
+
+
+@pytest.mark.parametrize("lost", [OperationalError, InterfaceError])
+def test_a_lost_database_connection_asks_to_try_again(lost, alice, monkeypatch):
+    def cut(account_id):
+        raise lost("the connection is closed")
+
+    monkeypatch.setattr(debts, "of", cut)
+    answer = alice.get("/v1/balance")
+    assert error(answer, 503)["code"] == "unavailable"
+    assert answer["Retry-After"] == "2"
+
+
+def test_a_choice_that_is_none_is_told_what_there_is(alice):
+    refused = error(alice.post("/v1/quotes", {**ORDER, "service_class": "gold"}), 422)
+    assert "interactive, standard, batch" in refused["message"]
+
 
 WRONG = {
     "prompt": [None, 5, ["a"], {}, "x" * 4001, "nul \0 byte", "half \ud800"],
