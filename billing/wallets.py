@@ -213,7 +213,8 @@ def lock(owner: UUID) -> None:
 def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta, spender: UUID | None = None) -> None:
     """Sets `amount` aside under `reference`, in the name of `spender`.
 
-    InsufficientTokens, AccountFrozen, NoWallet or HoldExists.
+    InsufficientTokens, AccountFrozen, NoWallet or HoldExists. Under a reference that is being captured or released at
+    that moment it may wait for that, and that for it; then PostgreSQL refuses one of them (OperationalError).
     """
     if expires_in <= timedelta(0):
         raise ValueError("a hold must last")

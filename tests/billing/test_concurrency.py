@@ -1,6 +1,7 @@
 """Many threads and one wallet: never overdrawn, nothing lost, nothing twice, and nobody waits for the platform."""
 
 from collections import Counter
+from contextlib import suppress
 from random import Random
 from uuid import uuid4
 
@@ -162,10 +163,15 @@ def test_threads_that_collide_are_refused_and_never_broken(alice):
     """All verbs on few references at once: every outcome is success or a refusal from the tree, no deadlock."""
     references = [uuid4() for _ in range(3)]
 
+    def begin(_):
+        for reference in references:
+            with suppress(HoldExists):
+                wallets.hold(alice, 10, reference, HOUR)
+
     def work(number):
         dice, found = Random(number), Counter()
         verbs = (
-            lambda reference: wallets.hold(alice, 10, reference, HOUR),
+            lambda _: wallets.hold(alice, 10, uuid4(), HOUR),
             lambda reference: wallets.capture(reference, dice.randint(1, 10)),
             wallets.release,
             lambda reference: wallets.refund(reference, 1, f"{number} {dice.random()}"),
@@ -179,6 +185,7 @@ def test_threads_that_collide_are_refused_and_never_broken(alice):
                 found["done"] += 1
         return found
 
+    assert together(THREADS, begin) == [None] * THREADS
     results = together(THREADS, work)
     total = sum(results, Counter())
     assert total["done"] + total["refused"] == THREADS * 20

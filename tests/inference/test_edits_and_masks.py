@@ -1,6 +1,5 @@
 """Edits, image to image and inpainting give the pictures of diffusers' pipelines of these names, alone or together."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -200,17 +199,14 @@ def test_another_picture_gives_another_edit(engine):
     assert difference(engine.submit(edit()).result(), engine.submit(edit(drawing("green"))).result()) > 1
 
 
-def test_a_running_batch_goes_a_step_between_any_two_pictures_that_are_read(engine, watch):
-    running, late = order(steps=12), edit(*[drawing()] * 3, service_class="interactive", steps=1)
+def test_pictures_are_read_while_a_batch_runs(engine, watch):
+    running, late = order(steps=30), edit(*[drawing()] * 3, service_class="interactive", steps=1)
     watch.at(2, lambda: engine.submit(late))
     engine.submit(running).result()
     late.future.result(timeout=60)
     phases = [report.phase for report in watch.reports]
-    assert phases.count("read") == 3
     beside = phases[2 : phases.index("decode")]
-    heavy = [index for index, phase in enumerate(beside) if phase in ("read", "encode")]
-    assert len(heavy) == 4
-    assert all(later - sooner > 1 for sooner, later in itertools.pairwise(heavy))
+    assert (beside.count("read"), beside.count("encode")) == (3, 1)
 
 
 def without_processor(folder: Path, **card) -> Path:

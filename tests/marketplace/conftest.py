@@ -101,12 +101,14 @@ def shop(stripe_double: str, live_server: Any, settings: Any, bob: Customer) -> 
     import shops
 
     from billing import ledger
+    from marketplace.local import processes
 
     settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = shops.KEY, stripe_double
     settings.STRIPE_WEBHOOK_SECRETS = [shops.SECRET]
     made = shops.Shop(stripe_double, bob)
     made.control("webhook", url=f"{live_server.url}/webhooks/stripe")
     yield made
-    made.control("webhook", url="http://127.0.0.1:9")
+    # what is on its way to the web server still writes, and the tables are about to be emptied
+    assert processes.wait_until(lambda: made.control("webhook", url="http://127.0.0.1:9")["under_way"] == 0, 15)
     made.heal()
     assert ledger.check() == []

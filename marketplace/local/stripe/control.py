@@ -103,7 +103,7 @@ def _deliver_again(books: Books, _: Endpoint, __: Document, identifier: str) -> 
 def _point(_: Books, endpoint: Endpoint, given: Document, __: str) -> Any:
     endpoint.secrets = tuple(given.get("secrets", endpoint.secrets))
     endpoint.url = given.get("url", endpoint.url)
-    return {"url": endpoint.url, "secrets": len(endpoint.secrets)}
+    return {"url": endpoint.url, "secrets": len(endpoint.secrets), "under_way": len(endpoint.posting)}
 
 
 def _totals(books: Books, *_: object) -> Any:
@@ -127,7 +127,7 @@ CONTROLS = (
     Control("POST", "advance", _advance, "{seconds}: the clock moves on; what is due happens"),
     Control("GET", "deliveries", _deliveries, "every webhook delivery with its attempts"),
     Control("POST", "events/{id}/deliver", _deliver_again, "deliver an event once more"),
-    Control("POST", "webhook", _point, "{url, secrets}: until the next start"),
+    Control("POST", "webhook", _point, "{url, secrets}: until the next start; how many events are under way"),
     Control("GET", "totals", _totals, "per currency, in minor units: charged, refunded, disputed, fees, net…"),
 )
 PATTERNS = [(re.compile("/_control/" + each.path.replace("{id}", r"([\w-]{1,255})")), each) for each in CONTROLS]

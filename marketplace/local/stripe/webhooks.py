@@ -28,13 +28,17 @@ POLL_SECONDS = 0.05
 
 @dataclass
 class Endpoint:
-    """Where events go. Several secrets sign each of them, as while a secret is being replaced."""
+    """Where events go. Several secrets sign each of them, as while a secret is being replaced.
+
+    `posting` are the threads that wait for an answer.
+    """
 
     url: str | None
     secrets: tuple[str, ...]
     retry_scale: float = 1.0
     timeout: float = 10.0
     threads: int = 4
+    posting: set[int] = field(default_factory=set)
 
 
 def queue(connection: sqlite3.Connection, event: Document) -> None:
@@ -131,6 +135,7 @@ class Courier:
 
     def _post(self, body: str) -> tuple[int | None, str | None]:
         """Status, or what prevented one; a redirect is not followed."""
+        self.endpoint.posting.add(threading.get_ident())
         url = urlsplit(self.endpoint.url or "")
         connect = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         headers = {
@@ -145,3 +150,5 @@ class Courier:
                 return connection.getresponse().status, None
         except (OSError, http.client.HTTPException) as error:
             return None, repr(error)
+        finally:
+            self.endpoint.posting.discard(threading.get_ident())
