@@ -1,12 +1,37 @@
-"""The page at `/`: what this is and where to go on."""
+"""The pages that need no key: `/`, what this is and where to go on, and where Stripe's page leads once it was paid."""
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
+
+from billing.lots import format_money
+from billing.models import TopUp
+from billing.pricing import format_tokens
 
 
 @require_safe
 def home(request: HttpRequest) -> HttpResponse:
     return render(request, "home.html")
+
+
+@require_safe
+def top_up(request: HttpRequest, topup_id: UUID) -> HttpResponse:
+    """How a top-up stands, to whoever knows its id (74 random bits): no name, no balance, nothing to act on."""
+    row = get_object_or_404(TopUp.objects.select_related("pack"), id=topup_id)
+    shown = {
+        "top_up": row,
+        "tokens": format_tokens(row.pack.tokens + row.pack.bonus),
+        "price": _money(row.price_minor, row.currency),
+        "refunded": _money(row.refunded_minor, row.currency),
+    }
+    answer = render(request, "top_up.html", shown)
+    answer["Cache-Control"] = "no-store"
+    return answer
+
+
+def _money(amount_minor: int, currency: str) -> str:
+    return f"{format_money(amount_minor, currency)} {currency.upper()}"

@@ -20,6 +20,7 @@ class Month(StringConverter):
 register_converter(Month, "month")
 urlpatterns = [
     path("", home.home),
+    path("topups/<uuid:topup_id>", home.top_up),
     path("v1/quotes", jobs.Quotes.as_view()),
     path("v1/jobs", jobs.Jobs.as_view()),
     path("v1/jobs/<uuid:job_id>", jobs.OneJob.as_view()),

@@ -113,7 +113,7 @@ class Site:
 
     def ready(self) -> bool:
         """Whether the web server, the double and this very worker are there."""
-        from django.db import OperationalError
+        from django.db import OperationalError, connection
 
         from marketplace.jobs.models import Worker
 
@@ -127,6 +127,8 @@ class Site:
         except (OSError, http.client.HTTPException, OperationalError):
             time.sleep(0.5)  # a part that cannot start should not do so all the time
             return False
+        finally:
+            connection.close()  # a server that was restarted knows it no more
 
     def wait_ready(self) -> None:
         """Raises StartFailed with the logs' ends."""

@@ -49,7 +49,7 @@ class Automatic(APIView):
         order.is_valid(raise_exception=True)
         body, account_id = order.validated_data, caller(request).account_id
         terms = automatic.Terms(body["pack"], body["currency"], body["threshold"], body["daily_cap"])
-        made = automatic.order(account_id, terms, pages(request, account_id, body), body["new_card"])
+        made = automatic.order(account_id, terms, pages(request, account_id, body, "/"), body["new_card"])
         return Response(_body(account_id, made))
 
     @extend_schema(responses={204: None}, summary="Stop automatic top-ups and forget the card")

@@ -57,10 +57,15 @@ def job(row: Job, images: Sequence[Image], request: HttpRequest, position: int |
     }
 
 
+def absolute(request: HttpRequest, path: str) -> str:
+    """An address of ours as a customer reaches it."""
+    return f"{settings.PUBLIC_URL.rstrip('/')}{path}" if settings.PUBLIC_URL else request.build_absolute_uri(path)
+
+
 def image(row: Image, request: HttpRequest) -> dict[str, Any]:
     path, expires = storage.signed_path(row)
     return {
-        "url": f"{settings.PUBLIC_URL.rstrip('/')}{path}" if settings.PUBLIC_URL else request.build_absolute_uri(path),
+        "url": absolute(request, path),
         "expires_at": _time(datetime.fromtimestamp(expires, UTC)),
         "sha256": row.sha256,
         "width": row.width,

@@ -146,7 +146,10 @@ class TopUpOrder(StrictSerializer):
     pack = Text(max_length=40, help_text="A name from `GET /v1/packs`.")
     currency = Text(max_length=3, help_text='One that the pack has a price in, e.g. "eur".')
     success_url = Text(
-        required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where to go on once it was paid."
+        required=False,
+        max_length=2000,
+        validators=[WEB_ADDRESS],
+        help_text="Where to go on once it was paid (a page of Kiln's).",
     )
     cancel_url = Text(
         required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where the way back from the page leads."

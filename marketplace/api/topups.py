@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -49,7 +48,9 @@ class TopUps(APIView):
         order = TopUpOrder(data=request.data)
         order.is_valid(raise_exception=True)
         account_id = caller(request).account_id
-        top_up, replayed = payments.buy(uuid7(), account_id, pages(request, account_id, order.validated_data), key)
+        topup_id = uuid7()
+        wanted = pages(request, account_id, order.validated_data, f"/topups/{topup_id}")
+        top_up, replayed = payments.buy(topup_id, account_id, wanted, key)
         headers = {"Location": f"/v1/topups/{top_up.id}"} | ({"Idempotent-Replayed": "true"} if replayed else {})
         return Response(representations.top_up(top_up), status=201, headers=headers)
 
@@ -72,9 +73,9 @@ class OneTopUp(APIView):
         return Response(representations.top_up(row))
 
 
-def pages(request: Request, account_id: UUID, body: dict[str, Any]) -> payments.Order:
-    """The order of a body that has a pack, and where Stripe's pages lead."""
-    home = settings.PUBLIC_URL or request.build_absolute_uri("/")
+def pages(request: Request, account_id: UUID, body: dict[str, Any], ours: str) -> payments.Order:
+    """The order of a body that has a pack, and where Stripe's pages lead: to `ours` where it does not say."""
+    home = representations.absolute(request, ours)
     email = Account.objects.values_list("owner__email", flat=True).get(id=account_id)
     places = body.get("success_url", home), body.get("cancel_url", home)
     return payments.Order(body["pack"], body["currency"], *places, email, dict(body), body.get("save_card", False))

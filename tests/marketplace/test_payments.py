@@ -6,6 +6,7 @@ After each test the ledger must be right.
 import json
 import threading
 import time
+from html import escape
 from uuid import uuid4
 
 import pytest
@@ -41,6 +42,25 @@ def test_a_card_pays_for_a_pack_and_its_tokens_come(shop, alice):
     assert alice.get(f"/v1/topups/{top_up['id']}").status_code == 404
     assert [row["id"] for row in shop.customer.get("/v1/topups").json()["data"]] == [top_up["id"]]
     assert alice.get("/v1/topups").json()["data"] == []
+
+
+def test_after_paying_the_customer_lands_on_a_page_that_says_so(shop, client):
+    top_up = shop.buy()
+    place = shop.session(top_up).success_url
+    assert place == shop.session(top_up).cancel_url
+    path = "/" + place.split("/", 3)[3]
+    assert path == f"/topups/{top_up['id']}"
+    waiting = client.get(path).content.decode()
+    assert "44000 Tokens for 20.00 EUR" in waiting
+    assert 'http-equiv="refresh"' in waiting
+    assert escape(top_up["url"]) in waiting
+    assert shop.pay(top_up) == 303
+    shop.wait(top_up, "paid")
+    paid = client.get(path).content.decode()
+    assert "44000 Tokens are yours" in paid
+    assert 'http-equiv="refresh"' not in paid
+    assert "bob@example.com" not in waiting + paid
+    assert client.get(f"/topups/{uuid4()}").status_code == 404
 
 
 def test_a_declined_card_buys_nothing_and_another_one_does(shop):
