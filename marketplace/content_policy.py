@@ -37,4 +37,6 @@ class ContentPolicy:
 def policy(path: str) -> str:
     if path.startswith("/admin/"):
         return CONSOLE
+    if path.startswith("/topups/"):
+        return PAGE
     return {"/": PAGE, "/docs": DOCS}.get(path, CLOSED)

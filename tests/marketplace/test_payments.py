@@ -60,6 +60,7 @@ def test_after_paying_the_customer_lands_on_a_page_that_says_so(shop, client):
     assert "44000 Tokens are yours" in paid
     assert 'http-equiv="refresh"' not in paid
     assert "bob@example.com" not in waiting + paid
+    assert "style-src 'self'; img-src 'self'" in client.get(path)["Content-Security-Policy"]
     assert client.get(f"/topups/{uuid4()}").status_code == 404
 
 
