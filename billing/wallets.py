@@ -8,7 +8,7 @@ then wallet, and never on the platform's row. Not for prices (pricing) or for re
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -258,9 +258,9 @@ def capture(reference: UUID, charge: int, shares: Sequence[Share] | None = None)
         {
             "reference": reference,
             "charge": charge,
-            "targets": list(split),
-            "amounts": list(split.values()),
-            "laters": [charge - taken for taken in accumulate(split.values())],
+            "targets": _array(split),
+            "amounts": _array(split.values()),
+            "laters": _array(charge - taken for taken in accumulate(split.values())),
         },
     )
     if row is None:
@@ -414,6 +414,11 @@ def _split(shares: Sequence[Share]) -> dict[int, int]:
         wallet = ids[share.owner]
         split[wallet] = split.get(wallet, 0) + _milli(share.amount, "share")
     return split
+
+
+def _array(values: Iterable[int]) -> str:
+    """As PostgreSQL writes it; psycopg takes longer over three lists than over all the rest of a capture."""
+    return f"{{{','.join(map(str, values))}}}"
 
 
 def _key(verb: str, key: str) -> str:

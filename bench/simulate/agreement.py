@@ -18,7 +18,6 @@ from bench.simulate.traces import CLASSES, Floats, Mix, Trace
 from inference.engine import BatchReport, Engine
 from inference.request import Phase, Request
 
-MAX_BATCH_TOKENS = 2048
 MIX = Mix(sides=(128, 192, 256))
 TOLERANCE = 0.1
 MAX_BATCH_TOKENS = 2048

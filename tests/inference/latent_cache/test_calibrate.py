@@ -41,6 +41,12 @@ def test_the_command_writes_a_mapping_that_the_engine_takes(tmp_path, monkeypatc
     assert learnt.entry(1.0) is None, "two pairs say nothing"
 
 
+def test_the_house_models_own_mapping_ships_with_it():
+    learnt = mapping.load(catalog.card())
+    assert learnt, "the weights are others now: python -m inference.latent_cache.calibrate"
+    assert learnt.entry(1.0) is not None
+
+
 @pytest.mark.parametrize("wrong", [["--pairs", "0"], ["--bound", "1.5"]], ids=str)
 def test_a_command_that_can_learn_nothing_writes_nothing(tmp_path, monkeypatch, wrong):
     monkeypatch.setattr(mapping, "FOLDER", tmp_path)
