@@ -224,7 +224,7 @@ class Engine:
             return False
         faults = self._run(batch)
         self._finish(batch)
-        return faults < len(batch.requests) or self._still_works()
+        return faults < len(batch.requests) or self._still_works(batch)
 
     def _next_batch(self) -> Batch | None:
         """Wait for work, let go of requests that leave, and schedule; None when the engine is to stop."""
@@ -251,7 +251,7 @@ class Engine:
         for request in batch.requests:
             request.started_at = request.started_at or begun
         error = self._attempt(batch)
-        if isinstance(error, torch.OutOfMemoryError):
+        if error and _out_of_memory(error):
             if len(batch.requests) > 1:
                 self._halve(batch)
                 return 0
@@ -270,8 +270,7 @@ class Engine:
 
     def _attempt(self, batch: Batch) -> Exception | None:
         """Run a batch, and answer what it raised that was not raised on purpose."""
-        limit = max(self._stuck_seconds, STUCK_FACTOR * self.step_times.at(batch.image_tokens))
-        self._doing = Doing(batch, time.monotonic(), limit)
+        self._watch(batch)
         try:
             self._runner.run(batch)
         except InferenceError as error:
@@ -279,10 +278,16 @@ class Engine:
             for request in broken or batch.requests:
                 self._fail(request, error)
         except Exception as error:  # noqa: BLE001 - the caller's to judge
+            if _out_of_memory(error):
+                error.__traceback__ = None  # its frames hold what the forward had in hand
             return error
         finally:
             self._doing = None
         return None
+
+    def _watch(self, batch: Batch) -> None:
+        limit = max(self._stuck_seconds, STUCK_FACTOR * self.step_times.at(batch.image_tokens))
+        self._doing = Doing(batch, time.monotonic(), limit)
 
     def _halve(self, batch: Batch) -> None:
         row = batch.requests[0].image_tokens
@@ -295,13 +300,16 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _still_works(self) -> bool:
+    def _still_works(self, batch: Batch) -> bool:
         """After a batch of which every row raised: whether the engine can make a picture that it made before."""
+        self._watch(batch)
         try:
             self._warm_up()
         except Exception:
             log.exception("the engine cannot make its smallest picture any more, and stops")
             return False
+        finally:
+            self._doing = None
         return True
 
     def _bark(self, doing: Doing) -> None:
@@ -376,3 +384,8 @@ def _call(callback: Callable[[Argument], object], argument: Argument) -> None:
         callback(argument)
     except Exception:
         log.exception("a callback raised")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Also on a CPU, where it is no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

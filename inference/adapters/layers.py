@@ -134,9 +134,10 @@ class Layers:
         return self.given([self.plan.rows[row] for row in rows] if self.plan else ())
 
     def _planned(self, rows: Sequence[Row]) -> Plan:
-        if self._last is None or self._last.rows != tuple(rows):
-            self._last = Plan(rows)
-        return self._last
+        plan = self._last  # which `forget` may take away at any moment
+        if plan is None or plan.rows != tuple(rows):
+            self._last = plan = Plan(rows)
+        return plan
 
     def forget(self) -> None:
         """Let go of the adapters of the last forward, once it is over."""

@@ -23,7 +23,15 @@ from django.utils import timezone
 
 from billing import pricing
 from inference.engine import Engine
-from inference.errors import AdapterUnavailable, BrokenPicture, Canceled, EngineStopped, InferenceError, InvalidRequest
+from inference.errors import (
+    AdapterUnavailable,
+    BrokenPicture,
+    Canceled,
+    EngineFault,
+    EngineStopped,
+    InferenceError,
+    InvalidRequest,
+)
 from inference.latent_cache.shadow import Shadows
 from inference.models import catalog
 from inference.request import Picture, Request
@@ -143,7 +151,11 @@ class Worker:
         if task.lost:
             raise LeaseLost
         if any(isinstance(error, EngineStopped) for error in errors):
-            lifecycle.give_back(task.job)
+            # a picture of its own that failed may be what the engine stopped for
+            if faults := [error for error in errors if isinstance(error, EngineFault)]:
+                self._fail(task.job, faults[0])
+            else:
+                lifecycle.give_back(task.job)
         elif any(isinstance(error, Canceled) for error in errors):
             metrics.captured(lifecycle.stop(task.job, _steps_to_pay(task)))
         elif len(errors) == len(task.futures):
@@ -155,7 +167,7 @@ class Worker:
         stored = time.monotonic()
         try:
             results = [_result(task.job, index, future) for index, future in enumerate(task.futures)]
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - each storage has errors of its own
             self._fail(task.job, error)
             return
         timings = {"engine_seconds": round(seconds, 3), "store_seconds": round(time.monotonic() - stored, 3)}

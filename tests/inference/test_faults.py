@@ -1,7 +1,9 @@
 """What goes wrong in the engine goes wrong for as few as possible, and is said."""
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -66,6 +68,30 @@ def test_where_memory_runs_out_the_cap_halves_and_the_same_rows_go_on(own, monke
     assert max(len(batch.requests) for batch in given[-10:]) == 2
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_where_memory_ran_out_nothing_of_the_failed_forward_stays_in_it(own, monkeypatch, error):
+    run, held, seen = own._runner.run, [], []
+
+    def greedy(batch):
+        if len(batch.requests) > 2:
+            activations = torch.zeros(1)
+            held.append(weakref.ref(activations))
+            raise error("DefaultCPUAllocator: can't allocate memory")
+        seen.extend(each() for each in held)
+        run(batch)
+
+    requests = [order(seed=seed) for seed in range(4)]
+    monkeypatch.setattr(own._runner, "run", greedy)
+    gc.disable()
+    try:
+        for future in [own.submit(request) for request in requests]:
+            assert future.result().steps_run == 4
+    finally:
+        gc.enable()
+    assert held
+    assert not any(each is not None for each in seen)
+
+
 def test_a_request_too_large_for_the_memory_fails_alone(own, monkeypatch):
     large = order(width=256)
     spoil(own, monkeypatch, torch.OutOfMemoryError(), lambda batch: large in batch.requests)
@@ -97,6 +123,22 @@ def test_an_engine_that_can_do_nothing_any_more_gives_back_what_waits(own, monke
     assert not own.warm
     with pytest.raises(EngineStopped):
         own.submit(order())
+
+
+def test_an_engine_that_hangs_while_it_proves_itself_is_noticed_too(own, monkeypatch):
+    bad, waiting, free = order(), order(width=64), threading.Event()
+    monkeypatch.setattr(own, "_stuck_seconds", 0.2)
+    monkeypatch.setattr(type(own.step_times), "at", lambda times, tokens: 0.0)
+    monkeypatch.setattr(own, "_warm_up", lambda: free.wait(30))
+    spoil(own, monkeypatch, RuntimeError("device-side assert"), lambda batch: True)
+    try:
+        with pytest.raises(EngineFault):
+            own.submit(bad).result(timeout=20)
+        with pytest.raises(EngineStopped):
+            own.submit(waiting).result(timeout=20)
+        assert not own.warm
+    finally:
+        free.set()
 
 
 def test_a_stuck_step_is_noticed_said_and_given_up(own, monkeypatch, caplog):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from inference.errors import AdapterUnavailable, BrokenPicture, Canceled
+from inference.errors import AdapterUnavailable, BrokenPicture, Canceled, EngineFault, EngineStopped
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Task, Worker, _steps_to_pay
@@ -42,6 +42,26 @@ def test_what_would_fail_again_is_not_tried_again(worker, alice, order, error):
     worker._fail(lifecycle.claim(job.id, "w1"), error)
     assert Job.objects.get(id=job.id).status == "failed"
     assert alice.balance == (1_000_000, 0)
+
+
+@pytest.mark.parametrize(("errors", "attempt"), [([None, "stopped"], 0), (["fault", "stopped"], 1)])
+def test_only_a_job_whose_own_picture_broke_the_engine_loses_its_attempt(worker, alice, order, errors, attempt):
+    raised = {None: None, "stopped": EngineStopped("the engine stopped"), "fault": EngineFault("a CUDA error")}
+    job = lifecycle.submit(alice.account.id, order(n=2)).job
+    worker._settle(Task(lifecycle.claim(job.id, "w1"), [], [ended(raised[each]) for each in errors]), 1.0)
+    job.refresh_from_db()
+    assert (job.status, job.attempt) == ("queued", attempt)
+
+
+def test_a_picture_that_no_storage_takes_is_tried_again(worker, alice, order, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("SlowDown: reduce your request rate")
+
+    monkeypatch.setattr("marketplace.jobs.worker._result", refuse)
+    job = lifecycle.submit(alice.account.id, order()).job
+    worker._deliver(Task(lifecycle.claim(job.id, "w1"), [], [ended()]), 1.0)
+    job.refresh_from_db()
+    assert (job.status, job.attempt) == ("queued", 1)
 
 
 def test_a_retry_by_the_same_worker_keeps_its_heartbeat(worker, alice, order, monkeypatch):
