@@ -14,6 +14,7 @@ import json
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -41,17 +42,23 @@ MAX_UNWRITTEN = 8
 PAUSE_SECONDS = 10.0
 # sigmas this close are one
 SAME_SIGMA = 1e-4
+# whose descriptions are kept in memory; customers choose what makes a shelf
+MAX_SHELVES = 256
 
 
 @dataclass(frozen=True)
 class Hit:
-    """Latents [tokens, channels] to begin from, at `sigma`, which takes the place of the schedule's own at `step`."""
+    """Latents [tokens, channels] to begin from, at `sigma`, which takes the place of the schedule's own at `step`.
+
+    They come from `seed`, in a schedule of `steps`.
+    """
 
     latents: torch.Tensor
     sigma: float
     step: int
     similarity: float
     seed: int
+    steps: int
 
 
 class Reuse(Protocol):
@@ -86,7 +93,8 @@ class LatentCache:
         self.calibration = calibration
         self._store = store
         self._shared = tuple(shared)
-        self._known: dict[Shelf, dict[str, Description]] = {}
+        # the shelf read last is the last one
+        self._known: OrderedDict[Shelf, dict[str, Description]] = OrderedDict()
         self._seen: WeakKeyDictionary[Request, _Seen] = WeakKeyDictionary()
         self._writer = ThreadPoolExecutor(1, "kiln-latents")
         self._unwritten = threading.Semaphore(MAX_UNWRITTEN)
@@ -94,26 +102,42 @@ class LatentCache:
         self.on_hit: Callable[[Request, Hit], None] | None = None
 
     def look_up(self, request: Request) -> Hit | None:
-        if (
-            not request.use_cache
-            or request.deterministic
-            or request.operation != Operation.GENERATE
-            or request.text is None
-        ):
+        if not _takes_part(request):
             return None
-        seen = _Seen(entries.feature(request.text), signature(request.prompt), None)
         try:
+            assert request.text is not None
+            self._seen[request] = seen = _Seen(entries.feature(request.text), signature(request.prompt), None)
             seen.hit = self._find(request, seen)
-        except StoreUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request is denoised in full
             self._rest(error)
-        self._seen[request] = seen
+            return None
         return seen.hit
 
     def offer(self, request: Request) -> None:
         """At the last of the levels a request's latents are stored."""
-        seen = self._seen.get(request)
-        if seen is None or request.latents is None:
+        if (seen := self._seen.get(request)) is None:
             return
+        try:
+            self._keep(request, seen)
+        except Exception as error:  # noqa: BLE001 - the request goes on
+            del self._seen[request]
+            self._rest(error)
+
+    def settle(self) -> None:
+        """Return once all that was offered so far is stored."""
+        self._writer.submit(lambda: None).result()
+
+    def in_background(self, act: Callable[..., None], *arguments: object) -> None:
+        """Call behind what is being stored; no-op where that falls behind, quiet where it raises."""
+        if not self._unwritten.acquire(blocking=False):
+            return
+        self._writer.submit(self._quietly, act, *arguments)
+
+    def close(self) -> None:
+        self._writer.shutdown()
+
+    def _keep(self, request: Request, seen: _Seen) -> None:
+        assert request.latents is not None
         if seen.hit:
             if request.step_index == request.steps_due and self.on_hit:
                 self.on_hit(request, seen.hit)
@@ -122,52 +146,46 @@ class LatentCache:
         if any(after < sigma - SAME_SIGMA <= here for sigma in self.calibration.sigmas):
             seen.kept[here] = request.latents.to(torch.bfloat16)
         if seen.kept and after < min(self.calibration.sigmas) - SAME_SIGMA:
+            self.in_background(self._write, self._shelf(request.account, request), request.seed, request.steps, seen)
             del self._seen[request]
-            self._in_background(self._write, self._shelf(request.account, request), request.seed, request.steps, seen)
-
-    def settle(self) -> None:
-        """Return once all that was offered so far is stored."""
-        self._writer.submit(lambda: None).result()
-
-    def close(self) -> None:
-        self._writer.shutdown()
 
     def _find(self, request: Request, seen: _Seen) -> Hit | None:
         if time.monotonic() < self._silent_until:
             return None
-        for similarity, shelf, name, found in self._candidates(request, seen):
+        for similarity, name, found in self._candidates(request, seen):
             sigma = self.calibration.entry(similarity)
             usable = [each for each in found.sigmas if sigma is not None and each >= sigma - SAME_SIGMA]
             if usable and (hit := self._load(request, name, found, min(usable), similarity)):
                 worth = _worth(hit.step, _bytes(hit.latents))
-                self._in_background(self._store.credit, name, worth)
+                self.in_background(self._store.credit, name, worth)
                 return hit
             if usable:
                 log.warning("an entry of the latent cache is broken and thrown away")
-                self._known[shelf].pop(name, None)
-                self._in_background(self._store.discard, name)
+                self.in_background(self._store.discard, name)
         return None
 
-    def _candidates(self, request: Request, seen: _Seen) -> list[tuple[float, Shelf, str, Description]]:
+    def _candidates(self, request: Request, seen: _Seen) -> list[tuple[float, str, Description]]:
         """Entries in the same words, made in at least as many steps, most similar first."""
         found = []
         for owner in dict.fromkeys((request.account, *self._shared)):
-            shelf = self._shelf(owner, request)
-            for name, each in self._entries(shelf).items():
+            for name, each in self._entries(self._shelf(owner, request)).items():
                 if each.wording == seen.wording and each.steps >= request.steps:
-                    found.append((float(np.dot(each.feature, seen.feature)), shelf, name, each))
+                    found.append((float(np.dot(each.feature, seen.feature)), name, each))
         return sorted(found, key=lambda candidate: -candidate[0])
 
     def _entries(self, shelf: Shelf) -> Mapping[str, Description]:
         """A shelf's descriptions; only what is new is read from the store."""
         names = self._store.names(shelf)
-        known = {name: each for name, each in self._known.get(shelf, {}).items() if name in names}
+        known = {name: each for name, each in self._known.pop(shelf, {}).items() if name in names}
         for name, content in self._store.descriptions(shelf, names - known.keys()).items():
             try:
                 known[name] = Description.from_bytes(content)
             except (ValueError, KeyError, TypeError):
-                self._in_background(self._store.discard, name)
-        self._known[shelf] = known
+                self.in_background(self._store.discard, name)
+        if known:
+            self._known[shelf] = known
+        if len(self._known) > MAX_SHELVES:
+            self._known.popitem(last=False)
         return known
 
     def _load(self, request: Request, name: str, found: Description, sigma: float, similarity: float) -> Hit | None:
@@ -176,8 +194,8 @@ class LatentCache:
         latents = entries.unpack(content, tuple(request.latents.shape)) if content else None
         if latents is None:
             return None
-        step = min(range(1, request.steps), key=lambda index: abs(request.sigmas[index] - sigma), default=0)
-        return Hit(latents, sigma, step, similarity, found.seed) if step else None
+        step = min(range(1, request.steps), key=lambda index: abs(request.sigmas[index] - sigma))
+        return Hit(latents, sigma, step, similarity, found.seed, found.steps)
 
     def _write(self, shelf: Shelf, seed: int, steps: int, seen: _Seen) -> None:
         latents = {entries.level(sigma): entries.pack(each) for sigma, each in seen.kept.items()}
@@ -199,25 +217,26 @@ class LatentCache:
         ]
         return Shelf(owner, hashlib.sha256(json.dumps(alike).encode()).hexdigest()[:32])
 
-    def _in_background(self, act: Callable[..., None], *arguments: object) -> None:
-        if not self._unwritten.acquire(blocking=False):
-            return
-        self._writer.submit(self._quietly, act, *arguments)
-
     def _quietly(self, act: Callable[..., None], *arguments: object) -> None:
         try:
             act(*arguments)
-        except StoreUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - nobody waits for it
             self._rest(error)
-        except Exception:
-            log.exception("the latent cache failed")
         finally:
             self._unwritten.release()
 
     def _rest(self, error: Exception) -> None:
-        """Look nothing up for a while: a store that is away would hold up every request."""
-        log.warning("the latent cache does without its store for %g seconds: %s", PAUSE_SECONDS, error)
+        """Look nothing up for a while, and say so once: a store that is away would hold up every request."""
+        if time.monotonic() >= self._silent_until:
+            trace = None if isinstance(error, StoreUnavailable) else error
+            log.warning("the latent cache rests for %g seconds: %s", PAUSE_SECONDS, error, exc_info=trace)
         self._silent_until = time.monotonic() + PAUSE_SECONDS
+
+
+def _takes_part(request: Request) -> bool:
+    """One step has nothing to skip, and leaves nothing that another one could."""
+    drawn = request.use_cache and not request.deterministic and request.operation == Operation.GENERATE
+    return drawn and request.text is not None and request.steps > 1
 
 
 def _bytes(latents: torch.Tensor) -> int:

@@ -66,7 +66,7 @@ class Fixed:
         source, step = self.sources[request]
         # as they come back from a store
         latents = self.latents[source, step].to(torch.bfloat16).float()
-        return Hit(latents, request.sigmas[step], step, 1.0, source.seed)
+        return Hit(latents, request.sigmas[step], step, 1.0, source.seed, source.steps)
 
     def offer(self, request: Request) -> None:
         if request.step_index in self.steps and request not in self.sources:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -36,7 +37,8 @@ def picture_key(job: Job, revision: str, *, from_latents: bool = False) -> bytes
 def stored_pictures(job: Job, revision: str) -> tuple[list[Image], bytes] | None:
     """Copies of the pictures that the same order brought before, unsaved, and their key.
 
-    None where there are none, or not whole. Pictures that began from latents are only for who takes latents.
+    None where there are none, or they cannot be had whole. Pictures that began from latents are only for who takes
+    latents.
     """
     if job.order.get("cache", OFF) == OFF:
         return None
@@ -52,9 +54,10 @@ def stored_pictures(job: Job, revision: str) -> tuple[list[Image], bytes] | None
     try:
         assert earlier.picture_key is not None
         return [storage.copy(job, image) for image in earlier.images.all()], bytes(earlier.picture_key)
-    except OSError as error:
-        logger.warning("the pictures of job %s cannot be given again: %s", earlier.id, error)
-        storage.discard_attempt(job)
+    except Exception as error:  # noqa: BLE001 - storages raise what they like; the job is made by the engine
+        logger.warning("the pictures of job %s cannot be given again: %r", earlier.id, error)
+        with suppress(Exception):
+            storage.discard_attempt(job)
         return None
 
 

@@ -48,7 +48,7 @@ class FullCache:
         assert request.latents is not None
         step = request.steps // 2
         noise = torch.randn(request.latents.shape, generator=torch.Generator().manual_seed(request.seed))
-        return Hit(noise * request.sigmas[step], request.sigmas[step], step, 0.95, request.seed)
+        return Hit(noise * request.sigmas[step], request.sigmas[step], step, 0.95, request.seed, request.steps)
 
     def offer(self, request: Request) -> None:
         pass

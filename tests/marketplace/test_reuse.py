@@ -116,6 +116,17 @@ def test_only_the_same_order_with_whole_pictures_is_given_again(buy, alice):
     assert sums(drawn) == sums(shown)
 
 
+def test_whatever_the_storage_raises_the_job_is_drawn(buy, alice, monkeypatch):
+    def slow_down(image):
+        raise RuntimeError("an error of the storage's own kind")
+
+    _, shown = buy(alice, seed=1)
+    monkeypatch.setattr(storage, "open_image", slow_down)
+    job, drawn = buy(alice, seed=1, cache="exact")
+    assert (job.status, drawn["cache"]["tier"]) == ("succeeded", "none")
+    assert sums(drawn) == sums(shown)
+
+
 def test_what_the_templates_account_had_drawn_is_everybodys(buy, alice, settings):
     carol = customer("carol", 100)
     settings.TEMPLATES_ACCOUNT = str(alice.account.id)
