@@ -2,12 +2,17 @@
 
 A hit went some steps by another prompt. The shadow goes all steps by its own prompt, from the same noise, so that what
 is between the two pictures is what the hit took (`drift`). How much of it is harmless is learnt with the mapping.
-Shadows wait behind all that customers wait for, and nobody is charged for them. What they find is kept in the store.
+Shadows wait behind all that customers wait for, and nobody is charged for them. What they find, and what follows from
+it, is kept in the store, where all workers take it over.
 """
 
+import hashlib
 import json
 import logging
 import random
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -17,26 +22,33 @@ from typing import NamedTuple
 import torch
 
 from inference.latent_cache.cache import Hit, LatentCache
-from inference.latent_cache.mapping import NEVER
-from inference.latent_cache.stores import Store, StoreUnavailable
+from inference.latent_cache.mapping import NEVER, Mapping, Point
+from inference.latent_cache.stores import Store
 from inference.request import Picture, Request
 
 log = logging.getLogger(__name__)
 
+# who shadows are made for, so that they take from no customer's share
+ACCOUNT = "shadows"
 MAX_RECORDS = 500
+MAX_OF_ACCOUNT = MAX_RECORDS // 10
 ENOUGH = 12
+# shadows that wait or are made; each holds a picture's latents
+MAX_WAITING = 4
+EXCHANGE_SECONDS = 60.0
 
 
 class Record(NamedTuple):
-    """What one shadow found of a hit that began at `sigma`."""
+    """What one shadow found of a hit that began at `sigma`; `account` tells accounts apart and says no more."""
 
     sigma: float
     similarity: float
     drift: float
+    account: str = ""
 
 
 class Shadows:
-    """Watches the hits of a cache; `share` of them are computed once more."""
+    """Watches the hits of a cache; `share` of those on the schedule that their latents come from are computed again."""
 
     def __init__(
         self, cache: LatentCache, store: Store, submit: Callable[[Request], Future[Picture]], share: float = 0.02
@@ -47,49 +59,107 @@ class Shadows:
         self._share = share
         self._dice = random.Random()
         self._worker = ThreadPoolExecutor(1, "kiln-shadows")
-        self._note = f"calibration {cache.calibration.revision}"
-        self._take_over(self._records())
+        self._waiting = threading.Semaphore(MAX_WAITING)
+        self._tightening = threading.Lock()
+        self._learnt = cache.calibration
+        learnt = json.dumps(self._learnt.to_json()).encode()
+        self._note = f"shadows {self._learnt.revision} {hashlib.sha256(learnt).hexdigest()[:16]}"
+        self._exchange_at = time.monotonic() + EXCHANGE_SECONDS
+        try:
+            self._exchange()
+        except Exception:
+            log.exception("what shadows found could not be read")
+            self._exchange_at = 0.0
         cache.on_hit = self._consider
-
-    def _consider(self, request: Request, hit: Hit) -> None:
-        if self._dice.random() < self._share:
-            assert request.latents is not None
-            self._worker.submit(self._recompute, request, hit, request.latents)
 
     def settle(self) -> None:
         """Return once all shadows so far have been computed."""
         self._worker.submit(lambda: None).result()
 
-    def _recompute(self, request: Request, hit: Hit, arrived: torch.Tensor) -> None:
-        shadow = replace(request, seed=hit.seed, use_cache=False, on_step=None, service_class="batch")
+    def _consider(self, request: Request, hit: Hit) -> None:
+        if time.monotonic() >= self._exchange_at:
+            self._exchange_at = time.monotonic() + EXCHANGE_SECONDS
+            self._cache.in_background(self._exchange)
+        if hit.steps != request.steps or self._dice.random() >= self._share:
+            return
+        if self._waiting.acquire(blocking=False):
+            assert request.latents is not None
+            shadow = replace(
+                request,
+                seed=hit.seed,
+                use_cache=False,
+                on_step=None,
+                service_class="batch",
+                account=ACCOUNT,
+                reference="a shadow",
+            )
+            of = Record(hit.sigma, hit.similarity, 0.0, self._disguised(request.account))
+            self._worker.submit(self._recompute, shadow, of, request.latents)
+
+    def _recompute(self, shadow: Request, of: Record, arrived: torch.Tensor) -> None:
         try:
             self._submit(shadow).result()
             assert shadow.latents is not None
-            self._learn(Record(hit.sigma, hit.similarity, drift(arrived, shadow.latents)))
+            self._exchange(of._replace(drift=drift(arrived, shadow.latents)))
         except Exception as error:  # noqa: BLE001 - nobody waits for a shadow
             log.warning("a shadow was lost: %r", error)
+        finally:
+            self._waiting.release()
 
-    def _learn(self, record: Record) -> None:
-        records = [*self._records(), record][-MAX_RECORDS:]
-        self._take_over(records)
-        self._store.write_note(self._note, json.dumps(records).encode())
+    def _exchange(self, *new: Record) -> None:
+        """Add to what the store's note says, and take over the rest. Where it cannot be read, nothing is written."""
 
-    def _records(self) -> list[Record]:
-        try:
-            content = self._store.note(self._note)
-        except StoreUnavailable:
-            return []
-        return [Record(*record) for record in json.loads(content)] if content else []
+        def added(content: bytes | None) -> bytes:
+            note = json.loads(content) if content else {"points": [], "records": []}
+            records = bounded([*(Record(*record) for record in note["records"]), *new])
+            points = self._tighten([Point(*point) for point in note["points"]], records)
+            return json.dumps({"points": points, "records": records}).encode()
 
-    def _take_over(self, records: Sequence[Record]) -> None:
-        calibration = self._cache.calibration
-        for point in calibration.points:
-            here = [record for record in records if calibration.point(record.sigma) == point]
-            wanted = needed(here, calibration.drift, calibration.bound)
-            if wanted > max(0.0, point.similarity):
-                log.warning("hits at sigma %.3f ask for a similarity of %.4f from now on", point.sigma, wanted)
-                calibration = calibration.tightened(point.sigma, wanted)
-        self._cache.calibration = calibration
+        self._store.change_note(self._note, added)
+
+    def _tighten(self, found: Sequence[Point], records: Sequence[Record]) -> list[Point]:
+        """Ask for what was found and what the records say; answers all that is asked beyond what was learnt."""
+        with self._tightening:
+            asked = tightened(self._cache.calibration, found, records)
+            self._cache.calibration = asked
+        pairs = zip(asked.points, self._learnt.points, strict=True)
+        return [now for now, learnt in pairs if now.similarity > learnt.similarity]
+
+    def _disguised(self, account: str) -> str:
+        return hashlib.sha256(f"{self._note} {account}".encode()).hexdigest()[:12]
+
+
+def bounded(records: Sequence[Record]) -> list[Record]:
+    """The newest, no more than a tenth of them one account's."""
+    kept: list[Record] = []
+    of_account: Counter[str] = Counter()
+    for record in reversed(records):
+        of_account[record.account] += 1
+        if of_account[record.account] <= MAX_OF_ACCOUNT and len(kept) < MAX_RECORDS:
+            kept.append(record)
+    return kept[::-1]
+
+
+def tightened(calibration: Mapping, found: Sequence[Point], records: Sequence[Record]) -> Mapping:
+    """A mapping that asks for no less than before, than was found, and than the records say."""
+    for point in found:
+        calibration = calibration.tightened(point.sigma, point.similarity)
+    alone = len({record.account for record in records}) == 1
+    for sigma in calibration.sigmas:
+        here = [record for record in records if calibration.point(record.sigma).sigma == sigma]
+        evidence = here if alone else without_worst(here, calibration.drift)
+        wanted = needed(evidence, calibration.drift, calibration.bound)
+        if wanted > max(0.0, calibration.point(sigma).similarity):
+            log.warning("hits at sigma %.3f ask for a similarity of %.4f from now on", sigma, wanted)
+            calibration = calibration.tightened(sigma, wanted)
+    return calibration
+
+
+def without_worst(records: Sequence[Record], harmless: float) -> list[Record]:
+    """All but those of the account that drifted most often, so that no customer decides for all."""
+    drifts = Counter(record.account for record in records if record.drift > harmless)
+    worst = {account for account, _ in drifts.most_common(1)}
+    return [record for record in records if record.account not in worst]
 
 
 def drift(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -8,7 +8,7 @@ worth least leaves first, within the owner's bytes and within those of all. Each
 import hashlib
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -59,11 +59,12 @@ class Store(Protocol):
 
     def discard(self, name: str) -> None: ...
 
-    def note(self, key: str) -> bytes | None:
-        """What was written under that key by `write_note`."""
-        ...
+    def change_note(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Keep under that key what `change` makes of what is there, with nobody else's change in between.
 
-    def write_note(self, key: str, content: bytes) -> None: ...
+        It may be called more than once; what it raises leaves everything as it was.
+        """
+        ...
 
 
 def open_store(place: str, limits: Limits = Limits()) -> Store:  # noqa: B008 - a tuple
@@ -154,14 +155,12 @@ class DiskStore:
         with self._open() as file:
             file.execute("DELETE FROM entry WHERE name = ?", (name,))
 
-    def note(self, key: str) -> bytes | None:
+    def change_note(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
         with self._open() as file:
+            file.execute("BEGIN IMMEDIATE")
             row = file.execute("SELECT content FROM note WHERE key = ?", (key,)).fetchone()
-        return unsealed(row[0]) if row else None
-
-    def write_note(self, key: str, content: bytes) -> None:
-        with self._open() as file:
-            file.execute("INSERT OR REPLACE INTO note VALUES (?, ?)", (key, sealed(content)))
+            changed = change(unsealed(row[0]) if row else None)
+            file.execute("INSERT OR REPLACE INTO note VALUES (?, ?)", (key, sealed(changed)))
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -252,13 +251,16 @@ class RedisStore:
         with _translated():
             self._drop([name])
 
-    def note(self, key: str) -> bytes | None:
-        with _translated():
-            return unsealed(self._redis.get(f"{self.PREFIX}note:{key}"))
+    def change_note(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
+        place = f"{self.PREFIX}note:{key}"
 
-    def write_note(self, key: str, content: bytes) -> None:
+        def act(together: Any) -> None:
+            changed = change(unsealed(together.get(place)))
+            together.multi()
+            together.set(place, sealed(changed))
+
         with _translated():
-            self._redis.set(f"{self.PREFIX}note:{key}", sealed(content))
+            self._redis.transaction(act, place)
 
     def _index(self, shelf: Shelf) -> str:
         return f"{self.PREFIX}shelf:{shelf.owner}:{shelf.key}"

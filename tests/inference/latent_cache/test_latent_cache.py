@@ -6,8 +6,8 @@ import pytest
 
 from inference.engine import Engine
 from inference.latent_cache.cache import LatentCache
-from inference.latent_cache.mapping import NEVER, Mapping, Point
-from inference.latent_cache.shadow import ENOUGH, Record, Shadows, needed
+from inference.latent_cache.mapping import Mapping, Point
+from inference.latent_cache.shadow import ENOUGH, Shadows
 from inference.latent_cache.stores import open_store
 from inference.models import catalog
 from inference.request import Request
@@ -123,20 +123,10 @@ def test_a_mapping_that_asks_for_too_little_is_tightened_by_its_shadows(tmp_path
         shadows = Shadows(cache, store, engine.submit, share=1.0)
         for seed in range(ENOUGH):
             assert engine.submit(order(wrong, "alice", seed=seed, steps=4)).result().steps_skipped > 0
-        shadows.settle()
+            shadows.settle()
         assert engine.submit(order(wrong, "alice", steps=4)).result().steps_skipped == 0
     cache.close()
     again = LatentCache(store, lax)
     Shadows(again, store, engine.submit)
     assert again.calibration.entry(0.5) is None, "what the shadows found outlives the process"
     again.close()
-
-
-def test_a_few_drifts_are_chance_and_many_ask_for_more_similarity():
-    near = [Record(0.7, 0.97 + index / 1000, 0.01) for index in range(20)]
-    far = [Record(0.7, 0.94 + index / 1000, 0.5) for index in range(6)]
-    assert needed(near, 0.05, 0.01) == 0
-    assert needed([*near, far[0]], 0.05, 0.01) == 0
-    assert far[-3].similarity <= needed([*near, *far], 0.05, 0.01) <= near[0].similarity
-    assert needed(far * 3, 0.05, 0.01) == NEVER
-    assert needed(far, 0.05, 0.01) == 0, "too few to say"

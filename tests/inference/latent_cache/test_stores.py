@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
@@ -66,11 +67,27 @@ def test_an_entry_thrown_away_is_gone_and_takes_no_credit(place):
     assert store.latents("first", "0.600000") is None
 
 
-def test_notes_are_kept(place):
-    open_store(place).write_note("calibration", b"1")
-    open_store(place).write_note("calibration", b"2")
-    assert open_store(place).note("calibration") == b"2"
-    assert open_store(place).note("other") is None
+def test_notes_are_changed_and_none_is_lost(place):
+    def add(line):
+        open_store(place).change_note("found", lambda content: (content or b"") + line)
+
+    add(b"1")
+    with pytest.raises(ValueError, match="no"):
+        open_store(place).change_note("found", fail)
+    with ThreadPoolExecutor(4) as workers:
+        list(workers.map(add, [b"2"] * 8))
+    assert noted(open_store(place), "found") == b"1" + b"2" * 8
+    assert noted(open_store(place), "other") is None
+
+
+def fail(content):
+    raise ValueError("no")
+
+
+def noted(store, key):
+    seen = []
+    store.change_note(key, lambda content: seen.append(content) or content or b"")
+    return seen[-1]
 
 
 def test_a_changed_byte_reads_as_missing(tmp_path):
