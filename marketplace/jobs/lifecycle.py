@@ -15,13 +15,13 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Greatest, Now
 from django.utils import timezone
 
@@ -29,7 +29,7 @@ from billing import price_lists, pricing, wallets
 from billing.errors import BillingError
 from marketplace.accounts import keys
 from marketplace.identifiers import uuid7
-from marketplace.jobs import outbox, submission
+from marketplace.jobs import outbox, submission, turns
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused, LeaseLost, NotCancelable, NotFound
 from marketplace.jobs.models import Image, Job, Status
 from marketplace.jobs.orders import JobOrder
@@ -40,13 +40,6 @@ logger = logging.getLogger(__name__)
 
 # A new row's columns, in the order of the table, as the model has them where nobody says otherwise.
 BLANK = {field.attname: field.get_default() for field in Job._meta.concrete_fields}
-
-CLAIM = """
-UPDATE jobs_job SET status = 'running', worker = %(worker)s, attempt = attempt + 1, step = 0, started_at = now(),
-                    lease_expires_at = now() + %(lease)s
-WHERE id = %(job)s AND status = 'queued'
-RETURNING *
-"""
 
 HEARTBEAT = """
 UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(jobs_job.step, beat.step)
@@ -108,10 +101,13 @@ def submit(
     return Submitted(job, replayed=False, queue_position=position)
 
 
-def claim(job_id: UUID, worker: str) -> Job | None:
-    """queued → running with a lease; None where the job is not there to be had."""
-    values = {"job": job_id, "worker": worker, "lease": lease()}
-    return next(iter(Job.objects.raw(CLAIM, values)), None)
+def claim(job_id: UUID, worker: str, sent: datetime | None = None) -> Job | None:
+    """queued → running with a lease, upon the message of a job that was `sent` then: the one whose turn it is.
+
+    One of the same class, or None where there is none to be had.
+    """
+    values = {"job": job_id, "sent": sent, "worker": worker, "lease": lease()}
+    return next(iter(Job.objects.raw(turns.CLAIM, values)), None)
 
 
 def heartbeat(worker: str, progress: Mapping[UUID, tuple[int, int]]) -> dict[UUID, bool]:
@@ -239,7 +235,8 @@ def queue_position(job: Job) -> int | None:
     """How many jobs of its class are in front of a queued one, plus one; counted no further than `submission.FAR`."""
     if job.status != Status.QUEUED:
         return None
-    ahead = Job.objects.filter(status=Status.QUEUED, service_class=job.service_class, id__lt=job.id)
+    before = Q(id__lt=job.id) if job.tag is None else Q(tag__lt=job.tag) | Q(tag=job.tag, id__lt=job.id)
+    ahead = Job.objects.filter(before, status=Status.QUEUED, service_class=job.service_class)
     return ahead.values("id")[: submission.FAR - 1].count() + 1
 
 

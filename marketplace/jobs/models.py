@@ -29,6 +29,10 @@ class ServiceClass(models.TextChoices):
     BATCH = "batch"
 
 
+# with a message on its way; a new row is in none of these indexes, so that buying is no slower for them
+SENT = Q(status="queued", dispatched_at__isnull=False)
+
+
 class Job(models.Model):
     """One order: what was asked, what it was quoted, where it stands, what it cost.
 
@@ -71,6 +75,7 @@ class Job(models.Model):
     created_at = models.DateTimeField(db_default=TransactionNow())
     dispatched_at = models.DateTimeField(null=True)
     not_before = models.DateTimeField(null=True, help_text="When the next attempt may begin.")
+    tag = models.BigIntegerField(null=True, help_text="place among the waiting jobs of its class; see `turns`")
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
 
@@ -100,6 +105,9 @@ class Job(models.Model):
             models.Index(fields=["account", "-id"], name="job_of_account"),
             models.Index(fields=["id"], condition=Q(status="queued", dispatched_at=None), name="job_outbox"),
             models.Index(fields=["service_class", "id"], condition=Q(status="queued"), name="job_queue"),
+            models.Index(fields=["service_class", "tag", "id"], condition=SENT, name="job_turns"),
+            models.Index(fields=["account", "service_class", "tag"], condition=SENT, name="job_turns_of_account"),
+            models.Index(fields=["service_class", "dispatched_at"], condition=SENT, name="job_messages"),
             models.Index(fields=["lease_expires_at"], condition=Q(status="running"), name="job_lease"),
             models.Index(fields=["status", "-id"], name="job_by_status"),
             models.Index(

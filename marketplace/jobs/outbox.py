@@ -17,6 +17,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from marketplace.celery import app
+from marketplace.jobs import turns
 from marketplace.jobs.models import Job, Status
 
 CHANNEL = "kiln_jobs"
@@ -47,7 +48,7 @@ def wake() -> None:
 
 
 def send_waiting() -> int:
-    """Publishes up to 500 waiting jobs, oldest first, and marks them as dispatched; how many there were.
+    """Publishes up to 500 waiting jobs, oldest first, marked as dispatched and with their turns; how many there were.
 
     The rows stay locked meanwhile, so that several dispatchers share the work. A crash between publishing and
     commit sends a message twice, which a claim makes harmless.
@@ -57,12 +58,12 @@ def send_waiting() -> int:
             Job.objects.select_for_update(skip_locked=True)
             .filter(Q(not_before=None) | Q(not_before__lte=Now()), status=Status.QUEUED, dispatched_at=None)
             .order_by("id")
-            .values_list("id", "service_class")[:BATCH]
+            .only("account_id", "service_class", "quoted", "tag")[:BATCH]
         )
         if waiting:
             sent = timezone.now()
-            publish(waiting, sent)
-            Job.objects.filter(id__in=[job for job, _ in waiting]).update(dispatched_at=sent)
+            publish([(job.id, job.service_class) for job in waiting], sent)
+            turns.sent(waiting, sent)
     return len(waiting)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from celery.signals import worker_init, worker_shutting_down
+from celery.signals import task_postrun, task_received, worker_init, worker_shutting_down
 from django.conf import settings
 from prometheus_client import start_http_server
 
@@ -19,6 +20,7 @@ from marketplace.audit import proof
 from marketplace.celery import SERVICE_CLASSES, app
 from marketplace.identifiers import uuid7
 from marketplace.jobs import sweeper
+from marketplace.jobs.queues import HANDS
 
 logger = logging.getLogger(__name__)
 _worker: Any = None
@@ -26,11 +28,11 @@ _worker: Any = None
 
 @app.task
 def fire(job_id: str, sent: float) -> None:
-    """Wakes this process up to a job. The claim decides whether there is anything to do.
+    """Wakes this process up to a job. The claim decides whether there is anything to do, and for whom.
 
-    When the message was `sent`, in Unix seconds, is for the sweeper to read while it waits.
+    When the message was `sent`, in Unix seconds, the sweeper reads, too, while it waits.
     """
-    _worker.fire(UUID(job_id))
+    _worker.fire(UUID(job_id), datetime.fromtimestamp(sent, UTC))
 
 
 @app.task
@@ -94,6 +96,17 @@ def start(sender: Any, **_: Any) -> None:
 
         _worker = Worker()
         _worker.start()
+        HANDS.count = sender.concurrency
+
+
+@task_received.connect
+def took(request: Any, **_: Any) -> None:
+    HANDS.take(request.id, request.delivery_info["routing_key"])
+
+
+@task_postrun.connect
+def done(task_id: str, **_: Any) -> None:
+    HANDS.let_go(task_id)
 
 
 @worker_shutting_down.connect

@@ -14,7 +14,7 @@ import threading
 import time
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -82,13 +82,16 @@ class Worker:
         threading.Thread(target=self._beat_for_ever, name="beat", daemon=True).start()
         logger.info("%s is warm: %s %s", self.name, self.card.name, self.card.revision)
 
-    def fire(self, job_id: UUID) -> None:
-        """One job from claim to its end. Every outcome is written to the database; nothing is raised for one."""
+    def fire(self, job_id: UUID, sent: datetime | None = None) -> None:
+        """One job from claim to its end. Every outcome is written to the database; nothing is raised for one.
+
+        The message of job `job_id`, sent at that moment, says that there is one; whose turn it is `claim` decides.
+        """
         if self.leaving.is_set() or not self.engine.warm:
             lifecycle.send_again([job_id])
             outbox.wake()
             return
-        job = lifecycle.claim(job_id, self.name)
+        job = lifecycle.claim(job_id, self.name, sent)
         if job is None:
             return
         task = Task(job, [request_for(job, index) for index in range(job.n)])

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from marketplace.jobs.queues import StrideOrder
+from marketplace.jobs import queues
+from marketplace.jobs.queues import Hands, StrideOrder
 
 CLASSES = ("batch", "interactive", "standard")
 
@@ -39,3 +40,38 @@ def test_after_a_long_time_alone_a_queue_shares_at_once(alone):
     served = serve(cycle, CLASSES, 100)
     assert served["interactive"] > served["standard"] > served["batch"] > 0
     assert served["interactive"] == pytest.approx(60, abs=1)
+
+
+@pytest.fixture
+def hands(monkeypatch):
+    monkeypatch.setattr(queues, "HANDS", Hands())
+    queues.HANDS.count = 16
+    return queues.HANDS
+
+
+def fill(hands, cycle, queue):
+    """Takes messages of this queue until it is looked into no more; how many."""
+    taken = 0
+    while queue in cycle.consume(3) and taken < hands.count:
+        taken += 1
+        hands.take(f"{queue} {taken}", cycle.rotate(queue))
+    return taken
+
+
+def test_some_hands_of_a_worker_are_free_for_a_higher_class(hands):
+    cycle = StrideOrder(CLASSES)
+    assert [fill(hands, cycle, queue) for queue in ("batch", "standard", "interactive")] == [8, 4, 16]
+    hands.let_go("batch 1")
+    assert fill(hands, cycle, "batch") == 1
+
+
+def test_a_class_alone_leaves_hands_to_the_higher_ones_only(hands):
+    cycle = StrideOrder(CLASSES)
+    assert [fill(hands, cycle, queue) for queue in ("standard", "batch")] == [12, 0]
+    hands.let_go("standard 1")
+    assert fill(hands, cycle, "batch") == 1
+
+
+def test_a_worker_with_one_hand_serves_all(hands):
+    hands.count = 1
+    assert set(StrideOrder(CLASSES).consume(3)) == set(CLASSES)

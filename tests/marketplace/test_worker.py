@@ -10,6 +10,7 @@ from PIL import Image as Pixels
 from redis import Redis
 from sites import Site, until_ended
 
+from billing import wallets
 from billing.models import Transfer
 from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.models import Job
@@ -73,6 +74,28 @@ def test_a_job_is_drawn_charged_canceled_and_handed_over(site, alice, order):
     job = Job.objects.get(id=long)
     assert (job.status, job.attempt) == ("succeeded", 1)
     assert alice.balance == (1_000_000 - sum(Job.objects.values_list("captured", flat=True)), 0)
+
+
+def test_long_jobs_of_one_account_keep_neither_another_nor_a_higher_class_waiting(site, alice, bob, order, monkeypatch):
+    wallets.grant(bob.account.id, 1_000_000, "some")
+    long = [submit(alice, order(steps=100, service_class="batch", seed=seed)) for seed in range(24)]
+    monkeypatch.setenv("KILN_WORKER_THREADS", "4")
+    site.start("worker")
+    site.warm()
+    assert processes.wait_until(lambda: Job.objects.filter(status="running").count() == 2, 60), "half of the hands"
+    quick = {"width": 128, "height": 128, "steps": 4}
+    urgent = submit(alice, order(**quick, service_class="interactive"))
+    until_ended(site, [urgent], 30)
+    assert Job.objects.get(id=urgent).status == "succeeded"
+    modest = submit(bob, order(**quick, service_class="batch"))
+    assert processes.wait_until(lambda: lifecycle.queue_position(Job.objects.get(id=modest)) == 2, 10)
+    for job_id in long[:2]:
+        lifecycle.cancel(alice.account.id, job_id)
+    until_ended(site, [modest], 30)
+    assert Job.objects.filter(id__in=long, status="queued").count() >= 20
+    for job_id in long:
+        lifecycle.cancel(alice.account.id, job_id)
+    until_ended(site, long, 30)
 
 
 def test_redis_is_flushed_and_workers_are_killed_in_mid_job(site, alice, order):

@@ -1,0 +1,89 @@
+"""Whose turn it is among the waiting jobs of a service class: start-time fair queueing between accounts.
+
+When a job is sent to the workers it is tagged with the virtual time at which its account's earlier jobs end, in
+milli-Tokens of their quotes; the class's virtual time is the least tag that waits (Goyal, Vin and Cheng 1996). A claim
+takes the least tag. So one account's two hundred jobs do not delay another's one, and a class that nobody waits in
+remembers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from django.db import connection
+
+from marketplace.jobs.models import Job
+
+_TIMES = """
+SELECT class, coalesce((
+    SELECT tag FROM jobs_job WHERE status = 'queued' AND service_class = class AND dispatched_at IS NOT NULL
+    ORDER BY tag LIMIT 1
+), 0)
+FROM unnest(%s::text[]) AS class
+"""
+_ENDS = """
+SELECT account, class, (
+    SELECT tag + quoted FROM jobs_job
+    WHERE status = 'queued' AND dispatched_at IS NOT NULL AND account_id = account AND service_class = class
+    ORDER BY tag DESC LIMIT 1
+)
+FROM unnest(%s::uuid[], %s::text[]) AS line (account, class)
+"""
+_SENT = """
+UPDATE jobs_job SET dispatched_at = %s, tag = given.tag FROM unnest(%s::uuid[], %s::bigint[]) AS given (id, tag)
+WHERE jobs_job.id = given.id
+"""
+
+# The parameters job and sent, of a message, worker and lease. The message may bring another job its turn: then one that
+# waits with a message sent at that moment waits with that job's message from now on, so that there are as many messages
+# as waiting jobs, sent when these say.
+CLAIM = """
+WITH message AS MATERIALIZED (
+    SELECT id, service_class, dispatched_at FROM jobs_job WHERE id = %(job)s FOR NO KEY UPDATE
+),
+first AS MATERIALIZED (
+    SELECT id, dispatched_at FROM jobs_job
+    WHERE service_class = (SELECT service_class FROM message) AND status = 'queued' AND dispatched_at IS NOT NULL
+    ORDER BY tag, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+),
+due AS MATERIALIZED (
+    SELECT * FROM first UNION ALL SELECT id, dispatched_at FROM message WHERE NOT EXISTS (SELECT FROM first)
+),
+passed_over AS MATERIALIZED (
+    SELECT id FROM jobs_job
+    WHERE service_class = (SELECT service_class FROM message) AND status = 'queued' AND dispatched_at = %(sent)s
+      AND dispatched_at <> (SELECT dispatched_at FROM due)
+    LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+),
+exchanged AS (
+    UPDATE jobs_job SET dispatched_at = due.dispatched_at FROM due, passed_over WHERE jobs_job.id = passed_over.id
+)
+UPDATE jobs_job SET status = 'running', worker = %(worker)s, attempt = attempt + 1, step = 0, started_at = now(),
+                    lease_expires_at = now() + %(lease)s
+FROM due WHERE jobs_job.id = due.id AND status = 'queued'
+RETURNING jobs_job.*
+"""
+
+
+def sent(jobs: Sequence[Job], moment: datetime) -> None:
+    """Notes that messages for these queued jobs, oldest first, were sent at that moment, and gives each its tag.
+
+    One that had a tag before, of an earlier attempt, is not put behind its account's younger ones.
+    """
+    lines = list({(job.account_id, job.service_class) for job in jobs})
+    with connection.cursor() as cursor:
+        cursor.execute(_TIMES, [list({name for _, name in lines})])
+        times: dict[str, int] = dict(cursor.fetchall())
+        cursor.execute(_ENDS, [[account for account, _ in lines], [name for _, name in lines]])
+        ends: dict[tuple[UUID, str], int] = {(account, name): end or 0 for account, name, end in cursor.fetchall()}
+        tags = []
+        for job in jobs:
+            line = job.account_id, job.service_class
+            if job.tag is None:
+                tags.append(max(times[job.service_class], ends[line]))
+                ends[line] = tags[-1] + job.quoted
+            else:
+                tags.append(max(times[job.service_class], job.tag))
+        cursor.execute(_SENT, [moment, [job.id for job in jobs], tags])
