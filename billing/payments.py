@@ -8,6 +8,7 @@ under that key, the next attempt has another one; what Checkout the first may ha
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -38,6 +39,8 @@ from billing.pricing import format_tokens
 OPEN_FOR = timedelta(hours=23)
 TIMEOUT = 8.0
 GONE_BACK = {"charge_already_refunded", "charge_disputed"}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,9 @@ def asking() -> Iterator[stripe.StripeClient]:
         status = error.http_status or 0
         if status == 409:
             raise PaymentInFlight(str(error)) from error
+        if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
+            logger.error("Stripe does not take STRIPE_SECRET_KEY: %s", error)  # the operator's to put right
+            raise PaymentsUnavailable(str(error)) from error
         if isinstance(error, stripe.APIConnectionError | stripe.APIError | stripe.RateLimitError):
             raise PaymentsUnavailable(str(error), kept=status >= 500) from error
         raise PaymentsRefused(str(error)) from error
