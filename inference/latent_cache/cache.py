@@ -106,7 +106,9 @@ class LatentCache:
             return None
         try:
             assert request.text is not None
-            self._seen[request] = seen = _Seen(entries.feature(request.text), signature(request.prompt), None)
+            if (wording := signature(request.prompt)) is None:
+                return None
+            self._seen[request] = seen = _Seen(entries.feature(request.text), wording, None)
             seen.hit = self._find(request, seen)
         except Exception as error:  # noqa: BLE001 - whatever it is, the request is denoised in full
             self._rest(error)

@@ -59,6 +59,12 @@ def test_one_step_has_nothing_to_skip_and_harms_no_entry(cache):
     assert draw(cache, encoded()), "the template is still there"
 
 
+def test_a_prompt_that_the_guard_cannot_read_takes_none_and_leaves_none(cache):
+    assert not draw(cache, encoded("a cat, кот"))
+    assert not draw(cache, encoded("a cat, кот"))
+    assert not draw(cache, encoded("a cat"))
+
+
 @pytest.mark.parametrize("method", ["names", "descriptions", "latents"])
 def test_whatever_a_store_raises_the_request_is_denoised_in_full_and_the_cache_rests(
     cache, store, monkeypatch, caplog, method
