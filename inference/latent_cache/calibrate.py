@@ -34,8 +34,8 @@ from inference.request import Picture, Request
 LEVELS = (0.25, 0.45, 0.6)
 # pairs of one scene, of all pairs
 SAME_SCENE = 0.7
-# fewer pairs than this say nothing
-FEWEST = 20
+# neighbours in similarity that are looked at together
+NEIGHBOURS = 20
 # pairs that are in the engine at once
 TOGETHER = 16
 
@@ -135,15 +135,18 @@ def outcomes(model: str | None, count: int, seed: int) -> tuple[dict[float, list
 
 
 def threshold(found: Sequence[Outcome], bound: float) -> float:
-    """The lowest similarity down to which no more than the bound was lost, nor of the last FEWEST more than one."""
+    """The lowest similarity down to which no more than the bound was lost, nor of the last NEIGHBOURS more than one.
+
+    One more is counted than was seen, so that few pairs, or luck, open no level.
+    """
     ordered = sorted(found, key=lambda outcome: -outcome.similarity)
     lowest, lost = NEVER, 0
     for count, outcome in enumerate(ordered, start=1):
         lost += outcome.lost
-        recent = sum(each.lost for each in ordered[max(0, count - FEWEST) : count])
-        if count >= FEWEST and lost <= bound * count and recent <= 1:
+        recent = sum(each.lost for each in ordered[max(0, count - NEIGHBOURS) : count])
+        if lost + 1 <= bound * count and recent <= 1:
             lowest = outcome.similarity
-        if recent > 0.2 * FEWEST:
+        if recent > 0.2 * NEIGHBOURS:
             break
     return lowest
 
