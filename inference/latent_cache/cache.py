@@ -12,6 +12,7 @@ entry, the request is denoised in full.
 import hashlib
 import json
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -102,7 +103,7 @@ class LatentCache:
         self.on_hit: Callable[[Request, Hit], None] | None = None
 
     def look_up(self, request: Request) -> Hit | None:
-        if not _takes_part(request):
+        if not _takes_part(request) or not self.calibration.sigmas:
             return None
         try:
             assert request.text is not None
@@ -147,7 +148,7 @@ class LatentCache:
         here, after = request.sigmas[request.step_index], request.sigmas[min(request.step_index + 1, request.steps)]
         if any(after < sigma - SAME_SIGMA <= here for sigma in self.calibration.sigmas):
             seen.kept[here] = request.latents.to(torch.bfloat16)
-        if seen.kept and after < min(self.calibration.sigmas) - SAME_SIGMA:
+        if seen.kept and after < min(self.calibration.sigmas, default=math.inf) - SAME_SIGMA:
             self.in_background(self._write, self._shelf(request.account, request), request.seed, request.steps, seen)
             del self._seen[request]
 

@@ -183,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m inference.latent_cache.calibrate",
         description="Learn how similar prompts must be to share latents, and write it for the model's revision.",
     )
-    parser.add_argument("--pairs", type=int, default=320, help="of prompts (default: %(default)s)")
-    parser.add_argument("--bound", type=float, default=0.01, help="share that may be lost (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=480, help="of prompts (default: %(default)s)")
+    parser.add_argument("--bound", type=float, default=0.005, help="share that may be lost (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=5, help="of prompts and pictures (default: %(default)s)")
     parser.add_argument("--model", help="a folder (default: KILN_MODEL, else the house model)")
     chosen = parser.parse_args(arguments)

@@ -38,7 +38,8 @@ class Mapping:
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        return tuple(point.sigma for point in self.points)
+        """Those that can be entered at all."""
+        return tuple(point.sigma for point in self.points if point.similarity < NEVER)
 
     def entry(self, similarity: float) -> float | None:
         """The lowest sigma that may be entered at; None where all steps have to be run."""
