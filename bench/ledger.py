@@ -63,7 +63,7 @@ def main(quick: bool = False, transfers: int = 0) -> dict[str, Any]:
 def contend(quick: bool, transfers: int) -> dict[str, Any]:
     """Everything that `main` returns."""
     configure("")  # for the text of the statements; whatever is at the database is done by other processes
-    rounds, seconds = (3, 2) if quick else (15, 2)
+    rounds, seconds = (3, 2) if quick else (10, 2)
     histories = {"empty": 0} | ({f"{transfers:,} transfers": transfers} if transfers else {})
     with contextlib.ExitStack() as stops:
         contests = {name: stops.enter_context(contest(history)) for name, history in histories.items()}
@@ -401,7 +401,7 @@ def _books(history: str, measured: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.ledger", description="Holds and captures a second.")
-    parser.add_argument("--quick", action="store_true", help="three rounds instead of fifteen")
+    parser.add_argument("--quick", action="store_true", help="three rounds instead of ten")
     parser.add_argument("--transfers", type=int, default=0, help="of a second server's history (none)")
     parser.add_argument("--client", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

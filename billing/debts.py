@@ -86,8 +86,14 @@ def waive(debt_id: UUID, reason: str) -> bool:
 
 
 def void(debt_id: UUID, reason: str) -> bool:
-    """As `waive`, where the money came again: what was not collected can be demanded another time."""
-    return _forgive(debt_id, reason, Clawback.Settlement.VOID)
+    """As `waive`, where the money came again: what was not collected can be demanded another time.
+
+    Also what had been waived, which is True, too: it was waived for money that had not gone for good.
+    """
+    if _forgive(debt_id, reason, Clawback.Settlement.VOID):
+        return True
+    waived = Clawback.objects.filter(id=debt_id, settlement=Clawback.Settlement.WAIVED)
+    return bool(waived.update(settlement=Clawback.Settlement.VOID))
 
 
 def of(owner: UUID) -> list[Clawback]:

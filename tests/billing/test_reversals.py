@@ -7,7 +7,7 @@ import pytest
 from books import HOUR
 from django.utils import timezone
 
-from billing import ledger, packs, payments_events, wallets
+from billing import debts, ledger, packs, payments_events, wallets
 from billing.models import Clawback, Reversal, TopUp
 
 pytestmark = pytest.mark.django_db
@@ -94,6 +94,20 @@ def test_what_was_spent_meanwhile_is_owed(payment):
     assert payment.tokens == 0
     assert sum(back.owed for back in Clawback.objects.all()) > 0
     assert sum(payment.demanded().values()) == PRICE
+
+
+@pytest.mark.parametrize("spent", [TOKENS + BONUS, TOKENS + BONUS - 5])
+def test_what_was_waived_for_a_refund_that_failed_is_demanded_by_the_next_one(payment, spent):
+    payment.spend(spent)
+    payment.refund(6)
+    for debt in debts.of(payment.owner):
+        debts.waive(debt.id, "goodwill")
+    payment.refund(6, "failed")
+    assert payment.demanded() == {}
+    payment.dispute(PRICE)
+    assert payment.demanded() == {"du_1": PRICE}
+    owed = sum(debt.owed for debt in debts.of(payment.owner))
+    assert (payment.tokens, owed) == (0, spent)
 
 
 @pytest.mark.parametrize("order", list(permutations(["warning_needs_response", "needs_response", "under_review"])))
