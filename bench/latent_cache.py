@@ -181,7 +181,7 @@ def run(store: Path, orders: Sequence[Order], full: Full) -> tuple[dict[str, Any
     with sqlite3.connect(store) as file:
         entries, held = file.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM entry").fetchone()
     share = statistics.fmean(each.followed for each in delivered)
-    return {
+    first_pass = {
         "hit rate": round(statistics.fmean(each.tier == "latent" for each in delivered), 4),
         "steps saved": saved(delivered),
         "followed, own seed": round(statistics.fmean(plain), 4),
@@ -191,7 +191,9 @@ def run(store: Path, orders: Sequence[Order], full: Full) -> tuple[dict[str, Any
         "charged": charged(delivered),
         "entries": entries,
         "held": held,
-    }, {
+    }
+    print(f"  {store.stem}: {first_pass}", file=sys.stderr, flush=True)
+    return first_pass, {
         "orders": len(again),
         "exact hits": sum(each.tier == "exact" for each in again),
         "steps saved": saved(again),
