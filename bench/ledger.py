@@ -339,6 +339,8 @@ def summary(
         if rounds is not empty:
             found[name]["to_empty"] = round(statistics.median(slowed), 2)
         if name == "kiln":
+            pairs = {each: sum(len(measured[each][1]) for measured in rounds) for each in CONTENDERS[:2]}
+            traced *= pairs["kiln"] / sum(pairs.values())  # pgbench captured from the same wallets
             spent = seconds * len(rounds)
             found[name]["lots_seconds"] = round(traced, 1)
             found[name]["to_pgbench_with_lots"] = round(found[name]["to_pgbench"] * spent / (spent + traced), 2)
