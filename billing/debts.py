@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import BigIntegerField, Case, Exists, F, Sum, When
+from django.db.models import BigIntegerField, Case, Exists, F, Q, Sum, TextField, Value, When
 from django.utils import timezone
 
 from billing import lots, wallets
@@ -43,6 +43,7 @@ def demanded(lot: Lot) -> tuple[int, int]:
     """(money, milli-Tokens) that the lot's claw-backs have demanded; of void ones what they had collected."""
     void = Clawback.Settlement.VOID
     money = Case(
+        When(settlement=void, amount=0, then=0),
         When(settlement=void, then=F("money_minor") * F("collected") / F("amount")),
         default="money_minor",
         output_field=BigIntegerField(),
@@ -88,12 +89,15 @@ def waive(debt_id: UUID, reason: str) -> bool:
 def void(debt_id: UUID, reason: str) -> bool:
     """As `waive`, where the money came again: what was not collected can be demanded another time.
 
-    Also what had been waived, which is True, too: it was waived for money that had not gone for good.
+    True, too, where it had been waived, or was for less money than a milli-Token costs: it was for money that had not
+    gone for good.
     """
     if _forgive(debt_id, reason, Clawback.Settlement.VOID):
         return True
-    waived = Clawback.objects.filter(id=debt_id, settlement=Clawback.Settlement.WAIVED)
-    return bool(waived.update(settlement=Clawback.Settlement.VOID))
+    settled = Clawback.objects.filter(id=debt_id).exclude(settlement=Clawback.Settlement.VOID)
+    settled = settled.filter(Q(settlement=Clawback.Settlement.WAIVED) | Q(amount=0))
+    waiver = Case(When(waiver="", then=Value(reason)), default="waiver", output_field=TextField())
+    return bool(settled.update(settlement=Clawback.Settlement.VOID, waiver=waiver))
 
 
 def of(owner: UUID) -> list[Clawback]:

@@ -308,7 +308,7 @@ _VIOLATIONS = (
                      coalesce(settled_at::text, 'never'), settlement)
        FROM billing_clawback WHERE collected < 0 OR collected > amount
           OR (settled_at IS NULL) <> (settlement = '')
-          OR (settlement IN ('', 'waived', 'void')) <> (collected < amount)""",
+          OR (settlement IN ('', 'waived', 'void')) <> (collected < amount) AND (settlement, amount) <> ('void', 0)""",
     """SELECT format('wallet %s: frozen is %s with %s open debts', w.id, w.frozen, count(c.id))
        FROM billing_wallet w LEFT JOIN (
            billing_clawback c JOIN billing_lot l ON l.id = c.lot_id AND c.settled_at IS NULL) ON l.wallet_id = w.id

@@ -291,7 +291,8 @@ class Clawback(models.Model):
     """Tokens demanded back because the payment of their lot went back; while some of them are owed, a debt.
 
     `money_minor` went back to the payer, 0 for a bonus; `amount` is demanded for it and `collected` so far. It is
-    void where the money came again before all was collected; then it has demanded no more than that.
+    void where the money came again before all was collected, or where it was for no whole milli-Token; then it has
+    demanded no more than was collected.
     """
 
     class Settlement(models.TextChoices):
@@ -324,7 +325,8 @@ class Clawback(models.Model):
                 condition=Q(settled_at__isnull=True, settlement="", waiver="", collected__lt=F("amount"))
                 | Q(settled_at__isnull=False, settlement__in=["collected", "paid"], waiver="", collected=F("amount"))
                 | (
-                    Q(settled_at__isnull=False, settlement__in=["waived", "void"], collected__lt=F("amount"))
+                    Q(settled_at__isnull=False, settlement__in=["waived", "void"])
+                    & (Q(collected__lt=F("amount")) | Q(settlement="void", amount=0))
                     & ~Q(waiver="")
                 ),
                 name="clawback_settled_says_how",

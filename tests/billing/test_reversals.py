@@ -18,10 +18,10 @@ PRICE, TOKENS, BONUS = 113, 151, 19
 class Payment:
     """A top-up that was paid, and what Stripe says of it afterwards."""
 
-    def __init__(self, owner):
+    def __init__(self, owner, tokens=TOKENS, bonus=BONUS):
         now = timezone.now()
         self.owner = owner
-        self.pack = packs.publish("small-change", TOKENS, BONUS, {"usd": PRICE})
+        self.pack = packs.publish("small-change", tokens, bonus, {"usd": PRICE})
         self.top_up = TopUp.objects.create(
             id=uuid4(), owner=owner, pack=self.pack, currency="usd", price_minor=PRICE, order={}, created_at=now,
             expires_at=now + HOUR,
@@ -108,6 +108,16 @@ def test_what_was_waived_for_a_refund_that_failed_is_demanded_by_the_next_one(pa
     assert payment.demanded() == {"du_1": PRICE}
     owed = sum(debt.owed for debt in debts.of(payment.owner))
     assert (payment.tokens, owed) == (0, spent)
+
+
+def test_a_refund_of_less_than_a_milli_token_costs_is_demanded_again_once_it_failed(bob):
+    payment = Payment(bob, tokens=17, bonus=3)
+    payment.refund(6)
+    assert (payment.tokens, payment.demanded()) == (20, {"re_1": 6})
+    payment.refund(6, "failed")
+    payment.dispute(PRICE)
+    assert (payment.tokens, payment.demanded()) == (0, {"du_1": PRICE})
+    assert ledger.check() == []
 
 
 @pytest.mark.parametrize("order", list(permutations(["warning_needs_response", "needs_response", "under_review"])))
