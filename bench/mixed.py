@@ -89,7 +89,7 @@ def measure(
     orders = orders[: len(first.pictures)]
     at_once = {plain: first} | {name: serve(servers[name], orders, np.zeros(len(orders))) for name in others}
     capacity = len(orders) / first.seconds
-    unit = np.sort(random.uniform(0, len(orders), len(orders)))  # what Poisson arrivals are, given how many came
+    unit = np.cumsum(random.exponential(size=len(orders)))
     loads = {"all at once": at_once} | {
         f"{load:.0%}": {name: serve(server, orders, unit / (load * capacity)) for name, server in servers.items()}
         for load in LOADS
