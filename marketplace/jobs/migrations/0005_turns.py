@@ -13,6 +13,10 @@ class Migration(migrations.Migration):
             name="tag",
             field=models.BigIntegerField(help_text="place among the waiting jobs of its class; see `turns`", null=True),
         ),
+        # what was sent before there were tags comes before what is sent now
+        migrations.RunSQL(
+            "UPDATE jobs_job SET tag = 0 WHERE status = 'queued' AND dispatched_at IS NOT NULL", migrations.RunSQL.noop
+        ),
         migrations.AddIndex(
             model_name="job",
             index=models.Index(condition=SENT, fields=["service_class", "tag", "id"], name="job_turns"),
