@@ -1,5 +1,5 @@
-"""The engine: takes requests, hands out futures, and runs one thread that does schedule → run → finish for
-ever.
+"""The engine: takes requests, hands out futures, and runs two threads that do schedule → run → finish for ever, one
+for denoising steps and one for pieces, the work on pictures and prompts beside them.
 
 Requests join and leave between denoising steps. What runs next is the scheduler's business, how it runs the
 runner's; no queue and no arithmetic here.
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from inference.models import catalog, qwen_image
 from inference.request import Operation, Phase, Picture, Request
 from inference.runner import Runner
 from inference.scheduler import Batch, Scheduler
-from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, Doing, Watchdog
+from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, Device, Doing, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ MAX_ADAPTER_BYTES = {"cuda": 4 * 1024**3, "cpu": 1024**3}
 class BatchReport:
     """One batch that ran: its phase, requests in it, image tokens of its forward, seconds it took.
 
-    `waited`: for how many seconds other work kept a step of rows that had begun; 0 for any other batch.
+    `waited`: for how many seconds a step of rows that had begun waited since the last one; 0 for any other batch.
     """
 
     phase: str
@@ -68,7 +68,7 @@ class Engine:
         latent_cache: Reuse | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
-        """`on_batch` runs in the engine's thread after a batch. Raises ModelUnavailable for no such model.
+        """`on_batch` runs after a batch, in the thread that ran it. Raises ModelUnavailable for no such model.
 
         Without `max_batch_tokens` the cap is the knee of the step times on this device. A batch is stuck after
         `stuck_seconds`, or later where it is known to take long.
@@ -81,10 +81,10 @@ class Engine:
         self._max_batch_tokens = max_batch_tokens
         self._calibrate_again = calibrate_again
         self._scheduler = Scheduler(max_batch_tokens or 1)
-        self._doing: Doing | None = None
+        self._rooms = Device()
         self._stuck = False
         self._stuck_seconds = stuck_seconds
-        self._watchdog = Watchdog(self.doing, self._bark, min(1.0, stuck_seconds / 4))
+        self._watchdog = Watchdog(self._rooms.doing, self._bark, min(1.0, stuck_seconds / 4))
         self._stepped_at = 0.0
         self._changed = threading.Condition()
         self._max_adapter_bytes = max_adapter_bytes or MAX_ADAPTER_BYTES.get(self.device.type, 1024**3)
@@ -92,15 +92,17 @@ class Engine:
         self._fetching: set[Request] = set()
         self._leaving: list[tuple[Request, BaseException | None]] = []
         self._stopping = False
+        self._reason: InferenceError = EngineStopped("the engine stopped")
         self.step_times: StepTimes
         self._runner: Runner
         self._colours: previews.Colours | None = None
         self._bank: Bank
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._serving = 0
 
     def start(self) -> None:
         """Load the model, run it once, and begin to serve; returns when warm."""
-        assert self._thread is None, "an engine starts once"
+        assert not self._threads, "an engine starts once"
         model = qwen_image.load(self.card, self.device)
         backend = TorchBackend(model.transformer)
         self._runner = Runner(model, backend, self._latent_cache)
@@ -112,26 +114,28 @@ class Engine:
             self._scheduler = Scheduler(calibration.max_batch_tokens(self.card, self.step_times))
         with self._changed:
             self.warm = not self._stopping
-            self._thread = threading.Thread(target=self._serve, name="kiln-engine", daemon=True)
-            self._thread.start()
+            for wait in (self._wait_for_step, self._wait_for_piece):
+                self._threads.append(threading.Thread(target=self._serve, args=(wait,), daemon=True))
+                self._serving += 1
+                self._threads[-1].start()
         self._watchdog.start()
 
     def stop(self) -> None:
-        """End after the batch that runs, unless it is stuck; futures still pending raise EngineStopped. Safe to call
+        """End after the batches that run, unless one is stuck; futures still pending raise EngineStopped. Safe to call
         twice.
         """
         with self._changed:
             self._stopping = True
             self.warm = False
-            self._changed.notify()
-        if self._thread is not None:
-            while self._thread.is_alive() and not self._stuck:
-                self._thread.join(0.1)
+            self._changed.notify_all()
+        for thread in self._threads:
+            while thread.is_alive() and not self._stuck:
+                thread.join(0.1)
         self._watchdog.stop()
 
-    def doing(self) -> Doing | None:
-        """The batch that runs at this moment; None between two."""
-        return self._doing
+    def doing(self) -> tuple[Doing, ...]:
+        """What runs at this moment: a step, a piece, both, or nothing."""
+        return self._rooms.doing()
 
     @property
     def max_batch_tokens(self) -> int:
@@ -156,7 +160,7 @@ class Engine:
                 self._fetching.add(request)
             else:
                 self._scheduler.add(request)
-                self._changed.notify()
+                self._changed.notify_all()
         if request.adapters:
             # looks at files, so no step waits for the lock meanwhile
             self._fetch(request)
@@ -167,7 +171,7 @@ class Engine:
         with self._changed:
             if request.future.running():
                 self._leaving.append((request, None))
-                self._changed.notify()
+                self._changed.notify_all()
 
     def preview(self, request: Request) -> Image.Image | None:
         """What a picture will look like as far as its last step foresaw it, at an eighth of width and height; the
@@ -204,59 +208,69 @@ class Engine:
             else:
                 self._fetching.discard(request)
                 self._scheduler.add(request)
-            self._changed.notify()
+            self._changed.notify_all()
 
-    def _serve(self) -> None:
-        reason: InferenceError = EngineStopped("the engine stopped")
+    def _serve(self, wait_for_batch: Callable[[], Batch | None]) -> None:
         try:
-            while self._step():
-                pass
+            while batch := wait_for_batch():
+                faults = self._run(batch)
+                self._finish(batch)
+                if faults == len(batch.requests) and not self._still_works(batch):
+                    break
         except Exception as error:
             log.exception("the engine's loop broke")
-            reason = EngineFault(f"the engine broke: {error!r}")
+            self._reason = EngineFault(f"the engine broke: {error!r}")
         finally:
-            self._abandon(reason)
-            self._bank.close()
+            with self._changed:
+                self.warm = False
+                self._stopping = True
+                self._serving -= 1
+                is_last = not self._serving
+                self._changed.notify_all()
+            if is_last:
+                self._abandon(self._reason)
+                self._bank.close()
 
-    def _step(self) -> bool:
-        batch = self._next_batch()
-        if batch is None:
-            return False
-        faults = self._run(batch)
-        self._finish(batch)
-        return faults < len(batch.requests) or self._still_works(batch)
-
-    def _next_batch(self) -> Batch | None:
-        """Wait for work, let go of requests that leave, and schedule; None when the engine is to stop."""
+    def _wait_for_step(self) -> Batch | None:
+        """Let go of requests that leave, none of which is in a step now, until there is a step; None: stop."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._leaving or self._scheduler)
-                if self._stopping:
-                    return None
+                batch = None
+                while not (self._stopping or self._leaving or (batch := self._scheduler.next_step())):
+                    self._changed.wait()
+                if self._stopping or batch:
+                    return batch
                 leaving, self._leaving = self._leaving, []
             for request, error in leaving:
                 self._fail(request, error or Canceled(request.steps_run))
-            with self._changed:
-                if batch := self._scheduler.schedule():
-                    return batch
 
-    def _run(self, batch: Batch) -> int:
+    def _wait_for_piece(self) -> Batch | None:
+        with self._changed:
+            while not self._stopping:
+                if batch := self._scheduler.next_piece():
+                    return batch
+                self._changed.wait()
+        return None
+
+    def _run(self, batch: Batch, *, alone: bool = False) -> int:
         """Run a batch and answer how many of its rows raised; where several might, each runs again alone.
 
         A row whose numbers broke fails alone. Where memory runs out, several rows are left as they were, for smaller
-        batches.
+        batches, and a single one has the device alone for another try.
         """
-        begun = time.monotonic()
-        waited = self._waited(batch, begun)
-        for request in batch.requests:
-            request.started_at = request.started_at or begun
-        error = self._attempt(batch)
+        with self._room(batch, alone=alone or any(request.deterministic for request in batch.requests)) as doing:
+            waited = self._waited(batch, doing.since)
+            for request in batch.requests:
+                request.started_at = request.started_at or doing.since
+            error = self._attempt(batch)
+            seconds = doing.seconds
         if error and _out_of_memory(error):
             if len(batch.requests) > 1:
                 self._halve(batch)
                 return 0
-            self._free_memory()
-            error = self._attempt(batch)
+            if not alone:
+                self._free_memory()
+                return self._run(batch, alone=True)
         if error and len(batch.requests) > 1:
             log.warning("a batch of %d raised %r; running its rows alone", len(batch.requests), error)
             return sum(self._run(Batch(batch.phase, (request,))) for request in batch.requests)
@@ -265,12 +279,11 @@ class Engine:
             fault = EngineFault(f"{batch.phase} raised {error!r}")
             fault.__cause__ = error
             self._fail(batch.requests[0], fault)
-        self._report(batch, time.monotonic() - begun, waited)
+        self._report(batch, seconds, waited)
         return int(error is not None)
 
     def _attempt(self, batch: Batch) -> Exception | None:
         """Run a batch, and answer what it raised that was not raised on purpose."""
-        self._watch(batch)
         try:
             self._runner.run(batch)
         except InferenceError as error:
@@ -281,13 +294,11 @@ class Engine:
             if _out_of_memory(error):
                 error.__traceback__ = None  # its frames hold what the forward had in hand
             return error
-        finally:
-            self._doing = None
         return None
 
-    def _watch(self, batch: Batch) -> None:
+    def _room(self, batch: Batch, *, alone: bool) -> AbstractContextManager[Doing]:
         limit = max(self._stuck_seconds, STUCK_FACTOR * self.step_times.at(batch.image_tokens))
-        self._doing = Doing(batch, time.monotonic(), limit)
+        return self._rooms.room(batch, limit, alone=alone)
 
     def _halve(self, batch: Batch) -> None:
         row = batch.requests[0].image_tokens
@@ -302,14 +313,12 @@ class Engine:
 
     def _still_works(self, batch: Batch) -> bool:
         """After a batch of which every row raised: whether the engine can make a picture that it made before."""
-        self._watch(batch)
         try:
-            self._warm_up()
+            with self._room(batch, alone=True):
+                self._warm_up()
         except Exception:
             log.exception("the engine cannot make its smallest picture any more, and stops")
             return False
-        finally:
-            self._doing = None
         return True
 
     def _bark(self, doing: Doing) -> None:
@@ -317,6 +326,7 @@ class Engine:
         log.critical("the engine is stuck: %s", doing)
         with self._changed:
             self._stuck = self._stopping = True
+            self._changed.notify_all()
         for request in doing.batch.requests:
             self._fail(request, EngineFault(f"the engine was stuck: {doing}"))
         self._abandon(EngineStopped("the engine was stuck"))
@@ -328,6 +338,7 @@ class Engine:
     def _finish(self, batch: Batch) -> None:
         with self._changed:
             self._scheduler.advance(batch)
+            self._changed.notify_all()
         for request in batch.requests:
             if request.future.done():
                 continue

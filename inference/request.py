@@ -1,7 +1,8 @@
 """One picture's work: what was asked for, and how far it has come (its row state).
 
-The row state lives here and nowhere else, so that requests at different steps can share a forward pass. The
-engine thread writes it; other threads may read `step_index` and `phase`. Knows no torch at run time.
+The row state lives here and nowhere else, so that requests at different steps can share a forward pass. Whichever
+of the engine's threads has the request in a batch writes it; others may read `step_index` and `phase`. Knows no torch
+at run time.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class Request:
 
     A `deterministic` one shares no forward and is computed on one thread of the CPU, so that the same request gives the
     same bits whatever else runs. `step_cache` is the threshold of `inference.step_cache`; 0 turns it off.
-    `on_step` runs in the engine's thread after each step, so it must be quick.
+    `on_step` runs after each step in the thread that makes them, so it must be quick.
     """
 
     prompt: str

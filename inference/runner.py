@@ -1,6 +1,7 @@
 """Runs a batch: read a picture, encode, denoise one step, or decode. Keeps no queue and no request's state.
 
-A phase writes to its requests only after all its arithmetic is done, so a batch that raised can be run again.
+A phase writes to its requests only after all its arithmetic is done, so a batch that raised can be run again. One
+thread may denoise while another one does the rest, on a GPU in a stream of its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ class Runner:
         self._model = model
         self._latent_cache = latent_cache
         self._backend = backend
+        self._beside_steps = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
         self._phases: dict[Phase, Callable[[Sequence[Request]], None]] = {
             Phase.READ: self._read,
             Phase.ENCODE: self._encode,
@@ -38,7 +40,8 @@ class Runner:
         """Run one phase. Raises BrokenPicture where a picture's numbers are not finite, once its mates have gone on."""
         # how many threads share a sum may change its last bit
         alone = any(request.deterministic for request in batch.requests)
-        with torch.inference_mode(), _one_thread() if alone else nullcontext():
+        stream = None if batch.phase is Phase.DENOISE else self._beside_steps
+        with torch.inference_mode(), torch.cuda.stream(stream), _one_thread() if alone else nullcontext():
             self._phases[batch.phase](batch.requests)
             self._backend.synchronize()
 

@@ -10,13 +10,12 @@ the tokens it ran, divided by the class's weight, and the class with the least c
 weight, up to the cap; rows that find no room keep their state and wait. Only the leader is charged, so every class
 moves at its share at least, and nothing starves.
 
-All other work, on pictures and prompts, is done piece by piece between steps. It may take as long as the step before
-it did; then a batch that has begun goes on first. One that has not begun waits for those who could begin with it.
+All other work, on pictures and prompts, is done piece by piece beside the steps, which never wait for it. A batch that
+has not begun waits for those who could begin with it.
 """
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -43,23 +42,16 @@ class Batch:
 class Scheduler:
     """Batches under a cap of image tokens per forward; a single request over the cap runs alone.
 
-    `schedule` begins a batch and `advance` ends it; `clock` tells the seconds in between.
+    `next_step` and `next_piece` begin a batch and `advance` ends it; there may be one of each at a time.
     """
 
-    def __init__(
-        self,
-        max_batch_tokens: int,
-        weights: Mapping[str, int] = WEIGHTS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, max_batch_tokens: int, weights: Mapping[str, int] = WEIGHTS) -> None:
         self.max_batch_tokens = max_batch_tokens
-        self._clock = clock
         self._lines = {name: Line(weight, SLICE_STEPS * max_batch_tokens) for name, weight in weights.items()}
         self._decoding: OrderedDict[Request, None] = OrderedDict()
-        self._running: tuple[Request, ...] = ()
-        # seconds that other work may still take before the next step
-        self._slack = 0.0
-        self._began = 0.0
+        self._stepped: tuple[Request, ...] = ()
+        # whose picture or prompts are worked on
+        self._busy: Request | None = None
         self._arrivals = 0
         self._now = 0.0
 
@@ -82,25 +74,38 @@ class Scheduler:
         self._lines[request.service_class].discard(request)
         self._decoding.pop(request, None)
 
-    def schedule(self) -> Batch | None:
-        """The next batch, or None where nothing waits."""
-        self._began = self._clock()
-        lines = sorted((line for line in self._lines.values() if line), key=lambda line: line.charge)
-        other = self._other_work(lines)
-        if other and self._slack >= 0:
-            return other
-        return self._step(lines) or other
+    def next_step(self) -> Batch | None:
+        """The next step: of the first batch that is ready or has begun, else of the one that ran last; or None."""
+        lines = self._by_charge()
+        for line in lines:
+            rows = self._fill(line, line.due())
+            ready = tuple(filter(self._is_ready, rows))
+            if ready == rows or any(row.step_index for row in ready):
+                return self._lead(line, ready)
+        for row in self._stepped:
+            line = self._lines[row.service_class]
+            if row in line:
+                return self._lead(line, tuple(filter(self._is_ready, self._fill(line, row))))
+        return None
+
+    def next_piece(self) -> Batch | None:
+        """The next picture to decode, or a picture to read or the prompts of one whose turn is near; or None."""
+        due = (row for line in self._by_charge() for row in self._fill(line, line.due()))
+        begins = (row for row in due if row.phase in (Phase.READ, Phase.ENCODE))
+        self._busy = next(chain(self._decoding, begins), None)
+        return Batch(self._busy.phase, (self._busy,)) if self._busy else None
 
     def advance(self, batch: Batch) -> None:
         """Take note of a batch that ran: rows past their last step go to be decoded, decoded ones leave."""
-        took = self._clock() - self._began
-        self._slack = took if batch.phase is Phase.DENOISE else self._slack - took
-        if batch.phase is Phase.DECODE:
-            for request in batch.requests:
+        if batch.phase is Phase.DENOISE:
+            self._stepped = tuple(filter(self._goes_on, batch.requests))
+            return
+        self._busy = None
+        for request in batch.requests:
+            if batch.phase is Phase.DECODE:
                 self.discard(request)
-        else:
-            going_on = tuple(filter(self._goes_on, batch.requests))
-            self._running = going_on if batch.phase is Phase.DENOISE else self._running
+            else:
+                self._goes_on(request)
 
     def _goes_on(self, request: Request) -> bool:
         """Whether a request that ran has steps to go."""
@@ -114,29 +119,11 @@ class Scheduler:
         line.stepped(request)
         return True
 
-    def _other_work(self, lines: list[Line]) -> Batch | None:
-        """A picture to decode, or a picture or the prompts of one whose turn is next."""
-        if self._decoding:
-            return Batch(Phase.DECODE, (next(iter(self._decoding)),))
-        for row in self._fill(lines[0], lines[0].due()) if lines else ():
-            if row.phase in (Phase.READ, Phase.ENCODE):
-                return Batch(row.phase, (row,))
-        return None
+    def _by_charge(self) -> list[Line]:
+        return sorted((line for line in self._lines.values() if line), key=lambda line: line.charge)
 
-    def _step(self, lines: list[Line]) -> Batch | None:
-        """A step of the first batch that is ready or has begun, else of the one that ran last."""
-        for line in lines:
-            first = line.due()
-            rows = self._fill(line, first)
-            ready = tuple(row for row in rows if row.phase is Phase.DENOISE)
-            if ready == rows or any(row.step_index for row in ready):
-                return self._lead(line, ready)
-        for row in self._running:
-            line = self._lines[row.service_class]
-            if row in line:
-                rows = self._fill(line, row)
-                return self._lead(line, tuple(row for row in rows if row.phase is Phase.DENOISE))
-        return None
+    def _is_ready(self, request: Request) -> bool:
+        return request.phase is Phase.DENOISE and request is not self._busy
 
     def _lead(self, leader: Line, rows: tuple[Request, ...]) -> Batch:
         batch = Batch(Phase.DENOISE, rows)

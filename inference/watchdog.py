@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from inference.scheduler import Batch
@@ -14,7 +15,7 @@ STUCK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Doing:
-    """The batch that runs, since when (monotonic seconds), and the seconds after which it counts as stuck."""
+    """A batch that runs, since when (monotonic seconds), and the seconds after which it counts as stuck."""
 
     batch: Batch
     since: float
@@ -33,10 +34,40 @@ class Doing:
         return f"{self.batch.phase} for {self.seconds:.1f} s, {tokens} image tokens, requests: {rows}"
 
 
-class Watchdog:
-    """Asks again and again what is being done, and calls `bark` once when that is stuck."""
+class Device:
+    """Who runs on it: batches of several threads beside one another, or one that has it alone."""
 
-    def __init__(self, doing: Callable[[], Doing | None], bark: Callable[[Doing], None], seconds: float) -> None:
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running: list[Doing] = []
+        self._taken = False
+
+    def doing(self) -> tuple[Doing, ...]:
+        """From any thread."""
+        return tuple(self._running)
+
+    @contextmanager
+    def room(self, batch: Batch, limit: float, *, alone: bool = False) -> Iterator[Doing]:
+        """Within, the batch runs. Waits for one that is alone and, to be `alone`, for all others."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken)
+            self._taken = alone
+            self._changed.wait_for(lambda: not (alone and self._running))
+            doing = Doing(batch, time.monotonic(), limit)
+            self._running.append(doing)
+        try:
+            yield doing
+        finally:
+            with self._changed:
+                self._running.remove(doing)
+                self._taken = self._taken and not alone
+                self._changed.notify_all()
+
+
+class Watchdog:
+    """Asks again and again what is being done, and calls `bark` once when one of that is stuck."""
+
+    def __init__(self, doing: Callable[[], Sequence[Doing]], bark: Callable[[Doing], None], seconds: float) -> None:
         self._doing = doing
         self._bark = bark
         self._seconds = seconds
@@ -50,7 +81,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._ended.wait(self._seconds):
-            doing = self._doing()
-            if doing and doing.seconds > doing.limit:
-                self._bark(doing)
-                return
+            for doing in self._doing():
+                if doing.seconds > doing.limit:
+                    self._bark(doing)
+                    return

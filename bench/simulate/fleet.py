@@ -4,6 +4,9 @@ A machine has in hand as many requests as a worker has threads. One that arrives
 hand, one that finds no place waits in the queue of its class, and a machine with a free place takes the next by
 stride, as a worker does. With `affinity`, machines that have requests of the same batch key and room in their batch
 come first; a queue of Celery cannot do that.
+
+A step and a piece that run beside each other share a GPU's processors: each takes as much longer as the other has of
+it meanwhile.
 """
 
 from collections import deque
@@ -31,11 +34,11 @@ _LATENTS = SimpleNamespace()
 
 @dataclass(eq=False)
 class Machine:
-    """One GPU with its worker; paid from the order on."""
+    """One GPU with its worker; paid from the order on. `running`: a step and a piece, and when each ends."""
 
     scheduler: Scheduler
     ordered: float
-    batch: Batch | None = None
+    running: dict[str, tuple[Batch, float]] = field(default_factory=dict)
     in_hand: int = 0
     keys: dict[BatchKey, int] = field(default_factory=dict)
     draining: bool = False
@@ -156,8 +159,7 @@ class Fleet:
     def _hand(self, machine: Machine, request: Request) -> None:
         self._count(machine, request, +1)
         machine.scheduler.add(request)
-        if machine.batch is None:
-            self._begin(machine)
+        self._begin(machine)
 
     def _take(self, machine: Machine) -> None:
         """Fill free places from the queues."""
@@ -170,15 +172,27 @@ class Fleet:
     # batches
 
     def _begin(self, machine: Machine) -> None:
-        machine.batch = batch = machine.scheduler.schedule()
-        if batch is None:
-            return
+        for name, following in (("step", machine.scheduler.next_step), ("piece", machine.scheduler.next_piece)):
+            if name not in machine.running and (batch := following()):
+                self._run(machine, name, batch)
+
+    def _run(self, machine: Machine, name: str, batch: Batch) -> None:
         seconds = self._times.seconds(batch)
         self._outcome.busy += seconds
         self._outcome.batches += 1
-        self._at(self.now + seconds, lambda: self._end(machine, batch))
+        for other, (beside, ends) in machine.running.items():
+            longer = self._times.shared * min(seconds, ends - self.now)
+            machine.running[other] = beside, ends + longer
+            seconds += longer
+        machine.running[name] = batch, self.now + seconds
+        self._at(self.now + seconds, lambda: self._end(machine, name))
 
-    def _end(self, machine: Machine, batch: Batch) -> None:
+    def _end(self, machine: Machine, name: str) -> None:
+        batch, ends = machine.running[name]
+        if ends > self.now:  # another one has begun beside it
+            self._at(ends, lambda: self._end(machine, name))
+            return
+        del machine.running[name]
         if batch.phase is Phase.ENCODE:
             for request in batch.requests:
                 request.latents = _LATENTS
@@ -189,7 +203,6 @@ class Fleet:
             for request in batch.requests:
                 request.step_index += 1
         machine.scheduler.advance(batch)
-        machine.batch = None
         if batch.phase is Phase.DECODE:
             for request in batch.requests:
                 assert np.isnan(self._outcome.finished[request.seed]), "a request finishes once"
@@ -197,8 +210,7 @@ class Fleet:
                 self._count(machine, request, -1)
                 self._left -= 1
             self._take(machine)
-        if machine.batch is None:
-            self._begin(machine)
+        self._begin(machine)
         if machine.draining and not machine.in_hand:
             self._retire(machine)
 
@@ -223,7 +235,7 @@ class Fleet:
     # machines
 
     def _machine(self) -> Machine:
-        return Machine(Scheduler(self._times.max_batch_tokens, clock=lambda: self.now), self.now)
+        return Machine(Scheduler(self._times.max_batch_tokens), self.now)
 
     def _machines(self) -> list[Machine]:
         return [machine for machines in self._serving for machine in machines]

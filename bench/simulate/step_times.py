@@ -18,13 +18,17 @@ Curve = Sequence[tuple[int, float]]
 
 @dataclass
 class StepTimes:
-    """`curves` by image tokens of a row; `encode` is a prompt's seconds, `decode` those of an image token."""
+    """`curves` by image tokens of a row; `encode` is a prompt's seconds, `decode` those of an image token.
+
+    `shared` is the share of the device that a step and a piece beside it take from each other.
+    """
 
     device: str
     max_batch_tokens: int
     curves: Mapping[int, Curve]
     encode: float
     decode: float
+    shared: float = 1.0
     _read: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def seconds(self, batch: Batch) -> float:

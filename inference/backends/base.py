@@ -34,5 +34,5 @@ class Backend(Protocol):
         ...
 
     def synchronize(self) -> None:
-        """Return once the device has done what it was given."""
+        """Return once the device has done what the caller's stream was given."""
         ...

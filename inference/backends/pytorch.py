@@ -54,7 +54,7 @@ class TorchBackend:
 
     def synchronize(self) -> None:
         if self._parameter.is_cuda:
-            torch.cuda.synchronize(self._parameter.device)
+            torch.cuda.current_stream(self._parameter.device).synchronize()
 
     def _pad(self, texts: Sequence[torch.Tensor], image_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts [rows, bucket, width] and an additive mask [rows, 1, 1, bucket + image tokens]."""

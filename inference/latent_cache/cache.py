@@ -1,4 +1,4 @@
-"""Looks up latents to begin from, and keeps those of pictures that began from noise; used by the engine's thread.
+"""Looks up latents to begin from, and keeps those of pictures that began from noise; used by the engine's threads.
 
 Kept are intermediate latents at the mapping's noise levels, not finished ones to be noised again: those go on where the
 earlier picture was, on its own path (Agarwal et al. 2024, "Approximate Caching for Efficiently Serving Diffusion
@@ -63,7 +63,7 @@ class Hit:
 
 
 class Reuse(Protocol):
-    """What the engine asks of a cache, in its own thread: quick, and never raising."""
+    """What the engine asks of a cache: quick, and never raising. One thread looks up, another one offers."""
 
     def look_up(self, request: Request) -> Hit | None:
         """Where a request that was just encoded may begin; None: at the beginning."""
@@ -85,7 +85,7 @@ class _Seen:
 
 
 class LatentCache:
-    """`look_up` and `offer` are the engine thread's; `close` is its owner's.
+    """`look_up` and `offer` are each one thread's of the engine; `close` is its owner's.
 
     Entries of `shared` owners are everybody's to begin from: templates that the operator published.
     """

@@ -34,8 +34,8 @@ if TYPE_CHECKING:  # the engine brings torch, which the web server does without
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCH_SECONDS = Histogram("kiln_batch_seconds", "Seconds of one engine batch", ["phase"], buckets=SECONDS)
 BATCH_ROWS = Histogram("kiln_batch_rows", "Requests in one denoising batch", buckets=(1, 2, 4, 8, 16, 32, 64))
-STEP_WAIT = Histogram("kiln_step_wait_seconds", "Seconds that other work kept begun rows waiting", buckets=SECONDS)
-BATCH_AGE = Gauge("kiln_batch_age_seconds", "Seconds that the batch which runs has taken", multiprocess_mode="livemax")
+STEP_WAIT = Histogram("kiln_step_wait_seconds", "Seconds that begun rows waited for their next step", buckets=SECONDS)
+BATCH_AGE = Gauge("kiln_batch_age_seconds", "Seconds that the running batch has taken", multiprocess_mode="livemax")
 BATCH_CAP = Gauge("kiln_max_batch_tokens", "Image tokens a forward may have", multiprocess_mode="livemin")
 STEPS = Counter("kiln_steps", "Denoising steps run, one a request and step")
 PICTURES = Counter("kiln_pictures", "Pictures of jobs that this worker ended", ["cache"])
@@ -59,9 +59,9 @@ def batch(report: BatchReport) -> None:
         STEP_WAIT.observe(report.waited)
 
 
-def engine(doing: Doing | None, max_batch_tokens: int) -> None:
+def engine(doing: Sequence[Doing], max_batch_tokens: int) -> None:
     """What the engine is at, each second."""
-    BATCH_AGE.set(doing.seconds if doing else 0)
+    BATCH_AGE.set(max((batch.seconds for batch in doing), default=0))
     BATCH_CAP.set(max_batch_tokens)
 
 

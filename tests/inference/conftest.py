@@ -17,7 +17,7 @@ from inference.request import Picture, Request
 
 
 class Watch:
-    """Collects the engine's reports; `at(n, act)` acts in the engine's thread after the n-th batch from now."""
+    """Collects the engine's reports; `at(n, act)` acts after the n-th batch from now, in the thread that ran it."""
 
     def __init__(self) -> None:
         self.reports: list[BatchReport] = []

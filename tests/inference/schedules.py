@@ -1,6 +1,7 @@
 """Schedules played through without a model: requests, and what a runner would do to them."""
 
 import types
+from random import Random
 
 from PIL import Image
 
@@ -23,21 +24,17 @@ def order(service_class: str = "standard", **changes) -> Request:
     return accepted("a prompt", service_class=service_class, **values)
 
 
-class Clock:
-    """Seconds as batches take them: a step one, any other work two."""
+def run(scheduler: Scheduler) -> Batch | None:
+    """Schedule one batch, a piece before a step, and do to its requests what a runner would."""
+    batch = scheduler.next_piece() or scheduler.next_step()
+    if batch:
+        end(scheduler, batch)
+    return batch
 
-    now = 0.0
 
-    def __call__(self) -> float:
-        return self.now
-
-
-def run(scheduler: Scheduler, clock: Clock | None = None) -> Batch | None:
-    """Schedule one batch and do to its requests what a runner would."""
-    batch = scheduler.schedule()
-    if batch and clock:
-        clock.now += 1 if batch.phase is Phase.DENOISE else 2
-    for request in batch.requests if batch else ():
+def end(scheduler: Scheduler, batch: Batch) -> None:
+    """Do to the requests of a batch what a runner would."""
+    for request in batch.requests:
         assert request.phase is batch.phase
         if batch.phase is Phase.READ:
             request.posteriors += (LATENTS,)
@@ -45,9 +42,32 @@ def run(scheduler: Scheduler, clock: Clock | None = None) -> Batch | None:
             request.latents = LATENTS
         elif batch.phase is Phase.DENOISE:
             request.step_index += 1
-    if batch:
-        scheduler.advance(batch)
-    return batch
+    scheduler.advance(batch)
+
+
+class Threads:
+    """An engine's two, each with a batch in hand or none; `turn` lets one of them begin or end it."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.following = {"steps": scheduler.next_step, "pieces": scheduler.next_piece}
+        self.in_hand: dict[str, Batch] = {}
+
+    def turn(self, thread: str) -> Batch | None:
+        """The batch that it ended, if it did."""
+        if ended := self.in_hand.pop(thread, None):
+            end(self.scheduler, ended)
+        elif begun := self.following[thread]():
+            assert not any(set(begun.requests) & set(other.requests) for other in self.in_hand.values())
+            self.in_hand[thread] = begun
+        return ended
+
+    def drain(self, dice: Random) -> list[Batch]:
+        """All batches until nothing is left, one thread or the other ahead."""
+        ended = []
+        while self.scheduler or self.in_hand:
+            ended.append(self.turn(dice.choice(list(self.following))))
+        return [batch for batch in ended if batch]
 
 
 def step(scheduler: Scheduler) -> Batch:

@@ -139,7 +139,7 @@ def test_what_an_account_cancels_does_not_hold_its_other_jobs_back():
 @played
 @given(st.lists(st.tuples(st.lists(jobs, max_size=5), st.integers(0, 8)), max_size=15), st.randoms())
 def test_the_device_never_idles_and_cancels_leave_no_trace(arrivals, dice):
-    scheduler, requests, canceled = Scheduler(CAP, clock=lambda: 0.0), [], set()
+    scheduler, requests, canceled = Scheduler(CAP), [], set()
     for arriving, turns in arrivals:
         for request in arriving:
             scheduler.add(request)

@@ -11,6 +11,7 @@ import torch
 from inference.engine import Engine
 from inference.errors import BrokenPicture, EngineFault, EngineStopped
 from inference.request import Phase
+from marketplace.local.processes import wait_until
 from tests.inference.conftest import difference, order
 
 ROW = order().image_tokens
@@ -141,12 +142,13 @@ def test_an_engine_that_hangs_while_it_proves_itself_is_noticed_too(own, monkeyp
         free.set()
 
 
-def test_a_stuck_step_is_noticed_said_and_given_up(own, monkeypatch, caplog):
+@pytest.mark.parametrize("phase", [Phase.ENCODE, Phase.DENOISE, Phase.DECODE])
+def test_what_is_stuck_is_noticed_said_and_given_up(own, monkeypatch, caplog, phase):
     free, stuck, waiting = threading.Event(), order(reference="job 7", steps=9), order(width=64)
     run = own._runner.run
 
     def hangs(batch):
-        if batch.phase is Phase.DENOISE:
+        if batch.phase is phase and stuck in batch.requests:
             own.submit(waiting)
             free.wait(30)
         run(batch)
@@ -157,11 +159,11 @@ def test_a_stuck_step_is_noticed_said_and_given_up(own, monkeypatch, caplog):
     try:
         with pytest.raises(EngineFault, match="stuck"):
             own.submit(stuck).result(timeout=20)
-        assert own.doing().batch.requests == (stuck,)
+        assert (stuck,) in [doing.batch.requests for doing in own.doing()]
         assert isinstance(waiting.future.exception(timeout=5), EngineStopped)
         assert not own.warm
-        assert "denoise for" in caplog.text
-        assert "job 7 (128x128, step 0 of 9)" in caplog.text
+        assert f"{phase} for" in caplog.text
+        assert f"job 7 (128x128, step {9 if phase is Phase.DECODE else 0} of 9)" in caplog.text
         began = time.monotonic()
         own.stop()
         assert time.monotonic() - began < 5, "nobody waits for a step that hangs"
@@ -169,12 +171,61 @@ def test_a_stuck_step_is_noticed_said_and_given_up(own, monkeypatch, caplog):
         free.set()
 
 
-def test_how_long_other_work_kept_a_step_is_reported(engine, watch):
-    late = order(seed=1)
-    watch.at(2, lambda: engine.submit(late))
+def test_no_step_waits_for_a_prompt_or_a_picture(own, monkeypatch):
+    running, slow, meanwhile = order(steps=100), order(seed=1), []
+    run = own._runner.run
+
+    def lasts(batch):
+        if slow in batch.requests and batch.phase is not Phase.DENOISE:
+            before = running.step_index
+            assert wait_until(lambda: running.step_index >= before + 5, 20)
+            meanwhile.append(batch.phase)
+        run(batch)
+
+    own.submit(running)
+    assert wait_until(lambda: running.step_index, 20)
+    monkeypatch.setattr(own._runner, "run", lasts)
+    assert own.submit(slow).result(timeout=60).steps_run == 4
+    assert meanwhile == [Phase.ENCODE, Phase.DECODE]
+    own.cancel(running)
+
+
+def test_a_deterministic_request_has_the_device_alone(own, monkeypatch):
+    beside, alone, run = [order(steps=30, seed=seed) for seed in range(3)], order(deterministic=True), own._runner.run
+    together = []
+
+    def counted(batch):
+        run(batch)
+        if alone in batch.requests:
+            together.append(len(own.doing()))
+
+    monkeypatch.setattr(own._runner, "run", counted)
+    for future in [own.submit(request) for request in (*beside, alone)]:
+        future.result()
+    assert together == [1] * 6
+
+
+def test_a_picture_for_which_there_is_no_memory_beside_a_step_is_tried_alone(own, monkeypatch):
+    running, picture, run, tries = order(steps=100), order(seed=1), own._runner.run, []
+
+    def greedy(batch):
+        if batch.phase is Phase.DECODE:
+            tries.append(len(own.doing()))
+            if len(tries) == 1:
+                raise torch.OutOfMemoryError
+        run(batch)
+
+    monkeypatch.setattr(own._runner, "run", greedy)
+    own.submit(running)
+    assert own.submit(picture).result(timeout=60).steps_run == 4
+    assert tries[1:] == [1]
+    assert own.max_batch_tokens == 4 * ROW
+    own.cancel(running)
+
+
+def test_how_long_begun_rows_waited_for_their_next_step_is_reported(engine, watch):
+    watch.at(3, lambda: time.sleep(0.2))
     engine.submit(order()).result()
-    late.future.result()
-    phases = [report.phase for report in watch.reports]
-    encoded = phases.index("encode", 1)
-    assert watch.reports[encoded + 1].waited >= watch.reports[encoded].seconds
-    assert all(report.waited == 0 for report in watch.reports if report.phase != "denoise")
+    waited = [report.waited for report in watch.reports]
+    assert waited[3] >= 0.2
+    assert waited[0] == waited[1] == waited[5] == 0

@@ -1,6 +1,5 @@
 """Who runs next, without a model: the cap holds, keys do not mix, shares are kept and nothing starves."""
 
-import itertools
 from collections import Counter
 
 from hypothesis import given
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 
 from inference.request import Phase
 from inference.scheduler import WEIGHTS, Scheduler
-from tests.inference.schedules import Clock, accepted, drain, order, run, step
+from tests.inference.schedules import Threads, accepted, drain, order, run, step
 
 CAP = 64
 orders = st.builds(
@@ -24,14 +23,15 @@ orders = st.builds(
 )
 
 
-@given(st.lists(st.lists(orders, max_size=4), max_size=20))
-def test_every_request_gets_its_steps_and_no_batch_is_over_the_cap(arrivals):
-    scheduler, batches = Scheduler(CAP), []
+@given(st.lists(st.lists(orders, max_size=4), max_size=20), st.randoms())
+def test_every_request_gets_its_steps_and_no_batch_is_over_the_cap(arrivals, dice):
+    threads = Threads(Scheduler(CAP))
+    scheduler, batches = threads.scheduler, []
     for requests in arrivals:
         for request in requests:
             scheduler.add(request)
-        batches.append(run(scheduler))
-    batches += drain(scheduler)
+        batches.append(threads.turn(dice.choice(["steps", "pieces"])))
+    batches += threads.drain(dice)
     turns, decoded = Counter(), Counter()
     for batch in filter(None, batches):
         if batch.phase is Phase.DENOISE:
@@ -116,23 +116,46 @@ def test_a_finished_row_is_decoded_before_the_others_go_on():
     assert list(scheduler) == [long]
 
 
-def test_a_step_is_gone_between_any_two_pictures_whoever_they_belong_to():
-    clock = Clock()
-    scheduler = Scheduler(64, clock=clock)
+def test_steps_go_on_while_pictures_and_prompts_are_worked_on():
+    threads = Threads(Scheduler(256))
     running = order("batch", steps=50)
-    scheduler.add(running)
-    run(scheduler, clock), run(scheduler, clock)
+    threads.scheduler.add(running)
+    run(threads.scheduler), run(threads.scheduler)
     edits = [order(name, condition_grids=((4, 4),) * 2, steps=1) for name in ("interactive", "interactive", "standard")]
     for request in edits:
-        scheduler.add(request)
-    batches = []
-    while not all(request.phase is Phase.DECODE for request in edits):
-        batches.append(run(scheduler, clock))
-    heavy = [batch.phase in (Phase.READ, Phase.ENCODE) for batch in batches]
-    assert sum(heavy) == 9
-    assert not any(sooner and later for sooner, later in itertools.pairwise(heavy))
-    assert all(len(batch.requests) == 1 for batch, alone in zip(batches, heavy, strict=True) if alone)
-    assert running.step_index >= 6
+        threads.scheduler.add(request)
+    for pieces in range(1, 10):
+        threads.turn("pieces")
+        for _ in range(3):
+            threads.turn("steps")
+            assert threads.turn("steps").requests[0] is running, "the others have not all been encoded"
+        assert len(threads.turn("pieces").requests) == 1
+        assert running.step_index == 1 + 3 * pieces
+    threads.turn("steps")
+    assert set(threads.turn("steps").requests) == set(edits), "those who came together begin together"
+
+
+def test_a_row_joins_no_step_before_its_prompts_are_done_with():
+    threads = Threads(Scheduler(64))
+    running, late = order(steps=9), order(steps=9)
+    threads.scheduler.add(running)
+    run(threads.scheduler), run(threads.scheduler)
+    threads.scheduler.add(late)
+    threads.turn("pieces")
+    # the runner has written its result, and goes on with what is left to do
+    late.latents = running.latents
+    threads.turn("steps")
+    assert threads.turn("steps").requests == (running,)
+    threads.scheduler.advance(threads.in_hand.pop("pieces"))
+    threads.turn("steps")
+    assert threads.turn("steps").requests == (running, late)
+
+
+def test_the_class_that_leads_next_is_made_ready_too():
+    scheduler = Scheduler(16)
+    for name in ("interactive", "batch"):
+        scheduler.add(order(name, steps=9))
+    assert [run(scheduler).phase for _ in range(3)] == [Phase.ENCODE, Phase.ENCODE, Phase.DENOISE]
 
 
 def test_pictures_are_read_one_after_another_where_nobody_can_go_a_step():
@@ -167,4 +190,4 @@ def test_a_discarded_request_is_gone_wherever_it_stood():
     for request in (waiting, running, decoding, waiting):
         scheduler.discard(request)
     assert not scheduler
-    assert scheduler.schedule() is None
+    assert scheduler.next_step() is scheduler.next_piece() is None

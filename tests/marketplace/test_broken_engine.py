@@ -23,10 +23,10 @@ def test_a_worker_whose_engine_broke_ends(alice, order, monkeypatch):
     worker.start()
     monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
 
-    def burst():
+    def burst(batch):
         raise RuntimeError("no memory left")
 
-    monkeypatch.setattr(worker.engine._scheduler, "schedule", burst)
+    monkeypatch.setattr(worker.engine._scheduler, "advance", burst)
     try:
         first = lifecycle.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
         worker.fire(first)
