@@ -21,7 +21,7 @@ from django.db import connection, transaction
 from django.db.models import F, Min, Sum
 from django.db.models.functions import Now
 
-from billing import spending, wallets
+from billing import runs, spending, wallets
 from billing.errors import NoWallet, UnknownHold
 from billing.models import Draw, Hold, Lot, LotCursor, Transfer, Wallet
 from billing.wallets import Balance
@@ -117,12 +117,12 @@ SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::bigint[])
 
 _RECENT = """
 WITH moved AS (
-    SELECT wallet_id, max(id) AS id FROM billing_transfer, unnest(ARRAY[source_id, target_id]) AS wallet_id
-    WHERE created_at > statement_timestamp() - interval '10 minutes'
-    GROUP BY wallet_id
+    SELECT CASE WHEN kind IN ('grant', 'purchase', 'refund') THEN target_id ELSE source_id END AS wallet_id,
+           max(id) AS id
+    FROM billing_transfer WHERE created_at > statement_timestamp() - interval '10 minutes'
+    GROUP BY 1
 )
-SELECT wallet.id FROM moved JOIN billing_wallet AS wallet ON wallet.id = moved.wallet_id AND wallet.kind = 'customer'
-LEFT JOIN billing_lotcursor AS cursor ON cursor.wallet_id = wallet.id
+SELECT wallet_id FROM moved LEFT JOIN billing_lotcursor AS cursor USING (wallet_id)
 WHERE moved.id > coalesce(cursor.last_transfer_id, 0)
 """
 
@@ -168,7 +168,8 @@ def catch_up() -> int:
     with connection.cursor() as cursor:
         cursor.execute(_RECENT)
         found = [wallet_id for (wallet_id,) in cursor.fetchall()]
-    return each(found, lambda wallet_id: bool(allocate(wallet_id)))
+    followed = runs.follow(found)
+    return len(followed) + each(set(found) - followed, lambda wallet_id: bool(allocate(wallet_id)))
 
 
 def expire(limit: int = 500) -> int:

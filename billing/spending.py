@@ -29,25 +29,29 @@ class Spent:
     spender_month: int
 
 
-# Charges and refunds of a wallet's transfers above an id, each on the day of the charge.
+# Charges and refunds of a wallet's transfers above an id.
 _CHARGES = """
-SELECT hold.spender, (hold.resolved_at AT TIME ZONE 'UTC')::date AS day,
-       CASE move.kind WHEN 'capture' THEN move.amount ELSE -move.amount END AS amount
-FROM (
-    SELECT kind, amount, reference FROM billing_transfer
+    SELECT source_id AS wallet_id, reference, amount FROM billing_transfer
     WHERE source_id = {wallet} AND id > {after} AND id <= {until} AND kind = 'capture'
     UNION ALL
-    SELECT kind, amount, reference FROM billing_transfer
-    WHERE target_id = {wallet} AND id > {after} AND id <= {until} AND kind = 'refund'
-) AS move JOIN billing_hold AS hold ON hold.reference = move.reference
+    SELECT target_id, reference, -amount FROM billing_transfer
+    WHERE target_id = {wallet} AND id > {after} AND id <= {until} AND kind = 'refund'"""
+
+# Each is of the day of the charge, whenever the refund was.
+_DAY = "(hold.resolved_at AT TIME ZONE 'UTC')::date"
+
+# Reads `charge (wallet_id, reference, amount)`, refunds as negative amounts.
+KEEP = f"""
+INSERT INTO billing_spending (wallet_id, spender, day, amount)
+SELECT charge.wallet_id, hold.spender, {_DAY}, sum(charge.amount)::bigint
+FROM charge JOIN billing_hold AS hold ON hold.reference = charge.reference
+GROUP BY 1, 2, 3
+ON CONFLICT (wallet_id, spender, day) DO UPDATE SET amount = billing_spending.amount + excluded.amount
 """
 
 _FOLLOW = f"""
-INSERT INTO billing_spending (wallet_id, spender, day, amount)
-SELECT %(wallet)s, spender, day, sum(amount)::bigint
-FROM ({_CHARGES.format(wallet="%(wallet)s", after="%(after)s", until="%(until)s")}) AS charge
-GROUP BY spender, day
-ON CONFLICT (wallet_id, spender, day) DO UPDATE SET amount = billing_spending.amount + excluded.amount
+WITH charge AS ({_CHARGES.format(wallet="%(wallet)s", after="%(after)s", until="%(until)s")})
+{KEEP}
 """
 
 _SPENT = f"""
@@ -61,7 +65,9 @@ charge AS (
     SELECT spender, day, amount FROM billing_spending WHERE wallet_id = (SELECT id FROM wallet)
     AND day >= (SELECT date_trunc('month', today)::date FROM wallet)
     UNION ALL
-    {_CHARGES.format(wallet="(SELECT id FROM wallet)", after="(SELECT followed FROM wallet)", until=2**63 - 1)}
+    SELECT hold.spender, {_DAY}, charge.amount
+    FROM ({_CHARGES.format(wallet="(SELECT id FROM wallet)", after="(SELECT followed FROM wallet)", until=2**63 - 1)})
+        AS charge JOIN billing_hold AS hold ON hold.reference = charge.reference
 ),
 total AS (
     SELECT coalesce(sum(amount) FILTER (WHERE day = today), 0) AS day,
