@@ -23,7 +23,7 @@ SELECT coalesce(rollup.balance, 0)
      - (SELECT coalesce(sum(amount), 0) FROM billing_transfer
         WHERE source_id = wallet.id AND id > coalesce(rollup.last_transfer_id, 0))
 FROM billing_wallet AS wallet LEFT JOIN billing_rollup AS rollup ON rollup.wallet_id = wallet.id
-WHERE wallet.id = %s AND wallet.kind <> 'customer'
+WHERE wallet.id = %(wallet)s AND wallet.kind <> 'customer'
 """
 
 _HIGHEST = "SELECT coalesce(max(id), 0) FROM billing_transfer"
@@ -61,7 +61,7 @@ SET balance = billing_rollup.balance + excluded.balance, last_transfer_id = excl
 
 def balance(wallet_id: int) -> int | None:
     """What all its transfers come to; None for a customer's wallet, or none."""
-    found = run(_BALANCE, [wallet_id])
+    found = run(_BALANCE, {"wallet": wallet_id})
     return None if found is None else int(found[0])
 
 

@@ -3,28 +3,97 @@
 A prepared statement is parsed and planned once a connection; planning a wallet's verb anew costs the server more
 than running it. A plan outlives the moment it was made in, so connections are opened with `enable_seqscan=off`
 (see settings): otherwise one that was made while a table was small would go on scanning it when it is large.
+
+It uses what psycopg's cursors are made of, and no cursor. A process that buys sleeps most of the time and wakes up to
+cold caches, so that what a cursor does around a statement costs it more than sending it and reading the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from django.db import DEFAULT_DB_ALIAS, connections
-from psycopg import Cursor
+from psycopg import Connection, abc
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import error_from_result
+from psycopg.generators import execute
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
+
+_DONE = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
+_IDLE = TransactionStatus.IDLE
+_PARAMETER = re.compile(r"%\((\w+)\)s")
 
 
-def run(sql: str, values: Mapping[str, Any] | Sequence[Any]) -> tuple[Any, ...] | None:
+class _Prepared(NamedTuple):
+    """A statement that a connection's server knows, and how its values are written and its rows read."""
+
+    name: bytes
+    parameters: list[str]
+    formats: list[PyFormat]
+    transformer: abc.Transformer
+
+
+_prepared: WeakKeyDictionary[Connection[Any], dict[str, _Prepared]] = WeakKeyDictionary()
+
+
+def run(sql: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """The first row of one statement, or None. Raises Django's database errors."""
-    return next(iter(rows(sql, values)), None)
+    found = rows(sql, values)
+    return found[0] if found else None
 
 
-def rows(sql: str, values: Mapping[str, Any] | Sequence[Any]) -> list[tuple[Any, ...]]:
-    """The rows of one statement. Raises Django's database errors."""
+def rows(sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of one statement; `%(name)s` in it is the value of that name. Raises Django's database errors.
+
+    The server finds a value's type by where it stands, so that one plan does for all: write a cast where it cannot.
+    """
     database = connections[DEFAULT_DB_ALIAS]
     database.ensure_connection()
     database.validate_no_broken_transaction()
-    database.connection.prepare_threshold = 0
-    with database.wrap_database_errors, Cursor(database.connection) as cursor:
-        cursor.execute(sql, values)
-        return cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
+    with database.wrap_database_errors:
+        return _execute(database.connection, sql, values)
+
+
+def _execute(connection: Connection[Any], sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    server = connection.pgconn
+    if not connection.autocommit and server.transaction_status == _IDLE:
+        server.send_query(b"BEGIN")
+        _answer(connection)
+    known = _prepared.get(connection)
+    statement = known.get(sql) if known else None
+    if statement is None:
+        statement = _prepare(connection, sql)
+    transformer = statement.transformer
+    given = transformer.dump_sequence([values[name] for name in statement.parameters], statement.formats)
+    server.send_query_prepared(statement.name, given)
+    answer = _answer(connection)
+    if not answer.nfields:
+        return []
+    transformer.set_pgresult(answer)
+    return transformer.load_rows(0, answer.ntuples, tuple)
+
+
+def _prepare(connection: Connection[Any], sql: str) -> _Prepared:
+    known = _prepared.setdefault(connection, {})
+    parameters = list(dict.fromkeys(_PARAMETER.findall(sql)))
+    text = _PARAMETER.sub(lambda found: f"${parameters.index(found[1]) + 1}", sql)
+    name = f"statement_{len(known)}".encode()
+    connection.pgconn.send_prepare(name, text.encode())
+    _answer(connection)
+    # Not of the connection, which would never be let go of.
+    transformer = Transformer(connection.adapters)
+    known[sql] = _Prepared(name, parameters, [PyFormat.TEXT] * len(parameters), transformer)
+    return known[sql]
+
+
+def _answer(connection: Connection[Any]) -> PGresult:
+    """What the server says to what was sent. Raises psycopg's errors."""
+    answers: list[PGresult] = connection.wait(execute(connection.pgconn))
+    for answer in answers:
+        if answer.status not in _DONE:
+            raise error_from_result(answer)
+    return answers[0]

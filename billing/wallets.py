@@ -250,19 +250,8 @@ def capture(reference: UUID, charge: int, shares: Sequence[Share] | None = None)
     its time but not yet expired can still be captured.
     """
     _milli(charge, "charge")
-    split = {PLATFORM_ID: charge} if shares is None else _split(shares)
-    if sum(split.values()) != charge:
-        raise ValueError("the shares do not sum to the charge")
-    row = run(
-        _CAPTURE,
-        {
-            "reference": reference,
-            "charge": charge,
-            "targets": _array(split),
-            "amounts": _array(split.values()),
-            "laters": _array(charge - taken for taken in accumulate(split.values())),
-        },
-    )
+    shared = _whole(charge) if shares is None else _shared(charge, shares)
+    row = run(_CAPTURE, {"reference": reference, "charge": charge, **shared})
     if row is None:
         raise _unresolvable(reference, otherwise=ChargeAboveHold(reference))
     return Captured(*row)
@@ -400,6 +389,22 @@ def _expect(stored_key: str, key: str, wanted: tuple[UUID, UUID | None, int], ot
         raise otherwise
     if standing != wanted:
         raise IdempotencyMismatch(key)
+
+
+def _whole(charge: int) -> dict[str, str]:
+    """All of the charge for the platform, as `_CAPTURE` reads it."""
+    return {"targets": f"{{{PLATFORM_ID}}}", "amounts": f"{{{charge}}}", "laters": "{0}"}
+
+
+def _shared(charge: int, shares: Sequence[Share]) -> dict[str, str]:
+    split = _split(shares)
+    if sum(split.values()) != charge:
+        raise ValueError("the shares do not sum to the charge")
+    return {
+        "targets": _array(split),
+        "amounts": _array(split.values()),
+        "laters": _array(charge - taken for taken in accumulate(split.values())),
+    }
 
 
 def _split(shares: Sequence[Share]) -> dict[int, int]:

@@ -30,9 +30,9 @@ WHERE key.revoked_at IS NULL AND account.is_active AND owner.is_active AND """
 _FIND = f"""
 SELECT key.id, key.account_id, key.last_used_at IS NULL OR key.last_used_at < now() - interval '1 minute',
        key.secret_hash
-{_LIVE} key.prefix = %s
+{_LIVE} key.prefix = %(prefix)s
 """
-_CONFIRM = f"SELECT 1 {_LIVE} key.id = %s"
+_CONFIRM = f"SELECT 1 {_LIVE} key.id = %(id)s"
 
 # Of a CTE `wanted (api_key_id)` the keys that work, and whether they or their account have a spend cap, for statements
 # that do something in the name of a recalled key.
@@ -76,7 +76,7 @@ def find(text: str) -> LiveKey | None:
     parts = KEY_FORMAT.fullmatch(text)
     if parts is None:
         return None
-    row = run(_FIND, [parts[1]])
+    row = run(_FIND, {"prefix": parts[1]})
     if row is None or not hmac.compare_digest(bytes(row[3]), _digest(parts[2])):
         return None
     return LiveKey(*row[:3])
@@ -101,7 +101,7 @@ def recall(text: str) -> LiveKey | None:
 
 def confirm(key_id: UUID) -> None:
     """Raises Revoked where the key does not work any more."""
-    if not run(_CONFIRM, [key_id]):
+    if not run(_CONFIRM, {"id": key_id}):
         raise Revoked
 
 
