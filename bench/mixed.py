@@ -1,12 +1,13 @@
 """A mixed load on three servers of the same model: `python -m bench.mixed [--quick] [--seconds N]`.
 
 Customers ask for pictures of three sizes, five numbers of steps, with and without guidance, with one of three adapters
-or none (`bench/mixed_servers.py` has the servers). Each server has a process of its own and one thread, and serves the
+or none (`bench/mixed_servers.py` has the servers). Each server has a process of its own on one core, and serves the
 same seeded orders, one server after the other:
 
     all at once        everything waits from the start: throughput. How many orders there are is what diffusers makes of
                        them in N seconds, which also says what its capacity is
-    80 %, 120 %        Poisson arrivals at that share of diffusers' capacity: latency from arrival to picture
+    80 %, 120 %        Poisson arrivals at that share of diffusers' capacity, as many as there are orders: latency from
+                       arrival to picture
 
 The pictures of the first load are compared with diffusers', pixel by pixel, so that equal work is timed.
 """
@@ -36,7 +37,7 @@ SIDES = (128, 192, 256)
 STEPS = (8, 12, 20, 30, 40)
 ADAPTERS, RANK = ("first", "second", "third"), 16
 LOADS = (0.8, 1.2)
-SECONDS = 20.0
+SECONDS = 60.0
 MOST = 10_000
 SEED = 2026
 
@@ -89,7 +90,7 @@ def measure(
     orders = orders[: len(first.pictures)]
     at_once = {plain: first} | {name: serve(servers[name], orders, np.zeros(len(orders))) for name in others}
     capacity = len(orders) / first.seconds
-    unit = np.cumsum(random.exponential(size=len(orders)))
+    unit = np.sort(random.uniform(0, len(orders), len(orders)))
     loads = {"all at once": at_once} | {
         f"{load:.0%}": {name: serve(server, orders, unit / (load * capacity)) for name, server in servers.items()}
         for load in LOADS

@@ -10,6 +10,7 @@ Batches of the last two are full at the same number of image tokens.
 """
 
 import itertools
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,9 +71,10 @@ class Server(Protocol):
 
 
 def prepare(name: str, folder: Path) -> None:
-    """Make this process the server of that name, with the adapters in `folder`."""
+    """Make this process the server of that name, on one core, with the adapters in `folder`."""
     global _server, _folder
     torch.set_num_threads(1)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     _folder = folder
     _server = SERVERS[name](folder)
 
