@@ -5,23 +5,28 @@ have themes of their own, half of them another one with a single part changed, a
 order of a first pass is in words that its customer has not used before, in two languages, mostly of scenes that
 neither training nor calibrating saw; sixteen are under way at once. Later some orders come again as they were: those
 are the exact cache's, and count for nothing else. Beside Kiln's mapping the thresholds that Nirvana published, on the
-same similarity and without the guard of wording.
+same similarity and without the guard of wording. Several such traces, with other customers and themes each, are
+counted together.
 
     steps saved     of the first pass
     followed        share of first-pass pictures that the judge finds right: all steps from the order's own seed, all
                     steps from the noise that the hit's picture began from, and as delivered
+    lost, won       pictures that followed with all steps from that noise and not as delivered, and the other way round
     charged         Tokens of the first pass, as a share of what was quoted
-    held            bytes of latents in the store at the end
+    held            bytes of latents in the stores at the end
 """
 
 import json
+import math
+import multiprocessing
 import os
 import random
 import sqlite3
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     from marketplace.jobs.models import Job
     from marketplace.jobs.worker import Worker
 
+SEEDS = (23, 24, 25, 26)
 CUSTOMERS, THEMES, SIZES = 6, 20, ((128, 128), (192, 128))
 TOGETHER = 16
 # of the orders of the first pass
@@ -93,14 +99,36 @@ class Full:
         return [self._known[each] for each in wanted]
 
 
+Row = tuple[list[Delivered], list[Delivered], Counter[str]]
+"""What was delivered, first and again, and counts of what it is compared with."""
+
+
 def main(quick: bool = False) -> dict[str, Any]:
     """Figures of both mappings on the same orders, JSON-ready."""
-    torch.set_num_threads(1)
     card = catalog.card()
     own = mapping.load(card)
     if own is None:
         sys.exit(f"calibrate first: python -m inference.latent_cache.calibrate ({card.name} has other weights now)")
-    orders = trace(24 if quick else 480)
+    seeds, count = (SEEDS[:1], 24) if quick else (SEEDS, 480)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, max_tasks_per_child=1) as processes:
+        traces = list(processes.map(serve, seeds, [count] * len(seeds)))
+    pooled = {name: [trace[name] for trace in traces] for name in traces[0]}
+    return {
+        "traces": len(seeds),
+        "first-pass orders": count * len(seeds),
+        "customers": CUSTOMERS * len(seeds),
+        "steps": card.default_steps,
+        "entered from similarity, at sigma": ", ".join(f"{one.similarity:.4f} {one.sigma:.3f}" for one in own.points),
+        "first pass": {name: first_pass(rows) for name, rows in pooled.items()},
+        "orders sent again": {name: sent_again(rows) for name, rows in pooled.items()},
+    }
+
+
+def serve(seed: int, count: int) -> dict[str, Row]:
+    """One trace with either mapping, in a process of its own."""
+    torch.set_num_threads(1)
+    orders = trace(count, seed)
     with servers.temporary_home() as home, servers.running(home, durable=False) as found:
         os.environ.update(parts.environment(home, found))
         Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).mkdir()
@@ -112,19 +140,12 @@ def main(quick: bool = False) -> dict[str, Any]:
             patch("inference.latent_cache.cache.signature", lambda prompt: ""),
         ):
             rows["Nirvana's thresholds"] = run(home / "nirvana.sqlite3", orders, full)
-    return {
-        "first-pass orders": sum(not order.again for order in orders),
-        "customers": CUSTOMERS,
-        "steps": card.default_steps,
-        "entered from similarity, at sigma": ", ".join(f"{one.similarity:.4f} {one.sigma:.3f}" for one in own.points),
-        "first pass": {name: first_pass for name, (first_pass, _) in rows.items()},
-        "orders sent again": {name: again for name, (_, again) in rows.items()},
-    }
+    return rows
 
 
-def trace(count: int) -> list[Order]:
-    """The same orders every time: a first pass, and some of them again, long after."""
-    dice = random.Random(23)
+def trace(count: int, seed: int) -> list[Order]:
+    """The same orders for a seed every time: a first pass, and some of them again, long after."""
+    dice = random.Random(seed)
     themes = [list(draw_themes(dice)) for _ in range(CUSTOMERS)]
     popularity = [1 / rank for rank in range(1, THEMES + 1)]
     used: set[tuple[int, str]] = set()
@@ -163,7 +184,7 @@ def set_up() -> None:
     call_command("migrate", verbosity=0)
 
 
-def run(store: Path, orders: Sequence[Order], full: Full) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(store: Path, orders: Sequence[Order], full: Full) -> Row:
     """All orders in a new store, as new customers."""
     began: dict[str, int] = {}
     with working(store, began) as worker:
@@ -180,20 +201,43 @@ def run(store: Path, orders: Sequence[Order], full: Full) -> tuple[dict[str, Any
         worker.reuse[0].settle()  # type: ignore[index]
     with sqlite3.connect(store) as file:
         entries, held = file.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM entry").fetchone()
-    share = statistics.fmean(each.followed for each in delivered)
-    first_pass = {
+    both = list(zip(same_noise, delivered, strict=True))
+    counts = Counter(
+        plain=sum(plain),
+        same_noise=sum(same_noise),
+        lost=sum(drawn and not each.followed for drawn, each in both),
+        won=sum(each.followed and not drawn for drawn, each in both),
+        entries=entries,
+        held=held,
+    )
+    print(f"  {store.stem}: {first_pass([(delivered, again, counts)])}", file=sys.stderr, flush=True)
+    return delivered, again, counts
+
+
+def first_pass(rows: Sequence[Row]) -> dict[str, Any]:
+    delivered = [each for first, _, _ in rows for each in first]
+    counts = sum((counts for _, _, counts in rows), Counter[str]())
+    count = len(delivered)
+    changed, change = counts["lost"] + counts["won"], counts["lost"] - counts["won"]
+    return {
         "hit rate": round(statistics.fmean(each.tier == "latent" for each in delivered), 4),
         "steps saved": saved(delivered),
-        "followed, own seed": round(statistics.fmean(plain), 4),
-        "followed, hit's noise": round(statistics.fmean(same_noise), 4),
-        "followed": round(share, 4),
-        "points lost": round(100 * (statistics.fmean(same_noise) - share), 2),
+        "followed, own seed": round(counts["plain"] / count, 4),
+        "followed, hit's noise": round(counts["same_noise"] / count, 4),
+        "followed": round(statistics.fmean(each.followed for each in delivered), 4),
+        "lost": counts["lost"],
+        "won": counts["won"],
+        "points lost": round(100 * change / count, 2),
+        "two standard deviations, points": round(200 * math.sqrt(changed - change**2 / count) / count, 2),
         "charged": charged(delivered),
-        "entries": entries,
-        "held": held,
+        "entries": counts["entries"],
+        "held": counts["held"],
     }
-    print(f"  {store.stem}: {first_pass}", file=sys.stderr, flush=True)
-    return first_pass, {
+
+
+def sent_again(rows: Sequence[Row]) -> dict[str, Any]:
+    again = [each for _, sent, _ in rows for each in sent]
+    return {
         "orders": len(again),
         "exact hits": sum(each.tier == "exact" for each in again),
         "steps saved": saved(again),
