@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import count
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -37,6 +38,8 @@ class _Prepared(NamedTuple):
     transformer: abc.Transformer
 
 
+# Never the same twice: an interrupt may leave a name that the server knows and nobody else.
+_numbers = count()
 _prepared: WeakKeyDictionary[Connection[Any], dict[str, _Prepared]] = WeakKeyDictionary()
 
 
@@ -81,7 +84,7 @@ def _prepare(connection: Connection[Any], sql: str) -> _Prepared:
     known = _prepared.setdefault(connection, {})
     parameters = list(dict.fromkeys(_PARAMETER.findall(sql)))
     text = _PARAMETER.sub(lambda found: f"${parameters.index(found[1]) + 1}", sql)
-    name = f"statement_{len(known)}".encode()
+    name = f"statement_{next(_numbers)}".encode()
     connection.pgconn.send_prepare(name, text.encode())
     _answer(connection)
     # Not of the connection, which would never be let go of.
