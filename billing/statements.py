@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from django.db import DEFAULT_DB_ALIAS, connections
 from psycopg import Connection, abc
 from psycopg.adapt import PyFormat, Transformer
-from psycopg.errors import error_from_result
+from psycopg.errors import FeatureNotSupported, InvalidSqlStatementName, error_from_result
 from psycopg.generators import execute
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
@@ -66,14 +66,18 @@ def _execute(connection: Connection[Any], sql: str, values: Mapping[str, Any]) -
     if not connection.autocommit and server.transaction_status == _IDLE:
         server.send_query(b"BEGIN")
         _answer(connection)
-    known = _prepared.get(connection)
-    statement = known.get(sql) if known else None
-    if statement is None:
-        statement = _prepare(connection, sql)
+    if (known := _prepared.get(connection)) is None:
+        known = _prepared[connection] = {}
+    if (statement := known.get(sql)) is None:
+        statement = known[sql] = _prepare(connection, sql)
     transformer = statement.transformer
     given = transformer.dump_sequence([values[name] for name in statement.parameters], statement.formats)
     server.send_query_prepared(statement.name, given)
-    answer = _answer(connection)
+    try:
+        answer = _answer(connection)
+    except (FeatureNotSupported, InvalidSqlStatementName):  # a table has changed, or the names are gone
+        known.clear()
+        raise
     if not answer.nfields:
         return []
     transformer.set_pgresult(answer)
@@ -81,7 +85,6 @@ def _execute(connection: Connection[Any], sql: str, values: Mapping[str, Any]) -
 
 
 def _prepare(connection: Connection[Any], sql: str) -> _Prepared:
-    known = _prepared.setdefault(connection, {})
     parameters = list(dict.fromkeys(_PARAMETER.findall(sql)))
     text = _PARAMETER.sub(lambda found: f"${parameters.index(found[1]) + 1}", sql)
     name = f"statement_{next(_numbers)}".encode()
@@ -89,8 +92,7 @@ def _prepare(connection: Connection[Any], sql: str) -> _Prepared:
     _answer(connection)
     # Not of the connection, which would never be let go of.
     transformer = Transformer(connection.adapters)
-    known[sql] = _Prepared(name, parameters, [PyFormat.TEXT] * len(parameters), transformer)
-    return known[sql]
+    return _Prepared(name, parameters, [PyFormat.TEXT] * len(parameters), transformer)
 
 
 def _answer(connection: Connection[Any]) -> PGresult:

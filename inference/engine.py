@@ -255,8 +255,8 @@ class Engine:
     def _run(self, batch: Batch, *, alone: bool = False) -> int:
         """Run a batch and answer how many of its rows raised; where several might, each runs again alone.
 
-        A row whose numbers broke fails alone. Where memory runs out, several rows are left as they were, for smaller
-        batches, and a single one has the device alone for another try.
+        A row whose numbers broke fails alone. Where memory runs out, the batch has the device alone for another try;
+        where it does again, several rows are left as they were, for smaller batches.
         """
         with self._room(batch, alone=alone or any(request.deterministic for request in batch.requests)) as doing:
             waited = self._waited(batch, doing.since)
@@ -265,12 +265,12 @@ class Engine:
             error = self._attempt(batch)
             seconds = doing.seconds
         if error and _out_of_memory(error):
-            if len(batch.requests) > 1:
-                self._halve(batch)
-                return 0
             if not alone:
                 self._free_memory()
                 return self._run(batch, alone=True)
+            if len(batch.requests) > 1:
+                self._halve(batch)
+                return 0
         if error and len(batch.requests) > 1:
             log.warning("a batch of %d raised %r; running its rows alone", len(batch.requests), error)
             return sum(self._run(Batch(batch.phase, (request,))) for request in batch.requests)
@@ -332,22 +332,22 @@ class Engine:
         self._abandon(EngineStopped("the engine was stuck"))
 
     def _waited(self, batch: Batch, begun: float) -> float:
-        begun_before = batch.phase is Phase.DENOISE and any(request.step_index for request in batch.requests)
+        begun_before = batch.phase is Phase.DENOISE and any(request.steps_run for request in batch.requests)
         return begun - self._stepped_at if begun_before else 0.0
 
     def _finish(self, batch: Batch) -> None:
+        pending = [request for request in batch.requests if not request.future.done()]
+        for request in pending:
+            if batch.phase is Phase.DENOISE and request.on_step:
+                _call(request.on_step, request)
         with self._changed:
             self._scheduler.advance(batch)
             self._changed.notify_all()
-        for request in batch.requests:
-            if request.future.done():
-                continue
+        for request in pending:
             if batch.phase is Phase.DECODE:
-                # the watchdog may have failed it just now
+                # it may have been failed just now
                 with suppress(InvalidStateError):
                     request.future.set_result(request.picture())
-            elif batch.phase is Phase.DENOISE and request.on_step:
-                _call(request.on_step, request)
 
     def _report(self, batch: Batch, seconds: float, waited: float) -> None:
         if batch.phase is Phase.DENOISE:
@@ -359,6 +359,7 @@ class Engine:
         with self._changed:
             self._scheduler.discard(request)
             self._fetching.discard(request)
+            self._changed.notify_all()  # another one may be due now
         # outside the lock: whoever waits for the future may call the engine at once
         with suppress(InvalidStateError):
             request.future.set_exception(error)

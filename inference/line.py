@@ -104,6 +104,9 @@ class Line:
             self._take(place)
             self._put(place._replace(tag=tag))
 
+    def by_tag(self) -> Iterator[Request]:
+        return (place.request for place in self._order)
+
     def with_key(self, key: BatchKey) -> Iterator[Request]:
         """By tag."""
         return (place.request for place in self._by_key.get(key, ()))

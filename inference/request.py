@@ -192,7 +192,7 @@ class Request:
 
     @property
     def steps_run(self) -> int:
-        return self.step_index - self.steps_skipped
+        return max(0, self.step_index - self.steps_skipped)  # of a hit, what was skipped is written first
 
     @property
     def batch_key(self) -> BatchKey:

@@ -151,7 +151,7 @@ def _enter(request: Request, hit: Hit) -> None:
     """Go on from another picture's latents, at their noise level."""
     request.latents = hit.latents.to(_present(request.latents).device)
     request.sigmas = (*request.sigmas[: hit.step], hit.sigma, *request.sigmas[hit.step + 1 :])
-    request.step_index = request.steps_skipped = hit.step
+    request.steps_skipped = request.step_index = hit.step
     request.similarity = hit.similarity
 
 

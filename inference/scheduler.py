@@ -1,7 +1,7 @@
 """Who runs next: waiting and running requests in, one batch at a time out.
 
 Holds no tensors and runs no model; it reads of a request only its class, account, batch key, phase, steps and token
-count, and whether it has images.
+count.
 Not thread-safe: the engine calls it under its lock.
 
 Service classes take turns to lead by stride scheduling (Waldspurger and Weihl, 1995): each turn is charged
@@ -25,6 +25,8 @@ from inference.request import Phase, Request
 WEIGHTS: Mapping[str, int] = {"interactive": 6, "standard": 3, "batch": 1}
 # after how much work, in steps of a full batch, a long request lets others of its class by
 SLICE_STEPS = 64
+# requests of a class that are made ready beyond a batch
+AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Scheduler:
         for line in lines:
             rows = self._fill(line, line.due())
             ready = tuple(filter(self._is_ready, rows))
-            if ready == rows or any(row.step_index for row in ready):
+            if ready == rows or any(row.steps_run for row in ready):
                 return self._lead(line, ready)
         for row in self._stepped:
             line = self._lines[row.service_class]
@@ -90,8 +92,7 @@ class Scheduler:
 
     def next_piece(self) -> Batch | None:
         """The next picture to decode, or a picture to read or the prompts of one whose turn is near; or None."""
-        due = (row for line in self._by_charge() for row in self._fill(line, line.due()))
-        begins = (row for row in due if row.phase in (Phase.READ, Phase.ENCODE))
+        begins = (row for row in self._near() if row.phase in (Phase.READ, Phase.ENCODE))
         self._busy = next(chain(self._decoding, begins), None)
         return Batch(self._busy.phase, (self._busy,)) if self._busy else None
 
@@ -121,6 +122,13 @@ class Scheduler:
 
     def _by_charge(self) -> list[Line]:
         return sorted((line for line in self._lines.values() if line), key=lambda line: line.charge)
+
+    def _near(self) -> Iterator[Request]:
+        """Those who could be in the next steps, then a few that come after them, so that these find no step waiting."""
+        lines = self._by_charge()
+        batches = [self._fill(line, line.due()) for line in lines]
+        ahead = (islice(line.by_tag(), len(rows) + AHEAD) for line, rows in zip(lines, batches, strict=True))
+        return chain(*batches, *ahead)
 
     def _is_ready(self, request: Request) -> bool:
         return request.phase is Phase.DENOISE and request is not self._busy

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,10 +36,12 @@ class Doing:
 
 
 class Device:
-    """Who runs on it: batches of several threads beside one another, or one that has it alone."""
+    """Who runs on it: batches of several threads beside one another, or one that has it alone; who comes first goes
+    first."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
+        self._line: deque[object] = deque()
         self._running: list[Doing] = []
         self._taken = False
 
@@ -50,9 +53,11 @@ class Device:
     def room(self, batch: Batch, limit: float, *, alone: bool = False) -> Iterator[Doing]:
         """Within, the batch runs. Waits for one that is alone and, to be `alone`, for all others."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._taken)
+            self._line.append(place := object())
+            self._changed.wait_for(lambda: self._line[0] is place and not self._taken and not (alone and self._running))
+            self._line.popleft()
+            self._changed.notify_all()
             self._taken = alone
-            self._changed.wait_for(lambda: not (alone and self._running))
             doing = Doing(batch, time.monotonic(), limit)
             self._running.append(doing)
         try:

@@ -196,7 +196,7 @@ class Fleet:
         if batch.phase is Phase.ENCODE:
             for request in batch.requests:
                 request.latents = _LATENTS
-                request.step_index = int(self._trace.skipped[request.seed])
+                request.steps_skipped = request.step_index = int(self._trace.skipped[request.seed])
         elif batch.phase is Phase.DENOISE:
             self._outcome.steps += 1
             self._outcome.rows += len(batch.requests)

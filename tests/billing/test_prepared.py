@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.db import DatabaseError, DataError, IntegrityError, OperationalError, connection, transaction
 from psycopg.errors import UniqueViolation
 
 from billing import wallets
@@ -86,6 +86,21 @@ def test_nothing_runs_in_a_transaction_that_is_broken(bob):
         with pytest.raises(transaction.TransactionManagementError):
             wallets.grant(bob, 5, "late")
     assert wallets.balance(bob).total == 0
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "change", ["ALTER TABLE changing ALTER number TYPE bigint", "DEALLOCATE ALL"], ids=["table", "server"]
+)
+def test_a_plan_that_does_no_longer_is_made_again(change):
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE changing AS SELECT 7 AS number")
+        assert run("SELECT number FROM changing", {}) == (7,)
+        cursor.execute(change)
+        with pytest.raises(DatabaseError):
+            run("SELECT number FROM changing", {})
+        assert run("SELECT number FROM changing", {}) == (7,)
+        cursor.execute("DROP TABLE changing")
 
 
 @pytest.mark.django_db(transaction=True)

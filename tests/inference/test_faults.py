@@ -8,9 +8,12 @@ import weakref
 import pytest
 import torch
 
+from inference import scheduler
 from inference.engine import Engine
 from inference.errors import BrokenPicture, EngineFault, EngineStopped
 from inference.request import Phase
+from inference.scheduler import Batch
+from inference.watchdog import Device
 from marketplace.local.processes import wait_until
 from tests.inference.conftest import difference, order
 
@@ -221,6 +224,61 @@ def test_a_picture_for_which_there_is_no_memory_beside_a_step_is_tried_alone(own
     assert tries[1:] == [1]
     assert own.max_batch_tokens == 4 * ROW
     own.cancel(running)
+
+
+def test_a_batch_for_which_there_is_no_memory_beside_a_piece_keeps_the_cap(own, monkeypatch):
+    run, tries = own._runner.run, []
+
+    def greedy(batch):
+        if len(batch.requests) > 1:
+            tries.append(len(own.doing()))
+            if len(tries) == 1:
+                raise torch.OutOfMemoryError
+        run(batch)
+
+    monkeypatch.setattr(own._runner, "run", greedy)
+    for future in [own.submit(order(seed=seed)) for seed in range(4)]:
+        assert future.result(timeout=60).steps_run == 4
+    assert tries[1] == 1
+    assert own.max_batch_tokens == 4 * ROW
+
+
+def test_who_is_left_when_a_request_is_canceled_goes_on_at_once(own, monkeypatch):
+    monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that nobody is ready but those whose turn it is
+    running = order(steps=100, on_step=lambda request: time.sleep(0.02))
+    left = order(width=64)
+    own.submit(running)
+    own.submit(left)
+    assert wait_until(lambda: running.step_index > 2, 20)
+    own.cancel(running)
+    assert left.future.result(timeout=20).steps_run == 4
+
+
+def test_who_asks_for_the_device_first_has_it_first():
+    device, batch, begun, ended = Device(), Batch(Phase.DENOISE, (order(),)), [], threading.Event()
+
+    def alone_for_ever():
+        while not ended.is_set():
+            with device.room(batch, 60, alone=True):
+                begun.append(time.monotonic())
+                time.sleep(0.01)
+
+    greedy = threading.Thread(target=alone_for_ever)
+    greedy.start()
+    try:
+        for _ in range(10):
+            assert wait_until(lambda: device.doing(), 5)
+            before = len(begun)
+            with device.room(batch, 60):
+                assert len(begun) <= before + 1
+    finally:
+        ended.set()
+        greedy.join()
+
+
+def test_a_row_that_begins_from_latents_has_not_waited_for_its_first_step(engine, watch):
+    engine.submit(order(use_cache=True)).result()
+    assert next(report.waited for report in watch.reports if report.phase == "denoise") == 0
 
 
 def test_how_long_begun_rows_waited_for_their_next_step_is_reported(engine, watch):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.request import Phase
-from inference.scheduler import WEIGHTS, Scheduler
+from inference.scheduler import AHEAD, WEIGHTS, Scheduler
 from tests.inference.schedules import Threads, accepted, drain, order, run, step
 
 CAP = 64
@@ -156,6 +156,18 @@ def test_the_class_that_leads_next_is_made_ready_too():
     for name in ("interactive", "batch"):
         scheduler.add(order(name, steps=9))
     assert [run(scheduler).phase for _ in range(3)] == [Phase.ENCODE, Phase.ENCODE, Phase.DENOISE]
+
+
+def test_those_who_come_next_are_ready_when_the_first_have_ended():
+    scheduler = Scheduler(64)
+    first = [order(steps=2) for _ in range(4)]
+    following = [order(width=128, height=128, steps=1) for _ in range(9)]
+    for request in (*first, *following):
+        scheduler.add(request)
+    batches = [run(scheduler) for _ in range(4 + AHEAD + 2)]
+    assert [batch.phase for batch in batches] == [Phase.ENCODE] * (4 + AHEAD) + [Phase.DENOISE] * 2
+    assert set(batches[-1].requests) == set(first)
+    assert scheduler.next_step().requests == (following[0],)
 
 
 def test_pictures_are_read_one_after_another_where_nobody_can_go_a_step():
