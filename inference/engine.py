@@ -26,8 +26,8 @@ from inference.calibration import StepTimes
 from inference.errors import BrokenPicture, Canceled, EngineFault, EngineStopped, InferenceError
 from inference.latent_cache.cache import Reuse
 from inference.models import catalog, qwen_image
-from inference.request import Operation, Phase, Picture, Request
-from inference.runner import Runner
+from inference.request import Phase, Picture, Request
+from inference.runner import Runner, warm_up
 from inference.scheduler import Batch, Scheduler
 from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, Device, Doing, Watchdog
 
@@ -108,7 +108,7 @@ class Engine:
         self._runner = Runner(model, backend, self._latent_cache)
         self._colours = previews.load(self.card.path, self.device)
         self._bank = Bank(backend.layers, self._max_adapter_bytes)
-        self._warm_up()
+        warm_up(self._runner, self.card)
         self.step_times = calibration.step_times(self.card, self.device, self._runner, again=self._calibrate_again)
         if self._max_batch_tokens is None:
             self._scheduler = Scheduler(calibration.max_batch_tokens(self.card, self.step_times))
@@ -214,8 +214,7 @@ class Engine:
         try:
             while batch := wait_for_batch():
                 faults = self._run(batch)
-                self._finish(batch)
-                if faults == len(batch.requests) and not self._still_works(batch):
+                if faults is None or not self._settle(batch, faults):
                     break
         except Exception as error:
             log.exception("the engine's loop broke")
@@ -252,13 +251,16 @@ class Engine:
                 self._changed.wait()
         return None
 
-    def _run(self, batch: Batch, *, alone: bool = False) -> int:
-        """Run a batch and answer how many of its rows raised; where several might, each runs again alone.
+    def _run(self, batch: Batch, *, alone: bool = False) -> dict[Request, EngineFault] | None:
+        """Run a batch and answer which of its rows raised; where several might, each runs again alone. None: the engine
+        was stopped before there was room.
 
         A row whose numbers broke fails alone. Where memory runs out, the batch has the device alone for another try;
         where it does again, several rows are left as they were, for smaller batches.
         """
         with self._room(batch, alone=alone or any(request.deterministic for request in batch.requests)) as doing:
+            if self._stopping:
+                return None
             waited = self._waited(batch, doing.since)
             for request in batch.requests:
                 request.started_at = request.started_at or doing.since
@@ -270,17 +272,20 @@ class Engine:
                 return self._run(batch, alone=True)
             if len(batch.requests) > 1:
                 self._halve(batch)
-                return 0
+                return {}
         if error and len(batch.requests) > 1:
             log.warning("a batch of %d raised %r; running its rows alone", len(batch.requests), error)
-            return sum(self._run(Batch(batch.phase, (request,))) for request in batch.requests)
-        if error:
-            log.error("a request raised in %s", batch.phase, exc_info=error)
-            fault = EngineFault(f"{batch.phase} raised {error!r}")
-            fault.__cause__ = error
-            self._fail(batch.requests[0], fault)
+            faults: dict[Request, EngineFault] = {}
+            for request in batch.requests:
+                faults |= self._run(Batch(batch.phase, (request,))) or {}
+            return faults
         self._report(batch, seconds, waited)
-        return int(error is not None)
+        if not error:
+            return {}
+        log.error("a request raised in %s", batch.phase, exc_info=error)
+        fault = EngineFault(f"{batch.phase} raised {error!r}")
+        fault.__cause__ = error
+        return {batch.requests[0]: fault}
 
     def _attempt(self, batch: Batch) -> Exception | None:
         """Run a batch, and answer what it raised that was not raised on purpose."""
@@ -311,11 +316,21 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _settle(self, batch: Batch, faults: dict[Request, EngineFault]) -> bool:
+        """End a batch that ran. False where the engine works no more: nobody else may have begun by then."""
+        works = len(faults) < len(batch.requests) or self._still_works(batch)
+        with self._changed:
+            self._stopping = self._stopping or not works
+        for request, fault in faults.items():
+            self._fail(request, fault)
+        self._finish(batch)
+        return works
+
     def _still_works(self, batch: Batch) -> bool:
         """After a batch of which every row raised: whether the engine can make a picture that it made before."""
         try:
             with self._room(batch, alone=True):
-                self._warm_up()
+                warm_up(self._runner, self.card)
         except Exception:
             log.exception("the engine cannot make its smallest picture any more, and stops")
             return False
@@ -370,24 +385,6 @@ class Engine:
             pending = [*self._scheduler, *self._fetching]
         for request in pending:
             self._fail(request, reason)
-
-    def _warm_up(self) -> None:
-        card, image = self.card, Image.new("RGB", (self.card.min_side, self.card.min_side))
-        for operation in card.operations:
-            request = Request(
-                "",
-                width=card.min_side,
-                height=card.min_side,
-                steps=1,
-                guidance_scale=card.default_guidance_scale,
-                seed=0,
-                operation=operation,
-                images=() if operation == Operation.GENERATE else (image,),
-                box=(0, 0, *image.size),
-            )
-            request.condition_grids = pictures.condition_grids(request, card)
-            while request.image is None:
-                self._runner.run(Batch(request.phase, (request,)))
 
 
 def _call(callback: Callable[[Argument], object], argument: Argument) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
+from PIL import Image
 
 from inference import canvas, patches, pictures, sampler
 from inference.adapters import layers
@@ -15,6 +16,7 @@ from inference.adapters.weights import Row
 from inference.backends.base import Backend
 from inference.errors import BrokenPicture
 from inference.latent_cache.cache import Hit, Reuse
+from inference.models.catalog import ModelCard
 from inference.models.qwen_image import QwenImage
 from inference.request import Inpainting, Operation, Phase, Request
 from inference.scheduler import Batch
@@ -145,6 +147,26 @@ class Runner:
                 raise BrokenPicture("the latents are not finite")
             request.image = canvas.finish(request, self._model.decode(latents, request.grid))
             request.step_memory = None
+
+
+def warm_up(runner: Runner, card: ModelCard) -> None:
+    """Make the smallest picture of each operation. Raises whatever keeps the device from it."""
+    image = Image.new("RGB", (card.min_side, card.min_side))
+    for operation in card.operations:
+        request = Request(
+            "",
+            width=card.min_side,
+            height=card.min_side,
+            steps=1,
+            guidance_scale=card.default_guidance_scale,
+            seed=0,
+            operation=operation,
+            images=() if operation == Operation.GENERATE else (image,),
+            box=(0, 0, *image.size),
+        )
+        request.condition_grids = pictures.condition_grids(request, card)
+        while request.image is None:
+            runner.run(Batch(request.phase, (request,)))
 
 
 def _enter(request: Request, hit: Hit) -> None:

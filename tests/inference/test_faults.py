@@ -115,6 +115,7 @@ def test_requests_that_raise_by_themselves_do_not_stop_an_engine_that_works(own,
 
 
 def test_an_engine_that_can_do_nothing_any_more_gives_back_what_waits(own, monkeypatch):
+    monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that nothing is done for the one that waits
     running, waiting = order(), order(width=64)
     held = threading.Event()
     monkeypatch.setattr(own, "_on_batch", lambda report: held.wait(10))
@@ -133,7 +134,7 @@ def test_an_engine_that_hangs_while_it_proves_itself_is_noticed_too(own, monkeyp
     bad, waiting, free = order(), order(width=64), threading.Event()
     monkeypatch.setattr(own, "_stuck_seconds", 0.2)
     monkeypatch.setattr(type(own.step_times), "at", lambda times, tokens: 0.0)
-    monkeypatch.setattr(own, "_warm_up", lambda: free.wait(30))
+    monkeypatch.setattr("inference.engine.warm_up", lambda runner, card: free.wait(30))
     spoil(own, monkeypatch, RuntimeError("device-side assert"), lambda batch: True)
     try:
         with pytest.raises(EngineFault):
@@ -245,8 +246,9 @@ def test_a_batch_for_which_there_is_no_memory_beside_a_piece_keeps_the_cap(own, 
 
 def test_who_is_left_when_a_request_is_canceled_goes_on_at_once(own, monkeypatch):
     monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that nobody is ready but those whose turn it is
-    running = order(steps=100, on_step=lambda request: time.sleep(0.02))
-    left = order(width=64)
+    running, left, fail = order(steps=100), order(width=64), own._fail
+    # by then the other thread has found that there is nothing to do
+    monkeypatch.setattr(own, "_fail", lambda request, error: (time.sleep(0.3), fail(request, error)))
     own.submit(running)
     own.submit(left)
     assert wait_until(lambda: running.step_index > 2, 20)
