@@ -52,8 +52,8 @@ class Scheduler:
         self._lines = {name: Line(weight, SLICE_STEPS * max_batch_tokens) for name, weight in weights.items()}
         self._decoding: OrderedDict[Request, None] = OrderedDict()
         self._stepped: tuple[Request, ...] = ()
-        # whose picture or prompts are worked on
-        self._busy: Request | None = None
+        # whose pictures and prompts are not all done with
+        self._raw: set[Request] = set()
         self._arrivals = 0
         self._now = 0.0
 
@@ -70,42 +70,44 @@ class Scheduler:
             line.charge = max(line.charge, self._now)
         self._arrivals += 1
         line.add(request, self._arrivals)
+        self._raw.add(request)
 
     def discard(self, request: Request) -> None:
         """Forget a request wherever it stands; unknown ones are ignored."""
         self._lines[request.service_class].discard(request)
         self._decoding.pop(request, None)
+        self._raw.discard(request)
 
     def next_step(self) -> Batch | None:
         """The next step: of the first batch that is ready or has begun, else of the one that ran last; or None."""
         lines = self._by_charge()
         for line in lines:
             rows = self._fill(line, line.due())
-            ready = tuple(filter(self._is_ready, rows))
+            ready = self._ready(rows)
             if ready == rows or any(row.steps_run for row in ready):
                 return self._lead(line, ready)
         for row in self._stepped:
             line = self._lines[row.service_class]
             if row in line:
-                return self._lead(line, tuple(filter(self._is_ready, self._fill(line, row))))
+                return self._lead(line, self._ready(self._fill(line, row)))
         return None
 
     def next_piece(self) -> Batch | None:
         """The next picture to decode, or a picture to read or the prompts of one whose turn is near; or None."""
-        begins = (row for row in self._near() if row.phase in (Phase.READ, Phase.ENCODE))
-        self._busy = next(chain(self._decoding, begins), None)
-        return Batch(self._busy.phase, (self._busy,)) if self._busy else None
+        begins = (row for row in self._near() if row in self._raw) if self._raw else ()
+        first = next(chain(self._decoding, begins), None)
+        return Batch(first.phase, (first,)) if first else None
 
     def advance(self, batch: Batch) -> None:
         """Take note of a batch that ran: rows past their last step go to be decoded, decoded ones leave."""
         if batch.phase is Phase.DENOISE:
             self._stepped = tuple(filter(self._goes_on, batch.requests))
             return
-        self._busy = None
         for request in batch.requests:
             if batch.phase is Phase.DECODE:
                 self.discard(request)
-            else:
+            elif request.phase not in (Phase.READ, Phase.ENCODE):
+                self._raw.discard(request)
                 self._goes_on(request)
 
     def _goes_on(self, request: Request) -> bool:
@@ -130,8 +132,8 @@ class Scheduler:
         ahead = (islice(line.by_tag(), len(rows) + AHEAD) for line, rows in zip(lines, batches, strict=True))
         return chain(*batches, *ahead)
 
-    def _is_ready(self, request: Request) -> bool:
-        return request.phase is Phase.DENOISE and request is not self._busy
+    def _ready(self, rows: tuple[Request, ...]) -> tuple[Request, ...]:
+        return tuple(row for row in rows if row not in self._raw)
 
     def _lead(self, leader: Line, rows: tuple[Request, ...]) -> Batch:
         batch = Batch(Phase.DENOISE, rows)
