@@ -32,7 +32,7 @@ PLACES = {
     "API key": ("authentication.py", "authenticate"),
     "check of the body": ("serializers.py", "order"),
     "price": ("pricing.py", "quote"),
-    "hold and job (one statement)": ("cursor.py", "execute"),
+    "hold and job (one statement)": ("statements.py", "rows"),
     "answer": ("jobs.py", "one"),
     "rendering": ("response.py", "rendered_content"),
 }
