@@ -1,4 +1,4 @@
-"""Who runs next: waiting and running requests in, one batch at a time out.
+"""Who runs next: waiting and running requests in; a step and a piece, the work on a picture or a prompt, at a time out.
 
 Holds no tensors and runs no model; it reads of a request only its class, account, batch key, phase, steps and token
 count.

@@ -1,5 +1,6 @@
 """One real engine on the real house model for all tests of the engine, watched batch by batch."""
 
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -22,10 +23,13 @@ class Watch:
     def __init__(self) -> None:
         self.reports: list[BatchReport] = []
         self._acts: dict[int, list[Callable[[], object]]] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, report: BatchReport) -> None:
-        self.reports.append(report)
-        for act in self._acts.pop(len(self.reports), []):
+        with self._lock:
+            self.reports.append(report)
+            acts = self._acts.pop(len(self.reports), [])
+        for act in acts:
             act()
 
     def at(self, count: int, act: Callable[[], object]) -> None:
