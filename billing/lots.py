@@ -122,7 +122,8 @@ WITH moved AS (
     FROM billing_transfer WHERE created_at > statement_timestamp() - interval '10 minutes'
     GROUP BY 1
 )
-SELECT wallet_id FROM moved LEFT JOIN billing_lotcursor AS cursor USING (wallet_id)
+SELECT wallet.id FROM moved JOIN billing_wallet AS wallet ON wallet.id = moved.wallet_id AND wallet.kind = 'customer'
+LEFT JOIN billing_lotcursor AS cursor ON cursor.wallet_id = wallet.id
 WHERE moved.id > coalesce(cursor.last_transfer_id, 0)
 """
 
