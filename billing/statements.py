@@ -11,12 +11,14 @@ cold caches, so that what a cursor does around a statement costs it more than se
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from itertools import count
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import Connection, abc
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import FeatureNotSupported, InvalidSqlStatementName, error_from_result
@@ -38,6 +40,7 @@ class _Prepared(NamedTuple):
     transformer: abc.Transformer
 
 
+_thread = threading.local()
 # Never the same twice: an interrupt may leave a name that the server knows and nobody else.
 _numbers = count()
 _prepared: WeakKeyDictionary[Connection[Any], dict[str, _Prepared]] = WeakKeyDictionary()
@@ -54,11 +57,21 @@ def rows(sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
     The server finds a value's type by where it stands, so that one plan does for all: write a cast where it cannot.
     """
-    database = connections[DEFAULT_DB_ALIAS]
-    database.ensure_connection()
+    database = _database()
+    if database.connection is None:
+        database.ensure_connection()
     database.validate_no_broken_transaction()
     with database.wrap_database_errors:
         return _execute(database.connection, sql, values)
+
+
+def _database() -> BaseDatabaseWrapper:
+    """This thread's. Django asks each time whether there is an event loop, which has others; here there is none."""
+    try:
+        found: BaseDatabaseWrapper = _thread.database
+    except AttributeError:
+        found = _thread.database = connections[DEFAULT_DB_ALIAS]
+    return found
 
 
 def _execute(connection: Connection[Any], sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
