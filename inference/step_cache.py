@@ -95,7 +95,9 @@ def _run(
     some = shared | {
         # a model that sees its condition at another time has the times of all rows twice
         "temb": shared["temb"].unflatten(0, (-1, count))[:, rows].flatten(0, 1),
-        "joint_attention_kwargs": {name: mask[rows] for name, mask in shared["joint_attention_kwargs"].items()},
+        "joint_attention_kwargs": {
+            name: [values[row] for row in rows] for name, values in shared["joint_attention_kwargs"].items()
+        },
         "modulate_index": None if shared["modulate_index"] is None else shared["modulate_index"][rows],
     }
     text, image = text[rows], image[rows]

@@ -13,7 +13,7 @@ from inference.models import transformer as rows
 from inference.request import Grid
 from inference.step_cache import StepCache
 
-# text is padded to one of these lengths, so that a row meets few shapes and the same mask path every time
+# text is padded to one of these lengths, so that the linear layers meet few shapes
 TEXT_BUCKETS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
@@ -38,16 +38,16 @@ class TorchBackend:
         cache: StepCache | None = None,
     ) -> torch.Tensor:
         dtype = self._parameter.dtype
-        text, mask = self._pad(texts, latents.shape[1])
         height, width = grids[0]
         through = partial(cache.run, only=self.layers.only, tokens=height * width) if cache else None
         with self.layers.given(adapters), self._blocks.running(through):
             predicted: torch.Tensor = self.transformer(
                 hidden_states=latents.to(dtype),
-                timestep=sigmas.to(dtype),
-                encoder_hidden_states=text,
+                # diffusers' pipelines round the time like this, too
+                timestep=(1000 * sigmas).to(dtype) / 1000,
+                encoder_hidden_states=_pad(texts),
                 img_shapes=[[(1, *grid) for grid in grids]] * len(texts),
-                attention_kwargs={"attention_mask": mask},
+                attention_kwargs={"text_lengths": [len(text) for text in texts]},
                 return_dict=False,
             )[0]
         return predicted[:, : height * width].float()
@@ -56,12 +56,9 @@ class TorchBackend:
         if self._parameter.is_cuda:
             torch.cuda.current_stream(self._parameter.device).synchronize()
 
-    def _pad(self, texts: Sequence[torch.Tensor], image_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Texts [rows, bucket, width] and an additive mask [rows, 1, 1, bucket + image tokens]."""
-        longest = max(len(text) for text in texts)
-        bucket = next(size for size in TEXT_BUCKETS if size >= longest)
-        padded = torch.stack([functional.pad(text, (0, 0, 0, bucket - len(text))) for text in texts])
-        mask = padded.new_zeros(len(texts), 1, 1, bucket + image_tokens)
-        for row, text in enumerate(texts):
-            mask[row, ..., len(text) : bucket] = float("-inf")
-        return padded, mask
+
+def _pad(texts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Texts [rows, bucket, width]."""
+    longest = max(len(text) for text in texts)
+    bucket = next(size for size in TEXT_BUCKETS if size >= longest)
+    return torch.stack([functional.pad(text, (0, 0, 0, bucket - len(text))) for text in texts])

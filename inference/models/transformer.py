@@ -1,13 +1,14 @@
 """Diffusers' Qwen-Image transformer made fit for batches: rows of a forward do not see one another.
 
-Replaced in place, weights untouched: the rotary embedding becomes one cached table for text and image, and
-the attention processor takes one ready mask for both. RoPE is that of Su et al. 2021 over three axes (frame,
-row, column), as Qwen-Image lays it out.
+Replaced in place, weights untouched: the rotary embedding becomes one cached table for image and text, and the
+attention of a row ends where its own text ends. RoPE is that of Su et al. 2021 over three axes (frame, row, column),
+as Qwen-Image lays it out.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ Shape = tuple[int, int, int]
 
 
 class JointRope(nn.Module):
-    """Drop-in for diffusers' `pos_embed`, for rows of one shape: unit complex [text + image tokens, 1, width / 2]."""
+    """Drop-in for diffusers' `pos_embed`, for rows of one shape: unit complex [image + text tokens, 1, width / 2]."""
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
@@ -32,7 +33,7 @@ class JointRope(nn.Module):
 
     def _compute(self, shape: tuple[Shape, ...], text_tokens: int, device: torch.device) -> torch.Tensor:
         image, text = self._original([list(shape)], max_txt_seq_len=text_tokens, device=device)
-        return torch.cat([text, image])[:, None]
+        return torch.cat([image, text])[:, None]
 
 
 class Blocks(nn.ModuleList):
@@ -61,45 +62,64 @@ def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
 
 
 class RowAttention:
-    """Joint attention over [text, image] with an additive mask [rows, 1, 1, text + image tokens]."""
+    """Joint attention over [image, text], row by row without the text's padding.
+
+    A mask would do the same and rules out the fastest kernels. Rows beside one another whose texts are equally long
+    share a call; so which kernel a row meets depends on its own length alone, never on its mates.
+    """
 
     def __call__(
         self,
         attn: Attention,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor,
+        text_lengths: Sequence[int],
         image_rotary_emb: torch.Tensor,
-        encoder_hidden_states_mask: torch.Tensor | None = None,
+        attention_mask: None = None,
+        encoder_hidden_states_mask: None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image and text streams [rows, tokens, width] in; their attention outputs, image first, out."""
-        assert encoder_hidden_states_mask is None, "the joint mask comes in attention_mask"
+        """Image and text streams [rows, tokens, width] in; their attention outputs, image first, out.
+
+        text_lengths: how many of a row's text tokens are no padding; the outputs of the others mean nothing.
+        """
+        assert attention_mask is encoder_hidden_states_mask is None, "padding is told by text_lengths"
         image, text = hidden_states, encoder_hidden_states
-        heads = attn.heads
+        heads, boundary = attn.heads, image.shape[1]
         query = torch.cat(
             [
-                attn.norm_added_q(_split(attn.add_q_proj(text), heads)),
                 attn.norm_q(_split(attn.to_q(image), heads)),
+                attn.norm_added_q(_split(attn.add_q_proj(text), heads)),
             ],
             dim=1,
         )
         key = torch.cat(
             [
-                attn.norm_added_k(_split(attn.add_k_proj(text), heads)),
                 attn.norm_k(_split(attn.to_k(image), heads)),
+                attn.norm_added_k(_split(attn.add_k_proj(text), heads)),
             ],
             dim=1,
         )
-        value = _split(torch.cat([attn.add_v_proj(text), attn.to_v(image)], dim=1), heads)
-        mixed = functional.scaled_dot_product_attention(
-            rotate(query, image_rotary_emb).transpose(1, 2),
-            rotate(key, image_rotary_emb).transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=attention_mask,
-        )
-        mixed = mixed.transpose(1, 2).flatten(2)
-        boundary = text.shape[1]
-        return attn.to_out[0](mixed[:, boundary:]), attn.to_add_out(mixed[:, :boundary])
+        value = _split(torch.cat([attn.to_v(image), attn.add_v_proj(text)], dim=1), heads)
+        lengths = [boundary + length for length in text_lengths]
+        mixed = attend(rotate(query, image_rotary_emb), rotate(key, image_rotary_emb), value, lengths).flatten(2)
+        return attn.to_out[0](mixed[:, :boundary]), attn.to_add_out(mixed[:, boundary:])
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """Attention over [rows, tokens, heads, width], of each row's first tokens alone; zeros for the rest."""
+    if all(length == query.shape[1] for length in lengths):
+        return _attend(query, key, value)
+    mixed, start = torch.zeros_like(query), 0
+    for length, group in groupby(lengths):
+        rows = slice(start, start + len(list(group)))
+        mixed[rows, :length] = _attend(query[rows, :length], key[rows, :length], value[rows, :length])
+        start = rows.stop
+    return mixed
+
+
+def _attend(*projections: torch.Tensor) -> torch.Tensor:
+    query, key, value = (projection.transpose(1, 2) for projection in projections)
+    return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 def make_rows_independent(transformer: QwenImageTransformer2DModel) -> QwenImageTransformer2DModel:

@@ -57,7 +57,7 @@ def forward(transformer: QwenImageTransformer2DModel, seeds: list[int]) -> torch
         timestep=torch.tensor([0.2 + 0.7 / (1 + seed) for seed in seeds]).to(dtype),
         encoder_hidden_states=torch.stack(texts).to(dtype),
         img_shapes=[[(1, 4, 4)]] * len(seeds),
-        attention_kwargs={"attention_mask": torch.zeros(len(seeds), 1, 1, TEXT_TOKENS + IMAGE_TOKENS, dtype=dtype)},
+        attention_kwargs={"text_lengths": [TEXT_TOKENS] * len(seeds)},
         return_dict=False,
     )[0].float()
 
