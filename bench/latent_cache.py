@@ -41,9 +41,9 @@ from inference.house_model.captions import LANGUAGES, caption
 from inference.house_model.judge import judge
 from inference.house_model.world import Scene, draw_scene
 from inference.latent_cache import mapping
-from inference.latent_cache.cache import Hit
 from inference.latent_cache.calibrate import other_scene
 from inference.latent_cache.mapping import Mapping, Point
+from inference.latent_cache.reuse import Hit
 from inference.models import catalog
 from inference.request import TILE, Request
 from inference.sampler import sigmas

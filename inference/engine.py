@@ -24,8 +24,10 @@ from inference.adapters.bank import Bank, Loan
 from inference.backends.pytorch import TorchBackend
 from inference.calibration import StepTimes
 from inference.errors import BrokenPicture, Canceled, EngineFault, EngineStopped, InferenceError
-from inference.latent_cache.cache import Reuse
+from inference.latent_cache.reuse import Reuse
 from inference.models import catalog, qwen_image
+from inference.models.catalog import ModelCard
+from inference.models.qwen_image import QwenImage
 from inference.request import Phase, Picture, Request
 from inference.runner import Runner, warm_up
 from inference.scheduler import Batch, Scheduler
@@ -34,6 +36,7 @@ from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, Device, Doing, Watch
 log = logging.getLogger(__name__)
 
 Argument = TypeVar("Argument")
+Load = Callable[[ModelCard, torch.device], QwenImage]
 
 # bytes of adapters that stay on the device; Qwen-Image's attention at rank 16 takes 47 MB
 MAX_ADAPTER_BYTES = {"cuda": 4 * 1024**3, "cpu": 1024**3}
@@ -58,8 +61,9 @@ class Engine:
 
     def __init__(
         self,
-        model: str | Path | None = None,
+        model: str | Path | ModelCard | None = None,
         *,
+        load: Load = qwen_image.load,
         device: str | None = None,
         max_batch_tokens: int | None = None,
         max_adapter_bytes: int | None = None,
@@ -68,14 +72,16 @@ class Engine:
         latent_cache: Reuse | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
-        """`on_batch` runs after a batch, in the thread that ran it. Raises ModelUnavailable for no such model.
+        """`load` brings the model into memory. `on_batch` runs after a batch, in the thread that ran it. Raises
+        ModelUnavailable for no such model.
 
         Without `max_batch_tokens` the cap is the knee of the step times on this device. A batch is stuck after
         `stuck_seconds`, or later where it is known to take long.
         """
-        self.card = catalog.card(model)
+        self.card = model if isinstance(model, ModelCard) else catalog.card(model)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.warm = False
+        self._load = load
         self._latent_cache = latent_cache
         self._on_batch = on_batch
         self._max_batch_tokens = max_batch_tokens
@@ -103,7 +109,7 @@ class Engine:
     def start(self) -> None:
         """Load the model, run it once, and begin to serve; returns when warm."""
         assert not self._threads, "an engine starts once"
-        model = qwen_image.load(self.card, self.device)
+        model = self._load(self.card, self.device)
         backend = TorchBackend(model.transformer)
         self._runner = Runner(model, backend, self._latent_cache)
         self._colours = previews.load(self.card.path, self.device)

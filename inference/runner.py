@@ -15,7 +15,7 @@ from inference.adapters import layers
 from inference.adapters.weights import Row
 from inference.backends.base import Backend
 from inference.errors import BrokenPicture
-from inference.latent_cache.cache import Hit, Reuse
+from inference.latent_cache.reuse import Hit, Reuse
 from inference.models.catalog import ModelCard
 from inference.models.qwen_image import QwenImage
 from inference.request import Inpainting, Operation, Phase, Request
@@ -99,12 +99,19 @@ class Runner:
     def _denoise(self, requests: Sequence[Request]) -> None:
         requests = sorted(requests, key=lambda request: layers.order(_adapters(request)))
         latents = torch.stack([_present(request.latents) for request in requests])
-        now = torch.tensor([request.sigmas[request.step_index] for request in requests])
-        after = torch.tensor([request.sigmas[request.step_index + 1] for request in requests])
+        # all numbers of the step cross to the device at once, before its work is queued: nothing waits half way
+        now, after, scales = _to_device(
+            [
+                [request.sigmas[request.step_index] for request in requests],
+                [request.sigmas[request.step_index + 1] for request in requests],
+                [request.guidance_scale for request in requests],
+            ],
+            latents.device,
+        )
         cache = _step_cache(requests)
-        velocity = self._velocity(requests, latents, now.to(latents.device), cache)
-        moved = sampler.step(latents, velocity, (after - now).to(latents.device))
-        outlooks = sampler.step(latents, velocity, -now.to(latents.device))
+        velocity = self._velocity(requests, latents, now, scales, cache)
+        moved = sampler.step(latents, velocity, after - now)
+        outlooks = sampler.step(latents, velocity, -now)
         rows = [_inpainted(request, row) for request, row in zip(requests, moved, strict=True)]
         finite = dict(zip(requests, moved.isfinite().flatten(1).all(1).tolist(), strict=True))
         for request, row, outlook in zip(requests, rows, outlooks, strict=True):
@@ -124,7 +131,12 @@ class Runner:
             raise BrokenPicture("the latents are not finite", broken)
 
     def _velocity(
-        self, requests: Sequence[Request], latents: torch.Tensor, now: torch.Tensor, cache: StepCache | None
+        self,
+        requests: Sequence[Request],
+        latents: torch.Tensor,
+        now: torch.Tensor,
+        scales: torch.Tensor,
+        cache: StepCache | None,
     ) -> torch.Tensor:
         grids = (requests[0].grid, *requests[0].condition_grids)
         texts = [_present(request.text) for request in requests]
@@ -136,7 +148,6 @@ class Runner:
             return self._backend.velocity(latents, now, texts, grids, adapters, cache)
         texts += [_present(request.negative_text) for request in requests]
         both = self._backend.velocity(latents.repeat(2, 1, 1), now.repeat(2), texts, grids, adapters * 2, cache)
-        scales = torch.tensor([request.guidance_scale for request in requests]).to(latents.device)
         velocity, negative = both.chunk(2)
         return sampler.guide(velocity, negative, scales)
 
@@ -200,6 +211,12 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _to_device(rows: list[list[float]], device: torch.device) -> torch.Tensor:
+    """Numbers [rows, columns], 32 bits, on their way to a device whose other work they do not wait for."""
+    numbers = torch.tensor(rows)
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
 def _adapters(request: Request) -> Row:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
@@ -30,6 +29,7 @@ import torch
 from inference.latent_cache import entries
 from inference.latent_cache.entries import Description, Feature
 from inference.latent_cache.mapping import Mapping as Calibration
+from inference.latent_cache.reuse import Hit
 from inference.latent_cache.stores import Shelf, Store, StoreUnavailable
 from inference.latent_cache.wording import signature
 from inference.request import Operation, Request
@@ -45,33 +45,6 @@ PAUSE_SECONDS = 10.0
 SAME_SIGMA = 1e-4
 # whose descriptions are kept in memory; customers choose what makes a shelf
 MAX_SHELVES = 256
-
-
-@dataclass(frozen=True)
-class Hit:
-    """Latents [tokens, channels] to begin from, at `sigma`, which takes the place of the schedule's own at `step`.
-
-    They come from `seed`, in a schedule of `steps`.
-    """
-
-    latents: torch.Tensor
-    sigma: float
-    step: int
-    similarity: float
-    seed: int
-    steps: int
-
-
-class Reuse(Protocol):
-    """What the engine asks of a cache: quick, and never raising. One thread looks up, another one offers."""
-
-    def look_up(self, request: Request) -> Hit | None:
-        """Where a request that was just encoded may begin; None: at the beginning."""
-        ...
-
-    def offer(self, request: Request) -> None:
-        """Take note of a request's latents after a step."""
-        ...
 
 
 @dataclass

@@ -23,8 +23,8 @@ from inference.house_model.captions import LANGUAGES, caption
 from inference.house_model.judge import judge
 from inference.house_model.world import PATTERNS, POSITIONS, SHAPES, SIZES, Scene, draw_scene
 from inference.latent_cache import entries
-from inference.latent_cache.cache import Hit
 from inference.latent_cache.mapping import NEVER, Mapping, Point, path_of
+from inference.latent_cache.reuse import Hit
 from inference.latent_cache.shadow import drift
 from inference.latent_cache.wording import signature
 from inference.models import catalog

@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 import torch
 
-from inference.latent_cache.cache import Hit, LatentCache
+from inference.latent_cache.cache import LatentCache
 from inference.latent_cache.mapping import NEVER, Mapping, Point
+from inference.latent_cache.reuse import Hit
 from inference.latent_cache.stores import Store
 from inference.request import Picture, Request
 

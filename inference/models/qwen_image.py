@@ -104,9 +104,9 @@ class QwenImage:
         return embedding
 
 
-def load(card: ModelCard, device: torch.device) -> QwenImage:
-    """Load a card's model: bf16 on a GPU, 32 bits on a CPU. Raises ModelUnavailable."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+def load(card: ModelCard, device: torch.device, dtype: torch.dtype | None = None) -> QwenImage:
+    """Load a card's model, where no `dtype` is given in bf16 on a GPU, in 32 bits on a CPU. Raises ModelUnavailable."""
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from inference.engine import BatchReport, Engine
 from inference.house_model.architecture import HEAD_WIDTH, HEADS, LAYERS
-from inference.latent_cache.cache import Hit
+from inference.latent_cache.reuse import Hit
 from inference.models import catalog
 from inference.request import Picture, Request
 

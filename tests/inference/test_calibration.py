@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from inference import calibration
 from inference.calibration import StepTimes
@@ -62,3 +63,36 @@ def test_the_table_is_printed_and_a_usual_picture_fits_under_the_cap(tmp_path, m
     assert [int(row.split()[0]) for row in rows] == [32 * 2**power for power in range(len(rows))]
     assert int(cap.split()[1].rstrip(",")) >= 128
     assert len(list(Path(tmp_path).iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rows"),
+    [
+        # an H200 with Qwen-Image at 512x512: four times the throughput of one row, so it goes on until that is found
+        ((0.167, 0.2, 0.24, 0.425, 0.84, 1.7), [1, 2, 4, 8, 16]),
+        ((0.1, 0.2, 0.4), [1, 2, 4]),
+        ((1.0,), [1]),
+        (tuple(0.001 for _ in range(7)), [1, 2, 4, 8, 16, 32, 64]),
+    ],
+    ids=["until more brings nothing", "nothing from the first", "too slow to go on", "as many as there may be"],
+)
+def test_larger_batches_are_measured_while_they_are_worth_it(engine, monkeypatch, seconds, rows):
+    tried = []
+
+    def step_seconds(runner, first, count):
+        tried.append(count)
+        return seconds[len(tried) - 1]
+
+    monkeypatch.setattr(calibration, "_step_seconds", step_seconds)
+    calibration.measure(engine.card, engine._runner)
+    assert tried == rows
+
+
+def test_a_batch_that_memory_does_not_hold_ends_the_table(engine, monkeypatch):
+    def step_seconds(runner, first, count):
+        if count > 2:
+            raise torch.OutOfMemoryError
+        return 0.01
+
+    monkeypatch.setattr(calibration, "_step_seconds", step_seconds)
+    assert calibration.measure(engine.card, engine._runner).tokens == (32, 64)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from inference.latent_cache import shadow as module
-from inference.latent_cache.cache import Hit, LatentCache
+from inference.latent_cache.cache import LatentCache
 from inference.latent_cache.mapping import NEVER, Mapping, Point
+from inference.latent_cache.reuse import Hit
 from inference.latent_cache.shadow import ENOUGH, MAX_OF_ACCOUNT, MAX_WAITING, Record, Shadows, bounded, needed
 from inference.latent_cache.stores import StoreUnavailable, open_store
 from inference.request import Request
