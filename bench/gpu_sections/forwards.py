@@ -73,9 +73,7 @@ def graphs(rig: Rig) -> Iterator[Row]:
 def compiled(rig: Rig) -> Iterator[Row]:
     """Each block through torch.compile, beside eager ones; the first call compiles, and its time is told."""
     eager, backend = rig.backend(), rig.backend()
-    for block in backend.transformer.transformer_blocks:
-        # on a CPU the compiler would need a C++ compiler: what can be traced is all that is shown there
-        block.compile(backend="inductor" if rig.on_gpu else "eager", fullgraph=True)
+    compile_blocks(rig, backend)
     small, large = rig.scale.small, rig.scale.large
     for side, batch in ((small, 1), (large, 1), (small, rig.scale.batches[-1]), (large, 2)):
         rig.empty()
@@ -107,8 +105,7 @@ def eight_bits(rig: Rig) -> Iterator[Row]:
     convert(backend.transformer.transformer_blocks)
     for name in ("eager", "compiled"):
         if name == "compiled":
-            for block in backend.transformer.transformer_blocks:
-                block.compile(backend="inductor" if rig.on_gpu else "eager", fullgraph=True)
+            compile_blocks(rig, backend)
         for shape, each in inputs.items():
             took = rig.seconds({"8": forward(backend, each)})["8"]
             error = (forward(backend, each)() - exact[shape]).square().mean().sqrt() / exact[
@@ -220,6 +217,14 @@ def recorded(act: Callable[[], torch.Tensor]) -> Callable[[], None]:
     return play
 
 
+def compile_blocks(rig: Rig, backend: TorchBackend) -> None:
+    """Have each block compiled for each shape that it meets, at the first call with it."""
+    torch.compiler.reset()
+    for block in backend.transformer.transformer_blocks:
+        # on a processor the compiler would need a C++ compiler: there it is only shown that all can be traced
+        block.compile(backend="inductor" if rig.on_gpu else "eager", fullgraph=True, dynamic=False)
+
+
 class EightBitLinear(nn.Module):
     """y = xWᵀ + b with both factors in 8 bits, each row of x and of W by a scale of its own."""
 
@@ -240,7 +245,8 @@ class EightBitLinear(nn.Module):
             scale_b=self.scale,
             out_dtype=torch.bfloat16,
         )
-        return (y.to(x.dtype) + self.bias).unflatten(0, x.shape[:-1])
+        y = y.to(x.dtype) if self.bias is None else y.to(x.dtype) + self.bias
+        return y.unflatten(0, x.shape[:-1])
 
 
 def _scale(matrix: torch.Tensor) -> torch.Tensor:

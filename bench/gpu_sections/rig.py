@@ -4,6 +4,7 @@ Random weights cost what trained ones cost. Modules that run the same weights in
 backend, a compiled one) share one copy of them, so that they can take turns in one process.
 """
 
+import gc
 import statistics
 import time
 import zlib
@@ -217,6 +218,7 @@ class Rig:
 
     def empty(self) -> None:
         """Give back what no tensor needs, and count the peak of memory from here."""
+        gc.collect()
         if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
