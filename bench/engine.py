@@ -51,8 +51,8 @@ class Kiln:
     def __init__(self) -> None:
         self.engine = Engine(device="cpu", max_batch_tokens=2048, on_batch=self._note)
         self._arriving: list[Request] = []
-        self._began = 0.0
-        self._ended: list[float] = []
+        self._began = self._ended = 0.0
+        self._stepped: list[float] = []
 
     def make(self, requests: list[Request]) -> tuple[float, float]:
         """Seconds of everything, and of a step."""
@@ -60,15 +60,16 @@ class Kiln:
         self.engine.submit(request(0, steps=1)).result()
         for each in requests:
             each.future.result()
-        # the first batch encoded, the last ones decoded
-        steps = [after - before for before, after in pairwise(self._ended[: requests[0].steps + 1])]
-        return self._ended[-1] - self._began, statistics.median(steps)
+        steps = [after - before for before, after in pairwise(self._stepped)]
+        return self._ended - self._began, statistics.median(steps)
 
     def _note(self, report: BatchReport) -> None:
-        self._ended.append(time.perf_counter())
+        self._ended = time.perf_counter()
+        if report.phase == "denoise":
+            self._stepped.append(self._ended)
         if report.phase == "decode" and self._arriving:
             arriving, self._arriving = self._arriving, []
-            self._began, self._ended = time.perf_counter(), []
+            self._began, self._stepped = time.perf_counter(), []
             for each in arriving:
                 self.engine.submit(each)
 
