@@ -59,7 +59,7 @@ class Kiln:
         self._arriving = requests
         self.engine.submit(request(0, steps=1)).result()
         for each in requests:
-            each.future.result()
+            each.ticket.future.result()
         steps = [after - before for before, after in pairwise(self._stepped)]
         return self._ended - self._began, statistics.median(steps)
 

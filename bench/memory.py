@@ -22,7 +22,8 @@ import torch
 from bench.engine import PROMPTS
 from bench.mixed import make_adapters
 from inference.engine import BatchReport, Engine
-from inference.request import Picture, Request
+from inference.request import Request
+from inference.state import Picture
 
 BATCHES = (1, 2, 4, 8, 16)
 MIB = 2**20

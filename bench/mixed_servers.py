@@ -26,7 +26,8 @@ from PIL import Image
 
 from inference.engine import BatchReport, Engine
 from inference.models import catalog
-from inference.request import Phase, Picture, Request
+from inference.request import Phase, Request
+from inference.state import Picture
 
 WINDOW = 0.1
 MAX_BATCH_TOKENS = 2048

@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ import torch
 from inference.engine import BatchReport, Engine
 from inference.house_model.evaluate import Drawn, Sampling, draw
 from inference.models import catalog
-from inference.request import Picture, Request
+from inference.request import Request
+from inference.state import Picture
 
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5)
 
@@ -40,7 +42,7 @@ class CachingEngine(Engine):
         self.requests: list[Request] = []
 
     def submit(self, request: Request) -> Future[Picture]:
-        request.step_cache = self.threshold
+        request = replace(request, step_cache=self.threshold)
         self.requests.append(request)
         return super().submit(request)
 
@@ -48,7 +50,7 @@ class CachingEngine(Engine):
         """Pictures of the first captions, and the seconds of their denoising."""
         self.threshold, self.seconds, self.requests = threshold, 0.0, []
         drawn = draw(self, captions, Sampling(steps, catalog.card().default_guidance_scale))
-        return drawn, [request.future.result() for request in self.requests], self.seconds
+        return drawn, [request.ticket.future.result() for request in self.requests], self.seconds
 
     def _note(self, report: BatchReport) -> None:
         now = time.thread_time()
@@ -100,7 +102,7 @@ def preview(engine: CachingEngine) -> float:
 
     engine.threshold, engine.seconds = 0.0, 0.0
     engine.submit(Request("a red circle", width=128, height=128, steps=20, guidance_scale=3.0, seed=0, on_step=look))
-    engine.requests[-1].future.result()
+    engine.requests[-1].ticket.future.result()
     return round(statistics.median(costs) / statistics.median(np.diff(ended)), 4)
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from inference.errors import InferenceError
 from inference.models import catalog
-from inference.models.catalog import ModelCard
+from inference.models.card import ModelCard
 from inference.request import TILE, Operation, Request
 
 BAR = 30
@@ -158,7 +158,7 @@ def _make(model: str | None, requests: list[Request], paths: list[Path]) -> None
 
 
 def _show(requests: list[Request]) -> None:
-    done, total = sum(request.step_index for request in requests), sum(request.steps_due for request in requests)
+    done, total = sum(request.state.step_index for request in requests), sum(request.steps_due for request in requests)
     filled = BAR * done // total
     sys.stderr.write(f"\r[{'#' * filled}{'.' * (BAR - filled)}] step {done} of {total}")
     sys.stderr.flush()

@@ -4,7 +4,6 @@ The table is kept in the folder KILN_CALIBRATION, a file for each model revision
 A file that is broken or speaks of something else is measured anew. `python -m inference.calibrate` prints the table.
 """
 
-import copy
 import hashlib
 import json
 import logging
@@ -13,16 +12,16 @@ import platform
 import tempfile
 import time
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from inference.models.catalog import ModelCard
+from inference.models.card import ModelCard
 from inference.request import Phase, Request
 from inference.runner import Runner
-from inference.scheduler import Batch
+from inference.scheduling.scheduler import Batch
 
 log = logging.getLogger(__name__)
 
@@ -101,12 +100,19 @@ def _worth_it(table: list[tuple[int, float]]) -> bool:
 
 def _step_seconds(runner: Runner, first: Request, rows: int) -> float:
     """The shortest of a few steps, after one that warms the shape up."""
-    batch, took = Batch(Phase.DENOISE, tuple(copy.copy(first) for _ in range(rows))), []
+    batch, took = Batch(Phase.DENOISE, tuple(_twin(first) for _ in range(rows))), []
     for _ in range(_RUNS):
         begun = time.perf_counter()
         runner.run(batch)
         took.append(time.perf_counter() - begun)
     return min(took[1:])
+
+
+def _twin(request: Request) -> Request:
+    """Another request that has come as far."""
+    twin = replace(request)
+    vars(twin.state).update(vars(request.state))
+    return twin
 
 
 def _request(card: ModelCard, width: int, height: int) -> Request:

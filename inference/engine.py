@@ -1,8 +1,8 @@
 """The engine: takes requests, hands out futures, and runs two threads that do schedule → run → finish for ever, one
-for denoising steps and one for pieces, the work on pictures and prompts beside them.
+for denoising steps and one for codec work: pictures and prompts, read, encoded and decoded beside the steps.
 
-Requests join and leave between denoising steps. What runs next is the scheduler's business, how it runs the
-runner's; no queue and no arithmetic here.
+Requests join and leave between denoising steps. What runs next is the scheduler's business, how it runs the runner's,
+and what happens when it raises recovery's; no queue and no arithmetic here.
 """
 
 import logging
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,14 +23,16 @@ from inference import calibration, pictures, previews
 from inference.adapters.bank import Bank, Loan
 from inference.backends.pytorch import TorchBackend
 from inference.calibration import StepTimes
-from inference.errors import BrokenPicture, Canceled, EngineFault, EngineStopped, InferenceError
+from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
 from inference.latent_cache.reuse import Reuse
 from inference.models import catalog, qwen_image
-from inference.models.catalog import ModelCard
+from inference.models.card import ModelCard
 from inference.models.qwen_image import QwenImage
-from inference.request import Phase, Picture, Request
+from inference.recovery import Outcome, Recovery, Stopped
+from inference.request import Phase, Request
 from inference.runner import Runner, warm_up
-from inference.scheduler import Batch, Scheduler
+from inference.scheduling.scheduler import Batch, Scheduler
+from inference.state import Picture
 from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, Device, Doing, Watchdog
 
 log = logging.getLogger(__name__)
@@ -86,11 +88,10 @@ class Engine:
         self._on_batch = on_batch
         self._max_batch_tokens = max_batch_tokens
         self._calibrate_again = calibrate_again
-        self._scheduler = Scheduler(max_batch_tokens or 1)
         self._rooms = Device()
         self._stuck = False
         self._stuck_seconds = stuck_seconds
-        self._watchdog = Watchdog(self._rooms.doing, self._bark, min(1.0, stuck_seconds / 4))
+        self._watchdog = Watchdog(self._rooms.doing, self._on_stuck, min(1.0, stuck_seconds / 4))
         self._stepped_at = 0.0
         self._changed = threading.Condition()
         self._max_adapter_bytes = max_adapter_bytes or MAX_ADAPTER_BYTES.get(self.device.type, 1024**3)
@@ -99,10 +100,13 @@ class Engine:
         self._leaving: list[tuple[Request, BaseException | None]] = []
         self._stopping = False
         self._reason: InferenceError = EngineStopped("the engine stopped")
+        # made by `start`
         self.step_times: StepTimes
+        self._scheduler: Scheduler
         self._runner: Runner
-        self._colours: previews.Colours | None = None
+        self._recovery: Recovery
         self._bank: Bank
+        self._colours: previews.Colours | None = None
         self._threads: list[threading.Thread] = []
         self._serving = 0
 
@@ -114,14 +118,22 @@ class Engine:
         self._runner = Runner(model, backend, self._latent_cache)
         self._colours = previews.load(self.card.path, self.device)
         self._bank = Bank(backend.layers, self._max_adapter_bytes)
+        self._recovery = Recovery(
+            self._runner,
+            self.card,
+            self._rooms,
+            limit=self._limit,
+            enter=self._enter_batch,
+            leave=self._leave_batch,
+        )
         warm_up(self._runner, self.card)
         self.step_times = calibration.step_times(self.card, self.device, self._runner, again=self._calibrate_again)
-        if self._max_batch_tokens is None:
-            self._scheduler = Scheduler(calibration.max_batch_tokens(self.card, self.step_times))
+        cap = self._max_batch_tokens or calibration.max_batch_tokens(self.card, self.step_times)
+        self._scheduler = Scheduler(cap)
         with self._changed:
             self.warm = not self._stopping
-            for wait in (self._wait_for_step, self._wait_for_piece):
-                self._threads.append(threading.Thread(target=self._serve, args=(wait,), daemon=True))
+            for next_batch in (self._next_step, self._next_codec):
+                self._threads.append(threading.Thread(target=self._serve, args=(next_batch,), daemon=True))
                 self._serving += 1
                 self._threads[-1].start()
         self._watchdog.start()
@@ -140,7 +152,7 @@ class Engine:
         self._watchdog.stop()
 
     def doing(self) -> tuple[Doing, ...]:
-        """What runs at this moment: a step, a piece, both, or nothing."""
+        """What runs at this moment: a step, codec work, both, or nothing."""
         return self._rooms.doing()
 
     @property
@@ -155,13 +167,13 @@ class Engine:
         AdapterUnavailable.
         """
         catalog.validate(request, self.card)
-        request.condition_grids = pictures.condition_grids(request, self.card)
+        request.state.condition_grids = pictures.condition_grids(request, self.card)
         with self._changed:
             if not self.warm:
                 raise EngineStopped("the engine is not running")
-            request.submitted_at = time.monotonic()
-            if not request.future.set_running_or_notify_cancel():
-                return request.future
+            request.ticket.submitted_at = time.monotonic()
+            if not request.ticket.future.set_running_or_notify_cancel():
+                return request.ticket.future
             if request.adapters:
                 self._fetching.add(request)
             else:
@@ -170,12 +182,12 @@ class Engine:
         if request.adapters:
             # looks at files, so no step waits for the lock meanwhile
             self._fetch(request)
-        return request.future
+        return request.ticket.future
 
     def cancel(self, request: Request) -> None:
         """Take a request out at the next step boundary: its future raises Canceled. No-op when it is done."""
         with self._changed:
-            if request.future.running():
+            if request.ticket.future.running():
                 self._leaving.append((request, None))
                 self._changed.notify_all()
 
@@ -185,7 +197,7 @@ class Engine:
 
         None before the first step, and where the model has no previews (see `inference.previews`).
         """
-        if self._colours is None or (latents := request.outlook) is None:
+        if self._colours is None or (latents := request.state.x0) is None:
             return None
         with torch.inference_mode():
             return self._colours.draw(latents, request.grid)
@@ -200,14 +212,14 @@ class Engine:
         self.stop()
 
     def _fetch(self, request: Request) -> None:
-        request.loan = loan = self._bank.acquire(request.adapters)
-        request.future.add_done_callback(lambda _: self._bank.release(loan))
+        request.ticket.loan = loan = self._bank.acquire(request.adapters)
+        request.ticket.future.add_done_callback(lambda _: self._bank.release(loan))
         loan.ready.add_done_callback(lambda _: self._fetched(request, loan))
 
     def _fetched(self, request: Request, loan: Loan) -> None:
         """A request's adapters are there, or cannot be had; in the bank's thread, mostly."""
         with self._changed:
-            if not request.future.running():
+            if not request.ticket.future.running():
                 return
             if error := loan.ready.exception():
                 self._leaving.append((request, error))
@@ -216,27 +228,21 @@ class Engine:
                 self._scheduler.add(request)
             self._changed.notify_all()
 
-    def _serve(self, wait_for_batch: Callable[[], Batch | None]) -> None:
+    def _serve(self, next_batch: Callable[[], Batch | None]) -> None:
         try:
-            while batch := wait_for_batch():
-                faults = self._run(batch)
-                if faults is None or not self._settle(batch, faults):
-                    break
+            works = True
+            while works and (batch := next_batch()):
+                outcome = self._recovery.run(batch)
+                works = self._finish(batch, outcome)
+        except Stopped:
+            pass
         except Exception as error:
             log.exception("the engine's loop broke")
             self._reason = EngineFault(f"the engine broke: {error!r}")
         finally:
-            with self._changed:
-                self.warm = False
-                self._stopping = True
-                self._serving -= 1
-                is_last = not self._serving
-                self._changed.notify_all()
-            if is_last:
-                self._abandon(self._reason)
-                self._bank.close()
+            self._leave_loop()
 
-    def _wait_for_step(self) -> Batch | None:
+    def _next_step(self) -> Batch | None:
         """Let go of requests that leave, none of which is in a step now, until there is a step; None: stop."""
         while True:
             with self._changed:
@@ -249,100 +255,69 @@ class Engine:
             for request, error in leaving:
                 self._fail(request, error or Canceled(request.steps_run))
 
-    def _wait_for_piece(self) -> Batch | None:
+    def _next_codec(self) -> Batch | None:
         with self._changed:
             while not self._stopping:
-                if batch := self._scheduler.next_piece():
+                if batch := self._scheduler.next_codec():
                     return batch
                 self._changed.wait()
         return None
 
-    def _run(self, batch: Batch, *, alone: bool = False) -> dict[Request, EngineFault] | None:
-        """Run a batch and answer which of its rows raised; where several might, each runs again alone. None: the engine
-        was stopped before there was room.
-
-        A row whose numbers broke fails alone. Where memory runs out, the batch has the device alone for another try;
-        where it does again, several rows are left as they were, for smaller batches.
-        """
-        with self._room(batch, alone=alone or any(request.deterministic for request in batch.requests)) as doing:
-            if self._stopping:
-                return None
-            waited = self._waited(batch, doing.since)
-            for request in batch.requests:
-                request.started_at = request.started_at or doing.since
-            error = self._attempt(batch)
-            seconds = doing.seconds
-        if error and _out_of_memory(error):
-            if not alone:
-                self._free_memory()
-                return self._run(batch, alone=True)
-            if len(batch.requests) > 1:
-                self._halve(batch)
-                return {}
-        if error and len(batch.requests) > 1:
-            log.warning("a batch of %d raised %r; running its rows alone", len(batch.requests), error)
-            faults: dict[Request, EngineFault] = {}
-            for request in batch.requests:
-                faults |= self._run(Batch(batch.phase, (request,))) or {}
-            return faults
-        self._report(batch, seconds, waited)
-        if not error:
-            return {}
-        log.error("a request raised in %s", batch.phase, exc_info=error)
-        fault = EngineFault(f"{batch.phase} raised {error!r}")
-        fault.__cause__ = error
-        return {batch.requests[0]: fault}
-
-    def _attempt(self, batch: Batch) -> Exception | None:
-        """Run a batch, and answer what it raised that was not raised on purpose."""
-        try:
-            self._runner.run(batch)
-        except InferenceError as error:
-            broken = error.requests if isinstance(error, BrokenPicture) else ()
-            for request in broken or batch.requests:
-                self._fail(request, error)
-        except Exception as error:  # noqa: BLE001 - the caller's to judge
-            if _out_of_memory(error):
-                error.__traceback__ = None  # its frames hold what the forward had in hand
-            return error
-        return None
-
-    def _room(self, batch: Batch, *, alone: bool) -> AbstractContextManager[Doing]:
-        limit = max(self._stuck_seconds, STUCK_FACTOR * self.step_times.at(batch.image_tokens))
-        return self._rooms.room(batch, limit, alone=alone)
-
-    def _halve(self, batch: Batch) -> None:
-        row = batch.requests[0].image_tokens
+    def _finish(self, batch: Batch, outcome: Outcome) -> bool:
+        """Tell the requests of a batch that ran what came of it, and the scheduler that it ended. False where the
+        engine works no more: nobody else may have begun by then."""
         with self._changed:
-            self._scheduler.max_batch_tokens = cap = max(row, batch.image_tokens // 2)
-        log.warning("no memory for %d image tokens; from now on a forward has at most %d", batch.image_tokens, cap)
-        self._free_memory()
-
-    def _free_memory(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _settle(self, batch: Batch, faults: dict[Request, EngineFault]) -> bool:
-        """End a batch that ran. False where the engine works no more: nobody else may have begun by then."""
-        works = len(faults) < len(batch.requests) or self._still_works(batch)
+            self._stopping = self._stopping or not outcome.works
+            if outcome.too_large:
+                self._scheduler.max_batch_tokens = _half(batch)
+        for request, error in outcome.failed.items():
+            self._fail(request, error)
+        pending = [request for request in batch.requests if not request.ticket.future.done()]
+        for request in pending:
+            if batch.phase is Phase.DENOISE and request.on_step and not outcome.too_large:
+                _call(request.on_step, request)
         with self._changed:
-            self._stopping = self._stopping or not works
-        for request, fault in faults.items():
-            self._fail(request, fault)
-        self._finish(batch)
-        return works
+            self._scheduler.advance(batch)
+            self._changed.notify_all()
+        for request in pending:
+            if batch.phase is Phase.DECODE:
+                # it may have been failed just now
+                with suppress(InvalidStateError):
+                    request.ticket.future.set_result(request.picture())
+        return outcome.works
 
-    def _still_works(self, batch: Batch) -> bool:
-        """After a batch of which every row raised: whether the engine can make a picture that it made before."""
-        try:
-            with self._room(batch, alone=True):
-                warm_up(self._runner, self.card)
-        except Exception:
-            log.exception("the engine cannot make its smallest picture any more, and stops")
-            return False
-        return True
+    def _leave_loop(self) -> None:
+        """End one of the two threads, and the other one with it; the last ends what is left."""
+        with self._changed:
+            self.warm = False
+            self._stopping = True
+            self._serving -= 1
+            is_last = not self._serving
+            self._changed.notify_all()
+        if is_last:
+            self._abandon(self._reason)
+            self._bank.close()
 
-    def _bark(self, doing: Doing) -> None:
+    def _limit(self, batch: Batch) -> float:
+        """After how many seconds a batch counts as stuck."""
+        return max(self._stuck_seconds, STUCK_FACTOR * self.step_times.at(batch.image_tokens))
+
+    def _enter_batch(self, batch: Batch, doing: Doing) -> None:
+        if self._stopping:
+            raise Stopped
+        for request in batch.requests:
+            request.ticket.started_at = request.ticket.started_at or doing.since
+
+    def _leave_batch(self, batch: Batch, since: float, seconds: float) -> None:
+        waited = 0.0
+        if batch.phase is Phase.DENOISE:
+            # one of its rows had begun before
+            waited = since - self._stepped_at if any(request.steps_run > 1 for request in batch.requests) else 0.0
+            self._stepped_at = time.monotonic()
+        if self._on_batch:
+            _call(self._on_batch, BatchReport(batch.phase, len(batch.requests), batch.image_tokens, seconds, waited))
+
+    def _on_stuck(self, doing: Doing) -> None:
         """The watchdog's: fail the requests of a batch that is stuck, give back all others, and take no more."""
         log.critical("the engine is stuck: %s", doing)
         with self._changed:
@@ -352,30 +327,6 @@ class Engine:
             self._fail(request, EngineFault(f"the engine was stuck: {doing}"))
         self._abandon(EngineStopped("the engine was stuck"))
 
-    def _waited(self, batch: Batch, begun: float) -> float:
-        begun_before = batch.phase is Phase.DENOISE and any(request.steps_run for request in batch.requests)
-        return begun - self._stepped_at if begun_before else 0.0
-
-    def _finish(self, batch: Batch) -> None:
-        pending = [request for request in batch.requests if not request.future.done()]
-        for request in pending:
-            if batch.phase is Phase.DENOISE and request.on_step:
-                _call(request.on_step, request)
-        with self._changed:
-            self._scheduler.advance(batch)
-            self._changed.notify_all()
-        for request in pending:
-            if batch.phase is Phase.DECODE:
-                # it may have been failed just now
-                with suppress(InvalidStateError):
-                    request.future.set_result(request.picture())
-
-    def _report(self, batch: Batch, seconds: float, waited: float) -> None:
-        if batch.phase is Phase.DENOISE:
-            self._stepped_at = time.monotonic()
-        if self._on_batch:
-            _call(self._on_batch, BatchReport(batch.phase, len(batch.requests), batch.image_tokens, seconds, waited))
-
     def _fail(self, request: Request, error: BaseException) -> None:
         with self._changed:
             self._scheduler.discard(request)
@@ -383,7 +334,7 @@ class Engine:
             self._changed.notify_all()  # another one may be due now
         # outside the lock: whoever waits for the future may call the engine at once
         with suppress(InvalidStateError):
-            request.future.set_exception(error)
+            request.ticket.future.set_exception(error)
 
     def _abandon(self, reason: InferenceError) -> None:
         with self._changed:
@@ -401,6 +352,8 @@ def _call(callback: Callable[[Argument], object], argument: Argument) -> None:
         log.exception("a callback raised")
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Also on a CPU, where it is no error of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def _half(batch: Batch) -> int:
+    """The cap after a batch for which there was no memory: half of it, and never less than one of its rows."""
+    cap = max(batch.requests[0].image_tokens, batch.image_tokens // 2)
+    log.warning("no memory for %d image tokens; from now on a forward has at most %d", batch.image_tokens, cap)
+    return cap

@@ -10,13 +10,7 @@ InferenceError
 └── EngineFault         an unexpected exception while the request ran; its cause is chained
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from inference.request import Request
 
 
 class InferenceError(Exception):
@@ -48,11 +42,11 @@ class Canceled(InferenceError):
 
 
 class BrokenPicture(InferenceError):
-    """The latents or pixels are not finite: those of `requests`, where their mates went on."""
+    """The latents or pixels are not finite: those of the batch's `rows` by number, whose mates went on, or of all."""
 
-    def __init__(self, message: str, requests: Sequence[Request] = ()) -> None:
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
         super().__init__(message)
-        self.requests = tuple(requests)
+        self.rows = tuple(rows)
 
 
 class EngineStopped(InferenceError):

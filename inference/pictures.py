@@ -14,12 +14,13 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from inference.errors import InvalidRequest
-from inference.request import TILE, Grid, Operation, Request
+from inference.request import TILE, Operation, Request
+from inference.state import Grid
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from inference.models.catalog import ModelCard
+    from inference.models.card import ModelCard
 
 # where the text encoder finds a picture; in a prompt it would stand for a picture that is not there
 PLACEHOLDER = "<|image_pad|>"

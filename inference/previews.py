@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 from inference import patches
 from inference.house_model.world import draw_scene, render
 from inference.models import autoencoder, catalog
-from inference.request import TILE, Grid
+from inference.request import TILE
+from inference.state import Grid
 
 FILE = "previews.json"
 FEATURES = 192

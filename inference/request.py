@@ -1,30 +1,22 @@
-"""One picture's work: what was asked for, and how far it has come (its row state).
-
-The row state lives here and nowhere else, so that requests at different steps can share a forward pass. Whichever
-of the engine's threads has the request in a batch writes it; others may read `step_index` and `phase`. Knows no torch
-at run time.
+"""One picture's work as it was asked for, and what follows from that: its size in tokens, its phase, who it can share a
+forward with. How far it has come is `inference.state`'s. Loads no torch.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    import torch
-    from PIL import Image
+from inference.state import Grid, Picture, RowState, Ticket
 
-    from inference.adapters.bank import Loan
+if TYPE_CHECKING:
+    from PIL import Image
 
 # a model sees a picture in tiles of 16x16 pixels: eightfold autoencoder, patches of two
 TILE = 16
-
-# height and width in image tokens
-Grid = tuple[int, int]
 
 
 class Operation(StrEnum):
@@ -59,47 +51,7 @@ class BatchKey(NamedTuple):
     alone: int = 0
 
 
-class Posterior(NamedTuple):
-    """What the autoencoder says of an input picture's latents: mean and deviation, each [tokens, channels]."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-
-class Inpainting(NamedTuple):
-    """Latents of the original, the noise they were given and 1 where they are painted anew, each [tokens, channels]."""
-
-    original: torch.Tensor
-    noise: torch.Tensor
-    mask: torch.Tensor
-
-
-class StepMemory(NamedTuple):
-    """What the first block and the others added to the picture when all last ran, each [sequences, tokens, width]; with
-    guidance there are two sequences."""
-
-    first: torch.Tensor
-    others: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A finished picture: RGB image, steps done and skipped, seconds from its first work to its last.
-
-    `steps_reused`: how many of the steps done ran the first block only (see `inference.step_cache`).
-    `similarity` is that of the prompt whose latents it began from; None where it began from noise.
-    """
-
-    image: Image.Image
-    steps_run: int
-    steps_skipped: int
-    seconds: float
-    seconds_waited: float
-    steps_reused: int = 0
-    similarity: float | None = None
-
-
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Request:
     """One picture to make; `width` and `height` in pixels, `guidance_scale` 1 or less turns guidance off.
 
@@ -144,32 +96,9 @@ class Request:
     on_step: Callable[[Request], object] | None = field(default=None, repr=False)
     use_cache: bool = False
 
-    # set by the engine that takes it
-    condition_grids: tuple[Grid, ...] = field(default=(), init=False)
-
-    # row state
-    step_index: int = field(default=0, init=False)
-    steps_reused: int = field(default=0, init=False)
-    steps_skipped: int = field(default=0, init=False)
-    similarity: float | None = field(default=None, init=False)
-    sigmas: tuple[float, ...] = field(default=(), init=False, repr=False)
-    posteriors: tuple[Posterior, ...] = field(default=(), init=False, repr=False)
-    latents: torch.Tensor | None = field(default=None, init=False, repr=False)
-    # the finished picture's latents, as far as the last step foresaw them
-    outlook: torch.Tensor | None = field(default=None, init=False, repr=False)
-    step_memory: StepMemory | None = field(default=None, init=False, repr=False)
-    condition: torch.Tensor | None = field(default=None, init=False, repr=False)
-    inpainting: Inpainting | None = field(default=None, init=False, repr=False)
-    text: torch.Tensor | None = field(default=None, init=False, repr=False)
-    negative_text: torch.Tensor | None = field(default=None, init=False, repr=False)
-    generator: torch.Generator | None = field(default=None, init=False, repr=False)
-    image: Image.Image | None = field(default=None, init=False, repr=False)
-
-    # its standing with the engine
-    loan: Loan | None = field(default=None, init=False, repr=False)
-    future: Future[Picture] = field(default_factory=Future, init=False, repr=False)
-    submitted_at: float = field(default=0.0, init=False, repr=False)
-    started_at: float = field(default=0.0, init=False, repr=False)
+    # not what was asked, but what came of it so far
+    state: RowState = field(default_factory=RowState, init=False, repr=False)
+    ticket: Ticket = field(default_factory=Ticket, init=False, repr=False)
 
     @property
     def guided(self) -> bool:
@@ -182,7 +111,7 @@ class Request:
     @property
     def image_tokens(self) -> int:
         """Image tokens this request adds to a forward, condition pictures included; guidance runs it all twice."""
-        tokens = sum(rows * columns for rows, columns in (self.grid, *self.condition_grids))
+        tokens = sum(rows * columns for rows, columns in (self.grid, *self.state.condition_grids))
         return tokens * (2 if self.guided else 1)
 
     @property
@@ -192,29 +121,29 @@ class Request:
 
     @property
     def steps_run(self) -> int:
-        return max(0, self.step_index - self.steps_skipped)  # of a hit, what was skipped is written first
+        return max(0, self.state.step_index - self.state.steps_skipped)  # of a hit, what was skipped is written first
 
     @property
     def batch_key(self) -> BatchKey:
         alone = id(self) if self.deterministic else 0
-        return BatchKey(self.width, self.height, self.guided, self.condition_grids, alone)
+        return BatchKey(self.width, self.height, self.guided, self.state.condition_grids, alone)
 
     @property
     def phase(self) -> Phase:
-        if self.latents is None:
-            return Phase.READ if len(self.posteriors) < len(self.images) else Phase.ENCODE
-        return Phase.DENOISE if self.step_index < self.steps_due else Phase.DECODE
+        if self.state.latents is None:
+            return Phase.READ if len(self.state.posteriors) < len(self.images) else Phase.ENCODE
+        return Phase.DENOISE if self.state.step_index < self.steps_due else Phase.DECODE
 
     def picture(self) -> Picture:
         """The finished picture, once decoded."""
-        assert self.image is not None
+        assert self.state.image is not None
         now = time.monotonic()
         return Picture(
-            image=self.image,
+            image=self.state.image,
             steps_run=self.steps_run,
-            steps_skipped=self.steps_skipped,
-            seconds=now - self.started_at,
-            seconds_waited=self.started_at - self.submitted_at,
-            steps_reused=self.steps_reused,
-            similarity=self.similarity,
+            steps_skipped=self.state.steps_skipped,
+            seconds=now - self.ticket.started_at,
+            seconds_waited=self.ticket.started_at - self.ticket.submitted_at,
+            steps_reused=self.state.steps_reused,
+            similarity=self.state.similarity,
         )

@@ -16,10 +16,11 @@ from inference.adapters.weights import Row
 from inference.backends.base import Backend
 from inference.errors import BrokenPicture
 from inference.latent_cache.reuse import Hit, Reuse
-from inference.models.catalog import ModelCard
+from inference.models.card import ModelCard
 from inference.models.qwen_image import QwenImage
-from inference.request import Inpainting, Operation, Phase, Request
-from inference.scheduler import Batch
+from inference.request import Operation, Phase, Request
+from inference.scheduling.scheduler import Batch
+from inference.state import Inpainting
 from inference.step_cache import StepCache
 
 
@@ -49,29 +50,29 @@ class Runner:
 
     def _read(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            index = len(request.posteriors)
-            if request.condition_grids:
-                image, grid = request.images[index], request.condition_grids[index]
+            index = len(request.state.posteriors)
+            if request.state.condition_grids:
+                image, grid = request.images[index], request.state.condition_grids[index]
             else:
                 image, grid = canvas.source(request), request.grid
-            request.posteriors += (self._model.read(image, grid),)
+            request.state.posteriors += (self._model.read(image, grid),)
 
     def _encode(self, requests: Sequence[Request]) -> None:
         # one by one and unpadded: a prompt's embedding cannot depend on its neighbours
         for request in requests:
-            request.text, request.negative_text = self._texts(request)
+            request.state.text, request.state.negative_text = self._texts(request)
             rows, columns = request.grid
             sigmas = sampler.sigmas(self._model.sampler_config, request.steps, rows * columns)
-            request.sigmas = sigmas[request.steps - request.steps_due :]
-            request.generator = torch.Generator("cpu").manual_seed(request.seed)
+            request.state.sigmas = sigmas[request.steps - request.steps_due :]
+            request.state.generator = torch.Generator("cpu").manual_seed(request.seed)
             if request.images and request.operation != Operation.EDIT:
-                request.latents = self._start_from_picture(request, request.generator)
+                request.state.latents = self._start_from_picture(request, request.state.generator)
                 continue
-            if request.posteriors:
-                request.condition = torch.cat([posterior.mean for posterior in request.posteriors])
-            request.latents = self._noise(request, request.generator)
+            if request.state.posteriors:
+                request.state.condition = torch.cat([posterior.mean for posterior in request.state.posteriors])
+            request.state.latents = self._noise(request, request.state.generator)
             if self._latent_cache and (hit := self._latent_cache.look_up(request)):
-                _enter(request, hit)
+                _resume_from(request, hit)
 
     def _texts(self, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings of the prompt and, where guidance is on, of the negative prompt."""
@@ -87,23 +88,23 @@ class Runner:
 
     def _start_from_picture(self, request: Request, generator: torch.Generator) -> torch.Tensor:
         """First latents: the picture's, drawn from its posterior, and noise, in the order in which diffusers draws."""
-        (posterior,) = request.posteriors
+        (posterior,) = request.state.posteriors
         original = posterior.mean + posterior.std * self._noise(request, generator)
         noise = self._noise(request, generator)
         if painted := canvas.mask(request):
             cells = torch.from_numpy(pictures.cells(painted, (request.width, request.height)))
             mask = patches.pack(cells.expand(self._model.channels // 4, -1, -1)).to(self._model.device)
-            request.inpainting = Inpainting(original, noise, mask)
-        return sampler.add_noise(original, noise, request.sigmas[0])
+            request.state.inpainting = Inpainting(original, noise, mask)
+        return sampler.add_noise(original, noise, request.state.sigmas[0])
 
-    def _denoise(self, requests: Sequence[Request]) -> None:
-        requests = sorted(requests, key=lambda request: layers.order(_adapters(request)))
-        latents = torch.stack([_present(request.latents) for request in requests])
+    def _denoise(self, batch: Sequence[Request]) -> None:
+        requests = sorted(batch, key=lambda request: layers.order(_adapters(request)))
+        latents = torch.stack([_present(request.state.latents) for request in requests])
         # all numbers of the step cross to the device at once, before its work is queued: nothing waits half way
         now, after, scales = _to_device(
             [
-                [request.sigmas[request.step_index] for request in requests],
-                [request.sigmas[request.step_index + 1] for request in requests],
+                [request.state.sigmas[request.state.step_index] for request in requests],
+                [request.state.sigmas[request.state.step_index + 1] for request in requests],
                 [request.guidance_scale for request in requests],
             ],
             latents.device,
@@ -111,23 +112,23 @@ class Runner:
         cache = _step_cache(requests)
         velocity = self._velocity(requests, latents, now, scales, cache)
         moved = sampler.step(latents, velocity, after - now)
-        outlooks = sampler.step(latents, velocity, -now)
+        predicted = sampler.step(latents, velocity, -now)
         rows = [_inpainted(request, row) for request, row in zip(requests, moved, strict=True)]
         finite = dict(zip(requests, moved.isfinite().flatten(1).all(1).tolist(), strict=True))
-        for request, row, outlook in zip(requests, rows, outlooks, strict=True):
+        for request, row, x0 in zip(requests, rows, predicted, strict=True):
             if not finite[request]:
                 continue
-            request.latents, request.outlook = row, outlook
-            request.step_index += 1
+            request.state.latents, request.state.x0 = row, x0
+            request.state.step_index += 1
         if cache:
             for request, memory, reused in zip(requests, cache.memories, cache.reused, strict=True):
-                request.step_memory = memory
-                request.steps_reused += reused
+                request.state.step_memory = memory
+                request.state.steps_reused += reused
         if self._latent_cache:
             for request in requests:
                 if finite[request]:
                     self._latent_cache.offer(request)
-        if broken := [request for request in requests if not finite[request]]:
+        if broken := [row for row, request in enumerate(batch) if not finite[request]]:
             raise BrokenPicture("the latents are not finite", broken)
 
     def _velocity(
@@ -138,26 +139,26 @@ class Runner:
         scales: torch.Tensor,
         cache: StepCache | None,
     ) -> torch.Tensor:
-        grids = (requests[0].grid, *requests[0].condition_grids)
-        texts = [_present(request.text) for request in requests]
+        grids = (requests[0].grid, *requests[0].state.condition_grids)
+        texts = [_present(request.state.text) for request in requests]
         adapters = [_adapters(request) for request in requests]
-        if requests[0].condition_grids:
-            conditions = torch.stack([_present(request.condition) for request in requests])
+        if requests[0].state.condition_grids:
+            conditions = torch.stack([_present(request.state.condition) for request in requests])
             latents = torch.cat([latents, conditions], dim=1)
         if not requests[0].guided:
             return self._backend.velocity(latents, now, texts, grids, adapters, cache)
-        texts += [_present(request.negative_text) for request in requests]
+        texts += [_present(request.state.negative_text) for request in requests]
         both = self._backend.velocity(latents.repeat(2, 1, 1), now.repeat(2), texts, grids, adapters * 2, cache)
         velocity, negative = both.chunk(2)
         return sampler.guide(velocity, negative, scales)
 
     def _decode(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            latents = _present(request.latents)
+            latents = _present(request.state.latents)
             if not latents.isfinite().all():
                 raise BrokenPicture("the latents are not finite")
-            request.image = canvas.finish(request, self._model.decode(latents, request.grid))
-            request.step_memory = None
+            request.state.image = canvas.finish(request, self._model.decode(latents, request.grid))
+            request.state.step_memory = None
 
 
 def warm_up(runner: Runner, card: ModelCard) -> None:
@@ -175,32 +176,32 @@ def warm_up(runner: Runner, card: ModelCard) -> None:
             images=() if operation == Operation.GENERATE else (image,),
             box=(0, 0, *image.size),
         )
-        request.condition_grids = pictures.condition_grids(request, card)
-        while request.image is None:
+        request.state.condition_grids = pictures.condition_grids(request, card)
+        while request.state.image is None:
             runner.run(Batch(request.phase, (request,)))
 
 
-def _enter(request: Request, hit: Hit) -> None:
+def _resume_from(request: Request, hit: Hit) -> None:
     """Go on from another picture's latents, at their noise level."""
-    request.latents = hit.latents.to(_present(request.latents).device)
-    request.sigmas = (*request.sigmas[: hit.step], hit.sigma, *request.sigmas[hit.step + 1 :])
-    request.steps_skipped = request.step_index = hit.step
-    request.similarity = hit.similarity
+    request.state.latents = hit.latents.to(_present(request.state.latents).device)
+    request.state.sigmas = (*request.state.sigmas[: hit.step], hit.sigma, *request.state.sigmas[hit.step + 1 :])
+    request.state.steps_skipped = request.state.step_index = hit.step
+    request.state.similarity = hit.similarity
 
 
 def _inpainted(request: Request, moved: torch.Tensor) -> torch.Tensor:
     """Latents after a step: outside the mask, the original's with the noise that is left."""
-    if request.inpainting is None:
+    if request.state.inpainting is None:
         return moved
-    original, noise, mask = request.inpainting
-    kept = sampler.add_noise(original, noise, request.sigmas[request.step_index + 1])
+    original, noise, mask = request.state.inpainting
+    kept = sampler.add_noise(original, noise, request.state.sigmas[request.state.step_index + 1])
     return (1 - mask) * kept + mask * moved
 
 
 def _step_cache(requests: Sequence[Request]) -> StepCache | None:
     if not any(request.step_cache for request in requests):
         return None
-    return StepCache([request.step_cache for request in requests], [request.step_memory for request in requests])
+    return StepCache([request.step_cache for request in requests], [request.state.step_memory for request in requests])
 
 
 @contextmanager
@@ -220,7 +221,7 @@ def _to_device(rows: list[list[float]], device: torch.device) -> torch.Tensor:
 
 
 def _adapters(request: Request) -> Row:
-    return request.loan.row if request.loan else ()
+    return request.ticket.loan.row if request.ticket.loan else ()
 
 
 def _present(tensor: torch.Tensor | None) -> torch.Tensor:

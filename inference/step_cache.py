@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from inference.request import StepMemory
+from inference.state import StepMemory
 
 # runs some rows of a forward, each with its own adapters
 Only = Callable[[Sequence[int]], AbstractContextManager[None]]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from inference.scheduler import Batch
+from inference.scheduling.scheduler import Batch
 
 # a batch is stuck after so many times what it should take, and never before so many seconds
 STUCK_FACTOR = 20
@@ -28,7 +28,7 @@ class Doing:
 
     def __str__(self) -> str:
         rows = ", ".join(
-            f"{row.reference or 'a request'} ({row.width}x{row.height}, step {row.step_index} of {row.steps_due})"
+            f"{row.reference or 'a request'} ({row.width}x{row.height}, step {row.state.step_index} of {row.steps_due})"
             for row in self.batch.requests
         )
         tokens = self.batch.image_tokens
@@ -70,11 +70,11 @@ class Device:
 
 
 class Watchdog:
-    """Asks again and again what is being done, and calls `bark` once when one of that is stuck."""
+    """Asks again and again what is being done, and calls `on_stuck` once when one of that is stuck."""
 
-    def __init__(self, doing: Callable[[], Sequence[Doing]], bark: Callable[[Doing], None], seconds: float) -> None:
+    def __init__(self, doing: Callable[[], Sequence[Doing]], on_stuck: Callable[[Doing], None], seconds: float) -> None:
         self._doing = doing
-        self._bark = bark
+        self._on_stuck = on_stuck
         self._seconds = seconds
         self._ended = threading.Event()
 
@@ -88,5 +88,5 @@ class Watchdog:
         while not self._ended.wait(self._seconds):
             for doing in self._doing():
                 if doing.seconds > doing.limit:
-                    self._bark(doing)
+                    self._on_stuck(doing)
                     return

@@ -18,9 +18,10 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
 from inference.backends.pytorch import TorchBackend
 from inference.models import autoencoder
-from inference.models.catalog import ModelCard
+from inference.models.card import ModelCard
 from inference.models.qwen_image import QwenImage
-from inference.request import TILE, Grid, Request
+from inference.request import TILE, Request
+from inference.state import Grid
 
 Row = dict[str, Any]
 

@@ -5,6 +5,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -53,7 +54,7 @@ def in_reality(trace: Trace, engine: Engine) -> Floats:
         time.sleep(max(0.0, begun + float(arrival) - time.monotonic()))
         guidance_scale = 3.0 if trace.guided[index] else 1.0
         request = order(index, int(trace.sides[index]), int(trace.steps[index]), guidance_scale)
-        request.service_class, request.account = CLASSES[trace.classes[index]], str(trace.accounts[index])
+        request = replace(request, service_class=CLASSES[trace.classes[index]], account=str(trace.accounts[index]))
         future = engine.submit(request)
         future.add_done_callback(lambda _, index=index: finished.__setitem__(index, time.monotonic() - begun))
         futures.append(future)

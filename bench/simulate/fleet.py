@@ -5,7 +5,7 @@ hand, one that finds no place waits in the queue of its class, and a machine wit
 stride, as a worker does. With `affinity`, machines that have requests of the same batch key and room in their batch
 come first; a queue of Celery cannot do that.
 
-A step and a piece that run beside each other share a GPU's processors: each takes as much longer as the other has of
+A step and codec work that run beside each other share a GPU's processors: each takes as much longer as the other has of
 it meanwhile.
 """
 
@@ -23,7 +23,7 @@ from bench.simulate.scaling import Rule, Signals
 from bench.simulate.step_times import StepTimes
 from bench.simulate.traces import CLASSES, Trace
 from inference.request import BatchKey, Phase, Request
-from inference.scheduler import Batch, Scheduler
+from inference.scheduling.scheduler import Batch, Scheduler
 from marketplace.jobs.queues import StrideOrder
 
 PLACES = 16
@@ -34,7 +34,7 @@ _LATENTS = SimpleNamespace()
 
 @dataclass(eq=False)
 class Machine:
-    """One GPU with its worker; paid from the order on. `running`: a step and a piece, and when each ends."""
+    """One GPU with its worker; paid from the order on. `running`: a step and codec work, and when each ends."""
 
     scheduler: Scheduler
     ordered: float
@@ -139,7 +139,7 @@ class Fleet:
         )
 
     def _arrive(self, request: Request) -> None:
-        request.submitted_at = self.now
+        request.ticket.submitted_at = self.now
         if machine := self._choose(request):
             self._hand(machine, request)
         else:
@@ -172,7 +172,7 @@ class Fleet:
     # batches
 
     def _begin(self, machine: Machine) -> None:
-        for name, following in (("step", machine.scheduler.next_step), ("piece", machine.scheduler.next_piece)):
+        for name, following in (("step", machine.scheduler.next_step), ("codec", machine.scheduler.next_codec)):
             if name not in machine.running and (batch := following()):
                 self._run(machine, name, batch)
 
@@ -195,13 +195,13 @@ class Fleet:
         del machine.running[name]
         if batch.phase is Phase.ENCODE:
             for request in batch.requests:
-                request.latents = _LATENTS
-                request.steps_skipped = request.step_index = int(self._trace.skipped[request.seed])
+                request.state.latents = _LATENTS
+                request.state.steps_skipped = request.state.step_index = int(self._trace.skipped[request.seed])
         elif batch.phase is Phase.DENOISE:
             self._outcome.steps += 1
             self._outcome.rows += len(batch.requests)
             for request in batch.requests:
-                request.step_index += 1
+                request.state.step_index += 1
         machine.scheduler.advance(batch)
         if batch.phase is Phase.DECODE:
             for request in batch.requests:
@@ -253,7 +253,7 @@ class Fleet:
         """Tell the rule how things are and do as it says."""
         serving = self._machines()
         busy = self._running_busy(serving)
-        oldest = min((queue[0].submitted_at for queue in self._waiting.values() if queue), default=self.now)
+        oldest = min((queue[0].ticket.submitted_at for queue in self._waiting.values() if queue), default=self.now)
         waiting = sum(map(len, self._waiting.values()))
         signals = Signals(
             now=self.now,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inference.request import Phase
-from inference.scheduler import Batch
+from inference.scheduling.scheduler import Batch
 
 Curve = Sequence[tuple[int, float]]
 
@@ -20,7 +20,7 @@ Curve = Sequence[tuple[int, float]]
 class StepTimes:
     """`curves` by image tokens of a row; `encode` is a prompt's seconds, `decode` those of an image token.
 
-    `shared` is the share of the device that a step and a piece beside it take from each other.
+    `shared` is the share of the device that a step and codec work beside it take from each other.
     """
 
     device: str

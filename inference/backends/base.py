@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from inference.adapters.weights import Row
-from inference.request import Grid
+from inference.state import Grid
 from inference.step_cache import StepCache
 
 

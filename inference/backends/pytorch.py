@@ -10,7 +10,7 @@ from torch.nn import functional
 from inference.adapters.layers import Layers
 from inference.adapters.weights import Row
 from inference.models import transformer as rows
-from inference.request import Grid
+from inference.state import Grid
 from inference.step_cache import StepCache
 
 # text is padded to one of these lengths, so that the linear layers meet few shapes

@@ -79,10 +79,10 @@ class LatentCache:
         if not _takes_part(request) or not self.calibration.sigmas:
             return None
         try:
-            assert request.text is not None
+            assert request.state.text is not None
             if (wording := signature(request.prompt)) is None:
                 return None
-            self._seen[request] = seen = _Seen(entries.feature(request.text), wording, None)
+            self._seen[request] = seen = _Seen(entries.feature(request.state.text), wording, None)
             seen.hit = self._find(request, seen)
         except Exception as error:  # noqa: BLE001 - whatever it is, the request is denoised in full
             self._rest(error)
@@ -113,14 +113,17 @@ class LatentCache:
         self._writer.shutdown()
 
     def _keep(self, request: Request, seen: _Seen) -> None:
-        assert request.latents is not None
+        assert request.state.latents is not None
         if seen.hit:
-            if request.step_index == request.steps_due and self.on_hit:
+            if request.state.step_index == request.steps_due and self.on_hit:
                 self.on_hit(request, seen.hit)
             return
-        here, after = request.sigmas[request.step_index], request.sigmas[min(request.step_index + 1, request.steps)]
+        here, after = (
+            request.state.sigmas[request.state.step_index],
+            request.state.sigmas[min(request.state.step_index + 1, request.steps)],
+        )
         if any(after < sigma - SAME_SIGMA <= here for sigma in self.calibration.sigmas):
-            seen.kept[here] = request.latents.to(torch.bfloat16)
+            seen.kept[here] = request.state.latents.to(torch.bfloat16)
         if seen.kept and after < min(self.calibration.sigmas, default=math.inf) - SAME_SIGMA:
             self.in_background(self._write, self._shelf(request.account, request), request.seed, request.steps, seen)
             del self._seen[request]
@@ -165,12 +168,12 @@ class LatentCache:
         return known
 
     def _load(self, request: Request, name: str, found: Description, sigma: float, similarity: float) -> Hit | None:
-        assert request.latents is not None
+        assert request.state.latents is not None
         content = self._store.latents(name, found.levels[sigma])
-        latents = entries.unpack(content, tuple(request.latents.shape)) if content else None
+        latents = entries.unpack(content, tuple(request.state.latents.shape)) if content else None
         if latents is None:
             return None
-        step = min(range(1, request.steps), key=lambda index: abs(request.sigmas[index] - sigma))
+        step = min(range(1, request.steps), key=lambda index: abs(request.state.sigmas[index] - sigma))
         return Hit(latents, sigma, step, similarity, found.seed, found.steps)
 
     def _write(self, shelf: Shelf, seed: int, steps: int, seen: _Seen) -> None:
@@ -212,7 +215,7 @@ class LatentCache:
 def _takes_part(request: Request) -> bool:
     """One step has nothing to skip, and leaves nothing that another one could."""
     drawn = request.use_cache and not request.deterministic and request.operation == Operation.GENERATE
-    return drawn and request.text is not None and request.steps > 1
+    return drawn and request.state.text is not None and request.steps > 1
 
 
 def _bytes(latents: torch.Tensor) -> int:

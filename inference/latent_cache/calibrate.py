@@ -28,7 +28,9 @@ from inference.latent_cache.reuse import Hit
 from inference.latent_cache.shadow import drift
 from inference.latent_cache.wording import signature
 from inference.models import catalog
-from inference.request import Picture, Request
+from inference.models.card import ModelCard
+from inference.request import Request
+from inference.state import Picture
 
 # shares of the steps that may be skipped
 LEVELS = (0.25, 0.45, 0.6)
@@ -59,19 +61,19 @@ class Fixed:
         self.sources: dict[Request, tuple[Request, int]] = {}
 
     def look_up(self, request: Request) -> Hit | None:
-        assert request.text is not None
-        self.features[request] = entries.feature(request.text)
+        assert request.state.text is not None
+        self.features[request] = entries.feature(request.state.text)
         if request not in self.sources:
             return None
         source, step = self.sources[request]
         # as they come back from a store
         latents = self.latents[source, step].to(torch.bfloat16).float()
-        return Hit(latents, request.sigmas[step], step, 1.0, source.seed, source.steps)
+        return Hit(latents, request.state.sigmas[step], step, 1.0, source.seed, source.steps)
 
     def offer(self, request: Request) -> None:
-        if request.step_index in self.steps and request not in self.sources:
-            assert request.latents is not None
-            self.latents[request, request.step_index] = request.latents
+        if request.state.step_index in self.steps and request not in self.sources:
+            assert request.state.latents is not None
+            self.latents[request, request.state.step_index] = request.state.latents
 
 
 def other_scene(scene: Scene, dice: random.Random) -> Scene:
@@ -102,7 +104,7 @@ def pairs(count: int, dice: random.Random) -> list[tuple[str, str, Scene]]:
     return found
 
 
-def outcomes(model: str | None, count: int, seed: int) -> tuple[dict[float, list[Outcome]], catalog.ModelCard]:
+def outcomes(model: str | None, count: int, seed: int) -> tuple[dict[float, list[Outcome]], ModelCard]:
     """For each level's sigma, what became of each pair."""
     card = catalog.card(model)
     skipped = [round(share * card.default_steps) for share in LEVELS]
@@ -122,14 +124,14 @@ def outcomes(model: str | None, count: int, seed: int) -> tuple[dict[float, list
                     hits, firsts, fulls, _made(engine, hits), drawn, some, strict=True
                 ):
                     follows = [judge(scene, np.asarray(each.image)).followed for each in (in_full, by_hit)]
-                    assert hit.latents is not None
-                    assert full.latents is not None
+                    assert hit.state.latents is not None
+                    assert full.state.latents is not None
                     outcome = Outcome(
                         float(fixed.features[first] @ fixed.features[full]),
                         follows[0] - follows[1],
-                        drift(hit.latents, full.latents),
+                        drift(hit.state.latents, full.state.latents),
                     )
-                    found.setdefault(first.sigmas[step], []).append(outcome)
+                    found.setdefault(first.state.sigmas[step], []).append(outcome)
             fixed.latents.clear()
     return found, card
 
@@ -162,7 +164,7 @@ def calibrate(found: dict[float, list[Outcome]], revision: str, bound: float) ->
     return Mapping(revision, tuple(points), float(np.quantile(harmless, 1 - bound)), bound)
 
 
-def _request(card: catalog.ModelCard, prompt: str, seed: int) -> Request:
+def _request(card: ModelCard, prompt: str, seed: int) -> Request:
     return Request(
         prompt,
         width=card.default_width,

@@ -25,7 +25,8 @@ from inference.latent_cache.cache import LatentCache
 from inference.latent_cache.mapping import NEVER, Mapping, Point
 from inference.latent_cache.reuse import Hit
 from inference.latent_cache.stores import Store
-from inference.request import Picture, Request
+from inference.request import Request
+from inference.state import Picture
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Shadows:
         if hit.steps != request.steps or self._dice.random() >= self._share:
             return
         if self._waiting.acquire(blocking=False):
-            assert request.latents is not None
+            assert request.state.latents is not None
             shadow = replace(
                 request,
                 seed=hit.seed,
@@ -95,13 +96,13 @@ class Shadows:
                 reference="a shadow",
             )
             of = Record(hit.sigma, hit.similarity, 0.0, self._disguised(request.account))
-            self._worker.submit(self._recompute, shadow, of, request.latents)
+            self._worker.submit(self._recompute, shadow, of, request.state.latents)
 
     def _recompute(self, shadow: Request, of: Record, arrived: torch.Tensor) -> None:
         try:
             self._submit(shadow).result()
-            assert shadow.latents is not None
-            self._exchange(of._replace(drift=drift(arrived, shadow.latents)))
+            assert shadow.state.latents is not None
+            self._exchange(of._replace(drift=drift(arrived, shadow.state.latents)))
         except Exception as error:  # noqa: BLE001 - nobody waits for a shadow
             log.warning("a shadow was lost: %r", error)
         finally:

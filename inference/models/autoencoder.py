@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn import functional
 
 from inference import patches
-from inference.request import Grid, Posterior
+from inference.state import Grid, Posterior
 
 
 def flatten_time(autoencoder: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:

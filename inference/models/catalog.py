@@ -8,49 +8,20 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 
 from inference import pictures
 from inference.errors import InvalidRequest, ModelUnavailable
-from inference.request import TILE, Operation, Request
-from inference.scheduler import WEIGHTS
+from inference.models.card import FROM_LATENTS, ModelCard
+from inference.request import Operation, Request
+from inference.scheduling.scheduler import WEIGHTS
 
 HOUSE_MODEL = Path(__file__).resolve().parent.parent / "house_model" / "weights"
-# what any Qwen-Image can do; an edit needs a processor for the pictures besides, and a model that learnt it
-FROM_LATENTS = tuple(operation.value for operation in Operation if operation != Operation.EDIT)
 MAX_ADAPTERS = 4
 MAX_ADAPTER_SCALE = 10
 _TAIL_BYTES = 65536
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """A model's name, place, revision and limits; sizes in pixels, prompt length in code points.
-
-    `condition_area` is at how many pixels an edit's pictures join the sequence; None: as many as the output has.
-    """
-
-    name: str
-    path: str
-    revision: str
-    min_side: int = 256
-    max_side: int = 2048
-    side_multiple: int = TILE
-    max_steps: int = 100
-    default_width: int = 1024
-    default_height: int = 1024
-    default_steps: int = 50
-    default_guidance_scale: float = 4.0
-    max_guidance_scale: float = 100.0
-    default_strength: float = 0.6
-    operations: tuple[str, ...] = FROM_LATENTS
-    max_images: int = 3
-    max_image_side: int = 2048
-    condition_area: int | None = 1024 * 1024
-    max_prompt_length: int = 4000
-    description: str = ""
 
 
 def card(model: str | Path | None = None) -> ModelCard:

@@ -20,9 +20,10 @@ from transformers.utils import logging as transformers_logging
 from inference import pictures
 from inference.errors import BrokenPicture, ModelUnavailable
 from inference.models import autoencoder
-from inference.models.catalog import ModelCard
+from inference.models.card import ModelCard
 from inference.models.processor import PictureProcessor
-from inference.request import TILE, Grid, Operation, Posterior
+from inference.request import TILE, Operation
+from inference.state import Grid, Posterior
 
 # what diffusers' pipeline allows at most (its own default is 512)
 MAX_TEXT_TOKENS = 1024

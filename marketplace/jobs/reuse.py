@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from inference.models.catalog import ModelCard
+from inference.models.card import ModelCard
 from marketplace.jobs import storage
 from marketplace.jobs.models import Image, Job, Status
 

@@ -34,7 +34,8 @@ from inference.errors import (
 )
 from inference.latent_cache.shadow import Shadows
 from inference.models import catalog
-from inference.request import Picture, Request
+from inference.request import Request
+from inference.state import Picture
 from marketplace.jobs import lifecycle, metrics, outbox, reuse, storage
 from marketplace.jobs.errors import LeaseLost
 from marketplace.jobs.lifecycle import Result
@@ -57,7 +58,7 @@ class Task:
 
     @property
     def step(self) -> int:
-        return sum(request.step_index for request in self.requests)
+        return sum(request.state.step_index for request in self.requests)
 
 
 class Worker:

@@ -8,7 +8,7 @@ from bench.simulate.fleet import Fleet, Outcome
 from bench.simulate.step_times import H200, StepTimes
 from bench.simulate.traces import Mix, Trace
 from inference.request import Phase, Request
-from inference.scheduler import Batch
+from inference.scheduling.scheduler import Batch
 
 RULES = {
     "fixed": lambda: scaling.Fixed(4),

@@ -14,7 +14,8 @@ from inference.engine import BatchReport, Engine
 from inference.house_model.architecture import HEAD_WIDTH, HEADS, LAYERS
 from inference.latent_cache.reuse import Hit
 from inference.models import catalog
-from inference.request import Picture, Request
+from inference.request import Request
+from inference.state import Picture
 
 
 class Watch:
@@ -49,10 +50,12 @@ class FullCache:
     def look_up(self, request: Request) -> Hit | None:
         if not request.use_cache or request.deterministic or request.operation != "generate":
             return None
-        assert request.latents is not None
+        assert request.state.latents is not None
         step = request.steps // 2
-        noise = torch.randn(request.latents.shape, generator=torch.Generator().manual_seed(request.seed))
-        return Hit(noise * request.sigmas[step], request.sigmas[step], step, 0.95, request.seed, request.steps)
+        noise = torch.randn(request.state.latents.shape, generator=torch.Generator().manual_seed(request.seed))
+        return Hit(
+            noise * request.state.sigmas[step], request.state.sigmas[step], step, 0.95, request.seed, request.steps
+        )
 
     def offer(self, request: Request) -> None:
         pass

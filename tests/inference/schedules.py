@@ -6,7 +6,7 @@ from random import Random
 from PIL import Image
 
 from inference.request import Phase, Request
-from inference.scheduler import Batch, Scheduler
+from inference.scheduling.scheduler import Batch, Scheduler
 
 LATENTS = types.SimpleNamespace()
 IMAGE = Image.new("RGB", (64, 64))
@@ -15,7 +15,7 @@ IMAGE = Image.new("RGB", (64, 64))
 def accepted(*arguments, condition_grids=(), **values) -> Request:
     """A request as the engine has it queued: an edit knows the sizes of its pictures."""
     request = Request(*arguments, images=(IMAGE,) * len(condition_grids), **values)
-    request.condition_grids = condition_grids
+    request.state.condition_grids = condition_grids
     return request
 
 
@@ -25,8 +25,8 @@ def order(service_class: str = "standard", **changes) -> Request:
 
 
 def run(scheduler: Scheduler) -> Batch | None:
-    """Schedule one batch, a piece before a step, and do to its requests what a runner would."""
-    batch = scheduler.next_piece() or scheduler.next_step()
+    """Schedule one batch, codec work before a step, and do to its requests what a runner would."""
+    batch = scheduler.next_codec() or scheduler.next_step()
     if batch:
         end(scheduler, batch)
     return batch
@@ -37,11 +37,11 @@ def end(scheduler: Scheduler, batch: Batch) -> None:
     for request in batch.requests:
         assert request.phase is batch.phase
         if batch.phase is Phase.READ:
-            request.posteriors += (LATENTS,)
+            request.state.posteriors += (LATENTS,)
         elif batch.phase is Phase.ENCODE:
-            request.latents = LATENTS
+            request.state.latents = LATENTS
         elif batch.phase is Phase.DENOISE:
-            request.step_index += 1
+            request.state.step_index += 1
     scheduler.advance(batch)
 
 
@@ -50,7 +50,7 @@ class Threads:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
-        self.following = {"steps": scheduler.next_step, "pieces": scheduler.next_piece}
+        self.following = {"steps": scheduler.next_step, "codec": scheduler.next_codec}
         self.in_hand: dict[str, Batch] = {}
 
     def turn(self, thread: str) -> Batch | None:

@@ -105,5 +105,5 @@ def test_both_share_batches_with_everything_else_and_change_nothing(engine, watc
     watch.at(1, lambda: [engine.submit(request) for request in together])
     engine.submit(order(steps=1, width=80)).result()
     for request, picture in zip(together, alone, strict=True):
-        assert difference(request.future.result(timeout=120), picture) <= 1
+        assert difference(request.ticket.future.result(timeout=120), picture) <= 1
     assert 3 in watch.rows("denoise")

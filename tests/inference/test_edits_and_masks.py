@@ -166,7 +166,7 @@ def test_operations_share_batches_and_change_nothing_in_each_other(engine, watch
     watch.at(1, lambda: [engine.submit(request) for request in together[1:]])
     engine.submit(together[0]).result()
     for request, picture in zip(together, alone, strict=True):
-        assert difference(request.future.result(timeout=60), picture) <= 1
+        assert difference(request.ticket.future.result(timeout=60), picture) <= 1
     assert 3 in watch.rows("denoise"), "text to image, image to image and inpainting share a forward"
     assert 2 in watch.rows("denoise"), "edits with equal shapes share a forward"
 
@@ -179,8 +179,8 @@ def test_what_the_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine,
             request = kind(steps=9)
             watch.at(1, lambda request=request, mate=mate: (engine.submit(request), engine.submit(mate)))
             engine.submit(order(steps=2, width=80)).result()
-            pictures.append(request.future.result(timeout=60))
-            mate.future.result(timeout=60)
+            pictures.append(request.ticket.future.result(timeout=60))
+            mate.ticket.future.result(timeout=60)
         assert difference(*pictures) == 0
 
 
@@ -203,7 +203,7 @@ def test_pictures_are_read_while_a_batch_runs(engine, watch):
     running, late = order(steps=30), edit(*[drawing()] * 3, service_class="interactive", steps=1)
     watch.at(2, lambda: engine.submit(late))
     engine.submit(running).result()
-    late.future.result(timeout=60)
+    late.ticket.future.result(timeout=60)
     phases = [report.phase for report in watch.reports]
     beside = phases[2 : phases.index("decode")]
     assert (beside.count("read"), beside.count("encode")) == (3, 1)

@@ -15,7 +15,7 @@ def test_requests_with_different_steps_share_batches(engine, watch):
     long, short = order(steps=7), order(steps=3, seed=8, guidance_scale=2.0)
     watch.at(1, lambda: engine.submit(short))
     assert engine.submit(long).result().steps_run == 7
-    assert short.future.result().steps_run == 3
+    assert short.ticket.future.result().steps_run == 3
     assert watch.rows("denoise") == [2] * 3 + [1] * 4
     tokens = [report.image_tokens for report in watch.reports if report.phase == "denoise"]
     assert tokens[0] == 2 * tokens[-1] == 2 * long.image_tokens == 256
@@ -27,14 +27,14 @@ def test_requests_of_other_sizes_or_without_guidance_do_not_share(engine, watch)
     watch.at(1, lambda: [engine.submit(other) for other in others])
     engine.submit(order()).result()
     for other in others:
-        other.future.result()
+        other.ticket.future.result()
     assert watch.rows("denoise") == [1] * 12
 
 
 def test_progress_can_be_read_from_another_thread(engine, watch):
     request, seen = order(), []
     for boundary in range(1, 6):
-        watch.at(boundary, lambda: seen.append(request.step_index))
+        watch.at(boundary, lambda: seen.append(request.state.step_index))
     engine.submit(request).result()
     assert seen == [0, 1, 2, 3, 4]
 
@@ -47,8 +47,8 @@ def test_a_running_request_is_canceled_at_the_next_step(engine, watch):
     with pytest.raises(Canceled) as canceled:
         engine.submit(request).result()
     assert canceled.value.steps_run == 3
-    assert mate.future.result().steps_run == 5
-    assert request.step_index == 3
+    assert mate.ticket.future.result().steps_run == 5
+    assert request.state.step_index == 3
 
 
 def test_a_waiting_request_is_canceled_without_a_step(engine, watch):
@@ -56,7 +56,7 @@ def test_a_waiting_request_is_canceled_without_a_step(engine, watch):
     watch.at(1, lambda: (engine.submit(waiting), engine.cancel(waiting)))
     assert engine.submit(first).result().steps_run == 4
     with pytest.raises(Canceled) as canceled:
-        waiting.future.result()
+        waiting.ticket.future.result()
     assert canceled.value.steps_run == 0
     assert watch.rows("denoise") == [1] * 4, "the canceled request never had a step"
 
@@ -66,7 +66,7 @@ def test_canceling_a_finished_request_changes_nothing(engine):
     picture = engine.submit(request).result()
     engine.cancel(request)
     assert engine.submit(order()).result().steps_run == 4
-    assert request.future.result() is picture
+    assert request.ticket.future.result() is picture
 
 
 def test_a_request_with_broken_numbers_fails_alone(engine, watch):
@@ -75,27 +75,27 @@ def test_a_request_with_broken_numbers_fails_alone(engine, watch):
     victim, mate = order(seed=1), order()
 
     def break_it():
-        victim.latents = torch.full_like(victim.latents, float("nan"))
+        victim.state.latents = torch.full_like(victim.state.latents, float("nan"))
 
     watch.at(1, lambda: engine.submit(mate))
     watch.at(3, break_it)
     with pytest.raises(BrokenPicture):
         engine.submit(victim).result()
-    assert difference(mate.future.result(), alone) <= 1
+    assert difference(mate.ticket.future.result(), alone) <= 1
 
 
 def test_a_request_that_raises_fails_alone_and_the_engine_lives_on(engine, watch):
     victim, mate = order(seed=1), order(seed=2)
 
     def break_it():
-        victim.text = torch.zeros(3, 5)
+        victim.state.text = torch.zeros(3, 5)
 
     watch.at(1, lambda: engine.submit(mate))
     watch.at(3, break_it)
     with pytest.raises(EngineFault) as fault:
         engine.submit(victim).result()
     assert isinstance(fault.value.__cause__, RuntimeError)
-    assert mate.future.result().steps_run == 4
+    assert mate.ticket.future.result().steps_run == 4
     assert engine.warm
     assert engine.submit(order(seed=3)).result().steps_run == 4
 
@@ -134,7 +134,7 @@ def test_an_invalid_value_is_refused_at_once_and_named(engine, watch, param, val
         engine.submit(request)
     assert refusal.value.param == param
     assert param in str(refusal.value)
-    assert not request.future.running()
+    assert not request.ticket.future.running()
     assert watch.reports == []
 
 
@@ -147,7 +147,7 @@ def test_the_smallest_and_longest_requests_are_made(engine):
 
 def test_a_future_canceled_before_its_request_is_submitted_is_not_worked_on(engine, watch):
     request = order()
-    assert request.future.cancel()
+    assert request.ticket.future.cancel()
     assert engine.submit(request).cancelled()
     assert engine.submit(order(seed=1)).result().steps_run == 4
     assert watch.rows("encode") == [1]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.line import AGEING
 from inference.request import Phase
-from inference.scheduler import SLICE_STEPS, WEIGHTS, Scheduler
+from inference.scheduling.fair_queue import AGEING
+from inference.scheduling.scheduler import SLICE_STEPS, WEIGHTS, Scheduler
 from tests.inference.schedules import drain, order, run, step
 
 CAP = 64
@@ -43,7 +43,7 @@ def steps_until_done(scheduler, request):
 
 
 def work(requests):
-    return sum(request.image_tokens * request.step_index for request in requests)
+    return sum(request.image_tokens * request.state.step_index for request in requests)
 
 
 @played
@@ -120,7 +120,7 @@ def test_an_interactive_request_has_its_turn_at_the_next_step_and_rows_resume_wh
         # a class six times as heavy leads six times as often
         assert steps_until_done(scheduler, urgent) <= 5
         batches = [batch for batch in drain(scheduler) if batch.phase is Phase.DENOISE]
-        assert all(row.step_index == 9 for row in rows)
+        assert all(row.state.step_index == 9 for row in rows)
         assert sum(len(batch.requests) for batch in batches) <= 4 * 6
 
 
@@ -156,7 +156,7 @@ def test_the_device_never_idles_and_cancels_leave_no_trace(arrivals, dice):
             canceled.add(victim := dice.choice(requests))
             scheduler.discard(victim)
     drain(scheduler)
-    assert all(request.step_index == request.steps for request in requests if request not in canceled)
+    assert all(request.state.step_index == request.steps for request in requests if request not in canceled)
     assert (bool(scheduler), list(scheduler)) == (False, [])
 
 

@@ -8,11 +8,11 @@ import weakref
 import pytest
 import torch
 
-from inference import scheduler
 from inference.engine import Engine
 from inference.errors import BrokenPicture, EngineFault, EngineStopped
 from inference.request import Phase
-from inference.scheduler import Batch
+from inference.scheduling import scheduler
+from inference.scheduling.scheduler import Batch
 from inference.watchdog import Device
 from marketplace.local.processes import wait_until
 from tests.inference.conftest import difference, order
@@ -47,16 +47,16 @@ def test_a_row_whose_numbers_break_fails_at_that_step_and_its_mates_pictures_are
         first, victim, mate = order(steps=6), order(steps=6, seed=1), order(steps=6, seed=2)
         watch.at(1, lambda first=victim, second=mate: (engine.submit(first), engine.submit(second)))
         if poisoned:
-            watch.at(5, lambda row=victim: setattr(row, "latents", row.latents / 0))
+            watch.at(5, lambda row=victim: setattr(row.state, "latents", row.state.latents / 0))
         engine.submit(first).result()
-        mate.future.result()
+        mate.ticket.future.result()
         if poisoned:
-            assert isinstance(victim.future.exception(), BrokenPicture)
-            assert victim.step_index == 2, "it goes no further"
+            assert isinstance(victim.ticket.future.exception(), BrokenPicture)
+            assert victim.state.step_index == 2, "it goes no further"
             assert watch.rows("denoise") == [3, 3, 3, 2, 2, 2]
         else:
-            victim.future.result()
-        pictures.append((first.future.result(), mate.future.result()))
+            victim.ticket.future.result()
+        pictures.append((first.ticket.future.result(), mate.ticket.future.result()))
         watch.reset()
     (first, mate), (beside, other) = pictures
     assert difference(first, beside) <= 1
@@ -118,12 +118,12 @@ def test_an_engine_that_can_do_nothing_any_more_gives_back_what_waits(own, monke
     monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that nothing is done for the one that waits
     running, waiting, finish = order(), order(width=64), own._finish
     # time enough for the other thread to begin something
-    monkeypatch.setattr(own, "_finish", lambda batch: (time.sleep(0.2), finish(batch)))
-    spoil(own, monkeypatch, RuntimeError("device-side assert"), lambda batch: running.latents is not None)
+    monkeypatch.setattr(own, "_finish", lambda *given: (time.sleep(0.2), finish(*given))[1])
+    spoil(own, monkeypatch, RuntimeError("device-side assert"), lambda batch: running.state.latents is not None)
     own.submit(running)
     own.submit(waiting)
-    assert isinstance(running.future.exception(timeout=30), EngineFault)
-    assert isinstance(waiting.future.exception(timeout=30), EngineStopped)
+    assert isinstance(running.ticket.future.exception(timeout=30), EngineFault)
+    assert isinstance(waiting.ticket.future.exception(timeout=30), EngineStopped)
     assert not own.warm
     with pytest.raises(EngineStopped):
         own.submit(order())
@@ -133,7 +133,7 @@ def test_an_engine_that_hangs_while_it_proves_itself_is_noticed_too(own, monkeyp
     bad, waiting, free = order(), order(width=64), threading.Event()
     monkeypatch.setattr(own, "_stuck_seconds", 0.2)
     monkeypatch.setattr(type(own.step_times), "at", lambda times, tokens: 0.0)
-    monkeypatch.setattr("inference.engine.warm_up", lambda runner, card: free.wait(30))
+    monkeypatch.setattr("inference.recovery.warm_up", lambda runner, card: free.wait(30))
     spoil(own, monkeypatch, RuntimeError("device-side assert"), lambda batch: True)
     try:
         with pytest.raises(EngineFault):
@@ -163,7 +163,7 @@ def test_what_is_stuck_is_noticed_said_and_given_up(own, monkeypatch, caplog, ph
         with pytest.raises(EngineFault, match="stuck"):
             own.submit(stuck).result(timeout=20)
         assert (stuck,) in [doing.batch.requests for doing in own.doing()]
-        assert isinstance(waiting.future.exception(timeout=5), EngineStopped)
+        assert isinstance(waiting.ticket.future.exception(timeout=5), EngineStopped)
         assert not own.warm
         assert f"{phase} for" in caplog.text
         assert f"job 7 (128x128, step {9 if phase is Phase.DECODE else 0} of 9)" in caplog.text
@@ -180,13 +180,13 @@ def test_no_step_waits_for_a_prompt_or_a_picture(own, monkeypatch):
 
     def lasts(batch):
         if slow in batch.requests and batch.phase is not Phase.DENOISE:
-            before = running.step_index
-            assert wait_until(lambda: running.step_index >= before + 5, 20)
+            before = running.state.step_index
+            assert wait_until(lambda: running.state.step_index >= before + 5, 20)
             meanwhile.append(batch.phase)
         run(batch)
 
     own.submit(running)
-    assert wait_until(lambda: running.step_index, 20)
+    assert wait_until(lambda: running.state.step_index, 20)
     monkeypatch.setattr(own._runner, "run", lasts)
     assert own.submit(slow).result(timeout=60).steps_run == 4
     assert meanwhile == [Phase.ENCODE, Phase.DECODE]
@@ -226,7 +226,7 @@ def test_a_picture_for_which_there_is_no_memory_beside_a_step_is_tried_alone(own
     own.cancel(running)
 
 
-def test_a_batch_for_which_there_is_no_memory_beside_a_piece_keeps_the_cap(own, monkeypatch):
+def test_a_batch_for_which_there_is_no_memory_beside_codec_work_keeps_the_cap(own, monkeypatch):
     run, tries = own._runner.run, []
 
     def greedy(batch):
@@ -250,9 +250,9 @@ def test_who_is_left_when_a_request_is_canceled_goes_on_at_once(own, monkeypatch
     monkeypatch.setattr(own, "_fail", lambda request, error: (time.sleep(0.3), fail(request, error)))
     own.submit(running)
     own.submit(left)
-    assert wait_until(lambda: running.step_index > 2, 20)
+    assert wait_until(lambda: running.state.step_index > 2, 20)
     own.cancel(running)
-    assert left.future.result(timeout=20).steps_run == 4
+    assert left.ticket.future.result(timeout=20).steps_run == 4
 
 
 def test_who_asks_for_the_device_first_has_it_first():

@@ -48,7 +48,7 @@ def test_mates_that_join_and_leave_change_nothing(engine, watch):
     assert set(watch.rows("denoise")) >= {2, 3}
     assert difference(alone, together) <= 1
     for mate in mates:
-        assert mate.future.result().steps_run == mate.steps
+        assert mate.ticket.future.result().steps_run == mate.steps
 
 
 def test_what_the_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine, watch):
@@ -56,7 +56,7 @@ def test_what_the_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine,
     for mate in (order("a blue square", seed=1), order("a green star", seed=2, guidance_scale=7.0)):
         watch.at(1, lambda mate=mate: engine.submit(mate))
         pictures.append(engine.submit(order()).result())
-        mate.future.result()
+        mate.ticket.future.result()
         assert watch.rows("denoise") == [2] * 4
         watch.reset()
     assert difference(*pictures) == 0
@@ -75,8 +75,8 @@ def test_a_deterministic_picture_has_the_same_bits_whoever_else_runs_and_on_howe
     mates, again = [wish(seed=seed, deterministic=False) for seed in range(3)], [wish(), wish()]
     watch.at(1, lambda: [engine.submit(request) for request in (mates[0], again[0], *mates[1:], again[1])])
     engine.submit(order(steps=2)).result()
-    assert all(difference(alone, request.future.result(timeout=120)) == 0 for request in again)
-    assert [mate.future.result(timeout=120).steps_run for mate in mates] == [4] * 3
+    assert all(difference(alone, request.ticket.future.result(timeout=120)) == 0 for request in again)
+    assert [mate.ticket.future.result(timeout=120).steps_run for mate in mates] == [4] * 3
     assert watch.rows("denoise").count(3) == 4, "the others share"
     threads = torch.get_num_threads()
     in_its_thread(lambda: torch.set_num_threads(1 if threads > 1 else 2))

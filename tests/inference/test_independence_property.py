@@ -105,7 +105,7 @@ def test_mates_change_nothing(engine, watch, adapter, wish, mates, deterministic
     alone_request = request(wish, adapter, deterministic=deterministic)
     alone = pixels(engine.submit(alone_request))
     begins_later = wish.cached and wish.operation == "generate" and not deterministic
-    assert alone_request.steps_skipped == (wish.steps // 2 if begins_later else 0)
+    assert alone_request.state.steps_skipped == (wish.steps // 2 if begins_later else 0)
     watch.reset()
     joined: list[Request] = []
     for mate in mates:
@@ -118,7 +118,7 @@ def test_mates_change_nothing(engine, watch, adapter, wish, mates, deterministic
     watch.reset()
     for other in joined:
         engine.cancel(other)
-        other.future.exception(timeout=60)
+        other.ticket.future.exception(timeout=60)
 
 
 def join(watch: Watch, engine: Engine, mate: Mate, other: Request, joined: list[Request]) -> None:

@@ -1,6 +1,7 @@
 """Which pictures an operation takes, how large the model sees them, and what is refused before any work."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from inference import pictures
 from inference.errors import InvalidRequest
 from inference.models import catalog
-from inference.models.catalog import ModelCard
+from inference.models.card import ModelCard
 from inference.request import TILE, Operation, Request
 from tests.inference.conftest import order
 
@@ -111,8 +112,7 @@ def test_pictures_of_all_common_modes_are_taken(mode):
 
 @pytest.mark.parametrize("operation", ["edit", "upscale", "EDIT", ""])
 def test_an_operation_that_the_model_cannot_do_is_refused(operation):
-    request = ready("edit")
-    request.operation = operation
+    request = replace(ready("edit"), operation=operation)
     with pytest.raises(InvalidRequest, match="a plain model can generate") as refusal:
         catalog.validate(request, ModelCard("a plain model", "", "", min_side=64))
     assert refusal.value.param == "operation"
@@ -147,5 +147,5 @@ def test_a_mask_is_white_from_half_on_and_read_in_cells_of_eight():
 
 def test_an_edit_counts_the_tokens_of_its_pictures():
     request = order(operation="edit", images=(image(),), guidance_scale=1.0)
-    request.condition_grids = ((4, 4), (8, 6))
+    request.state.condition_grids = ((4, 4), (8, 6))
     assert request.image_tokens == (128 // TILE) ** 2 + 16 + 48

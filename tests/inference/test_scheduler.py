@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.request import Phase
-from inference.scheduler import AHEAD, WEIGHTS, Scheduler
+from inference.scheduling.scheduler import AHEAD, WEIGHTS, Scheduler
 from tests.inference.schedules import Threads, accepted, drain, order, run, step
 
 CAP = 64
@@ -30,7 +30,7 @@ def test_every_request_gets_its_steps_and_no_batch_is_over_the_cap(arrivals, dic
     for requests in arrivals:
         for request in requests:
             scheduler.add(request)
-        batches.append(threads.turn(dice.choice(["steps", "pieces"])))
+        batches.append(threads.turn(dice.choice(["steps", "codec"])))
     batches += threads.drain(dice)
     turns, decoded = Counter(), Counter()
     for batch in filter(None, batches):
@@ -124,13 +124,13 @@ def test_steps_go_on_while_pictures_and_prompts_are_worked_on():
     edits = [order(name, condition_grids=((4, 4),) * 2, steps=1) for name in ("interactive", "interactive", "standard")]
     for request in edits:
         threads.scheduler.add(request)
-    for pieces in range(1, 10):
-        threads.turn("pieces")
+    for turn in range(1, 10):
+        threads.turn("codec")
         for _ in range(3):
             threads.turn("steps")
             assert threads.turn("steps").requests[0] is running, "the others have not all been encoded"
-        assert len(threads.turn("pieces").requests) == 1
-        assert running.step_index == 1 + 3 * pieces
+        assert len(threads.turn("codec").requests) == 1
+        assert running.state.step_index == 1 + 3 * turn
     threads.turn("steps")
     assert set(threads.turn("steps").requests) == set(edits), "those who came together begin together"
 
@@ -141,12 +141,12 @@ def test_a_row_joins_no_step_before_its_prompts_are_done_with():
     threads.scheduler.add(running)
     run(threads.scheduler), run(threads.scheduler)
     threads.scheduler.add(late)
-    threads.turn("pieces")
+    threads.turn("codec")
     # the runner has written its result, and goes on with what is left to do
-    late.latents = running.latents
+    late.state.latents = running.state.latents
     threads.turn("steps")
     assert threads.turn("steps").requests == (running,)
-    threads.scheduler.advance(threads.in_hand.pop("pieces"))
+    threads.scheduler.advance(threads.in_hand.pop("codec"))
     threads.turn("steps")
     assert threads.turn("steps").requests == (running, late)
 
@@ -202,4 +202,4 @@ def test_a_discarded_request_is_gone_wherever_it_stood():
     for request in (waiting, running, decoding, waiting):
         scheduler.discard(request)
     assert not scheduler
-    assert scheduler.next_step() is scheduler.next_piece() is None
+    assert scheduler.next_step() is scheduler.next_codec() is None

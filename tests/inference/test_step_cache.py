@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from inference.errors import InvalidRequest
-from inference.request import Picture, Request
+from inference.request import Request
+from inference.state import Picture
 from tests.inference.conftest import difference, order
 
 STEPS = 8
@@ -45,8 +46,8 @@ def test_rows_that_reuse_leave_the_forward_and_the_others_do_not_notice(engine, 
     watch.at(1, lambda: [engine.submit(request) for request in together])
     engine.submit(order(steps=1, width=80)).result()
     for request, picture in zip(together, alone, strict=True):
-        assert difference(request.future.result(), picture) <= 1
-        assert request.future.result().steps_reused == picture.steps_reused
+        assert difference(request.ticket.future.result(), picture) <= 1
+        assert request.ticket.future.result().steps_reused == picture.steps_reused
     assert watch.rows("denoise").count(4) == STEPS
     assert alone[0].steps_reused > STEPS / 2
     assert alone[1].steps_reused == alone[2].steps_reused == 0
@@ -63,7 +64,7 @@ def test_rows_that_go_on_keep_their_own_adapters(engine, watch, adapter):
     watch.at(1, lambda: [engine.submit(request) for request in together])
     engine.submit(order(steps=6)).result()
     for request, picture in zip(together, alone, strict=True):
-        assert difference(request.future.result(), picture) <= 1
+        assert difference(request.ticket.future.result(), picture) <= 1
     assert difference(alone[1], engine.submit(order(seed=2)).result()) > 1
 
 

@@ -79,7 +79,7 @@ def test_rows_with_other_adapters_and_with_none_share_a_forward_and_change_nothi
     requests = [order(seed=seed, adapters=adapters) for seed, adapters in enumerate(given)]
     watch.at(1, lambda: [engine.submit(request) for request in requests])
     engine.submit(order(steps=1)).result()
-    together = [request.future.result() for request in requests]
+    together = [request.ticket.future.result() for request in requests]
     assert watch.rows("denoise") == [1, *[4] * 4] or watch.rows("denoise") == [5, 4, 4, 4]
     assert all(difference(*pair) <= 1 for pair in zip(alone, together, strict=True))
 
@@ -105,9 +105,9 @@ def test_a_file_that_is_being_read_holds_no_step_up(engine, watch, make, gate):
     assert gate.reached.wait(SECONDS)
     for mate in mates:
         assert engine.submit(mate).result(SECONDS).steps_run == 4
-    assert not waiting.future.done()
+    assert not waiting.ticket.future.done()
     gate.opened.set()
-    assert waiting.future.result(SECONDS).steps_run == 4
+    assert waiting.ticket.future.result(SECONDS).steps_run == 4
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no adapter at all"], ids=["missing", "empty", "other"])
@@ -131,7 +131,7 @@ def test_a_request_is_canceled_while_its_file_is_read(engine, make, gate):
     assert gate.reached.wait(SECONDS)
     engine.cancel(request)
     with pytest.raises(Canceled) as canceled:
-        request.future.result(SECONDS)
+        request.ticket.future.result(SECONDS)
     assert canceled.value.steps_run == 0
     gate.opened.set()
     assert engine.submit(order(adapters=request.adapters)).result(SECONDS).steps_run == 4
@@ -143,9 +143,9 @@ def test_a_canceled_or_broken_picture_gives_its_adapters_back(engine, watch, mak
     watch.at(3, lambda: engine.cancel(canceled))
     with pytest.raises(Canceled):
         engine.submit(canceled).result(SECONDS)
-    watch.at(2, lambda: setattr(broken, "latents", torch.full_like(broken.latents, float("nan"))))
+    watch.at(2, lambda: setattr(broken.state, "latents", torch.full_like(broken.state.latents, float("nan"))))
     assert engine.submit(broken).exception(SECONDS) is not None
-    wait_until(lambda: canceled.loan.row == broken.loan.row == ())
+    wait_until(lambda: canceled.ticket.loan.row == broken.ticket.loan.row == ())
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_more_adapters_than_there_is_room_for_take_turns_and_stopping_ends_those
         requests = [order(seed=seed, adapters=((str(path), 0.5),)) for seed, path in enumerate(paths * 2)]
         for request in requests:
             engine.submit(request)
-        assert all(request.future.result(SECONDS).steps_run == 4 for request in requests)
+        assert all(request.ticket.future.result(SECONDS).steps_run == 4 for request in requests)
         assert max(most) == room
         assert engine.submit(order(adapters=tuple((str(path), 1.0) for path in paths))).exception(SECONDS) is not None
         pinned = [order(steps=100, adapters=((str(path), 1.0),)) for path in paths[:2]]
@@ -175,4 +175,4 @@ def test_more_adapters_than_there_is_room_for_take_turns_and_stopping_ends_those
             engine.submit(request)
     for request in (*pinned, *waiting):
         with pytest.raises(EngineStopped):
-            request.future.result(SECONDS)
+            request.ticket.future.result(SECONDS)

@@ -31,8 +31,8 @@ def encoded(prompt: str = "a cat", account: str = "alice", steps: int = 8, **cha
     """A request as it is when it was just encoded: every prompt means the same."""
     values = {"width": 32, "height": 32, "guidance_scale": 4.0, "seed": 7, "use_cache": True}
     request = Request(prompt, account=account, steps=steps, **{**values, **changes})
-    request.text, request.latents = torch.ones(8, 16), torch.zeros(4, 16)
-    request.sigmas = tuple(1 - step / steps for step in range(steps + 1))
+    request.state.text, request.state.latents = torch.ones(8, 16), torch.zeros(4, 16)
+    request.state.sigmas = tuple(1 - step / steps for step in range(steps + 1))
     return request
 
 
@@ -40,7 +40,7 @@ def draw(cache: LatentCache, request: Request) -> bool:
     """Whether it began from latents; all its steps are offered."""
     hit = cache.look_up(request)
     for step in range(hit.step + 1 if hit else 1, request.steps + 1):
-        request.step_index = step
+        request.state.step_index = step
         cache.offer(request)
     cache.settle()
     return hit is not None

@@ -30,7 +30,7 @@ class Drawn:
     def submit(self, request: Request) -> Future:
         self.asked.append(request)
         self.let_go.wait(10)
-        request.latents = SAME
+        request.state.latents = SAME
         future: Future = Future()
         future.set_result(None)
         return future
@@ -47,7 +47,7 @@ class Worker:
 
     def hit(self, account: str, arrived: torch.Tensor = FAR, similarity: float = 0.96, steps: int = 8) -> None:
         request = Request("a cat", width=32, height=32, steps=steps, guidance_scale=4.0, seed=1, account=account)
-        request.latents = arrived
+        request.state.latents = arrived
         self.cache.on_hit(request, Hit(SAME, 0.5, 4, similarity, seed=7, steps=8))
 
     def learn(self, account: str, times: int, **of: object) -> None:

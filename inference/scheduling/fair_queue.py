@@ -1,7 +1,7 @@
 """The requests of one service class in the order in which they are due: fair between accounts, and none forgotten.
 
 Start-time fair queueing (Goyal, Vin and Cheng, 1996) with accounts as flows, and work counted in image tokens times
-steps. A request's tag is the line's virtual time when it came or, where its account has work before it, the end of
+steps. A request's tag is the queue's virtual time when it came or, where its account has work before it, the end of
 that work; the least tag is due first, and is the virtual time. So the 200 requests of one account stand one behind
 the other in virtual time, and the one of another account beside the first of them. A request longer than a slice is
 tagged anew after each, so that a short one need not wait for all of it.
@@ -39,7 +39,7 @@ class _Account:
     requests: OrderedDict[Request, None] = field(default_factory=OrderedDict)
 
 
-class Line:
+class FairQueue:
     """`weight` is the class's share of the device, `charge` what it has used of it; `slice_`: image tokens × steps."""
 
     def __init__(self, weight: int, slice_: int) -> None:
@@ -88,7 +88,7 @@ class Line:
                 account.requests.move_to_end(last.request, last=False)
 
     def due(self) -> Request:
-        """Whose turn it is, in a line that is not empty."""
+        """Whose turn it is, in a queue that is not empty."""
         if self._turns % AGEING == AGEING - 1:
             return next(iter(self._places))
         return self._order[0].request
@@ -112,7 +112,7 @@ class Line:
         return (place.request for place in self._by_key.get(key, ()))
 
     def _tag(self, request: Request, start: int) -> int:
-        return start + request.step_index * request.image_tokens // self._slice * self._slice
+        return start + request.state.step_index * request.image_tokens // self._slice * self._slice
 
     def _move(self, place: Place, start: int) -> None:
         self._take(place)
@@ -131,7 +131,7 @@ class Line:
             del self._by_key[key]
 
     def _forget_idle_accounts(self) -> None:
-        """What an account with no request has used counts until the line is empty or too many are remembered."""
+        """What an account with no request has used counts until the queue is empty or too many are remembered."""
         if not self._places:
             self._accounts.clear()
         elif len(self._accounts) > 2 * len(self._places) + _IDLE_ACCOUNTS:
@@ -139,4 +139,4 @@ class Line:
 
 
 def _work_left(request: Request) -> int:
-    return request.image_tokens * (request.steps_due - request.step_index)
+    return request.image_tokens * (request.steps_due - request.state.step_index)
