@@ -41,12 +41,12 @@ from inference.house_model.captions import LANGUAGES, caption
 from inference.house_model.judge import judge
 from inference.house_model.world import Scene, draw_scene
 from inference.latent_cache import mapping
-from inference.latent_cache.calibrate import other_scene
 from inference.latent_cache.mapping import Mapping, Point
 from inference.latent_cache.reuse import Hit
 from inference.models import catalog
 from inference.request import TILE, Request
 from inference.sampler import sigmas
+from inference.training.latent_cache import other_scene
 from marketplace.local import parts, servers
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def main(quick: bool = False) -> dict[str, Any]:
     card = catalog.card()
     own = mapping.load(card)
     if own is None:
-        sys.exit(f"calibrate first: python -m inference.latent_cache.calibrate ({card.name} has other weights now)")
+        sys.exit(f"calibrate first: python -m inference.training.latent_cache ({card.name} has other weights now)")
     seeds, count = (SEEDS[:1], 24) if quick else (SEEDS, 480)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, max_tasks_per_child=1) as processes:

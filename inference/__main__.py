@@ -12,9 +12,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from inference.card import ModelCard
 from inference.errors import InferenceError
 from inference.models import catalog
-from inference.models.card import ModelCard
 from inference.request import TILE, Operation, Request
 
 BAR = 30

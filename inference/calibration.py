@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from inference.models.card import ModelCard
+from inference.card import ModelCard
 from inference.request import Phase, Request
 from inference.runner import Runner
 from inference.scheduling.scheduler import Batch

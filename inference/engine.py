@@ -23,10 +23,10 @@ from inference import calibration, pictures, previews
 from inference.adapters.bank import Bank, Loan
 from inference.backends.pytorch import TorchBackend
 from inference.calibration import StepTimes
+from inference.card import ModelCard
 from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
 from inference.latent_cache.reuse import Reuse
 from inference.models import catalog, qwen_image
-from inference.models.card import ModelCard
 from inference.models.qwen_image import QwenImage
 from inference.recovery import Outcome, Recovery, Stopped
 from inference.request import Phase, Request

@@ -20,7 +20,7 @@ from inference.state import Grid
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from inference.models.card import ModelCard
+    from inference.card import ModelCard
 
 # where the text encoder finds a picture; in a prompt it would stand for a picture that is not there
 PLACEHOLDER = "<|image_pad|>"

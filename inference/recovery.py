@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from inference.card import ModelCard
 from inference.errors import BrokenPicture, EngineFault, InferenceError
-from inference.models.card import ModelCard
 from inference.request import Request
 from inference.runner import Runner, warm_up
 from inference.scheduling.scheduler import Batch

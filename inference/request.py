@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # a model sees a picture in tiles of 16x16 pixels: eightfold autoencoder, patches of two
 TILE = 16
+# by the share of a device that each is given, the largest first
+SERVICE_CLASSES = ("interactive", "standard", "batch")
 
 
 class Operation(StrEnum):

@@ -14,9 +14,9 @@ from inference import canvas, patches, pictures, sampler
 from inference.adapters import layers
 from inference.adapters.weights import Row
 from inference.backends.base import Backend
+from inference.card import ModelCard
 from inference.errors import BrokenPicture
 from inference.latent_cache.reuse import Hit, Reuse
-from inference.models.card import ModelCard
 from inference.models.qwen_image import QwenImage
 from inference.request import Operation, Phase, Request
 from inference.scheduling.scheduler import Batch

@@ -17,8 +17,8 @@ import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
 from inference.backends.pytorch import TorchBackend
+from inference.card import ModelCard
 from inference.models import autoencoder
-from inference.models.card import ModelCard
 from inference.models.qwen_image import QwenImage
 from inference.request import TILE, Request
 from inference.state import Grid

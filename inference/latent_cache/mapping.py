@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from inference.models.card import ModelCard
+from inference.card import ModelCard
 
 FOLDER = Path(__file__).parent / "mappings"
 # no two prompts are as similar

@@ -13,10 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from inference import pictures
+from inference.card import FROM_LATENTS, ModelCard
 from inference.errors import InvalidRequest, ModelUnavailable
-from inference.models.card import FROM_LATENTS, ModelCard
-from inference.request import Operation, Request
-from inference.scheduling.scheduler import WEIGHTS
+from inference.request import SERVICE_CLASSES, Operation, Request
 
 HOUSE_MODEL = Path(__file__).resolve().parent.parent / "house_model" / "weights"
 MAX_ADAPTERS = 4
@@ -51,8 +50,8 @@ def validate(request: Request, card: ModelCard) -> None:
         raise InvalidRequest("seed", "seed must be a whole number from 0 to 2^63 - 1")
     for name in ("prompt", "negative_prompt"):
         _check_text(name, getattr(request, name), card)
-    if request.service_class not in WEIGHTS:
-        raise InvalidRequest("service_class", f"service_class must be one of {', '.join(WEIGHTS)}")
+    if request.service_class not in SERVICE_CLASSES:
+        raise InvalidRequest("service_class", f"service_class must be one of {', '.join(SERVICE_CLASSES)}")
     if not 0 <= request.step_cache <= 1:
         raise InvalidRequest("step_cache", "step_cache must be from 0 to 1")
     pictures.check(request, card)

@@ -18,9 +18,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import logging as transformers_logging
 
 from inference import pictures
+from inference.card import ModelCard
 from inference.errors import BrokenPicture, ModelUnavailable
 from inference.models import autoencoder
-from inference.models.card import ModelCard
 from inference.models.processor import PictureProcessor
 from inference.request import TILE, Operation
 from inference.state import Grid, Posterior

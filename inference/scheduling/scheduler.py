@@ -20,10 +20,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from inference.request import Phase, Request
+from inference.request import SERVICE_CLASSES, Phase, Request
 from inference.scheduling.fair_queue import FairQueue
 
-WEIGHTS: Mapping[str, int] = {"interactive": 6, "standard": 3, "batch": 1}
+WEIGHTS: Mapping[str, int] = dict(zip(SERVICE_CLASSES, (6, 3, 1), strict=True))
 # after how much work, in steps of a full batch, a long request lets others of its class by
 SLICE_STEPS = 64
 # requests of a class that are made ready beyond a batch

@@ -17,7 +17,7 @@ from billing.ledger import Entry
 from billing.lots import Cost, Position, format_money
 from billing.models import AutomaticTopUp, Clawback, Hold, Lot, Pack, Payer, TopUp, Transfer
 from billing.pricing import format_tokens
-from inference.models.card import ModelCard
+from inference.card import ModelCard
 from marketplace.accounts.caps import Budget
 from marketplace.accounts.models import ApiKey
 from marketplace.jobs import storage

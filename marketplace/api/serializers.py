@@ -12,8 +12,8 @@ from rest_framework import serializers
 
 from billing.lots import parse_money
 from billing.models import AutomaticTopUp, Hold, Lot, TopUp, Transfer
+from inference.card import ModelCard
 from inference.models import catalog
-from inference.models.card import ModelCard
 from marketplace.api.fields import Choice, Flag, Number, StrictSerializer, Text, Tokens, Whole
 from marketplace.jobs import reuse
 from marketplace.jobs.models import ServiceClass, Status

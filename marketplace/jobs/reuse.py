@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from inference.models.card import ModelCard
+from inference.card import ModelCard
 from marketplace.jobs import storage
 from marketplace.jobs.models import Image, Job, Status
 
@@ -76,7 +76,7 @@ def latent_cache(card: ModelCard) -> tuple[LatentCache, Store] | None:
         return None
     calibration = mapping.load(card)
     if calibration is None:
-        logger.warning("no latents are reused: run `python -m inference.latent_cache.calibrate` for %s", card.name)
+        logger.warning("no latents are reused: run `python -m inference.training.latent_cache` for %s", card.name)
         return None
     limits = Limits(settings.LATENT_CACHE_ACCOUNT_MB * MIB, settings.LATENT_CACHE_MB * MIB)
     store = open_store(settings.LATENT_CACHE, limits)

@@ -9,9 +9,9 @@ from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate
 from PIL import Image
 
 from inference import pictures
+from inference.card import ModelCard
 from inference.errors import InvalidRequest
 from inference.models import catalog
-from inference.models.card import ModelCard
 from inference.request import TILE, Operation, Request
 from tests.inference.conftest import order
 

@@ -4,11 +4,12 @@ import random
 
 import pytest
 
-from inference.latent_cache import calibrate, mapping
-from inference.latent_cache.calibrate import Outcome, threshold
+from inference.latent_cache import mapping
 from inference.latent_cache.mapping import NEVER
 from inference.latent_cache.wording import signature
 from inference.models import catalog
+from inference.training import latent_cache as calibrate
+from inference.training.latent_cache import Outcome, threshold
 
 
 def outcomes(*lost: int) -> list[Outcome]:
@@ -44,7 +45,7 @@ def test_the_command_writes_a_mapping_that_the_engine_takes(tmp_path, monkeypatc
 
 def test_the_house_models_own_mapping_ships_with_it():
     learnt = mapping.load(catalog.card())
-    assert learnt, "the weights are others now: python -m inference.latent_cache.calibrate"
+    assert learnt, "the weights are others now: python -m inference.training.latent_cache"
     assert learnt.entry(1.0) is not None
 
 

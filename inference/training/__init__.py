@@ -1,0 +1,2 @@
+"""Everything that fits or measures what the engine runs with, beside the house model's own training. Nothing that
+serves imports from here."""
