@@ -5,8 +5,8 @@ import logging
 import numpy as np
 from PIL import Image
 
-from inference import previews
 from inference.engine import Engine
+from inference.training import previews
 from tests.inference.conftest import order
 from tests.inference.test_edits_and_masks import without_processor
 
