@@ -68,7 +68,7 @@ def prepare() -> list[str]:
 
     django.setup()
     call_command("migrate", verbosity=0)
-    from billing import wallets
+    from billing.tokens import wallets
     from marketplace.accounts import customers, keys
 
     accounts = [customers.create(f"bench-{number}@example.com") for number in range(CUSTOMERS)]

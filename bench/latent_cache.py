@@ -271,7 +271,7 @@ def working(store: Path, began: dict[str, int]) -> Iterator["Worker"]:
 
 
 def funded(email: str) -> Any:
-    from billing import wallets
+    from billing.tokens import wallets
     from marketplace.accounts import customers
 
     account = customers.create(email)

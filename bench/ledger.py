@@ -222,7 +222,7 @@ def measure(pair: Callable[[UUID, int], None], task: dict[str, Any]) -> Latencie
 
 
 def kiln() -> Callable[[UUID, int], None]:
-    from billing import wallets
+    from billing.tokens import wallets
 
     def pair(owner: UUID, charge: int) -> None:
         reference = uuid4()
@@ -293,8 +293,8 @@ def run_pgbench(url: str, count: int, seconds: int, clients: int) -> Turn:
 
 
 def pgbench_script(count: int) -> str:
-    from billing import wallets
     from billing.models import PLATFORM_ID
+    from billing.tokens import wallets
 
     hold = f"WITH {wallets.HOLD_CTE} SELECT reference FROM new_hold" % {
         "owner": "('00000000-0000-0000-0000-' || lpad(to_hex(:wallet::bigint), 12, '0'))",

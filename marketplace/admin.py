@@ -12,8 +12,8 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from unfold.decorators import action
 
-from billing import lots, price_lists, pricing, rollups
-from billing.lots import format_money
+from billing import amounts
+from billing.amounts import format_money
 from billing.models import (
     MINT_ID,
     PLATFORM_ID,
@@ -24,6 +24,8 @@ from billing.models import (
     Transfer,
     Wallet,
 )
+from billing.prices import price_lists
+from billing.tokens import lots, rollups
 from marketplace import payments_admin as payments_admin  # registers its pages
 from marketplace.accounts.models import Account
 from marketplace.approvals import dialogs
@@ -288,7 +290,7 @@ class PriceListAdmin(dialogs.Asking, ReadOnlyTable):
 
     @column("Skipped step")
     def skipped_shown(self, row: PriceListVersion) -> str:
-        return f"× {pricing.format_tokens(row.skipped_step)} of a step that was run"
+        return f"× {amounts.format_tokens(row.skipped_step)} of a step that was run"
 
 
 def _money(amount_minor: int, currency: str) -> str:
@@ -300,5 +302,5 @@ def _stored(wallet: Wallet, amount: int) -> str:
 
 
 def _factors(thousandths: dict[str, int]) -> SafeString:
-    pairs = ((name, pricing.format_tokens(factor)) for name, factor in thousandths.items())
+    pairs = ((name, amounts.format_tokens(factor)) for name, factor in thousandths.items())
     return format_html_join("", '<div class="kiln-factor">{} × {}</div>', pairs)

@@ -26,7 +26,7 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
-from billing.pricing import format_tokens
+from billing.amounts import format_tokens
 from marketplace.accounts.models import Account, Person
 from marketplace.audit import trail
 

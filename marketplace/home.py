@@ -8,9 +8,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
-from billing.lots import format_money
+from billing.amounts import format_money, format_tokens
 from billing.models import TopUp
-from billing.pricing import format_tokens
 
 
 @require_safe

@@ -12,9 +12,9 @@ from django.utils.safestring import SafeString
 from unfold.decorators import action
 from unfold.forms import BaseDialogForm
 
-from billing import packs
-from billing.lots import format_money
+from billing.amounts import format_money
 from billing.models import AutomaticTopUp, Clawback, Pack, Payer, TopUp, Transfer
+from billing.prices import packs
 from marketplace.accounts.models import Account
 from marketplace.approvals import dialogs
 from marketplace.audit import trail

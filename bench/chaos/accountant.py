@@ -59,8 +59,9 @@ class Accountant:
 
     def _settle(self) -> list[str]:
         """Waits for the jobs as long as they get on, and does what the nightly and the minute's tasks do."""
-        from billing import debts, lots, payments_reconcile
         from billing.models import Hold, TopUp
+        from billing.payments import reconcile
+        from billing.tokens import debts, lots
         from marketplace.approvals import requests
         from marketplace.jobs.models import FINAL, Job
 
@@ -79,7 +80,7 @@ class Accountant:
             if requests.finish(request).status == requests.Status.APPROVED:
                 stuck.append(f"{request} is not finished: {request.outcome}")
         for _ in range(5):  # what it repairs may make events of its own
-            repaired, failed = payments_reconcile.run()
+            repaired, failed = reconcile.run()
             if not repaired and not failed:
                 break
             time.sleep(1)
@@ -214,8 +215,8 @@ class Accountant:
         """What a customer adds up from the statement is the balance, and its lots are all of it."""
         from django.db.models import Sum
 
-        from billing import lots
         from billing.models import Transfer
+        from billing.tokens import lots
 
         wrong = []
         for account, _ in self.accounts:

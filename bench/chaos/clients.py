@@ -304,8 +304,8 @@ class Client(threading.Thread):
 
     def refund_job(self) -> str:
         """By the operator: the verb itself."""
-        from billing import wallets
         from billing.errors import RefundAboveCapture
+        from billing.tokens import wallets
 
         if not self.ended:
             return "none ended"
@@ -371,7 +371,7 @@ class Client(threading.Thread):
 
     def waive(self) -> str:
         """The operator forgives the oldest debt, so that frozen accounts go on."""
-        from billing import debts
+        from billing.tokens import debts
 
         owed = patiently(lambda: debts.of(self.account))
         if not owed:

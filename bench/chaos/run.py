@@ -115,7 +115,8 @@ def _open_shop() -> list[tuple[Any, str]]:
     import django
 
     django.setup()
-    from billing import packs, wallets
+    from billing.prices import packs
+    from billing.tokens import wallets
     from marketplace.accounts import customers, keys
     from marketplace.accounts.models import Person
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from billing import wallets
+from billing.tokens import wallets
 from marketplace.accounts.models import Account, Person
 
 

@@ -14,11 +14,14 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.utils.safestring import SafeString
 
-from billing import debts, packs, price_lists, refunds, wallets
+from billing import amounts
+from billing.amounts import MILLI, format_money, format_tokens
 from billing.errors import RefundAboveUnspent
-from billing.lots import format_money
 from billing.models import Clawback, Hold, PriceListVersion, TopUp
-from billing.pricing import MILLI, PriceList, format_tokens
+from billing.payments import refunds
+from billing.prices import packs, price_lists
+from billing.prices.pricing import PriceList
+from billing.tokens import debts, wallets
 from marketplace.accounts.models import Account
 from marketplace.console import link, tokens
 from marketplace.jobs.models import Job
@@ -82,7 +85,7 @@ class Grant(Act):
         return settings.GRANT_LIMIT * MILLI
 
     def check(self) -> None:
-        if not 0 < self.amount <= wallets.LARGEST or not Account.objects.filter(pk=self.account).exists():
+        if not 0 < self.amount <= amounts.LARGEST or not Account.objects.filter(pk=self.account).exists():
             raise Refused("A grant gives an account a positive amount of Tokens.")
 
     def carry_out(self, request: UUID) -> str:
@@ -260,7 +263,7 @@ class PackChange(Act):
             packs.check_prices(self.prices)
         except ValueError as error:
             raise Refused(str(error)) from error
-        if not (0 < self.tokens <= wallets.LARGEST and 0 <= self.bonus <= wallets.LARGEST):
+        if not (0 < self.tokens <= amounts.LARGEST and 0 <= self.bonus <= amounts.LARGEST):
             raise Refused("A pack has Tokens, and a bonus of none or more.")
 
     def carry_out(self, request: UUID) -> str:

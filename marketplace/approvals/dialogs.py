@@ -12,11 +12,11 @@ from django.urls import reverse
 from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
-from billing import price_lists, refunds
+from billing.amounts import format_money, format_tokens
 from billing.errors import BillingError
-from billing.lots import format_money
 from billing.models import Clawback, Hold, Pack, TopUp
-from billing.pricing import format_tokens
+from billing.payments import refunds
+from billing.prices import price_lists
 from marketplace.accounts.models import Person
 from marketplace.approvals import acts, requests
 from marketplace.approvals.acts import Act

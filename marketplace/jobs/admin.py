@@ -19,7 +19,7 @@ from unfold.decorators import action
 from unfold.forms import BaseDialogForm
 
 from billing.models import Hold, PriceListVersion, Transfer
-from billing.pricing import Quote
+from billing.prices.pricing import Quote
 from marketplace.accounts.models import Account
 from marketplace.api.health import ALIVE_WITHIN
 from marketplace.approvals import dialogs

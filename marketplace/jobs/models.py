@@ -7,7 +7,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.db.models import F, Q
 
-from billing import pricing
+from billing import amounts
 from marketplace.accounts.models import Account, ApiKey
 from marketplace.identifiers import uuid7
 
@@ -132,7 +132,7 @@ class Job(models.Model):
         return self.quoted - self.captured if self.is_final else 0
 
     def __repr__(self) -> str:
-        return f"<Job {self.id} {self.status} {pricing.format_tokens(self.quoted)}>"
+        return f"<Job {self.id} {self.status} {amounts.format_tokens(self.quoted)}>"
 
 
 class Image(models.Model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db import connection
 
-# Each names what is wrong in one column of text; billing's own invariants are `ledger.check`'s.
+# Each names what is wrong in one column of text; billing's own invariants are `proof.check`'s.
 VIOLATIONS = (
     """SELECT format('job %s: it has no hold', job.id) FROM jobs_job job
        WHERE NOT EXISTS (SELECT FROM billing_hold hold WHERE hold.reference = job.id)""",

@@ -13,7 +13,8 @@ from celery.signals import task_postrun, task_received, worker_init, worker_shut
 from django.conf import settings
 from prometheus_client import start_http_server
 
-from billing import automatic, debts, lots, payments_reconcile, payments_refunds, rollups
+from billing.payments import automatic, reconcile, refund_orders
+from billing.tokens import debts, lots, rollups
 from marketplace.accounts.models import Account
 from marketplace.approvals import requests
 from marketplace.audit import proof
@@ -57,7 +58,7 @@ def roll_up() -> None:
 def keep_payments() -> None:
     """Refunds that are due, and automatic top-ups of accounts that are open."""
     if settings.STRIPE_SECRET_KEY:
-        payments_refunds.carry_out()
+        refund_orders.carry_out()
         automatic.run(uuid7, _open_accounts)
 
 
@@ -69,7 +70,7 @@ def _open_accounts(owners: Collection[UUID]) -> list[UUID]:
 @app.task
 def reconcile_payments() -> None:
     if settings.STRIPE_SECRET_KEY:
-        for line in payments_reconcile.run()[0]:
+        for line in reconcile.run()[0]:
             logger.warning("repaired %s", line)
 
 

@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from billing import pricing
+from billing.prices import pricing
 from inference.engine import Engine
 from inference.errors import (
     AdapterUnavailable,

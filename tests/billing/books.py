@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from billing import ledger
+from billing.tokens import proof
 
 HOUR = timedelta(hours=1)
 
@@ -40,7 +40,7 @@ def nothing_moves() -> Iterator[None]:
     except _Undo:
         pass
     assert rows() == before
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def together(workers: int, work: Callable[[int], Any]) -> list[Any]:

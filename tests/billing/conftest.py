@@ -13,7 +13,7 @@ from flushing import flush_keeps_opening_rows  # noqa: F401
 
 @pytest.fixture
 def alice(bob: UUID) -> UUID:
-    from billing import wallets
+    from billing.tokens import wallets
 
     owner = uuid4()
     wallets.open(owner)
@@ -23,7 +23,7 @@ def alice(bob: UUID) -> UUID:
 
 @pytest.fixture
 def bob() -> UUID:
-    from billing import wallets
+    from billing.tokens import wallets
 
     owner = uuid4()
     wallets.open(owner)
@@ -32,8 +32,8 @@ def bob() -> UUID:
 
 @pytest.fixture
 def carol() -> UUID:
-    from billing import wallets
     from billing.models import Wallet
+    from billing.tokens import wallets
 
     owner = uuid4()
     wallets.open(owner, Wallet.Kind.CREATOR)
@@ -43,7 +43,7 @@ def carol() -> UUID:
 @pytest.fixture
 def held(alice: UUID) -> UUID:
     """The reference of a hold of 600 Tokens on alice's wallet."""
-    from billing import wallets
+    from billing.tokens import wallets
 
     reference = uuid4()
     wallets.hold(alice, 600_000, reference, timedelta(hours=1))
@@ -52,7 +52,7 @@ def held(alice: UUID) -> UUID:
 
 @pytest.fixture(autouse=True)
 def fresh_prices() -> Iterator[None]:
-    from billing import price_lists
+    from billing.prices import price_lists
 
     price_lists.forget()
     yield

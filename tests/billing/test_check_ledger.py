@@ -12,8 +12,9 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from billing import debts, ledger, lots, pricing, wallets
-from billing.wallets import Share
+from billing.prices import pricing
+from billing.tokens import debts, lots, proof, wallets
+from billing.tokens.wallets import Share
 from marketplace.accounts import customers
 from marketplace.jobs import lifecycle, settlement
 from marketplace.jobs.models import Image, Job
@@ -46,7 +47,7 @@ def books(alice, carol, held) -> UUID:
     wallets.hold(alice, 1_000, released, HOUR)
     wallets.release(released)
     wallets.hold(alice, 2_000, still, HOUR)
-    assert ledger.check() == []
+    assert proof.check() == []
     return still
 
 
@@ -62,7 +63,7 @@ def damage(sql: str) -> None:
 
 def found() -> list[str]:
     """What the proof says, but for the constraints that `damage` dropped."""
-    return [line for line in ledger.check() if not line.startswith("constraint")]
+    return [line for line in proof.check() if not line.startswith("constraint")]
 
 
 CUSTOMER = "(SELECT max(wallet_id) FROM billing_hold)"
@@ -132,7 +133,7 @@ def lots_and_debts(books, bob, alice) -> None:
     debts.claw_back(lot, 100, "dispute", "dp_1")
     for owner in (alice, bob):
         lots.position(owner)
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 PAID = "WHERE lot_id = (SELECT id FROM billing_lot WHERE kind = 'paid')"
@@ -197,7 +198,7 @@ def test_what_is_dropped_to_make_damage_is_no_damage_to_the_rows(books):
 def test_a_guard_that_is_switched_off_is_found(table, trigger, how):
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {table} {how} {trigger}")
-    assert ledger.check() == [f"trigger {trigger} of {table} is missing or switched off"]
+    assert proof.check() == [f"trigger {trigger} of {table} is missing or switched off"]
 
 
 @pytest.mark.django_db
@@ -206,7 +207,7 @@ def test_a_constraint_that_is_dropped_is_found(table):
     for name in CONSTRAINTS[table]:
         with connection.cursor() as cursor:
             cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
-        assert f"constraint {name} is missing or switched off" in ledger.check()
+        assert f"constraint {name} is missing or switched off" in proof.check()
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ def jobs() -> Job:
     job = lifecycle.claim(done.id, "worker")
     image = Image(job=job, index=0, path="x", media_type="image/png", sha256="", width=1, height=1, size=1, seed=1)
     lifecycle.complete(job, [lifecycle.Result(pricing.ImageOutcome(True, 30), image)], {})
-    assert ledger.check() + settlement.check() == []
+    assert proof.check() + settlement.check() == []
     return job
 
 

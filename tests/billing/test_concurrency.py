@@ -10,7 +10,6 @@ from books import HOUR, together
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing import debts, ledger, lots, wallets
 from billing.errors import (
     HoldError,
     HoldExists,
@@ -20,7 +19,8 @@ from billing.errors import (
     RefundAboveCapture,
 )
 from billing.models import Hold, Transfer
-from billing.wallets import Balance, Share
+from billing.tokens import debts, ledger, lots, proof, wallets
+from billing.tokens.wallets import Balance, Share
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -48,7 +48,7 @@ def test_sixteen_threads_never_overdraw_one_wallet(alice):
 
     assert sum(together(THREADS, buy)) == 10
     assert wallets.balance(alice) == Balance(available=0, held=0, total=0)
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_sixteen_threads_lose_nothing(alice, carol):
@@ -77,7 +77,7 @@ def test_sixteen_threads_lose_nothing(alice, carol):
     assert wallets.balance(alice) == Balance(1_000_000 - spent, 0, 1_000_000 - spent)
     assert sum(entry.amount for entry in ledger.statement(alice, limit=10_000)) == 1_000_000 - spent
     assert Hold.objects.filter(status="held").count() == 0
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_one_hold_is_resolved_by_one_thread(alice, held):
@@ -86,7 +86,7 @@ def test_one_hold_is_resolved_by_one_thread(alice, held):
     assert found.pop(HoldResolved) == THREADS - 1
     assert found in ({250_000: 1}, {600_000: 1})
     assert wallets.balance(alice).total == 1_000_000 - Hold.objects.get(reference=held).captured
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_one_reference_is_held_by_one_thread(alice):
@@ -94,21 +94,21 @@ def test_one_reference_is_held_by_one_thread(alice):
     found = outcomes(together(THREADS, lambda _: wallets.hold(alice, 10_000, reference, HOUR)))
     assert found == {None: 1, HoldExists: THREADS - 1}
     assert wallets.balance(alice).held == 10_000
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_one_grant_sent_by_every_thread_credits_once(bob):
     found = outcomes(together(THREADS, lambda _: wallets.grant(bob, 7_500, "event 1")))
     assert found == {True: 1, False: THREADS - 1}
     assert wallets.balance(bob).total == 7_500
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_one_key_for_two_wallets_credits_one(alice, bob):
     found = outcomes(together(THREADS, lambda number: wallets.grant((alice, bob)[number % 2], 5, "event 1")))
     assert found == {True: 1, False: THREADS // 2 - 1, IdempotencyMismatch: THREADS // 2}
     assert Transfer.objects.filter(idempotency_key="grant:event 1").count() == 1
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_refunds_at_the_same_moment_never_exceed_the_charge(alice, held):
@@ -116,7 +116,7 @@ def test_refunds_at_the_same_moment_never_exceed_the_charge(alice, held):
     found = outcomes(together(THREADS, lambda number: wallets.refund(held, 100_000, f"case {number}")))
     assert found == {True: 5, RefundAboveCapture: THREADS - 5}
     assert wallets.balance(alice).total == 1_000_000
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_one_refund_sent_by_every_thread_pays_once(alice, held):
@@ -129,7 +129,7 @@ def test_one_refund_sent_by_every_thread_pays_once(alice, held):
 def test_the_proof_holds_while_the_books_are_being_written(alice):
     def work(number):
         if number == 0:
-            return [ledger.check() for _ in range(10)]
+            return [proof.check() for _ in range(10)]
         for _ in range(10):
             wallets.hold(alice, 1_000, reference := uuid4(), HOUR)
             wallets.capture(reference, 500)
@@ -156,7 +156,7 @@ def test_no_customer_waits_for_another_at_the_platforms_wallet(alice, bob, held)
         wallets.refund(held, 1_000, "alice's")
         assert together(1, impatient) == [4_000]
     assert wallets.balance(bob).total == 10_000
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_threads_that_collide_are_refused_and_never_broken(alice):
@@ -190,7 +190,7 @@ def test_threads_that_collide_are_refused_and_never_broken(alice):
     total = sum(results, Counter())
     assert total["done"] + total["refused"] == THREADS * 20
     assert total["done"] >= len(references)
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_lots_follow_while_their_tokens_are_spent_refunded_and_expire(alice, carol):
@@ -217,17 +217,17 @@ def test_lots_follow_while_their_tokens_are_spent_refunded_and_expire(alice, car
 
     results = together(THREADS, work)
     assert [result for result in results if isinstance(result, Exception)] == []
-    assert ledger.check() == []
+    assert proof.check() == []
     position = lots.position(alice)
     assert sum(lot.remaining for lot in position.lots) == wallets.balance(alice).total
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_a_lot_that_many_sweepers_expire_expires_once(bob):
     wallets.grant(bob, 5_000, "gone", expires_at=timezone.now())
     assert sum(together(THREADS, lambda _: lots.expire())) == 5_000
     assert list(Transfer.objects.filter(kind="expiry").values_list("amount", flat=True)) == [5_000]
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_one_payment_that_goes_back_many_times_at_once_goes_back_once(bob):
@@ -235,7 +235,7 @@ def test_one_payment_that_goes_back_many_times_at_once_goes_back_once(bob):
     found = together(THREADS, lambda _: debts.claw_back(lot, 100, "dispute", "dp_1").collected)
     assert found == [5_000] * THREADS
     assert Transfer.objects.filter(kind="clawback").count() == 1
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_nobody_who_buys_waits_for_lots_that_follow(alice, held):
@@ -254,4 +254,4 @@ def test_nobody_who_buys_waits_for_lots_that_follow(alice, held):
         lots.allocate(wallet_id)
         assert together(1, impatient) == [600_000]
     assert lots.allocate(wallet_id).balance.total == 1_000_005
-    assert ledger.check() == []
+    assert proof.check() == []

@@ -13,9 +13,9 @@ from books import HOUR
 from django.db import connection
 from django.utils import timezone
 
-from billing import ledger, lots, wallets
 from billing.models import Draw, Hold, Transfer
-from billing.wallets import Balance
+from billing.tokens import lots, proof, wallets
+from billing.tokens.wallets import Balance
 from marketplace.accounts import customers
 from marketplace.jobs import lifecycle, settlement, sweeper
 from marketplace.jobs.models import Job
@@ -31,8 +31,9 @@ import sys
 from uuid import UUID, uuid4
 import django
 django.setup()
-from billing import pricing, wallets
-from billing.wallets import Share
+from billing.prices import pricing
+from billing.tokens import wallets
+from billing.tokens.wallets import Share
 from django.db import transaction
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Image, Job
@@ -64,7 +65,7 @@ while True:
 """
 
 ALLOCATE = """
-from billing import lots
+from billing.tokens import lots
 lots.CHUNK = 5
 advance = lots._advance
 def slowly(wallet_id):
@@ -77,7 +78,7 @@ lots.position(UUID(sys.argv[1]))
 """
 SPEND_FOR_EVER = """
 from datetime import timedelta
-from billing import debts, lots
+from billing.tokens import debts, lots
 while True:
     bought = wallets.purchase(UUID(sys.argv[1]), 100, 33, "eur", str(uuid4()))
     wallets.hold(UUID(sys.argv[1]), 90, reference := uuid4(), timedelta(hours=1))
@@ -132,7 +133,7 @@ def running(customer) -> Job:
 
 
 def proven() -> bool:
-    return ledger.check() + settlement.check() == []
+    return proof.check() + settlement.check() == []
 
 
 @pytest.mark.parametrize(("script", "last_words"), [(COMPLETE, "15000"), (RELEASE, "released")])
@@ -194,14 +195,14 @@ def test_buyers_killed_at_any_moment_leave_books_that_add_up(alice, carol):
         with process(BUY_FOR_EVER, alice, carol) as buyer:
             for _ in range(turns):
                 assert buyer.stdout.readline()
-        assert ledger.check() == []
+        assert proof.check() == []
     for reference in wallets.due():
         wallets.expire(reference)
     done = Transfer.objects.filter(kind="refund").count()
     spent = 7 * Hold.objects.filter(status="captured").count() - 3 * done
     assert done >= 34
     assert wallets.balance(alice) == Balance(1_000_000 - spent, 0, 1_000_000 - spent)
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_an_allocation_killed_between_statement_and_commit_goes_on_where_the_last_chunk_ended(alice):
@@ -213,10 +214,10 @@ def test_an_allocation_killed_between_statement_and_commit_goes_on_where_the_las
         print(file=follower.stdin, flush=True)
         assert follower.stdout.readline()
     assert Draw.objects.count() == 4  # of the first chunk: the grant and four captures
-    assert ledger.check() == []
+    assert proof.check() == []
     assert [lot.remaining for lot in lots.position(alice).lots] == [1_000_000 - 63]
     assert Draw.objects.count() == 9
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_spenders_killed_at_any_moment_leave_lots_that_add_up(alice, carol):
@@ -224,8 +225,8 @@ def test_spenders_killed_at_any_moment_leave_lots_that_add_up(alice, carol):
         with process(SPEND_FOR_EVER, alice, carol) as spender:
             for _ in range(turns):
                 assert spender.stdout.readline()
-        assert ledger.check() == []
+        assert proof.check() == []
         position = lots.position(alice)
         assert sum(lot.remaining for lot in position.lots) == wallets.balance(alice).total
-        assert ledger.check() == []
+        assert proof.check() == []
     assert Draw.objects.filter(amount__lt=0).count() >= 11

@@ -7,7 +7,6 @@ import pytest
 from books import HOUR, nothing_moves
 from django.utils import timezone
 
-from billing import debts, ledger, lots, wallets
 from billing.errors import (
     AccountFrozen,
     ClawbackAbovePrice,
@@ -17,7 +16,8 @@ from billing.errors import (
     UnknownLot,
 )
 from billing.models import MINT_ID, Clawback, Lot, Transfer, Wallet
-from billing.wallets import Balance
+from billing.tokens import debts, ledger, lots, proof, wallets
+from billing.tokens.wallets import Balance
 from marketplace.celery import app
 from marketplace.jobs import tasks
 
@@ -38,9 +38,9 @@ def buy(owner: UUID, amount: int = 1_000, price: int = 100, **terms) -> UUID:
 
 
 def frozen(owner: UUID) -> bool:
-    assert ledger.check() == []
+    assert proof.check() == []
     lots.position(owner)
-    assert ledger.check() == []
+    assert proof.check() == []
     return Wallet.objects.get(owner=owner, kind="customer").frozen
 
 

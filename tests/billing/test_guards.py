@@ -7,8 +7,9 @@ from books import HOUR, nothing_moves
 from django.db import IntegrityError, connection
 from django.utils import timezone
 
-from billing import debts, lots, price_lists, wallets
 from billing.models import PriceListVersion, Transfer, Wallet
+from billing.prices import price_lists
+from billing.tokens import debts, lots, wallets
 
 pytestmark = pytest.mark.django_db
 

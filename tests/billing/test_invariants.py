@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
-from billing import debts, errors, ledger, lots, wallets
+from billing import errors
 from billing.models import Clawback, Hold, Lot, Transfer, Wallet
-from billing.wallets import Balance, Captured, Share
+from billing.tokens import debts, ledger, lots, proof, wallets
+from billing.tokens.wallets import Balance, Captured, Share
 
 MOMENT = timedelta(microseconds=1)
 OWNERS = (UUID(int=1), UUID(int=2))
@@ -383,7 +384,7 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def the_ledger_proves_itself(self):
-        assert ledger.check() == []
+        assert proof.check() == []
 
 
 @pytest.mark.timeout(600)

@@ -8,10 +8,11 @@ from books import HOUR, nothing_moves
 from django.db import connection
 from django.utils import timezone
 
-from billing import ledger, lots, wallets
+from billing import amounts
 from billing.errors import IdempotencyMismatch, NoWallet, UnknownHold
-from billing.lots import Part
 from billing.models import Draw, Lot, LotCursor, Transfer
+from billing.tokens import ledger, lots, proof, wallets
+from billing.tokens.lots import Part
 
 pytestmark = pytest.mark.django_db
 
@@ -30,7 +31,7 @@ def left(owner: UUID) -> list[int]:
     """Tokens left in each lot, in the order in which they are spent; the books are right."""
     position = lots.position(owner)
     assert sum(lot.remaining for lot in position.lots) == position.balance.total == wallets.balance(owner).total
-    assert ledger.check() == []
+    assert proof.check() == []
     return [lot.remaining for lot in position.lots]
 
 
@@ -156,7 +157,7 @@ def test_a_job_that_was_refunded_whole_cost_nothing_whatever_was_rounded(bob):
     assert all(lots.cost(job).parts == [] for job in jobs[::2])
     again = [spend(bob, 1) for _ in range(15)]
     assert sum(lots.cost(job).money["eur"] for job in jobs[1::2] + again) == 10
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_lots_past_their_time_expire_by_a_transfer(bob):
@@ -283,4 +284,4 @@ def test_wallets_from_before_lots_are_followed_from_their_first_transfer(alice, 
     [(1990, "eur", "19.90"), (5, "usd", "0.05"), (500, "jpy", "500"), (1, "kwd", "0.001")],
 )
 def test_money_is_shown_as_its_currency_is_counted(amount, currency, shown):
-    assert lots.format_money(amount, currency) == shown
+    assert amounts.format_money(amount, currency) == shown

@@ -3,9 +3,9 @@
 import pytest
 from django.db import IntegrityError, transaction
 
-from billing import packs
 from billing.errors import UnknownPack
 from billing.models import Pack
+from billing.prices import packs
 
 pytestmark = pytest.mark.django_db
 

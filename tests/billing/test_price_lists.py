@@ -7,9 +7,9 @@ import pytest
 from books import together
 from django.db import connection, transaction
 
-from billing import price_lists
 from billing.models import PriceListVersion
-from billing.pricing import Order, quote
+from billing.prices import price_lists
+from billing.prices.pricing import Order, quote
 
 NEW: dict[str, Any] = {
     "base_cost": 200_000,

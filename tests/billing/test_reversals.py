@@ -7,8 +7,10 @@ import pytest
 from books import HOUR
 from django.utils import timezone
 
-from billing import debts, ledger, packs, payments_events, wallets
 from billing.models import Clawback, Reversal, TopUp
+from billing.payments import events
+from billing.prices import packs
+from billing.tokens import debts, proof, wallets
 
 pytestmark = pytest.mark.django_db
 
@@ -33,7 +35,7 @@ class Payment:
 
     def say(self, kind, **document):
         event = {"id": f"evt_{uuid4()}", "type": kind, "data": {"object": {"payment_intent": "pi_1", **document}}}
-        return payments_events.apply(event)
+        return events.apply(event)
 
     def refund(self, amount, status="succeeded"):
         self.say(
@@ -64,7 +66,7 @@ class Payment:
 @pytest.fixture
 def payment(bob):
     yield Payment(bob)
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_a_dispute_that_found_nothing_left_takes_what_a_failed_refund_brings_back(payment):
@@ -117,7 +119,7 @@ def test_a_refund_of_less_than_a_milli_token_costs_is_demanded_again_once_it_fai
     payment.refund(6, "failed")
     payment.dispute(PRICE)
     assert (payment.tokens, payment.demanded()) == (0, {"du_1": PRICE})
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 @pytest.mark.parametrize("order", list(permutations(["warning_needs_response", "needs_response", "under_review"])))

@@ -7,9 +7,9 @@ import pytest
 from books import HOUR, together
 from django.db import IntegrityError, connection, transaction
 
-from billing import ledger, rollups, wallets
 from billing.models import MINT_ID, PLATFORM_ID, Rollup, Wallet
-from billing.wallets import Share
+from billing.tokens import proof, rollups, wallets
+from billing.tokens.wallets import Share
 
 
 def spend(owner, amount, shares=None):
@@ -41,7 +41,7 @@ def test_a_balance_is_the_same_before_and_after_the_roll_up(alice, carol, chunks
     assert rollups.balance(PLATFORM_ID) == 140
     assert rollups.roll_up() == 1
     assert Rollup.objects.get(wallet_id=PLATFORM_ID).balance == 140
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 @pytest.mark.django_db
@@ -74,7 +74,7 @@ def test_a_transfer_with_a_lower_number_that_commits_later_is_waited_for(alice, 
     assert rollups.balance(MINT_ID) == -1_000_012
     assert rollups.roll_up() == 1
     assert Rollup.objects.get(wallet_id=MINT_ID).balance == -1_000_012
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 @pytest.mark.django_db(transaction=True)
@@ -93,7 +93,7 @@ def test_rolling_up_while_everybody_spends_loses_nothing(alice, chunks_of_two):
     assert rollups.balance(PLATFORM_ID) == 60
     rollups.roll_up()
     assert rollups.balance(PLATFORM_ID) == 60 >= max(seen)
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 @pytest.mark.django_db
@@ -125,8 +125,8 @@ def test_a_roll_up_cannot_be_rewritten(alice, sql):
 def test_the_proof_sees_a_roll_up_that_is_wrong(alice, sql, said):
     spend(alice, 100)
     rollups.roll_up()
-    assert ledger.check() == []
+    assert proof.check() == []
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL session_replication_role = replica")
         cursor.execute(sql)
-    assert said in "\n".join(ledger.check())
+    assert said in "\n".join(proof.check())

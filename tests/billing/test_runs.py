@@ -9,9 +9,9 @@ from books import HOUR, nothing_moves, together
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing import ledger, lots, runs, wallets
 from billing.models import Draw, Lot, LotCursor, Spending, Transfer, Wallet
-from billing.wallets import Share
+from billing.tokens import lots, proof, runs, wallets
+from billing.tokens.wallets import Share
 
 pytestmark = pytest.mark.django_db
 
@@ -75,7 +75,7 @@ def test_a_run_is_traced_to_the_same_lots_and_cents_as_by_a_fold(bob, carol, see
     assert runs.follow([wallet_of(bob)]) == {wallet_of(bob)}
     lots.allocate(wallet_of(other))
     assert books(bob) == books(other)
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_a_lot_whose_money_went_ahead_of_its_tokens_waits_for_them(bob):
@@ -88,7 +88,7 @@ def test_a_lot_whose_money_went_ahead_of_its_tokens_waits_for_them(bob):
     again = [spend(bob, 1) for _ in range(21)]
     assert runs.follow([wallet_of(bob)]) == {wallet_of(bob)}
     assert [lots.cost(job).money["eur"] for job in again] == [0] * 20 + [1]
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_many_wallets_follow_together_in_batches(alice, bob, monkeypatch):
@@ -103,7 +103,7 @@ def test_many_wallets_follow_together_in_batches(alice, bob, monkeypatch):
     assert [lot.remaining for lot in lots.position(bob).lots] == [670]
     assert Lot.objects.get(wallet__owner=bob).spent_minor == 33
     assert Draw.objects.count() == 22
-    assert ledger.check() == []
+    assert proof.check() == []
     with nothing_moves():
         assert runs.follow(ids) == set()
 
@@ -113,7 +113,7 @@ def test_who_never_followed_is_no_run(alice):
     with nothing_moves():
         assert runs.follow([wallet_of(alice)]) == set()
     assert lots.catch_up() == 1
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 @pytest.mark.parametrize("what", ["refund", "grant", "expiry"])
@@ -132,7 +132,7 @@ def test_a_wallet_where_more_than_captures_happened_is_left_to_the_fold(bob, wha
     with nothing_moves():
         assert runs.follow([wallet_of(bob)]) == set()
     assert lots.catch_up() == 1
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 @pytest.mark.parametrize(("moment", "is_run"), [(0, True), (1, False), (2, False), (3, True)])
@@ -152,7 +152,7 @@ def test_a_lot_that_expires_between_two_captures_makes_no_run(bob, moment, is_ru
     assert runs.follow([wallet_of(bob)]) == ({wallet_of(bob)} if is_run else set())
     lots.position(bob)
     assert Lot.objects.get(kind="paid").remaining == max(0, 25 - 10 * (3 - moment))
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 def test_a_group_that_fails_is_folded_wallet_by_wallet(alice, bob, monkeypatch, caplog):
@@ -164,7 +164,7 @@ def test_a_group_that_fails_is_folded_wallet_by_wallet(alice, bob, monkeypatch, 
     assert lots.catch_up() == 2
     assert "runs of wallets" in caplog.text
     assert Draw.objects.count() == 2
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 @pytest.mark.django_db(transaction=True)
@@ -178,7 +178,7 @@ def test_a_wallet_that_somebody_is_at_keeps_no_other_waiting(alice, bob):
         LotCursor.objects.select_for_update().get(wallet_id=ids[0])
         assert together(1, lambda _: runs.follow(ids)) == [{ids[1]}]
     assert runs.follow(ids) == {ids[0]}
-    assert ledger.check() == []
+    assert proof.check() == []
 
 
 @pytest.mark.django_db(transaction=True)
@@ -201,4 +201,4 @@ def test_runs_are_followed_once_while_their_tokens_are_spent(alice, bob):
     assert together(6, work) == [None] * 6
     lots.catch_up()
     assert Draw.objects.count() == 80
-    assert ledger.check() == []
+    assert proof.check() == []

@@ -59,7 +59,7 @@ def picture() -> Callable[..., Any]:
     """Stores a picture of a running job, as a worker does, and returns its lifecycle.Result."""
     from PIL import Image as Pixels
 
-    from billing.pricing import ImageOutcome
+    from billing.prices.pricing import ImageOutcome
     from marketplace.jobs import storage
     from marketplace.jobs.lifecycle import Result
 
@@ -79,7 +79,7 @@ def ledger_is_right() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def fresh_prices() -> Iterator[None]:
-    from billing import price_lists
+    from billing.prices import price_lists
 
     price_lists.forget()
     yield
@@ -100,7 +100,7 @@ def shop(stripe_double: str, live_server: Any, settings: Any, bob: Customer) -> 
     """Bob, who pays by card. After the test the ledger must be right."""
     import shops
 
-    from billing import ledger
+    from billing.tokens import proof
     from marketplace.local import processes
 
     settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = shops.KEY, stripe_double
@@ -111,4 +111,4 @@ def shop(stripe_double: str, live_server: Any, settings: Any, bob: Customer) -> 
     # what is on its way to the web server still writes, and the tables are about to be emptied
     assert processes.wait_until(lambda: made.control("webhook", url="http://127.0.0.1:9")["under_way"] == 0, 15)
     made.heal()
-    assert ledger.check() == []
+    assert proof.check() == []

@@ -47,14 +47,14 @@ class Customer:
     @property
     def balance(self) -> tuple[int, int]:
         """Milli-Tokens available and held."""
-        from billing import wallets
+        from billing.tokens import wallets
 
         found = wallets.balance(self.account.id)
         return found.available, found.held
 
 
 def customer(name: str, tokens: int) -> Customer:
-    from billing import wallets
+    from billing.tokens import wallets
     from marketplace.accounts import customers, keys
 
     account = customers.create(f"{name}@example.com")
@@ -69,11 +69,11 @@ def check_ledger() -> str:
     from django.core.management import CommandError
     from django.db import connection, transaction
 
-    from billing import ledger
+    from billing.tokens import proof
     from marketplace.jobs import settlement
 
     if connection.in_atomic_block:  # the command wants a transaction of its own
-        found = [*ledger.check(), *settlement.check()]
+        found = [*proof.check(), *settlement.check()]
         return "\n".join(found) if found else "ledger ok"
     from django.core.management import call_command
 

@@ -17,8 +17,8 @@ from uuid import uuid4
 import stripe
 from django.core.management import call_command
 
-from billing import wallets
 from billing.models import TopUp
+from billing.tokens import wallets
 from marketplace.local import processes
 from marketplace.local.addresses import ROOT
 

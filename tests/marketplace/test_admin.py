@@ -11,8 +11,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from billing import debts, packs, price_lists, wallets
 from billing.models import MINT_ID, PLATFORM_ID, AutomaticTopUp, Hold, Payer, PriceListVersion, TopUp, Transfer, Wallet
+from billing.prices import packs, price_lists
+from billing.tokens import debts, wallets
 from marketplace import console
 from marketplace.accounts.models import ApiKey, Person
 from marketplace.approvals.models import Request

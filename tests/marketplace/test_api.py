@@ -10,7 +10,7 @@ import pytest
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from billing import debts, lots, wallets
+from billing.tokens import debts, lots, wallets
 from marketplace.api import examples, representations, serializers
 from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.models import Job

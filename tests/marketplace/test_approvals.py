@@ -13,9 +13,10 @@ from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from people import check_ledger, together
 
-from billing import debts, lots, packs, price_lists, wallets
 from billing.errors import IdempotencyMismatch
 from billing.models import Transfer
+from billing.prices import packs, price_lists
+from billing.tokens import debts, lots, wallets
 from marketplace.accounts.models import Person
 from marketplace.approvals import acts, requests
 from marketplace.approvals.acts import DebtWaiver, Grant, JobRefund, PackChange, PriceListChange

@@ -12,8 +12,9 @@ from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from people import together
 
-from billing import debts, packs, price_lists, wallets
 from billing.models import Wallet
+from billing.prices import packs, price_lists
+from billing.tokens import debts, wallets
 from marketplace.accounts.models import Person
 from marketplace.audit import proof, trail
 from marketplace.audit.models import Record

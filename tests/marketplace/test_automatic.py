@@ -11,8 +11,10 @@ from django.db import connection
 from django.utils import timezone
 from shops import WHOLE_MEDIUM, reconcile, spend
 
-from billing import automatic, packs, payments_cards, wallets
 from billing.models import AutomaticTopUp, Payer, StripeEvent, TopUp
+from billing.payments import automatic, cards
+from billing.prices import packs
+from billing.tokens import wallets
 from marketplace.identifiers import uuid7
 from marketplace.jobs import tasks
 from marketplace.local import processes
@@ -166,17 +168,17 @@ def test_whatever_stripe_fails_to_answer_the_card_is_charged_once(shop, card, fa
 
 
 def test_a_process_that_dies_after_the_charge_charges_no_second_time(shop, card, monkeypatch):
-    real = payments_cards.charge
+    real = cards.charge
 
     def dies(*given):
         real(*given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(payments_cards, "charge", dies)
+    monkeypatch.setattr(cards, "charge", dies)
     shop.fault("lose", "payment_intent.succeeded")
     with pytest.raises(KeyboardInterrupt):
         beat()
-    monkeypatch.setattr(payments_cards, "charge", real)
+    monkeypatch.setattr(cards, "charge", real)
     beat()
     assert standing(shop)["pending"]["status"] == "processing"
     reconcile()

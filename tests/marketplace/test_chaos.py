@@ -10,7 +10,7 @@ import pytest
 from bench.chaos.accountant import Accountant
 from bench.chaos.clients import Memory
 from bench.chaos.saboteur import KINDS
-from billing import wallets
+from billing.tokens import wallets
 from marketplace.jobs import lifecycle, storage
 from marketplace.local.addresses import ROOT
 

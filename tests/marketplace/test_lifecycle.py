@@ -8,9 +8,10 @@ import pytest
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from billing import price_lists, wallets
 from billing.errors import InsufficientTokens
-from billing.pricing import ImageOutcome
+from billing.prices import price_lists
+from billing.prices.pricing import ImageOutcome
+from billing.tokens import wallets
 from marketplace.jobs import lifecycle, storage, sweeper
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused, LeaseLost, NotCancelable, NotFound
 from marketplace.jobs.lifecycle import Result

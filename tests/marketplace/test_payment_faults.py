@@ -8,8 +8,8 @@ from django.db import connection
 from django.utils import timezone
 from shops import STOLEN, WHOLE_MEDIUM, reconcile, send, spend
 
-from billing import payments, payments_refunds
 from billing.models import RefundOrder, StripeEvent, TopUp
+from billing.payments import refund_orders, stripe
 from marketplace.local import processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -52,7 +52,7 @@ def test_an_error_that_stripe_keeps_under_a_key_does_not_bar_the_top_up(shop):
 
 
 def test_a_refund_for_a_stolen_card_that_stripe_does_not_take_is_made_later_and_once(shop, monkeypatch):
-    real, asked = payments.refund, []
+    real, asked = stripe.refund, []
 
     def watched(*order):
         try:
@@ -60,7 +60,7 @@ def test_a_refund_for_a_stolen_card_that_stripe_does_not_take_is_made_later_and_
         finally:
             asked.append(connection.in_atomic_block)
 
-    monkeypatch.setattr(payments, "refund", watched)
+    monkeypatch.setattr(stripe, "refund", watched)
     shop.fault("error", "POST /v1/refunds", count=2)
     top_up = shop.buy()
     assert shop.pay(top_up, STOLEN) == 303
@@ -69,7 +69,7 @@ def test_a_refund_for_a_stolen_card_that_stripe_does_not_take_is_made_later_and_
     assert shop.wait(top_up, "paid")["refunded"] == "0.00"
     assert reconcile()[1] == 0
     RefundOrder.objects.update(due_at=timezone.now() - timedelta(seconds=1))
-    at_once(3, payments_refunds.carry_out)
+    at_once(3, refund_orders.carry_out)
     shop.wait(top_up, "refunded")
     assert (shop.tokens, RefundOrder.objects.get().outcome, asked) == (0, "refunded", [False, False])
     payment = TopUp.objects.get().payment_intent

@@ -15,8 +15,9 @@ from django.core.management import CommandError
 from django.db import connection
 from shops import DECLINED, SECRET, STOLEN, WHOLE_MEDIUM, completed, reconcile, send, spend
 
-from billing import packs, wallets
 from billing.models import Reconciliation, StripeEvent, TopUp
+from billing.prices import packs
+from billing.tokens import wallets
 from marketplace.jobs import tasks
 from marketplace.local import processes
 

@@ -11,9 +11,10 @@ from django.test import Client
 from people import together
 from shops import WHOLE_MEDIUM, spend
 
-from billing import lots, payments, refunds, wallets
 from billing.errors import PaymentsUnavailable
 from billing.models import Clawback, Reversal, StripeEvent, TopUp
+from billing.payments import checkout, refunds, stripe
+from billing.tokens import lots, wallets
 from marketplace.accounts.models import Person
 from marketplace.approvals import requests
 from marketplace.approvals.acts import PaymentRefund
@@ -141,10 +142,10 @@ def test_a_refund_that_stripe_tells_of_before_its_answer_is_lost_is_done(shop, d
     def forbidden(*given):
         give_back(*given)
         heard("refund.created")
-        raise payments.PaymentsRefused("the key was revoked meanwhile")
+        raise checkout.PaymentsRefused("the key was revoked meanwhile")
 
-    give_back = payments.give_back
-    monkeypatch.setattr(payments, "give_back", forbidden)
+    give_back = stripe.give_back
+    monkeypatch.setattr(stripe, "give_back", forbidden)
     done = refund(dora, top_up, 500)
     assert (done.status, given_back(shop, payment), shop.tokens) == ("executed", [500], 0)
 
@@ -168,7 +169,7 @@ def test_a_process_that_dies_before_it_asks_stripe_is_finished_by_the_next(shop,
     def die(*_):
         raise SystemExit
 
-    monkeypatch.setattr(payments, "give_back", die)
+    monkeypatch.setattr(stripe, "give_back", die)
     with pytest.raises(SystemExit):
         refund(dora, top_up, 500)
     monkeypatch.undo()
@@ -191,11 +192,11 @@ def test_a_refund_whose_key_stripe_has_forgotten_is_found_among_its_refunds(shop
 
 def test_what_stripe_refuses_brings_the_tokens_back(shop, dora, monkeypatch):
     top_up, payment = shop.paid()
-    ask = payments.give_back
-    monkeypatch.setattr(payments, "give_back", lambda intent, *rest: ask("pi_of_another_account", *rest))
+    ask = stripe.give_back
+    monkeypatch.setattr(stripe, "give_back", lambda intent, *rest: ask("pi_of_another_account", *rest))
     refunds.take(TopUp.objects.get().id, 500, reversal := str(uuid4()))
     assert shop.tokens == 33_000_000
-    with pytest.raises(payments.PaymentsRefused):
+    with pytest.raises(checkout.PaymentsRefused):
         refunds.send(reversal)
     assert (shop.tokens, shop.see(top_up)["status"], given_back(shop, payment)) == (WHOLE_MEDIUM, "paid", [])
     failed = refund(dora, top_up, 500)

@@ -7,7 +7,7 @@ from django.conf import settings as django
 from people import customer
 from redis import Redis
 
-from billing import pricing
+from billing.prices import pricing
 from inference.latent_cache import mapping
 from inference.latent_cache.mapping import Mapping, Point
 from inference.models import catalog

@@ -8,9 +8,9 @@ from django.db import connection
 from django.utils import timezone
 from people import Customer, customer, together
 
-from billing import lots, spending, wallets
 from billing.errors import SpendCapReached
 from billing.models import Hold
+from billing.tokens import lots, spending, wallets
 from marketplace.accounts import keys
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job

@@ -13,9 +13,11 @@ from django.db import connection
 from django.utils import timezone
 from people import Customer, together
 
-from billing import debts, invoices, ledger, lots, wallets
+from billing.amounts import parse_tokens
 from billing.models import Pack, Reversal, TopUp, Transfer
-from billing.pricing import ImageOutcome, parse_tokens
+from billing.payments import invoices
+from billing.prices.pricing import ImageOutcome
+from billing.tokens import debts, ledger, lots, wallets
 from marketplace.api import examples, files, invoice_pdf, money, serializers
 from marketplace.jobs import lifecycle
 from marketplace.jobs.lifecycle import Result

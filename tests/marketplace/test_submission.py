@@ -9,8 +9,8 @@ import pytest
 from django.db import DataError, OperationalError, connection, transaction
 from people import customer
 
-from billing import wallets
 from billing.errors import InsufficientTokens
+from billing.tokens import wallets
 from marketplace.accounts import keys
 from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused

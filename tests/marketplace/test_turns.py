@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import connection
 from redis import Redis
 
-from billing import wallets
+from billing.tokens import wallets
 from marketplace.jobs import lifecycle, outbox, sweeper
 from marketplace.jobs.models import Job
 

@@ -10,8 +10,8 @@ from PIL import Image as Pixels
 from redis import Redis
 from sites import Site, until_ended
 
-from billing import wallets
 from billing.models import Transfer
+from billing.tokens import wallets
 from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.models import Job
 from marketplace.local import processes

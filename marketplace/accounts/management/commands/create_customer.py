@@ -10,14 +10,15 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.validators import validate_email
 
-from billing import pricing, wallets
+from billing import amounts
+from billing.tokens import wallets
 from marketplace.accounts import customers, keys
 from marketplace.audit import trail
 
 
 def tokens(text: str) -> int:
     try:
-        return pricing.parse_tokens(text)
+        return amounts.parse_tokens(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -42,6 +43,6 @@ class Command(BaseCommand):
             _, secret = keys.issue(account.id, options["key_name"])
         balance = wallets.balance(account.id)
         self.stdout.write(f"account {account.id} ({account.name})")
-        self.stdout.write(f"available {pricing.format_tokens(balance.available)} Tokens")
+        self.stdout.write(f"available {amounts.format_tokens(balance.available)} Tokens")
         self.stdout.write("API key, shown only this once:")
         self.stdout.write(secret)

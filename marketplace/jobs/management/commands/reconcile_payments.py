@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing import payments_reconcile
 from billing.errors import PaymentsRefused, PaymentsUnavailable
+from billing.payments import reconcile
 
 
 class Command(BaseCommand):
@@ -15,7 +15,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            repaired, failed = payments_reconcile.run()
+            repaired, failed = reconcile.run()
         except (PaymentsUnavailable, PaymentsRefused) as error:
             raise CommandError(f"Stripe cannot be asked: {error}") from error
         for line in repaired:

@@ -10,54 +10,17 @@ Not for moving Tokens (wallets) or for storing price lists (price_lists).
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
+from billing.amounts import MILLI, format_fraction, format_tokens, parse_tokens
 from billing.errors import NotPriced, UnknownOperation, UnknownServiceClass
 
-__all__ = [
-    "MILLI",
-    "ImageOutcome",
-    "Order",
-    "PriceList",
-    "Quote",
-    "UnknownOperation",
-    "UnknownServiceClass",
-    "charge",
-    "charge_canceled",
-    "format_tokens",
-    "parse_tokens",
-    "prompt_length",
-    "quote",
-]
-
-MILLI = 1000
 FULL_PIXELS = 1024 * 1024
 FULL_STEPS = 50
-# 15 digits before the point keep every amount inside PostgreSQL's bigint.
-TOKENS = re.compile(r"(0|[1-9][0-9]{0,14})(?:\.([0-9]{1,3}))?")
-
-
-def format_tokens(milli: int) -> str:
-    """Milli-Tokens as a decimal string of Tokens: 13417 is "13.417", 15000 is "15", -500 is "-0.5"."""
-    _whole("milli", milli, least=None)
-    return ("-" if milli < 0 else "") + _point(abs(milli), 3)
-
-
-def parse_tokens(text: str) -> int:
-    """Milli-Tokens from a plain decimal string of Tokens.
-
-    ValueError for anything else: signs, exponents, spaces, leading zeros, digits that are not ASCII,
-    more than three decimals, more than fifteen digits before the point, or a value that is no string.
-    """
-    match = TOKENS.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError(f"not an amount of Tokens: {text!r}")
-    return int(match[1]) * MILLI + int((match[2] or "").ljust(3, "0"))
 
 
 def prompt_length(prompt: str) -> int:
@@ -137,7 +100,7 @@ class Quote:
             "n": self.n,
             "steps": self.steps,
             "price_list": self.price_list,
-            "skipped_step": _point(self.skipped_step, 3),
+            "skipped_step": format_fraction(self.skipped_step, 3),
             "factors": dict(self.factors),
         }
 
@@ -182,11 +145,11 @@ def quote(order: Order, price_list: PriceList) -> Quote:
         skipped_step=price_list.skipped_step,
         factors={
             "base_cost": format_tokens(price_list.base_cost),
-            "resolution": _point(pixels * 10**20 // FULL_PIXELS, 20),
-            "steps": _point(order.steps * 100 // FULL_STEPS, 2),
+            "resolution": format_fraction(pixels * 10**20 // FULL_PIXELS, 20),
+            "steps": format_fraction(order.steps * 100 // FULL_STEPS, 2),
             "prompt": f"{isqrt(length * 10**10) // 10**6}.{isqrt(length * 10**10) % 10**6:06d}",
-            "service_class": _point(service_class, 3),
-            "operation": _point(operation, 3),
+            "service_class": format_fraction(service_class, 3),
+            "operation": format_fraction(operation, 3),
             "n": str(order.n),
         },
     )
@@ -238,10 +201,10 @@ def _factor(factors: Mapping[str, int], name: str, missing: type[NotPriced]) -> 
     return factors[name]
 
 
-def _whole(name: str, value: int, least: int | None) -> None:
+def _whole(name: str, value: int, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if least is not None and value < least:
+    if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
@@ -251,8 +214,3 @@ def _ceil_div(numerator: int, denominator: int) -> int:
 
 def _ceil_sqrt(square: int) -> int:
     return isqrt(square - 1) + 1
-
-
-def _point(value: int, places: int) -> str:
-    whole, rest = divmod(value, 10**places)
-    return f"{whole}.{rest:0{places}d}".rstrip("0").rstrip(".")

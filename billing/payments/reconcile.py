@@ -7,8 +7,8 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from billing import payments, payments_events, payments_refunds
 from billing.models import Reconciliation, StripeEvent, TopUp
+from billing.payments import events, refund_orders, stripe
 
 # Stripe lists events for 30 days. The overlap is for clocks that differ and for events that were listed late.
 LISTED = timedelta(days=30)
@@ -25,17 +25,17 @@ def run() -> tuple[list[str], int]:
     started = timezone.now()
     last = Reconciliation.objects.order_by("-until").values_list("until", flat=True).first()
     since = max(last - OVERLAP, started - LISTED) if last else started - LISTED
-    listed = list(payments.events(list(payments_events.HANDLERS), since))
+    listed = list(stripe.events(list(events.HANDLERS), since))
     known = set(StripeEvent.objects.filter(id__in=[event["id"] for event in listed]).values_list("id", flat=True))
     lines, failed = [], 0
     for event in reversed(listed):
         try:
-            if event["id"] not in known and (line := payments_events.apply(event)):
+            if event["id"] not in known and (line := events.apply(event)):
                 lines.append(f"{event['type']} {event['id']}: {line}")
         except Exception:
             failed += 1
             logger.exception("event %s", event["id"])
-    lines += _never_opened() + payments_refunds.carry_out()
+    lines += _never_opened() + refund_orders.carry_out()
     if not failed:
         Reconciliation.objects.create(until=started, seen=len(listed), repaired=len(lines))
     return lines, failed

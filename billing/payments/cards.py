@@ -2,7 +2,7 @@
 
 A payment is made in two steps, so that whatever is lost on the way, a card is charged once: a PaymentIntent is made
 and written down, then confirmed. Stripe confirms one once, and is asked how it stands before anything is done again.
-Not for when to pay (automatic) or for crediting (payments_events).
+Not for when to pay (automatic) or for crediting (events).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from uuid import UUID
 
 import stripe
 
-from billing import payments
 from billing.models import Payer, TopUp
+from billing.payments.stripe import asking, attempt, metadata
 
 SHOWN = ("brand", "last4", "exp_month", "exp_year")
 
@@ -39,7 +39,7 @@ class Outcome:
 
 def save_page(payer: Payer, currency: str, success_url: str, cancel_url: str) -> str:
     """The address of Stripe's page where a card is saved, for 24 hours. PaymentsUnavailable or PaymentsRefused."""
-    with payments.asking() as client:
+    with asking() as client:
         session = client.v1.checkout.sessions.create(
             {
                 "mode": "setup",
@@ -59,7 +59,7 @@ def charge(top_up: TopUp, payer: Payer) -> Outcome:
     After ASKED this payment can never be made, so that another one may. PaymentsUnavailable; PaymentsRefused where
     the card cannot be used at all.
     """
-    with payments.attempt(top_up) as (client, key):
+    with attempt(top_up) as (client, key):
         intents = client.v1.payment_intents
         if top_up.payment_intent:
             intent = intents.retrieve(top_up.payment_intent)
@@ -85,7 +85,7 @@ def charge(top_up: TopUp, payer: Payer) -> Outcome:
 
 def is_gone(payer: Payer) -> bool:
     """Whether Stripe has the saved card no more. PaymentsUnavailable or PaymentsRefused."""
-    with payments.asking() as client:
+    with asking() as client:
         try:
             return client.v1.payment_methods.retrieve(payer.card_id).customer != payer.customer_id
         except stripe.InvalidRequestError:
@@ -101,7 +101,7 @@ def forget(owner: UUID) -> None:
     payer = Payer.objects.filter(owner=owner).first()
     if payer is None:
         return
-    with payments.asking() as client:
+    with asking() as client:
         for method in list(client.v1.customers.payment_methods.list(payer.customer_id).auto_paging_iter()):
             client.v1.payment_methods.detach(method.id)
     Payer.objects.filter(owner=owner).update(card_id="", card={})
@@ -140,5 +140,5 @@ def _terms(top_up: TopUp, payer: Payer) -> Any:
         "payment_method": payer.card_id,
         "allowed_payment_method_types": ["card"],
         "receipt_email": top_up.order["email"],
-        "metadata": payments.metadata(top_up) | {"automatic": "true"},
+        "metadata": metadata(top_up) | {"automatic": "true"},
     }

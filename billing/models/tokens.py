@@ -1,4 +1,4 @@
-"""The tables of billing and the constraints that keep them right, whoever writes.
+"""The tables of Tokens and prices, and the constraints that keep them right, whoever writes.
 
 Not for behaviour: `wallets` moves Tokens, `ledger` alone writes transfers, `lots` tells which lots they drew on,
 `spending` and `rollups` add up, `debts` claws back, `price_lists` publishes prices. Amounts are integer milli-Tokens,
@@ -16,15 +16,6 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
-
-from billing.payment_tables import AutomaticTopUp as AutomaticTopUp
-from billing.payment_tables import Pack as Pack
-from billing.payment_tables import Payer as Payer
-from billing.payment_tables import Reconciliation as Reconciliation
-from billing.payment_tables import RefundOrder as RefundOrder
-from billing.payment_tables import Reversal as Reversal
-from billing.payment_tables import StripeEvent as StripeEvent
-from billing.payment_tables import TopUp as TopUp
 
 # Fixed by the migration `guards`, so that no statement has to look them up.
 MINT_ID = 1
@@ -74,7 +65,7 @@ class Transfer(models.Model):
     """Tokens from one wallet to another, once and for ever.
 
     The wallets are no database foreign keys: their check would take a shared lock on the platform's row
-    in every capture, and rewrite it. Wallets cannot be deleted, and `ledger.check` looks for strays.
+    in every capture, and rewrite it. Wallets cannot be deleted, and `proof.check` looks for strays.
     """
 
     class Kind(models.TextChoices):

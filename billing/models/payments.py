@@ -209,7 +209,7 @@ class Reversal(models.Model):
 
 
 class RefundOrder(models.Model):
-    """A payment that is to be given back: written where that is decided, carried out by `payments_refunds`."""
+    """A payment that is to be given back: written where that is decided, carried out by `refund_orders`."""
 
     id = models.TextField(primary_key=True)
     payment_intent = models.TextField()

@@ -1,7 +1,7 @@
 """Automatic top-ups: a pack bought by the saved card whenever too few Tokens are left. Amounts as in the tables.
 
 The top-up's row comes first, in a transaction of its own and only where none is pending and the cap allows it;
-Stripe is asked afterwards, again and again with the same keys until it has answered (payments_cards). Tokens come by
+Stripe is asked afterwards, again and again with the same keys until it has answered (cards). Tokens come by
 Stripe's event, as for every top-up. A card that refuses is left alone for longer each time and then for good; a bank
 that asks for its customer gets them by a page. Safe to run twice at once. Not for top-ups that people make (payments).
 """
@@ -18,10 +18,11 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 from django.utils import timezone
 
-from billing import packs, payments, payments_cards
 from billing.errors import CapBelowPrice, PaymentInFlight, PaymentsRefused, PaymentsUnavailable, UnknownCurrency
 from billing.models import AutomaticTopUp, Payer, TopUp, Wallet
-from billing.payments_cards import Answer
+from billing.payments import cards, checkout
+from billing.payments.cards import Answer
+from billing.prices import packs
 
 DAY = timedelta(hours=24)
 # After the last of these the card is not tried any more.
@@ -47,7 +48,7 @@ class Terms:
     daily_cap_minor: int
 
 
-def order(owner: UUID, terms: Terms, pages: payments.Order, new_card: bool = False) -> AutomaticTopUp:
+def order(owner: UUID, terms: Terms, pages: checkout.Order, new_card: bool = False) -> AutomaticTopUp:
     """Sets automatic top-ups up, or anew; without a saved card, or for a new one, with the page to save it.
 
     `pages` says where those lead back to and who gets receipts. UnknownPack, UnknownCurrency, CapBelowPrice,
@@ -58,10 +59,10 @@ def order(owner: UUID, terms: Terms, pages: payments.Order, new_card: bool = Fal
         raise UnknownCurrency(terms.currency, sorted(pack.prices))
     if terms.daily_cap_minor < pack.prices[terms.currency]:
         raise CapBelowPrice(pack.prices[terms.currency])
-    payer = payments.payer_for(owner, pages.email)
+    payer = checkout.payer_for(owner, pages.email)
     url = ""
     if new_card or not payer.card_id:
-        url = payments_cards.save_page(payer, terms.currency, pages.success_url, pages.cancel_url)
+        url = cards.save_page(payer, terms.currency, pages.success_url, pages.cancel_url)
     values = {
         "pack": pack,
         "currency": terms.currency,
@@ -83,7 +84,7 @@ def cancel(owner: UUID) -> None:
     with transaction.atomic():
         _unpaid(owner=owner, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
         AutomaticTopUp.objects.filter(owner=owner).delete()
-    payments_cards.forget(owner)
+    cards.forget(owner)
 
 
 def run(new_id: Callable[[], UUID], allowed: Callable[[Collection[UUID]], Collection[UUID]]) -> None:
@@ -126,7 +127,7 @@ def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
     if standing is None or (standing.retry_at and standing.retry_at > now):
         return None
     payer = Payer.objects.filter(owner=owner).exclude(card_id="").first()
-    if payer is None or payments_cards.has_expired(payer, now.date()):
+    if payer is None or cards.has_expired(payer, now.date()):
         _off(owner, Reason.CARD_EXPIRED if payer else Reason.CARD_GONE)
         return None
     if not standing.pack.active:
@@ -142,7 +143,7 @@ def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
         return None
     return TopUp.objects.create(
         id=top_up_id, owner=owner, pack=standing.pack, currency=standing.currency, price_minor=price, automatic=True,
-        order=standing.order, created_at=now, expires_at=now + payments.OPEN_FOR,
+        order=standing.order, created_at=now, expires_at=now + checkout.OPEN_FOR,
     )  # fmt: skip
 
 
@@ -155,11 +156,11 @@ def advance(top_up: TopUp) -> None:
         _unpaid(id=top_up.id, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
         return
     try:
-        outcome = payments_cards.charge(top_up, payer)
+        outcome = cards.charge(top_up, payer)
     except PaymentsRefused:
-        if not payments_cards.is_gone(payer):
+        if not cards.is_gone(payer):
             raise
-        if owner := payments_cards.lose(card_id=payer.card_id):
+        if owner := cards.lose(card_id=payer.card_id):
             card_gone(owner)
         failed(top_up, Reason.CARD_GONE)
         return
@@ -168,7 +169,7 @@ def advance(top_up: TopUp) -> None:
     elif outcome.answer is Answer.DECLINED:
         failed(top_up, outcome.code)
     else:
-        payments.open_page(top_up)
+        checkout.open_page(top_up)
 
 
 @transaction.atomic

@@ -2,7 +2,7 @@
 
 First `take` takes the Tokens, in one transaction; then `send` asks Stripe, outside of any. Between the two the Tokens
 are gone and the money is ours, so nothing can be spent twice; whoever crashes there calls `send` again. Stripe's event
-finds the reversal by its id and takes nothing more. Not for refunds that Stripe tells us of (payments_events) or of
+finds the reversal by its id and takes nothing more. Not for refunds that Stripe tells us of (events) or of
 jobs (wallets).
 """
 
@@ -13,9 +13,10 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from billing import debts, lots, payments, payments_events
 from billing.errors import PaymentsRefused, RefundAboveUnspent
 from billing.models import Clawback, Lot, Reversal, TopUp, Wallet
+from billing.payments import reversals, stripe
+from billing.tokens import debts, lots
 
 
 def refundable(top_up: TopUp) -> int:
@@ -33,7 +34,7 @@ def take(top_up_id: UUID, amount_minor: int, reversal_id: str) -> None:
     RefundAboveUnspent where fewer are unspent, and then nothing is taken. TopUp.DoesNotExist.
     """
     with transaction.atomic():
-        with payments_events.reversing(top_up_id) as top_up:
+        with reversals.reversing(top_up_id) as top_up:
             if Reversal.objects.filter(id=reversal_id).exists():
                 return
             Wallet.objects.select_for_update(no_key=True).get(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER)
@@ -60,7 +61,7 @@ def send(reversal_id: str) -> str:
     if reversal.final:
         raise PaymentsRefused(f"{reversal} was refused, and its Tokens were returned")
     try:
-        stripe_id = payments.give_back(reversal.payment_intent, reversal.amount_minor, reversal_id)
+        stripe_id = stripe.give_back(reversal.payment_intent, reversal.amount_minor, reversal_id)
     except PaymentsRefused:
         if not _void(reversal):
             return send(reversal_id)
@@ -82,6 +83,6 @@ def _unspent_minor(lot: Lot) -> int:
 
 def _void(reversal: Reversal) -> bool:
     """Returns its Tokens, unless Stripe's event has told of the refund meanwhile."""
-    with payments_events.reversing(TopUp.objects.get(payment_intent=reversal.payment_intent).id):
+    with reversals.reversing(TopUp.objects.get(payment_intent=reversal.payment_intent).id):
         unmade = Reversal.objects.filter(id=reversal.id, stripe_id="", final=False)
         return bool(unmade.update(standing=False, until=timezone.now(), final=True))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from django.db import connection, transaction
 
 from billing.models import PriceListVersion
-from billing.pricing import PriceList
+from billing.prices.pricing import PriceList
 
 FRESH_SECONDS = 5.0
 

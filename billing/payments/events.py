@@ -3,22 +3,22 @@
 An event and its consequences are one transaction. Events may come late, twice and in any order, so each is compared
 with what is known: a payment is credited unless it was, and a refund or dispute is written down even where its
 payment is not known yet. `charge.refunded` says nothing that `refund.created` does not. Nothing here asks Stripe:
-what it is to do is written down (payments_refunds). Not for finding events that were lost (payments_reconcile).
+what it is to do is written down (refund_orders). Not for finding events that were lost (reconcile).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
-from billing import automatic, debts, payments_cards, wallets
-from billing.errors import InsufficientTokens, PaymentMismatch
-from billing.models import Clawback, Lot, Payer, RefundOrder, Reversal, StripeEvent, TopUp, Transfer
+from billing.errors import PaymentMismatch
+from billing.models import Payer, RefundOrder, Reversal, StripeEvent, TopUp
+from billing.payments import automatic, cards, reversals
+from billing.tokens import wallets
 
 Document = dict[str, Any]
 UNPAID = (TopUp.Status.OPEN, TopUp.Status.PROCESSING)
@@ -46,7 +46,7 @@ def _completed(session: Document) -> str | None:
     """The customer is done on Stripe's page; the money may still be under way."""
     paid = session["payment_status"] == "paid"
     if paid:
-        _one_at_a_time(session["payment_intent"])
+        reversals.lock_payment(session["payment_intent"])
     top_up = _top_up(session["client_reference_id"])
     if top_up is None:
         return None
@@ -62,7 +62,7 @@ def _charged(intent: Document) -> str | None:
     """A saved card paid an automatic top-up. Payments on a page are told of by their sessions."""
     if not intent["metadata"].get("automatic"):
         return None
-    _one_at_a_time(intent["id"])
+    reversals.lock_payment(intent["id"])
     top_up = _top_up(intent["metadata"].get("top_up"))
     return _paid(top_up, intent["id"], intent["amount_received"], intent["currency"]) if top_up else None
 
@@ -78,7 +78,7 @@ def _paid(top_up: TopUp, payment_intent: str, amount: int, currency: str, sessio
         return None
     top_up.session_id, top_up.payment_intent = session_id or top_up.session_id, payment_intent
     _credit(top_up)
-    _settle(top_up)
+    reversals.follow(top_up)
     if top_up.automatic:
         automatic.paid(top_up.owner)
     return f"{top_up}: paid, Tokens credited"
@@ -92,13 +92,6 @@ def _credit(top_up: TopUp) -> None:
         wallets.grant(top_up.owner, pack.bonus, f"bonus {key}", memo, reference=top_up.id)
     top_up.status, top_up.paid_at, top_up.failure = TopUp.Status.PAID, timezone.now(), ""
     top_up.save()
-
-
-def _pay_debts(owner: UUID) -> None:
-    """With Tokens paid for otherwise: the oldest first, each whole or not at all."""
-    for debt in debts.of(owner):
-        with suppress(InsufficientTokens):
-            debts.settle(debt.id)
 
 
 def _failed(session: Document) -> str | None:
@@ -124,23 +117,23 @@ def _not_charged(intent: Document) -> str | None:
 
 
 def _card_saved(method: Document) -> str | None:
-    if owner := payments_cards.keep(method):
+    if owner := cards.keep(method):
         automatic.card_saved(owner)
     return f"account {owner}: card saved" if owner else None
 
 
 def _card_renewed(method: Document) -> None:
-    payments_cards.renew(method)
+    cards.renew(method)
 
 
 def _card_lost(method: Document) -> str | None:
-    if owner := payments_cards.lose(card_id=method["id"]):
+    if owner := cards.lose(card_id=method["id"]):
         automatic.card_gone(owner)
     return f"account {owner}: card gone" if owner else None
 
 
 def _customer_gone(customer: Document) -> str | None:
-    if owner := payments_cards.lose(customer_id=customer["id"]):
+    if owner := cards.lose(customer_id=customer["id"]):
         automatic.card_gone(owner)
     gone, _ = Payer.objects.filter(customer_id=customer["id"]).delete()
     return f"customer {customer['id']}: gone" if gone else None
@@ -148,12 +141,12 @@ def _customer_gone(customer: Document) -> str | None:
 
 def _refund(refund: Document) -> str | None:
     void = refund["status"] in REFUND_VOID
-    return _reverse(Reversal.Kind.REFUND, refund, standing=not void, final=void)
+    return reversals.write_down(Reversal.Kind.REFUND, refund, standing=not void, final=void)
 
 
 def _dispute(dispute: Document) -> str | None:
     status = dispute["status"]
-    return _reverse(Reversal.Kind.DISPUTE, dispute, status not in DISPUTE_VOID, status in DISPUTE_FINAL)
+    return reversals.write_down(Reversal.Kind.DISPUTE, dispute, status not in DISPUTE_VOID, status in DISPUTE_FINAL)
 
 
 def _warned(warning: Document) -> str | None:
@@ -163,109 +156,6 @@ def _warned(warning: Document) -> str | None:
         return None
     RefundOrder.objects.get_or_create(id=f"fraud:{warning['id']}", defaults={"payment_intent": intent})
     return f"payment {intent}: to be refunded as fraud"
-
-
-def _reverse(kind: Reversal.Kind, source: Document, standing: bool, final: bool) -> str | None:
-    """Writes down where this money is, unless that was settled for good, and lets the Tokens follow."""
-    intent = source["payment_intent"]
-    if not intent or not source["amount"]:
-        return None
-    _one_at_a_time(intent)
-    terms = {"kind": kind, "payment_intent": intent, "amount_minor": source["amount"]}
-    reversal = _ours(source, terms) or Reversal.objects.get_or_create(id=source["id"], defaults=terms)[0]
-    # Money that went comes back for good or not at all: an inquiry that is said to be open then is old news.
-    if not reversal.final and (standing or final or not reversal.standing):
-        if standing != reversal.standing:
-            setattr(reversal, "since" if standing else "until", timezone.now())
-        reversal.standing, reversal.final = standing, final
-        reversal.save()
-    paid = TopUp.objects.filter(payment_intent=intent, paid_at__isnull=False)
-    top_up = paid.select_for_update(of=("self",)).first()
-    return _settle(top_up) if top_up else None
-
-
-def _ours(source: Document, terms: Document) -> Reversal | None:
-    """The refund that we asked for, and took the Tokens for before (refunds), unless we gave up and returned them."""
-    reversals = Reversal.objects.filter(id=(source.get("metadata") or {}).get("reversal"), **terms)
-    reversals.filter(stripe_id="", final=False).update(stripe_id=source["id"])
-    return reversals.filter(stripe_id=source["id"]).first()
-
-
-@contextmanager
-def reversing(top_up_id: UUID) -> Iterator[TopUp]:
-    """A top-up that its own events cannot touch; at the end its Tokens follow the reversals that were written down."""
-    with transaction.atomic():
-        _one_at_a_time(TopUp.objects.get(id=top_up_id).payment_intent)
-        yield (top_up := TopUp.objects.select_for_update(of=("self",)).get(id=top_up_id))
-        _settle(top_up)
-
-
-def _settle(top_up: TopUp) -> str | None:
-    """Takes Tokens for money that went back and returns them for money that came again; the top-up says which."""
-    changed = []
-    reversals = list(Reversal.objects.filter(payment_intent=top_up.payment_intent).order_by("created_at"))
-    # Returned first: what stands may have found nothing left to take before.
-    for reversal in sorted(reversals, key=lambda reversal: reversal.standing):
-        moved = (_take if reversal.standing else _give_back)(top_up, reversal)
-        if moved or reversal.standing != reversal.applied:
-            reversal.applied = reversal.standing
-            reversal.save()
-            changed.append(f"{reversal}: Tokens {'taken' if reversal.standing else 'returned'}")
-    standing = [reversal for reversal in reversals if reversal.standing]
-    refunded = sum(reversal.amount_minor for reversal in standing if reversal.kind == Reversal.Kind.REFUND)
-    top_up.refunded_minor = min(refunded, top_up.price_minor)
-    if any(reversal.kind == Reversal.Kind.DISPUTE for reversal in standing):
-        top_up.status = TopUp.Status.DISPUTED
-    elif top_up.refunded_minor == top_up.price_minor:
-        top_up.status = TopUp.Status.REFUNDED
-    else:
-        top_up.status = TopUp.Status.PARTIALLY_REFUNDED if refunded else TopUp.Status.PAID
-    top_up.save()
-    _pay_debts(top_up.owner)
-    return f"{top_up}: {', '.join(changed)}" if changed else None
-
-
-def _take(top_up: TopUp, reversal: Reversal) -> bool:
-    """From the lots of this payment, together no more than they cost, and the same share of the bonus.
-
-    Only what was not taken for this reversal before; whether there was any of it.
-    """
-    key = f"{reversal.id}:{Clawback.objects.filter(idempotency_key__startswith=f'{reversal.id}:').count()}"
-    left = missing = reversal.amount_minor - sum(each.money_minor for each in _taken(top_up, reversal))
-    share = top_up.pack.bonus * min(left, top_up.price_minor) // top_up.price_minor
-    for lot in Lot.objects.filter(transfer__reference=top_up.id).order_by("transfer_id"):
-        money, tokens = debts.demanded(lot)
-        if lot.kind == Lot.Kind.PAID and (part := min(left, (lot.price_minor or 0) - money)):
-            debts.claw_back(lot.id, part, str(reversal), f"{key}:{lot.id}")
-            left -= part
-        if lot.kind == Lot.Kind.GRANTED and (part := min(share, lot.amount - tokens)):
-            debts.claw_back_bonus(lot.id, part, f"bonus, {reversal}", f"{key}:{lot.id}")
-            share -= part
-    return left < missing
-
-
-def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
-    """The money is ours again: what was owed is forgiven, what was taken comes back as lots on the same terms."""
-    taken = _taken(top_up, reversal)
-    for back in taken:
-        debts.void(back.id, f"{reversal} was void")
-        back.refresh_from_db()
-        owner, key = top_up.owner, f"returned {back.id}"
-        if back.collected and back.lot.kind == Lot.Kind.PAID:
-            price = max(1, back.money_minor * back.collected // back.amount)
-            wallets.purchase(owner, back.collected, price, top_up.currency, key, reference=top_up.id)
-        elif back.collected:
-            wallets.grant(owner, back.collected, key, "bonus returned", reference=top_up.id)
-    return any(back.amount for back in taken)
-
-
-def _taken(top_up: TopUp, reversal: Reversal) -> list[Clawback]:
-    """The claw-backs for this reversal that were not given back."""
-    of_payment = Transfer.objects.filter(reference=top_up.id)
-    returned = set(of_payment.values_list("idempotency_key", flat=True))
-    mine = Clawback.objects.filter(idempotency_key__startswith=f"{reversal.id}:").select_related("lot")
-    keys = ((back, {f"purchase:returned {back.id}", f"grant:returned {back.id}"}) for back in mine)
-    return [back for back, its in keys if back.settlement != Clawback.Settlement.VOID and not its & returned]
 
 
 def _top_up(reference: str | None) -> TopUp | None:
@@ -283,12 +173,6 @@ def _ended(top_up: TopUp | None, status: TopUp.Status, before: Any) -> str | Non
     top_up.status = status
     top_up.save()
     return f"{top_up}: {status}"
-
-
-def _one_at_a_time(payment_intent: str) -> None:
-    """Until the transaction's end; else a payment and its refund, at the same moment, would not see each other."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('payment'), hashtext(%s))", [payment_intent])
 
 
 HANDLERS: dict[str, Callable[[Document], str | None]] = {

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from django.db import DatabaseError, connection, transaction
 
-from billing import spending
+from billing.tokens import spending
 
 # Transfers of one transaction: for so long whoever asks for the lots of one of its wallets waits.
 BATCH = 5_000

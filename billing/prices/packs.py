@@ -8,9 +8,9 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Max
 
+from billing.amounts import LARGEST
 from billing.errors import UnknownPack
 from billing.models import Pack
-from billing.wallets import LARGEST
 
 HIGHEST_PRICE = 99_999_999
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from django.db import connection
 
 from billing.errors import NoWallet
-from billing.statements import run
+from billing.prepared import run
 
 
 @dataclass(frozen=True)

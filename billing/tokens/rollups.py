@@ -10,7 +10,7 @@ import time
 
 from django.db import connection, transaction
 
-from billing.statements import run
+from billing.prepared import run
 
 CHUNK = 100_000
 PATIENCE = 2.0

@@ -15,9 +15,9 @@ from django.db import transaction
 from django.db.models import BigIntegerField, Case, Exists, F, Q, Sum, TextField, Value, When
 from django.utils import timezone
 
-from billing import lots, wallets
 from billing.errors import ClawbackAbovePrice, IdempotencyMismatch, InsufficientTokens, UnknownDebt, UnknownLot
 from billing.models import Clawback, Draw, Lot, Transfer, Wallet
+from billing.tokens import lots, wallets
 
 
 def claw_back(lot_id: UUID, money_minor: int, reason: str, key: str) -> Clawback:

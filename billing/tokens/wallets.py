@@ -18,7 +18,7 @@ from uuid import UUID
 from django.db import IntegrityError, connection
 from psycopg.errors import UniqueViolation
 
-from billing import ledger
+from billing.amounts import LARGEST
 from billing.errors import (
     AccountFrozen,
     BillingError,
@@ -33,9 +33,9 @@ from billing.errors import (
     UnknownHold,
 )
 from billing.models import PLATFORM_ID, Hold, Lot, Transfer, Wallet
-from billing.statements import run
+from billing.prepared import run
+from billing.tokens import ledger
 
-LARGEST = 2**63 - 1
 KEY_LENGTH = 255
 
 

@@ -2,7 +2,7 @@
 
 The decision is a row of its own transaction; Stripe is asked afterwards, and again until it has answered. Whatever
 happens in between, a payment is given back once: Stripe refuses to give back more than was paid. Tokens go when
-Stripe's event says that the money has gone (payments_events).
+Stripe's event says that the money has gone (events).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from datetime import timedelta
 from django.db.models import F
 from django.utils import timezone
 
-from billing import payments
 from billing.errors import PaymentsRefused, PaymentsUnavailable
 from billing.models import RefundOrder
+from billing.payments import stripe
 
 FIRST_PAUSE = timedelta(minutes=1)
 LONGEST_PAUSE = timedelta(hours=1)
@@ -36,9 +36,9 @@ def _carry_out(order: RefundOrder) -> str:
     if not mine.update(tries=F("tries") + 1, due_at=timezone.now() + pause):
         return ""
     try:
-        if not payments.is_ours(order.payment_intent):
+        if not stripe.is_ours(order.payment_intent):
             outcome = "not ours"
-        elif payments.refund(
+        elif stripe.refund(
             order.payment_intent,
             f"{order.id}:{order.tries}",
             "fraudulent" if order.id.startswith("fraud:") else "duplicate",

@@ -10,7 +10,6 @@ lot whose payment went back (debts).
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,17 +20,14 @@ from django.db import connection, transaction
 from django.db.models import F, Min, Sum
 from django.db.models.functions import Now
 
-from billing import runs, spending, wallets
 from billing.errors import NoWallet, UnknownHold
 from billing.models import Draw, Hold, Lot, LotCursor, Transfer, Wallet
-from billing.wallets import Balance
+from billing.tokens import runs, spending, wallets
+from billing.tokens.wallets import Balance
 
 CHUNK = 1_000
 # What is refunded into a lot that has expired can be spent for so long.
 GRACE = timedelta(days=30)
-# Currencies whose smallest unit, as Stripe counts, is not a hundredth.
-WHOLE = {"bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"}
-THOUSANDTHS = {"bhd", "jod", "kwd", "omr", "tnd"}
 
 logger = logging.getLogger(__name__)
 
@@ -191,23 +187,6 @@ def each(wallet_ids: Iterable[int], work: Callable[[int], int]) -> int:
         except Exception:
             logger.exception("lots of wallet %s", wallet_id)
     return done
-
-
-def format_money(amount_minor: int, currency: str) -> str:
-    """1990, "eur" → "19.90"."""
-    decimals = 0 if currency in WHOLE else 3 if currency in THOUSANDTHS else 2
-    whole, rest = divmod(amount_minor, 10**decimals)
-    return f"{whole}.{rest:0{decimals}}" if decimals else str(whole)
-
-
-def parse_money(text: str, currency: str) -> int:
-    """ "19.9", "eur" → 1990; ValueError for anything but a positive amount in whole smallest units."""
-    found = re.fullmatch(r"(\d{1,9})(?:\.(\d{1,3}))?", text)
-    decimals = 0 if currency in WHOLE else 3 if currency in THOUSANDTHS else 2
-    rest = (found[2] or "") if found else ""
-    if found is None or len(rest) > decimals or not (amount := int(found[1] + rest.ljust(decimals, "0"))):
-        raise ValueError(f"an amount has at most {decimals} decimals and is above 0")
-    return amount
 
 
 @transaction.atomic
