@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from marketplace.local import parts, processes, servers
+from devstack import parts, processes, servers
 
 ORDER = {"prompt": "a red circle on a white background", "width": 256, "height": 256, "steps": 20}
 CLIENTS, CLIENT_PROCESSES, CUSTOMERS = 8, 2, 64

@@ -39,7 +39,8 @@ from uuid import UUID, uuid4
 from django.db import connection, transaction
 
 from bench.ledger_books import CHARGED, DRY_OWNER, DRY_PAIRS, HELD, WALLETS, configure
-from marketplace.local import addresses, postgres, servers
+from devstack import postgres, servers
+from marketplace import addresses
 
 CLIENTS = 8
 BY_CLIENTS = (1, 2, 4, 8, 16)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from marketplace.local import addresses
+from marketplace import addresses
 
 
 def text(name: str, default: str = "") -> str:

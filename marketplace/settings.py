@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django.templatetags.static import static
 
+from marketplace import addresses
 from marketplace import environment as env
-from marketplace.local import addresses
 
 KILN_HOME = addresses.home()
 SECRET_KEY = env.secret_key()

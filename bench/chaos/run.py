@@ -13,7 +13,7 @@ from bench.chaos.clients import Client, Memory
 from bench.chaos.saboteur import Fault, Saboteur
 from bench.chaos.site import Site
 from bench.chaos.stripe_side import StripeSide
-from marketplace.local import servers
+from devstack import servers
 
 ACCOUNTS = 12
 LOOK_EVERY = 5.0

@@ -16,11 +16,11 @@ from django.utils import timezone
 from billing.models import Draw, Hold, Transfer
 from billing.tokens import lots, proof, wallets
 from billing.tokens.wallets import Balance
+from devstack.processes import wait_until
 from marketplace.accounts import customers
 from marketplace.jobs import lifecycle, settlement, sweeper
 from marketplace.jobs.models import Job
 from marketplace.jobs.orders import JobOrder
-from marketplace.local.processes import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

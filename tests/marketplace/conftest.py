@@ -101,7 +101,7 @@ def shop(stripe_double: str, live_server: Any, settings: Any, bob: Customer) -> 
     import shops
 
     from billing.tokens import proof
-    from marketplace.local import processes
+    from devstack import processes
 
     settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = shops.KEY, stripe_double
     settings.STRIPE_WEBHOOK_SECRETS = [shops.SECRET]

@@ -15,9 +15,9 @@ from billing.models import AutomaticTopUp, Payer, StripeEvent, TopUp
 from billing.payments import automatic, cards
 from billing.prices import packs
 from billing.tokens import wallets
+from devstack import processes
 from marketplace.identifiers import uuid7
 from marketplace.jobs import tasks
-from marketplace.local import processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -7,11 +7,11 @@ import pytest
 from django.conf import settings
 from redis import Redis
 
+from devstack.processes import wait_until
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job
 from marketplace.jobs.models import Worker as WorkerRow
 from marketplace.jobs.worker import Worker
-from marketplace.local.processes import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 

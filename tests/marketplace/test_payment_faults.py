@@ -10,7 +10,7 @@ from shops import STOLEN, WHOLE_MEDIUM, reconcile, send, spend
 
 from billing.models import RefundOrder, StripeEvent, TopUp
 from billing.payments import refund_orders, stripe
-from marketplace.local import processes
+from devstack import processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

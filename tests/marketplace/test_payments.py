@@ -18,8 +18,8 @@ from shops import DECLINED, SECRET, STOLEN, WHOLE_MEDIUM, completed, reconcile, 
 from billing.models import Reconciliation, StripeEvent, TopUp
 from billing.prices import packs
 from billing.tokens import wallets
+from devstack import processes
 from marketplace.jobs import tasks
-from marketplace.local import processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -15,13 +15,13 @@ from billing.errors import PaymentsUnavailable
 from billing.models import Clawback, Reversal, StripeEvent, TopUp
 from billing.payments import checkout, refunds, stripe
 from billing.tokens import lots, wallets
+from devstack import processes
 from marketplace.accounts.models import Person
 from marketplace.approvals import requests
 from marketplace.approvals.acts import PaymentRefund
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import Refused
 from marketplace.jobs import tasks
-from marketplace.local import processes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -12,9 +12,9 @@ from sites import Site, until_ended
 
 from billing.models import Transfer
 from billing.tokens import wallets
+from devstack import processes
 from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.models import Job
-from marketplace.local import processes
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 
