@@ -36,11 +36,22 @@ def parse_tokens(text: str) -> int:
     return int(match[1]) * MILLI + int((match[2] or "").ljust(3, "0"))
 
 
+def show_tokens(milli: int) -> str:
+    """An amount that is never negative, for people: 1234567 is "1,234.567 Tokens"."""
+    whole, point, rest = format_tokens(milli).partition(".")
+    return f"{int(whole):,}{point}{rest} Tokens"
+
+
 def format_money(amount_minor: int, currency: str) -> str:
     """1990, "eur" → "19.90"."""
     decimals = 0 if currency in WHOLE else 3 if currency in THOUSANDTHS else 2
     whole, rest = divmod(amount_minor, 10**decimals)
     return f"{whole}.{rest:0{decimals}}" if decimals else str(whole)
+
+
+def show_money(amount_minor: int, currency: str) -> str:
+    """1990, "eur" → "19.90 EUR", for people."""
+    return f"{format_money(amount_minor, currency)} {currency.upper()}"
 
 
 def parse_money(text: str, currency: str) -> int:

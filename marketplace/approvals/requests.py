@@ -8,7 +8,7 @@ ApprovalError
 ├── NotAllowed       this person may not ask for this, or not decide
 ├── OwnRequest       whoever asked cannot approve or reject
 ├── AlreadyDecided   executed, rejected or expired before
-└── Refused          acts.Refused: it could not be carried out
+└── Refused          acts.Impossible: it could not be carried out
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ def ask(person: Person, act: Act, reason: str, request_id: UUID | None = None) -
 
 
 def check(act: Act, request_id: UUID) -> None:
-    """acts.Refused where it could not be carried out at this moment, unless it was asked for under this id before.
+    """acts.Impossible where it could not be carried out at this moment, unless it was asked for under this id before.
 
     Not inside a transaction: a check may lock what carrying out locks in another order.
     """
     try:
         act.check()
-    except acts.Refused:
+    except acts.Impossible:
         if not Request.objects.filter(id=request_id).exists():
             raise
 
@@ -165,7 +165,7 @@ def _refusals() -> Iterator[None]:
         yield
     except IdempotencyMismatch:
         raise
-    except (acts.Refused, BillingError) as error:
+    except (acts.Impossible, BillingError) as error:
         raise Refused(str(error)) from error
 
 

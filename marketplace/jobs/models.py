@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from django.contrib.postgres.functions import TransactionNow
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
@@ -156,6 +158,10 @@ class Image(models.Model):
 
     def __str__(self) -> str:
         return self.path
+
+
+# A worker that was not seen for so long is dead or cut off.
+ALIVE_WITHIN = timedelta(seconds=15)
 
 
 class Worker(models.Model):

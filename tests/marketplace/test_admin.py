@@ -14,9 +14,9 @@ from django.utils import timezone
 from billing.models import MINT_ID, PLATFORM_ID, AutomaticTopUp, Hold, Payer, PriceListVersion, TopUp, Transfer, Wallet
 from billing.prices import packs, price_lists
 from billing.tokens import debts, wallets
-from marketplace import console
 from marketplace.accounts.models import ApiKey, Person
 from marketplace.approvals.models import Request
+from marketplace.console import tables
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job, Worker
 
@@ -95,16 +95,16 @@ def test_a_list_counts_no_further_than_its_bound_and_asks_as_much_for_many_rows_
     many = queries(operator, path)
     assert len(many) == len(few) <= 8
     for sql in many:
-        assert "COUNT(" not in sql.upper() or f"LIMIT {console.FAR + 1}" in sql, sql
+        assert "COUNT(" not in sql.upper() or f"LIMIT {tables.FAR + 1}" in sql, sql
 
 
 def test_a_list_shows_the_newest_rows_up_to_its_bound_and_says_that_there_are_more(operator, alice, order, monkeypatch):
-    monkeypatch.setattr(console, "FAR", 3)
+    monkeypatch.setattr(tables, "FAR", 3)
     oldest, *_ = [job_of(alice, order, prompt=f"pot {number}") for number in range(4)]
     page = text(operator, "jobs/job/")
     assert "the newest 3 jobs" in page
     assert str(oldest.id) in text(operator, f"jobs/job/?q={oldest.id}")
-    monkeypatch.setattr(console, "FAR", 4)
+    monkeypatch.setattr(tables, "FAR", 4)
     assert "4 jobs" in text(operator, "jobs/job/")
 
 

@@ -11,9 +11,9 @@ from django.test import Client
 from people import together
 from shops import WHOLE_MEDIUM, spend
 
-from billing.errors import PaymentsUnavailable
+from billing.errors import PaymentsRefused, PaymentsUnavailable
 from billing.models import Clawback, Reversal, StripeEvent, TopUp
-from billing.payments import checkout, refunds, stripe
+from billing.payments import refunds, stripe
 from billing.tokens import lots, wallets
 from devstack import processes
 from marketplace.accounts.models import Person
@@ -142,7 +142,7 @@ def test_a_refund_that_stripe_tells_of_before_its_answer_is_lost_is_done(shop, d
     def forbidden(*given):
         give_back(*given)
         heard("refund.created")
-        raise checkout.PaymentsRefused("the key was revoked meanwhile")
+        raise PaymentsRefused("the key was revoked meanwhile")
 
     give_back = stripe.give_back
     monkeypatch.setattr(stripe, "give_back", forbidden)
@@ -196,7 +196,7 @@ def test_what_stripe_refuses_brings_the_tokens_back(shop, dora, monkeypatch):
     monkeypatch.setattr(stripe, "give_back", lambda intent, *rest: ask("pi_of_another_account", *rest))
     refunds.take(TopUp.objects.get().id, 500, reversal := str(uuid4()))
     assert shop.tokens == 33_000_000
-    with pytest.raises(checkout.PaymentsRefused):
+    with pytest.raises(PaymentsRefused):
         refunds.send(reversal)
     assert (shop.tokens, shop.see(top_up)["status"], given_back(shop, payment)) == (WHOLE_MEDIUM, "paid", [])
     failed = refund(dora, top_up, 500)

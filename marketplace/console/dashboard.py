@@ -16,10 +16,10 @@ from django.utils.timesince import timesince
 
 from billing.models import Hold, Transfer
 from marketplace.accounts.models import Account
-from marketplace.console import link, tokens
+from marketplace.console.jobs import STATUS_COLOURS, WORKER_COLOURS, state_of
+from marketplace.console.tables import link, tokens
 from marketplace.identifiers import first_uuid7
 from marketplace.jobs import metrics
-from marketplace.jobs.admin import STATUS_COLOURS, WORKER_COLOURS, state_of
 from marketplace.jobs.models import Image, Job, ServiceClass, Status, Worker
 
 NEEDED = ("jobs.view_job", "jobs.view_worker", "billing.view_transfer", "billing.view_hold")

@@ -21,13 +21,12 @@ from unfold.forms import BaseDialogForm
 from billing.models import Hold, PriceListVersion, Transfer
 from billing.prices.pricing import Quote
 from marketplace.accounts.models import Account
-from marketplace.api.health import ALIVE_WITHIN
-from marketplace.approvals import dialogs
-from marketplace.console import ReadOnlyTable, accounts_of, as_uuid, column, link, mono, tokens
+from marketplace.console import dialogs
+from marketplace.console.tables import ReadOnlyTable, accounts_of, as_uuid, column, link, mono, tokens
 from marketplace.identifiers import first_uuid7
 from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.errors import NotCancelable
-from marketplace.jobs.models import Image, Job, Status, Worker
+from marketplace.jobs.models import ALIVE_WITHIN, Image, Job, Status, Worker
 
 PROMPT_SHOWN = 70
 STATUS_COLOURS = {

@@ -20,9 +20,9 @@ from unfold.forms import AdminPasswordChangeForm, BaseDialogForm, UserChangeForm
 from billing.models import TopUp, Wallet
 from marketplace.accounts import keys
 from marketplace.accounts.models import Account, ApiKey, Person
-from marketplace.approvals import dialogs
 from marketplace.audit import trail
-from marketplace.console import (
+from marketplace.console import dialogs
+from marketplace.console.tables import (
     NOTHING,
     ReadOnlyTable,
     Table,

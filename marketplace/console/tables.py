@@ -1,7 +1,7 @@
 """What the operator's pages under /admin/ share: lists that stay fast with millions of rows, Tokens, links.
 
 A list is ordered by its primary key, newest first, narrowed by indexed columns only, and counted no further
-than `FAR` rows. Not for any one model's page: those are in the `admin` modules.
+than `FAR` rows. Not for any one model's page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
-from billing.amounts import format_tokens
+from billing.amounts import format_tokens, show_tokens
 from marketplace.accounts.models import Account, Person
 from marketplace.audit import trail
 
@@ -34,25 +34,6 @@ Column = TypeVar("Column", bound=Callable[..., object])
 
 FAR = 10_000
 NOTHING = "–"
-PAGES = (
-    ("", "Dashboard", "dashboard", "index"),
-    ("Work", "Jobs", "image", "jobs_job"),
-    ("Work", "Workers", "memory", "jobs_worker"),
-    ("Customers", "Accounts", "storefront", "accounts_account"),
-    ("Customers", "API keys", "key", "accounts_apikey"),
-    ("Customers", "People", "person", "accounts_person"),
-    ("Customers", "Groups", "group", "auth_group"),
-    ("Money", "Wallets", "account_balance_wallet", "billing_wallet"),
-    ("Money", "Holds", "lock_clock", "billing_hold"),
-    ("Money", "Transfers", "sync_alt", "billing_transfer"),
-    ("Money", "Top-ups", "credit_card", "billing_topup"),
-    ("Money", "Automatic top-ups", "autorenew", "billing_automatictopup"),
-    ("Money", "Debts", "money_off", "billing_clawback"),
-    ("Money", "Token packs", "sell", "billing_pack"),
-    ("Money", "Price lists", "price_change", "billing_pricelistversion"),
-    ("Control", "Approvals", "approval_delegation", "approvals_request"),
-    ("Control", "Audit", "history_edu", "audit_record"),
-)
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
@@ -146,11 +127,8 @@ class TokensField(forms.DecimalField):
 
 
 def tokens(milli: int | None) -> str:
-    """An amount of milli-Tokens, never negative, for people: 1234567 is "1,234.567 Tokens"."""
-    if milli is None:
-        return NOTHING
-    whole, point, rest = format_tokens(milli).partition(".")
-    return f"{int(whole):,}{point}{rest} Tokens"
+    """An amount of milli-Tokens, never negative, for people."""
+    return NOTHING if milli is None else show_tokens(milli)
 
 
 def column(title: str, label: Mapping[Any, str] | None = None) -> Callable[[Column], Column]:
@@ -188,17 +166,6 @@ def link_to_list(model: type[Model], text: object, **narrowed: object) -> SafeSt
 
 def mono(text: object) -> SafeString:
     return format_html('<span class="kiln-mono">{}</span>', text)
-
-
-def navigation(request: HttpRequest) -> list[dict[str, Any]]:
-    """The sidebar: those of the lists that this operator may see."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for group, title, icon, name in PAGES:
-        app, _, model = name.partition("_")
-        if not model or request.user.has_perm(f"{app}.view_{model}"):  # type: ignore[union-attr]
-            address = reverse(f"admin:{name}_changelist" if model else f"admin:{name}")
-            groups.setdefault(group, []).append({"title": title, "icon": icon, "link": address})
-    return [{"title": group, "separator": bool(group), "items": items} for group, items in groups.items()]
 
 
 def operator(request: HttpRequest) -> str:

@@ -12,13 +12,13 @@ from django.utils.safestring import SafeString
 from unfold.decorators import action
 from unfold.forms import BaseDialogForm
 
-from billing.amounts import format_money
+from billing.amounts import format_money, show_money
 from billing.models import AutomaticTopUp, Clawback, Pack, Payer, TopUp, Transfer
 from billing.prices import packs
 from marketplace.accounts.models import Account
-from marketplace.approvals import dialogs
 from marketplace.audit import trail
-from marketplace.console import (
+from marketplace.console import dialogs
+from marketplace.console.tables import (
     NOTHING,
     ReadOnlyTable,
     accounts_of,
@@ -89,7 +89,7 @@ class PackAdmin(dialogs.Asking, ReadOnlyTable):
 
     @column("Prices")
     def prices_shown(self, pack: Pack) -> str:
-        return ", ".join(f"{format_money(price, name)} {name.upper()}" for name, price in sorted(pack.prices.items()))
+        return ", ".join(show_money(price, name) for name, price in sorted(pack.prices.items()))
 
 
 @admin.register(TopUp)
@@ -152,7 +152,7 @@ class TopUpAdmin(dialogs.Asking, ReadOnlyTable):
 
     @column("Price")
     def price(self, row: TopUp) -> str:
-        return f"{format_money(row.price_minor, row.currency)} {row.currency.upper()}"
+        return show_money(row.price_minor, row.currency)
 
     @column("Refunded")
     def refunded(self, row: TopUp) -> str:
@@ -208,7 +208,7 @@ class AutomaticTopUpAdmin(ReadOnlyTable):
 
     @column("Price")
     def price(self, row: AutomaticTopUp) -> str:
-        return f"{format_money(row.pack.prices[row.currency], row.currency)} {row.currency.upper()}"
+        return show_money(row.pack.prices[row.currency], row.currency)
 
     @column("Daily cap")
     def cap(self, row: AutomaticTopUp) -> str:

@@ -22,7 +22,7 @@ from marketplace.approvals import acts, requests
 from marketplace.approvals.acts import Act
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import ApprovalError
-from marketplace.console import TokensField
+from marketplace.console.tables import TokensField
 from marketplace.identifiers import uuid7
 
 LEAST = Decimal("0.001")
@@ -79,7 +79,7 @@ class AskForm(BaseDialogForm):  # type: ignore[misc]
             self.act = self.make(given)
             try:
                 requests.check(self.act, given["request_id"])
-            except acts.Refused as error:
+            except acts.Impossible as error:
                 self.add_error(self.blamed, str(error))
         return cast(dict[str, Any], given)
 

@@ -12,8 +12,7 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from unfold.decorators import action
 
-from billing import amounts
-from billing.amounts import format_money
+from billing.amounts import format_tokens, show_money
 from billing.models import (
     MINT_ID,
     PLATFORM_ID,
@@ -26,10 +25,9 @@ from billing.models import (
 )
 from billing.prices import price_lists
 from billing.tokens import lots, rollups
-from marketplace import payments_admin as payments_admin  # registers its pages
 from marketplace.accounts.models import Account
-from marketplace.approvals import dialogs
-from marketplace.console import (
+from marketplace.console import dialogs
+from marketplace.console.tables import (
     NOTHING,
     ReadOnlyTable,
     accounts_of,
@@ -96,7 +94,7 @@ class WalletAdmin(ReadOnlyTable):
         lines = (
             (
                 f"{tokens(lot.remaining)} of {tokens(lot.amount)}",
-                lot.kind if lot.price_minor is None else f"paid, {_money(lot.price_minor, lot.currency)}",
+                lot.kind if lot.price_minor is None else f"paid, {show_money(lot.price_minor, lot.currency)}",
                 f"until {lot.expires_at:%Y-%m-%d %H:%M} UTC" if lot.expires_at else "no expiry",
                 link(Transfer, lot.transfer_id, f"Transfer {lot.transfer_id}"),
             )
@@ -290,11 +288,7 @@ class PriceListAdmin(dialogs.Asking, ReadOnlyTable):
 
     @column("Skipped step")
     def skipped_shown(self, row: PriceListVersion) -> str:
-        return f"× {amounts.format_tokens(row.skipped_step)} of a step that was run"
-
-
-def _money(amount_minor: int, currency: str) -> str:
-    return f"{format_money(amount_minor, currency)} {currency.upper()}"
+        return f"× {format_tokens(row.skipped_step)} of a step that was run"
 
 
 def _stored(wallet: Wallet, amount: int) -> str:
@@ -302,5 +296,5 @@ def _stored(wallet: Wallet, amount: int) -> str:
 
 
 def _factors(thousandths: dict[str, int]) -> SafeString:
-    pairs = ((name, amounts.format_tokens(factor)) for name, factor in thousandths.items())
+    pairs = ((name, format_tokens(factor)) for name, factor in thousandths.items())
     return format_html_join("", '<div class="kiln-factor">{} × {}</div>', pairs)

@@ -17,11 +17,13 @@ from unfold.enums import ActionVariant
 from unfold.forms import BaseDialogForm
 
 from marketplace.accounts.models import Person
-from marketplace.approvals import dialogs, requests
+from marketplace.approvals import requests
+from marketplace.approvals.acts import Act, Reference
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import ApprovalError
 from marketplace.audit.models import Record
-from marketplace.console import NOTHING, ReadOnlyTable, as_uuid, column, link, link_to_list
+from marketplace.console import dialogs
+from marketplace.console.tables import NOTHING, ReadOnlyTable, as_uuid, column, link, link_to_list
 
 STATUS_COLOURS = {
     "pending": "warning", "approved": "info", "executed": "success", "failed": "danger", "rejected": "danger",
@@ -103,7 +105,7 @@ class RequestAdmin(ReadOnlyTable):
 
     @column("What")
     def what(self, row: Request) -> SafeString:
-        return format_html_join("", '<div class="kiln-factor">{}: {}</div>', requests.act_of(row).lines())
+        return format_html_join("", '<div class="kiln-factor">{}: {}</div>', _lines(requests.act_of(row)))
 
     @column("Reason")
     def reason_shown(self, row: Request) -> SafeString:
@@ -122,6 +124,11 @@ class RequestAdmin(ReadOnlyTable):
     @column("Audit")
     def records(self, row: Request) -> SafeString:
         return link_to_list(Record, "Records of this request", q=f"request {row.pk}")
+
+
+def _lines(act: Act) -> list[tuple[str, str | SafeString]]:
+    """What is asked for, with a link to each row that it is about."""
+    return [(title, link(*value) if isinstance(value, Reference) else value) for title, value in act.lines()]
 
 
 def _who_when(person: Person, moment: Any) -> SafeString:

@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from marketplace.audit.models import Record
-from marketplace.console import ReadOnlyTable, column, mono
+from marketplace.console.tables import ReadOnlyTable, column, mono
 
 
 class ActFilter(SimpleListFilter):
