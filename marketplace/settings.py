@@ -31,6 +31,7 @@ INSTALLED_APPS = [
     "marketplace.jobs",
     "marketplace.audit",
     "marketplace.approvals",
+    "marketplace.maintenance",
 ]
 MIDDLEWARE = [
     "marketplace.api.middleware.RequestId",

@@ -16,9 +16,10 @@ from billing.prices import pricing
 from billing.tokens import debts, lots, proof, wallets
 from billing.tokens.wallets import Share
 from marketplace.accounts import customers
-from marketplace.jobs import lifecycle, settlement
+from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Image, Job
 from marketplace.jobs.orders import JobOrder
+from marketplace.maintenance import agreement
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = JobOrder("generate", "house", "x" * 100, "", 512, 512, 30, 4.0, 1, 1, "standard", "png")
@@ -219,7 +220,7 @@ def jobs() -> Job:
     job = lifecycle.claim(done.id, "worker")
     image = Image(job=job, index=0, path="x", media_type="image/png", sha256="", width=1, height=1, size=1, seed=1)
     lifecycle.complete(job, [lifecycle.Result(pricing.ImageOutcome(True, 30), image)], {})
-    assert proof.check() + settlement.check() == []
+    assert proof.check() + agreement.check() == []
     return job
 
 
@@ -245,7 +246,7 @@ QUEUED = "WHERE status = 'queued'"
 )  # fmt: skip
 def test_jobs_and_holds_that_tell_different_stories_are_found(jobs, sql, said):
     damage(sql)
-    assert [line for line in settlement.check() if said in line], settlement.check()
+    assert [line for line in agreement.check() if said in line], agreement.check()
 
 
 def check_ledger() -> subprocess.CompletedProcess[str]:

@@ -18,9 +18,10 @@ from billing.tokens import lots, proof, wallets
 from billing.tokens.wallets import Balance
 from devstack.processes import wait_until
 from marketplace.accounts import customers
-from marketplace.jobs import lifecycle, settlement, sweeper
+from marketplace.jobs import lifecycle, sweeper
 from marketplace.jobs.models import Job
 from marketplace.jobs.orders import JobOrder
+from marketplace.maintenance import agreement
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -133,7 +134,7 @@ def running(customer) -> Job:
 
 
 def proven() -> bool:
-    return proof.check() + settlement.check() == []
+    return proof.check() + agreement.check() == []
 
 
 @pytest.mark.parametrize(("script", "last_words"), [(COMPLETE, "15000"), (RELEASE, "released")])

@@ -19,7 +19,7 @@ from billing.models import MINT_ID, Clawback, Lot, Transfer, Wallet
 from billing.tokens import debts, ledger, lots, proof, wallets
 from billing.tokens.wallets import Balance
 from marketplace.celery import app
-from marketplace.jobs import tasks
+from marketplace.maintenance import tasks
 
 pytestmark = pytest.mark.django_db
 

@@ -70,10 +70,10 @@ def check_ledger() -> str:
     from django.db import connection, transaction
 
     from billing.tokens import proof
-    from marketplace.jobs import settlement
+    from marketplace.maintenance import agreement
 
     if connection.in_atomic_block:  # the command wants a transaction of its own
-        found = [*proof.check(), *settlement.check()]
+        found = [*proof.check(), *agreement.check()]
         return "\n".join(found) if found else "ledger ok"
     from django.core.management import call_command
 

@@ -17,7 +17,7 @@ from billing.prices import packs
 from billing.tokens import wallets
 from devstack import processes
 from marketplace.identifiers import uuid7
-from marketplace.jobs import tasks
+from marketplace.maintenance import tasks
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -19,7 +19,7 @@ from billing.models import Reconciliation, StripeEvent, TopUp
 from billing.prices import packs
 from billing.tokens import wallets
 from devstack import processes
-from marketplace.jobs import tasks
+from marketplace.maintenance import tasks
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -21,7 +21,7 @@ from marketplace.approvals import requests
 from marketplace.approvals.acts import PaymentRefund
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import Refused
-from marketplace.jobs import tasks
+from marketplace.maintenance import tasks
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

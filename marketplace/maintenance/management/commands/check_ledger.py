@@ -9,8 +9,8 @@ from django.db import connection, transaction
 
 from billing.models import Hold, Transfer, Wallet
 from billing.tokens import proof
-from marketplace.jobs import settlement
 from marketplace.jobs.models import Job
+from marketplace.maintenance import agreement
 
 
 class Command(BaseCommand):
@@ -21,7 +21,7 @@ class Command(BaseCommand):
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 cursor.execute("SET LOCAL enable_seqscan = on")  # it reads everything
-            violations = [*proof.check(), *settlement.check()]
+            violations = [*proof.check(), *agreement.check()]
             counted = ((Wallet, "wallets"), (Transfer, "transfers"), (Hold, "holds"), (Job, "jobs"))
             figures = ", ".join(f"{model._default_manager.count()} {name}" for model, name in counted)
         if violations:
