@@ -8,7 +8,8 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from flushing import flush_keeps_opening_rows  # noqa: F401
+
+from tests.flushing import flush_keeps_opening_rows  # noqa: F401
 
 
 @pytest.fixture

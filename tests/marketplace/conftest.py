@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from flushing import flush_keeps_opening_rows  # noqa: F401
-from people import Customer, check_ledger, customer
+
+from tests.flushing import flush_keeps_opening_rows  # noqa: F401
+from tests.marketplace.people import Customer, check_ledger, customer
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def fresh_prices() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def stripe_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The double of Stripe as a process: its address."""
-    import shops
+    from tests.marketplace import shops
 
     with shops.double(tmp_path_factory.mktemp("stripe")) as url:
         yield url
@@ -98,10 +99,9 @@ def stripe_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def shop(stripe_double: str, live_server: Any, settings: Any, bob: Customer) -> Iterator[Any]:
     """Bob, who pays by card. After the test the ledger must be right."""
-    import shops
-
     from billing.tokens import proof
     from devstack import processes
+    from tests.marketplace import shops
 
     settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = shops.KEY, stripe_double
     settings.STRIPE_WEBHOOK_SECRETS = [shops.SECRET]

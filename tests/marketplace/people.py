@@ -2,10 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Barrier
 from typing import Any
 
 
@@ -84,22 +81,3 @@ def check_ledger() -> str:
         return str(error)
     assert not transaction.get_connection().in_atomic_block
     return said.getvalue().splitlines()[-1]
-
-
-def together(workers: int, work: Callable[[int], Any]) -> list[Any]:
-    """Runs `work(0..workers-1)` in threads at once; what each returned, or the error it raised."""
-    from django.db import connection
-
-    start = Barrier(workers)
-
-    def one(number: int) -> Any:
-        start.wait()
-        try:
-            return work(number)
-        except Exception as error:  # noqa: BLE001
-            return error
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(one, range(workers)))

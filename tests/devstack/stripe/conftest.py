@@ -1,5 +1,6 @@
 import pytest
-from stripe_doubles import Browser, InProcess, InThread, Receiver
+
+from tests.devstack.stripe.doubles import Browser, InProcess, InThread, Receiver
 
 
 @pytest.fixture

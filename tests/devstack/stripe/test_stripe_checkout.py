@@ -4,7 +4,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import stripe
-from stripe_doubles import paid, pay, session
+
+from tests.devstack.stripe.doubles import paid, pay, session
 
 COMPLETED = [
     "payment_intent.created",

@@ -2,7 +2,8 @@
 
 import pytest
 import stripe
-from stripe_doubles import paid
+
+from tests.devstack.stripe.doubles import paid
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 import pytest
 import stripe
-from stripe_doubles import paid
 from test_stripe_idempotency import ORDER, post
+
+from tests.devstack.stripe.doubles import paid
 
 
 def retrying(double):

@@ -8,7 +8,8 @@ import urllib.request
 
 import pytest
 import stripe
-from stripe_doubles import KEY
+
+from tests.devstack.stripe.doubles import KEY
 
 
 def post(double, path, key=None, **params):

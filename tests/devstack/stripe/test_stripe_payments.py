@@ -6,7 +6,8 @@ import urllib.request
 
 import pytest
 import stripe
-from stripe_doubles import paid
+
+from tests.devstack.stripe.doubles import paid
 
 SUCCEEDED = ["payment_intent.created", "charge.succeeded", "payment_intent.succeeded", "charge.updated"]
 

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 import stripe
-from stripe_doubles import KEY
 
 from devstack import processes
+from tests.devstack.stripe.doubles import KEY
 
 
 @pytest.fixture

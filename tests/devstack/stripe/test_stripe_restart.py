@@ -2,8 +2,9 @@
 
 import threading
 
-from stripe_doubles import pay, session
 from test_stripe_idempotency import ORDER, post
+
+from tests.devstack.stripe.doubles import pay, session
 
 
 def test_nothing_that_was_answered_is_lost(lasting, browser, receiver):

@@ -4,7 +4,8 @@ import urllib.error
 
 import pytest
 import stripe
-from stripe_doubles import paid, pay, session
+
+from tests.devstack.stripe.doubles import paid, pay, session
 
 
 def net(double):

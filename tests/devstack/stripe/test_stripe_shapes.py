@@ -3,9 +3,9 @@
 from typing import get_args
 
 import pytest
-from stripe_doubles import paid, pay, session
 
 from devstack.stripe.objects import KINDS
+from tests.devstack.stripe.doubles import paid, pay, session
 
 
 def promised(kind):

@@ -4,7 +4,8 @@ import time
 
 import pytest
 import stripe
-from stripe_doubles import SECRET, InThread, Receiver, paid
+
+from tests.devstack.stripe.doubles import SECRET, InThread, Receiver, paid
 
 
 def test_a_webhook_is_signed_as_stripe_signs(double, receiver):

@@ -8,8 +8,6 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.db import connection, transaction
 from django.test import Client
-from people import together
-from shops import WHOLE_MEDIUM, spend
 
 from billing.errors import PaymentsRefused, PaymentsUnavailable
 from billing.models import Clawback, Reversal, StripeEvent, TopUp
@@ -22,6 +20,8 @@ from marketplace.approvals.acts import PaymentRefund
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import Refused
 from marketplace.maintenance import tasks
+from tests.marketplace.shops import WHOLE_MEDIUM, spend
+from tests.threads import together
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

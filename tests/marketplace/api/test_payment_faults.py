@@ -6,11 +6,11 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 from django.utils import timezone
-from shops import STOLEN, WHOLE_MEDIUM, reconcile, send, spend
 
 from billing.models import RefundOrder, StripeEvent, TopUp
 from billing.payments import refund_orders, stripe
 from devstack import processes
+from tests.marketplace.shops import STOLEN, WHOLE_MEDIUM, reconcile, send, spend
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -191,7 +191,7 @@ def test_the_same_key_with_another_order_is_refused(alice, order):
 
 
 def test_two_customers_may_use_the_same_key(alice, order):
-    from people import customer
+    from tests.marketplace.people import customer
 
     carol = customer("carol", 10)
     lifecycle.submit(alice.account.id, order(), idempotency_key="k")

@@ -5,9 +5,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import naive
 import pytest
-from books import HOUR, rows
 from django.db import connection, transaction
 from django.db.models import F, Sum
 from django.utils import timezone
@@ -19,6 +17,8 @@ from billing import errors
 from billing.models import Clawback, Hold, Lot, Transfer, Wallet
 from billing.tokens import debts, ledger, lots, proof, wallets
 from billing.tokens.wallets import Balance, Captured, Share
+from tests.billing.books import HOUR, rows
+from tests.billing.tokens import naive
 
 MOMENT = timedelta(microseconds=1)
 OWNERS = (UUID(int=1), UUID(int=2))

@@ -6,7 +6,6 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 from django.utils import timezone
-from people import Customer, customer, together
 
 from billing.errors import SpendCapReached
 from billing.models import Hold
@@ -14,6 +13,8 @@ from billing.tokens import lots, spending, wallets
 from marketplace.accounts import keys
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job
+from tests.marketplace.people import Customer, customer
+from tests.threads import together
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_is_right")]
 

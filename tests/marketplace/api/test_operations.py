@@ -9,10 +9,10 @@ import yaml
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
-from people import check_ledger
 
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Worker
+from tests.marketplace.people import check_ledger
 
 pytestmark = pytest.mark.django_db
 

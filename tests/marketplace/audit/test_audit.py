@@ -10,7 +10,6 @@ from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 from django.test import Client
-from people import together
 
 from billing.models import Wallet
 from billing.prices import packs, price_lists
@@ -18,6 +17,7 @@ from billing.tokens import debts, wallets
 from marketplace.accounts.models import Person
 from marketplace.audit import proof, trail
 from marketplace.audit.models import Record
+from tests.threads import together
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PHRASE = "a long pass phrase"

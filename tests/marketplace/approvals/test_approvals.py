@@ -11,7 +11,6 @@ from django.contrib.auth.models import Permission
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.test import Client
-from people import check_ledger, together
 
 from billing.errors import IdempotencyMismatch
 from billing.models import Transfer
@@ -25,6 +24,8 @@ from marketplace.approvals.requests import AlreadyDecided, NotAllowed, OwnReques
 from marketplace.audit.models import Record
 from marketplace.identifiers import uuid7
 from marketplace.jobs import lifecycle
+from tests.marketplace.people import check_ledger
+from tests.threads import together
 
 pytestmark = pytest.mark.django_db(transaction=True)
 THREADS = 8

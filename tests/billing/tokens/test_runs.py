@@ -5,13 +5,14 @@ from random import Random
 from uuid import UUID, uuid4
 
 import pytest
-from books import HOUR, nothing_moves, together
 from django.db import connection, transaction
 from django.utils import timezone
 
 from billing.models import Draw, Lot, LotCursor, Spending, Transfer, Wallet
 from billing.tokens import lots, proof, runs, wallets
 from billing.tokens.wallets import Share
+from tests.billing.books import HOUR, nothing_moves
+from tests.threads import together
 
 pytestmark = pytest.mark.django_db
 

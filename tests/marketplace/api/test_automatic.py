@@ -9,7 +9,6 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 from django.utils import timezone
-from shops import WHOLE_MEDIUM, reconcile, spend
 
 from billing.models import AutomaticTopUp, Payer, StripeEvent, TopUp
 from billing.payments import automatic, cards
@@ -18,6 +17,7 @@ from billing.tokens import wallets
 from devstack import processes
 from marketplace.identifiers import uuid7
 from marketplace.maintenance import tasks
+from tests.marketplace.shops import WHOLE_MEDIUM, reconcile, spend
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,7 +30,7 @@ def standing(shop):
     return shop.customer.get("/v1/topups/automatic").json()
 
 
-def order(shop, **changes):
+def switch_on(shop, **changes):
     answer = shop.customer.put("/v1/topups/automatic", {**ORDER, **changes})
     assert answer.status_code == 200, answer.content
     return answer.json()
@@ -45,7 +45,7 @@ def save_card(shop, page, number="4242424242424242", **more):
 @pytest.fixture
 def card(shop):
     """Automatic top-ups are on; the saved card."""
-    return save_card(shop, order(shop))
+    return save_card(shop, switch_on(shop))
 
 
 def does(shop, card, number):
@@ -76,7 +76,7 @@ def wait_is_over(**changes):
 
 def test_a_saved_card_buys_a_pack_when_tokens_run_low_and_no_more_than_the_cap_of_a_day(shop, alice):
     assert standing(shop)["error"]["code"] == "not_found"
-    page = order(shop)
+    page = switch_on(shop)
     assert (page["status"], page["card"]) == ("waiting_for_card", None)
     beat()
     assert TopUp.objects.count() == 0
@@ -102,7 +102,7 @@ def test_a_saved_card_buys_a_pack_when_tokens_run_low_and_no_more_than_the_cap_o
 
 
 def test_a_card_that_was_saved_while_paying_is_the_one(shop):
-    page = order(shop)
+    page = switch_on(shop)
     top_up = shop.buy("medium", save_card=True)
     assert shop.pay(top_up) == 303
     shop.wait(top_up, "paid")
@@ -205,7 +205,7 @@ def test_a_declined_card_is_left_alone_for_longer_and_longer_and_then_for_good(s
     assert [row["failure"] for row in shop.customer.get("/v1/topups").json()["data"]] == ["insufficient_funds"] * 4
     assert (charged(shop), shop.tokens) == ([], 0)
     does(shop, card, "4242424242424242")
-    assert order(shop)["status"] == "on"
+    assert switch_on(shop)["status"] == "on"
     beat()
     arrives(shop, SMALL)
 
@@ -230,7 +230,7 @@ def test_a_card_that_stripe_has_no_more_switches_top_ups_off(shop, card):
     shop.v1.payment_methods.detach(card)
     assert processes.wait_until(lambda: standing(shop)["reason"] == "card_gone", 15)
     assert standing(shop)["card"] is None
-    assert order(shop)["status"] == "waiting_for_card"
+    assert switch_on(shop)["status"] == "waiting_for_card"
 
 
 def test_a_card_whose_end_nobody_told_us_of_is_found_to_be_gone(shop, card):
@@ -242,7 +242,7 @@ def test_a_card_whose_end_nobody_told_us_of_is_found_to_be_gone(shop, card):
 
 
 def test_an_expired_card_is_not_tried(shop):
-    save_card(shop, order(shop), expiry="01/25")
+    save_card(shop, switch_on(shop), expiry="01/25")
     beat()
     assert (standing(shop)["reason"], TopUp.objects.count()) == ("card_expired", 0)
 

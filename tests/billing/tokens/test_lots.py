@@ -4,7 +4,6 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from books import HOUR, nothing_moves
 from django.db import connection
 from django.utils import timezone
 
@@ -13,6 +12,7 @@ from billing.errors import IdempotencyMismatch, NoWallet, UnknownHold
 from billing.models import Draw, Lot, LotCursor, Transfer
 from billing.tokens import ledger, lots, proof, wallets
 from billing.tokens.lots import Part
+from tests.billing.books import HOUR, nothing_moves
 
 pytestmark = pytest.mark.django_db
 

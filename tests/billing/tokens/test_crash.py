@@ -5,11 +5,9 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from books import HOUR
 from django.db import connection
 from django.utils import timezone
 
@@ -18,14 +16,15 @@ from billing.tokens import lots, proof, wallets
 from billing.tokens.wallets import Balance
 from devstack.processes import wait_until
 from marketplace.accounts import customers
+from marketplace.addresses import ROOT
 from marketplace.jobs import lifecycle, sweeper
 from marketplace.jobs.models import Job
 from marketplace.jobs.orders import JobOrder
 from marketplace.maintenance import agreement
+from tests.billing.books import HOUR
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ROOT = Path(__file__).resolve().parents[2]
 PICTURE = JobOrder("generate", "house", "x" * 100, "", 512, 512, 30, 4.0, 1, 1, "standard", "png")
 PREAMBLE = """
 import sys

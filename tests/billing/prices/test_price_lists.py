@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from books import together
 from django.db import connection, transaction
 
 from billing.models import PriceListVersion
 from billing.prices import price_lists
 from billing.prices.pricing import Order, quote
+from tests.threads import together
 
 NEW: dict[str, Any] = {
     "base_cost": 200_000,

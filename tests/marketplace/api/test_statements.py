@@ -11,7 +11,6 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 from django.utils import timezone
-from people import Customer, together
 
 from billing.amounts import parse_tokens
 from billing.models import Pack, Reversal, TopUp, Transfer
@@ -21,6 +20,8 @@ from billing.tokens import debts, ledger, lots, wallets
 from marketplace.api import examples, files, invoice_pdf, money, serializers
 from marketplace.jobs import lifecycle
 from marketplace.jobs.lifecycle import Result
+from tests.marketplace.people import Customer
+from tests.threads import together
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_is_right")]
 

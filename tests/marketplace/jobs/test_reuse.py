@@ -4,7 +4,6 @@ import re
 
 import pytest
 from django.conf import settings as django
-from people import customer
 from redis import Redis
 
 from billing.prices import pricing
@@ -14,6 +13,7 @@ from inference.models import catalog
 from marketplace.jobs import lifecycle, metrics, storage
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Worker
+from tests.marketplace.people import customer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 

@@ -6,7 +6,6 @@ from random import Random
 from uuid import uuid4
 
 import pytest
-from books import HOUR, together
 from django.db import connection, transaction
 from django.utils import timezone
 
@@ -21,6 +20,8 @@ from billing.errors import (
 from billing.models import Hold, Transfer
 from billing.tokens import debts, ledger, lots, proof, wallets
 from billing.tokens.wallets import Balance, Share
+from tests.billing.books import HOUR
+from tests.threads import together
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

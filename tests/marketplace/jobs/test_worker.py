@@ -8,13 +8,13 @@ import pytest
 from django.conf import settings
 from PIL import Image as Pixels
 from redis import Redis
-from sites import Site, until_ended
 
 from billing.models import Transfer
 from billing.tokens import wallets
 from devstack import processes
 from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.models import Job
+from tests.marketplace.sites import Site, until_ended
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 

@@ -4,7 +4,6 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from books import HOUR, nothing_moves
 from django.db import DataError, connection, transaction
 
 from billing import amounts
@@ -22,6 +21,7 @@ from billing.errors import (
 from billing.models import PLATFORM_ID, Transfer, Wallet
 from billing.tokens import ledger, proof, wallets
 from billing.tokens.wallets import Balance, Captured, Share
+from tests.billing.books import HOUR, nothing_moves
 
 pytestmark = pytest.mark.django_db
 

@@ -13,13 +13,13 @@ import pytest
 import stripe
 from django.core.management import CommandError
 from django.db import connection
-from shops import DECLINED, SECRET, STOLEN, WHOLE_MEDIUM, completed, reconcile, send, spend
 
 from billing.models import Reconciliation, StripeEvent, TopUp
 from billing.prices import packs
 from billing.tokens import wallets
 from devstack import processes
 from marketplace.maintenance import tasks
+from tests.marketplace.shops import DECLINED, SECRET, STOLEN, WHOLE_MEDIUM, completed, reconcile, send, spend
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

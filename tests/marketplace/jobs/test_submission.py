@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import pytest
 from django.db import DataError, OperationalError, connection, transaction
-from people import customer
 
 from billing.errors import InsufficientTokens
 from billing.tokens import wallets
@@ -16,6 +15,7 @@ from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused
 from marketplace.jobs.grouping import Group
 from marketplace.jobs.models import Job
+from tests.marketplace.people import customer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 

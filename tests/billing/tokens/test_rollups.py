@@ -4,12 +4,13 @@ from threading import Event, Thread
 from uuid import uuid4
 
 import pytest
-from books import HOUR, together
 from django.db import IntegrityError, connection, transaction
 
 from billing.models import MINT_ID, PLATFORM_ID, Rollup, Wallet
 from billing.tokens import proof, rollups, wallets
 from billing.tokens.wallets import Share
+from tests.billing.books import HOUR
+from tests.threads import together
 
 
 def spend(owner, amount, shares=None):

@@ -4,7 +4,6 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from books import HOUR, nothing_moves
 from django.utils import timezone
 
 from billing.errors import (
@@ -20,6 +19,7 @@ from billing.tokens import debts, ledger, lots, proof, wallets
 from billing.tokens.wallets import Balance
 from marketplace.celery import app
 from marketplace.maintenance import tasks
+from tests.billing.books import HOUR, nothing_moves
 
 pytestmark = pytest.mark.django_db
 

@@ -3,13 +3,13 @@
 from uuid import UUID, uuid4
 
 import pytest
-from books import HOUR, nothing_moves
 from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from billing.models import PriceListVersion, Transfer, Wallet
 from billing.prices import price_lists
 from billing.tokens import debts, lots, wallets
+from tests.billing.books import HOUR, nothing_moves
 
 pytestmark = pytest.mark.django_db
 

@@ -4,13 +4,13 @@ from itertools import permutations
 from uuid import uuid4
 
 import pytest
-from books import HOUR
 from django.utils import timezone
 
 from billing.models import Clawback, Reversal, TopUp
 from billing.payments import events
 from billing.prices import packs
 from billing.tokens import debts, proof, wallets
+from tests.billing.books import HOUR
 
 pytestmark = pytest.mark.django_db
 
