@@ -104,9 +104,9 @@ def _open_wallets() -> None:
     from billing.tokens import wallets
 
     for number in range(1, WALLETS + 1):
-        wallets.open(UUID(int=number))
+        wallets.create(UUID(int=number))
         wallets.grant(UUID(int=number), FUNDS, str(number))
-    wallets.open(DRY_OWNER)
+    wallets.create(DRY_OWNER)
     wallets.grant(DRY_OWNER, DRY_PAIRS * HELD + 1, "dry")
     capital = Account.objects.create(name="capital", type="EQ", currencies=["EUR"])
     Account.objects.create(name="revenue", type="AS", currencies=["EUR"])

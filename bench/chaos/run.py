@@ -16,7 +16,7 @@ from bench.chaos.stripe_side import StripeSide
 from devstack import servers
 
 ACCOUNTS = 12
-LOOK_EVERY = 5.0
+LOOK_SECONDS = 5.0
 START_TOKENS = 60
 PACK = {"tokens": 17, "bonus": 3, "prices": {"eur": 101, "usd": 113}}
 
@@ -132,7 +132,7 @@ def _round(
     saboteur: Saboteur, accountant: Accountant, plan: Iterator[Fault], fault: Fault, span: tuple[float, float]
 ) -> tuple[Fault, list[str]]:
     """Chaos from one second of the plan to another: the first fault that is left, and what the accountant saw."""
-    begun, look_at, violations = time.monotonic() - span[0], span[0] + LOOK_EVERY, list[str]()
+    begun, look_at, violations = time.monotonic() - span[0], span[0] + LOOK_SECONDS, list[str]()
     back: list[tuple[float, None]] = []
     while (now := time.monotonic() - begun) < span[1] and not violations:
         if fault.second <= now:
@@ -144,7 +144,7 @@ def _round(
             saboteur.site.revive()
         elif look_at <= now:
             violations = accountant.look()
-            look_at = time.monotonic() - begun + LOOK_EVERY
+            look_at = time.monotonic() - begun + LOOK_SECONDS
         else:
             time.sleep(0.05)
     return fault, violations

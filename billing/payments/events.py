@@ -16,8 +16,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from billing.errors import PaymentMismatch
-from billing.models import Payer, RefundOrder, Reversal, StripeEvent, TopUp
-from billing.payments import automatic, cards, reversals
+from billing.models import Payer, Reversal, StripeEvent, TopUp
+from billing.payments import automatic, cards, refund_orders, reversals
+from billing.payments.refund_orders import Why
 from billing.tokens import wallets
 
 Document = dict[str, Any]
@@ -74,7 +75,7 @@ def _paid(top_up: TopUp, payment_intent: str, amount: int, currency: str, sessio
         raise PaymentMismatch(f"{top_up}: payment {payment_intent} says {stated}, it costs {known}")
     if top_up.paid_at:
         if top_up.payment_intent != payment_intent:
-            RefundOrder.objects.get_or_create(id=f"twice:{payment_intent}", payment_intent=payment_intent)
+            refund_orders.place(payment_intent, Why.TWICE, payment_intent)
         return None
     top_up.session_id, top_up.payment_intent = session_id or top_up.session_id, payment_intent
     _credit(top_up)
@@ -154,7 +155,7 @@ def _warned(warning: Document) -> str | None:
     intent = warning["payment_intent"]
     if not warning["actionable"] or not intent:
         return None
-    RefundOrder.objects.get_or_create(id=f"fraud:{warning['id']}", defaults={"payment_intent": intent})
+    refund_orders.place(intent, Why.FRAUD, warning["id"])
     return f"payment {intent}: to be refunded as fraud"
 
 

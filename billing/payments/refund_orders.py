@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from enum import StrEnum
+from typing import Literal
 
 from django.db.models import F
 from django.utils import timezone
@@ -23,6 +25,22 @@ LONGEST_PAUSE = timedelta(hours=1)
 logger = logging.getLogger(__name__)
 
 
+class Why(StrEnum):
+    """What a payment is given back for; an order's id begins with it."""
+
+    FRAUD = "fraud"
+    TWICE = "twice"
+
+
+# In Stripe's words.
+REASONS: dict[Why, Literal["duplicate", "fraudulent"]] = {Why.FRAUD: "fraudulent", Why.TWICE: "duplicate"}
+
+
+def place(payment_intent: str, why: Why, source: str) -> None:
+    """Orders a payment to be given back, once for each `source`: the id of what says so."""
+    RefundOrder.objects.get_or_create(id=f"{why}:{source}", defaults={"payment_intent": payment_intent})
+
+
 def carry_out(limit: int = 100) -> list[str]:
     """Gives back what is due; a line for each order that was done. What fails is logged, and due again later."""
     due = RefundOrder.objects.filter(done_at=None, due_at__lte=timezone.now()).order_by("due_at")[:limit]
@@ -30,7 +48,7 @@ def carry_out(limit: int = 100) -> list[str]:
 
 
 def _carry_out(order: RefundOrder) -> str:
-    # Whoever else is at it, or comes back after a crash, waits for this try.
+    # Claimed until the pause is over: nobody else tries meanwhile, and a crash delays the next try by no more.
     mine = RefundOrder.objects.filter(id=order.id, done_at=None, tries=order.tries)
     pause = min(FIRST_PAUSE * 2 ** min(order.tries, 10), LONGEST_PAUSE)
     if not mine.update(tries=F("tries") + 1, due_at=timezone.now() + pause):
@@ -38,11 +56,7 @@ def _carry_out(order: RefundOrder) -> str:
     try:
         if not stripe.is_ours(order.payment_intent):
             outcome = "not ours"
-        elif stripe.refund(
-            order.payment_intent,
-            f"{order.id}:{order.tries}",
-            "fraudulent" if order.id.startswith("fraud:") else "duplicate",
-        ):
+        elif stripe.refund(order.payment_intent, f"{order.id}:{order.tries}", _reason(order)):
             outcome = "refunded"
         else:
             outcome = "nothing was left"
@@ -51,3 +65,7 @@ def _carry_out(order: RefundOrder) -> str:
         return ""
     RefundOrder.objects.filter(id=order.id).update(done_at=timezone.now(), outcome=outcome)
     return outcome
+
+
+def _reason(order: RefundOrder) -> Literal["duplicate", "fraudulent"]:
+    return REASONS[Why(order.id.partition(":")[0])]

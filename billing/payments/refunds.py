@@ -14,7 +14,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from billing.errors import PaymentsRefused, RefundAboveUnspent
-from billing.models import Clawback, Lot, Reversal, TopUp, Wallet
+from billing.models import Lot, Reversal, TopUp, Wallet
 from billing.payments import reversals, stripe
 from billing.tokens import debts, lots
 
@@ -44,7 +44,7 @@ def take(top_up_id: UUID, amount_minor: int, reversal_id: str) -> None:
                 id=reversal_id, kind=Reversal.Kind.REFUND, payment_intent=top_up.payment_intent,
                 amount_minor=amount_minor, standing=True, since=timezone.now(),
             )  # fmt: skip
-        for debt in Clawback.objects.filter(settled_at=None, idempotency_key__startswith=f"{reversal_id}:"):
+        for debt in reversals.claw_backs(reversal_id).filter(settled_at=None):
             if debt.lot.kind == Lot.Kind.PAID:
                 raise RefundAboveUnspent(most)
             debts.waive(debt.id, "a spent bonus that nothing is left to pay with")
@@ -73,7 +73,7 @@ def send(reversal_id: str) -> str:
 def _unspent_minor(lot: Lot) -> int:
     """How much money could go back for the lot, so that its unspent Tokens cover all that is demanded for it."""
     now = lots.allocate(lot.wallet_id)
-    left = next((open.remaining for open in now.lots if open.id == lot.id), 0)
+    left = next((each.remaining for each in now.lots if each.id == lot.id), 0)
     money, demanded = debts.demanded(lot)
     price: int = lot.price_minor or 0
     # The most money whose share of the lot, rounded down as debts do, is within what was demanded and what is left.

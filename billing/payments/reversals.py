@@ -11,10 +11,11 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from billing.errors import InsufficientTokens
-from billing.models import Clawback, Lot, Reversal, TopUp, Transfer
+from billing.models import Clawback, Lot, Reversal, TopUp
 from billing.tokens import debts, wallets
 
 Document = dict[str, Any]
@@ -44,6 +45,11 @@ def _ours(source: Document, terms: Document) -> Reversal | None:
     reversals = Reversal.objects.filter(id=(source.get("metadata") or {}).get("reversal"), **terms)
     reversals.filter(stripe_id="", final=False).update(stripe_id=source["id"])
     return reversals.filter(stripe_id=source["id"]).first()
+
+
+def claw_backs(reversal_id: str) -> QuerySet[Clawback]:
+    """All that were ever made for this reversal: their keys begin with its id."""
+    return Clawback.objects.filter(idempotency_key__startswith=f"{reversal_id}:")
 
 
 @contextmanager
@@ -85,8 +91,8 @@ def _take(top_up: TopUp, reversal: Reversal) -> bool:
 
     Only what was not taken for this reversal before; whether there was any of it.
     """
-    key = f"{reversal.id}:{Clawback.objects.filter(idempotency_key__startswith=f'{reversal.id}:').count()}"
-    left = missing = reversal.amount_minor - sum(each.money_minor for each in _taken(top_up, reversal))
+    key = f"{reversal.id}:{claw_backs(reversal.id).count()}"
+    left = missing = reversal.amount_minor - sum(each.money_minor for each in _taken(reversal))
     share = top_up.pack.bonus * min(left, top_up.price_minor) // top_up.price_minor
     for lot in Lot.objects.filter(transfer__reference=top_up.id).order_by("transfer_id"):
         money, tokens = debts.demanded(lot)
@@ -101,11 +107,11 @@ def _take(top_up: TopUp, reversal: Reversal) -> bool:
 
 def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
     """The money is ours again: what was owed is forgiven, what was taken comes back as lots on the same terms."""
-    taken = _taken(top_up, reversal)
+    taken = _taken(reversal)
     for back in taken:
         debts.void(back.id, f"{reversal} was void")
         back.refresh_from_db()
-        owner, key = top_up.owner, f"returned {back.id}"
+        owner, key = top_up.owner, _return_key(back)
         if back.collected and back.lot.kind == Lot.Kind.PAID:
             price = max(1, back.money_minor * back.collected // back.amount)
             wallets.purchase(owner, back.collected, price, top_up.currency, key, reference=top_up.id)
@@ -114,13 +120,16 @@ def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
     return any(back.amount for back in taken)
 
 
-def _taken(top_up: TopUp, reversal: Reversal) -> list[Clawback]:
+def _taken(reversal: Reversal) -> list[Clawback]:
     """The claw-backs for this reversal that were not given back."""
-    of_payment = Transfer.objects.filter(reference=top_up.id)
-    returned = set(of_payment.values_list("idempotency_key", flat=True))
-    mine = Clawback.objects.filter(idempotency_key__startswith=f"{reversal.id}:").select_related("lot")
-    keys = ((back, {f"purchase:returned {back.id}", f"grant:returned {back.id}"}) for back in mine)
-    return [back for back, its in keys if back.settlement != Clawback.Settlement.VOID and not its & returned]
+    mine = claw_backs(reversal.id).exclude(settlement=Clawback.Settlement.VOID).select_related("lot")
+    returned = wallets.issued(_return_key(back) for back in mine)
+    return [back for back in mine if _return_key(back) not in returned]
+
+
+def _return_key(back: Clawback) -> str:
+    """Under which the Tokens of a claw-back come again, once."""
+    return f"returned {back.id}"
 
 
 def _pay_debts(owner: UUID) -> None:

@@ -19,7 +19,7 @@ from django.conf import settings
 from billing.errors import BadSignature, PaymentInFlight, PaymentsRefused, PaymentsUnavailable
 from billing.models import TopUp
 
-TIMEOUT = 8.0
+TIMEOUT_SECONDS = 8.0
 GONE_BACK = {"charge_already_refunded", "charge_disputed"}
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def asking() -> Iterator[stripe.StripeClient]:
             raise PaymentsUnavailable(str(error)) from error
         if isinstance(error, stripe.APIConnectionError | stripe.APIError | stripe.RateLimitError):
             raise PaymentsUnavailable(str(error), kept=status >= 500) from error
-        raise PaymentsRefused(str(error)) from error
+        raise PaymentsRefused(str(error), error.code or "", error.request_id or "") from error
 
 
 def read_event(body: bytes, signature: str) -> dict[str, Any]:
@@ -131,6 +131,6 @@ def _client(key: str, base: str) -> stripe.StripeClient:
     return stripe.StripeClient(
         key,
         base_addresses={"api": base} if base else {},
-        http_client=stripe.RequestsClient(timeout=TIMEOUT),
+        http_client=stripe.RequestsClient(timeout=TIMEOUT_SECONDS),
         max_network_retries=1,
     )

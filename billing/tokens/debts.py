@@ -77,7 +77,7 @@ def settle(debt_id: UUID) -> bool:
                 raise InsufficientTokens(payable, debt.owed)
             wallets.withdraw(debt.lot.wallet_id, Transfer.Kind.SETTLEMENT, debt.owed, debt.id, f"settlement:{debt.id}")
             debt.collected = debt.amount
-            _settled(debt, Clawback.Settlement.PAID)
+            _close(debt, Clawback.Settlement.PAID)
         return True
 
 
@@ -152,7 +152,7 @@ def _forgive(debt_id: UUID, reason: str, how: Clawback.Settlement) -> bool:
     with _open(debt_id) as debt:
         if debt is not None:
             debt.waiver = reason
-            _settled(debt, how)
+            _close(debt, how)
         return debt is not None
 
 
@@ -199,10 +199,10 @@ def _collect(debt: Clawback) -> int:
     if debt.owed:
         debt.save()
     else:
-        _settled(debt, Clawback.Settlement.COLLECTED)
+        _close(debt, Clawback.Settlement.COLLECTED)
     return amount
 
 
-def _settled(debt: Clawback, how: Clawback.Settlement) -> None:
+def _close(debt: Clawback, how: Clawback.Settlement) -> None:
     debt.settled_at, debt.settlement = timezone.now(), how
     debt.save()

@@ -1,8 +1,9 @@
 """The sole writer of transfers, and their reader: statements. That they add up, `proof` proves.
 
 A verb of `wallets` is one SQL statement, so its transfers are written inside that statement: the text that
-writes them is kept here, as CTEs that `wallets` puts behind the row it has locked. Not for balances or
-holds, which `wallets` keeps, or for what becomes of lots, which `lots` and `debts` keep.
+writes them is kept here, as CTEs that `wallets` puts behind the row it has locked. What comes in is a lot from
+the start, so the text that issues Tokens writes their lot as well. Not for balances or holds, which `wallets`
+keeps, or for what is drawn from a lot afterwards, which `lots` and `debts` keep.
 """
 
 from __future__ import annotations

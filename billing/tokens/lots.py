@@ -269,10 +269,9 @@ class _Fold:
     def _spend(self, move: _Move, lots: Iterable[Lot]) -> None:
         left = move.amount
         while left:
-            lot = min(
-                (lot for lot in lots if lot.remaining and lot.transfer_id < move.id),
-                key=lambda lot: _rank(lot, move.created_at),
-            )
+            spendable = [lot for lot in lots if lot.remaining and lot.transfer_id < move.id]
+            assert spendable, f"transfer {move.id}: the lots lack {left} of its {move.amount} milli-Tokens"
+            lot = min(spendable, key=lambda lot: _rank(lot, move.created_at))
             amount = min(left, lot.remaining)
             self._draw(move, lot, amount)
             left -= amount
@@ -299,6 +298,7 @@ class _Fold:
             self._move(move, taken.lot, -amount, before - after)
             taken.back += amount
             left -= amount
+        assert not left, f"transfer {move.id}: it gives back {left} milli-Tokens more than were taken"
 
     def _move(self, move: _Move, lot: Lot, amount: int, money: int) -> None:
         lot.remaining -= amount

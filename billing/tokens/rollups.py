@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from billing.prepared import run
 
 CHUNK = 100_000
-PATIENCE = 2.0
+PATIENCE_SECONDS = 2.0
 
 # Rolled-up sum and rest are read in one snapshot, so they fit, however far the mark moves meanwhile.
 _BALANCE = """
@@ -65,15 +65,15 @@ def balance(wallet_id: int) -> int | None:
     return None if found is None else int(found[0])
 
 
-def roll_up(patience: float = PATIENCE) -> int | None:
+def roll_up(patience_seconds: float = PATIENCE_SECONDS) -> int | None:
     """Moves the mark to the last transfer that there was; how many chunks it took.
 
     An id below that one may be committed later: those who may have it are waited for. None where one of them takes
-    longer than `patience` seconds, and the next call tries again. Not inside a transaction.
+    longer than `patience_seconds`, and the next call tries again. Not inside a transaction.
     """
     highest = _column(_HIGHEST)[0]
     writers = set(_column(_WRITERS))
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + patience_seconds
     while writers.intersection(_column(_WRITERS)):
         if time.monotonic() > deadline:
             return None

@@ -64,7 +64,7 @@ class Share:
     amount: int
 
 
-_OPEN = """
+_CREATE = """
 INSERT INTO billing_wallet (owner, kind) VALUES (%(owner)s::uuid, %(kind)s) ON CONFLICT DO NOTHING
 """
 
@@ -94,14 +94,15 @@ new_hold AS (
 # PAYERS_CTE locks the wallets of a CTE `wanted (owner)`; HOLDS_CTE takes a CTE
 # `bought (owner, reference, spender, amount)`, whose sum for an owner must be within `payer.available`, and the
 # parameter expires_in.
-PAYERS_CTE = """
+_PAYERS = """
 payer AS MATERIALIZED (
     SELECT id AS wallet_id, owner, balance - held AS available FROM billing_wallet
     WHERE kind = 'customer' AND NOT frozen AND owner = ANY (ARRAY(SELECT owner FROM wanted))
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE {if_locked}
 )"""
+PAYERS_CTE = _PAYERS.format(if_locked="")
 # Leaves out the wallets that somebody else has locked, so that it waits for nobody.
-FREE_PAYERS_CTE = PAYERS_CTE.replace("FOR NO KEY UPDATE", "FOR NO KEY UPDATE SKIP LOCKED")
+FREE_PAYERS_CTE = _PAYERS.format(if_locked="SKIP LOCKED")
 HOLDS_CTE = """
 new_hold AS (
     INSERT INTO billing_hold (wallet_id, reference, spender, amount, expires_at)
@@ -192,9 +193,9 @@ RETURNING billing_wallet.id
 """
 
 
-def open(owner: UUID, kind: Wallet.Kind = Wallet.Kind.CUSTOMER) -> None:
+def create(owner: UUID, kind: Wallet.Kind = Wallet.Kind.CUSTOMER) -> None:
     """Gives `owner` an empty wallet of this kind (customer or creator), unless there is one."""
-    run(_OPEN, {"owner": owner, "kind": kind.value})
+    run(_CREATE, {"owner": owner, "kind": kind.value})
 
 
 def balance(owner: UUID) -> Balance:
@@ -334,6 +335,14 @@ def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
         raise UnknownHold(reference)
     _expect(stored_key, key, (charged, reference, amount), otherwise=RefundAboveCapture(reference))
     return False
+
+
+def issued(keys: Iterable[str]) -> set[str]:
+    """Those of the keys under which Tokens were granted or purchased."""
+    kinds = (Transfer.Kind.GRANT, Transfer.Kind.PURCHASE)
+    stored = {_key(kind.value, key): key for key in keys for kind in kinds}
+    found = Transfer.objects.filter(idempotency_key__in=stored)
+    return {stored[key] for key in found.values_list("idempotency_key", flat=True)}
 
 
 def withdraw(wallet_id: int, kind: Transfer.Kind, amount: int, reference: UUID, key: str) -> None:

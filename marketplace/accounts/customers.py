@@ -16,5 +16,5 @@ def create(email: str, name: str = "") -> Account:
     account = person.accounts.order_by("created_at").first()
     if account is None:
         account = Account.objects.create(owner=person, name=name or email)
-    wallets.open(account.id)
+    wallets.create(account.id)
     return account

@@ -34,7 +34,7 @@ from marketplace.identifiers import uuid7
 
 DAY = timedelta(hours=24)
 # Whoever approved tries to finish at once; only then is it another one's turn.
-PATIENCE = timedelta(minutes=1)
+FINISH_AFTER = timedelta(minutes=1)
 DECIDE = "approvals.decide_request"
 Status = Request.Status
 
@@ -131,7 +131,7 @@ def keep() -> None:
     now = timezone.now()
     late = Request.objects.filter(status=Status.PENDING, expires_at__lte=now)
     late.update(status=Status.EXPIRED, ended_at=now)
-    for request in Request.objects.filter(status=Status.APPROVED, decided_at__lt=now - PATIENCE)[:100]:
+    for request in Request.objects.filter(status=Status.APPROVED, decided_at__lt=now - FINISH_AFTER)[:100]:
         try:
             finish(request)
         except Exception:

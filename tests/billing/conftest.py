@@ -17,7 +17,7 @@ def alice(bob: UUID) -> UUID:
     from billing.tokens import wallets
 
     owner = uuid4()
-    wallets.open(owner)
+    wallets.create(owner)
     wallets.grant(owner, 1_000_000, f"start {owner}")
     return owner
 
@@ -27,7 +27,7 @@ def bob() -> UUID:
     from billing.tokens import wallets
 
     owner = uuid4()
-    wallets.open(owner)
+    wallets.create(owner)
     return owner
 
 
@@ -37,7 +37,7 @@ def carol() -> UUID:
     from billing.tokens import wallets
 
     owner = uuid4()
-    wallets.open(owner, Wallet.Kind.CREATOR)
+    wallets.create(owner, Wallet.Kind.CREATOR)
     return owner
 
 

@@ -215,7 +215,7 @@ def debt(bob, held) -> UUID:
     wallets.hold(bob, 300, job := uuid4(), HOUR)
     wallets.capture(job, 300)
     owed = debts.claw_back(lot, 100, "dispute", "dp_1").id
-    wallets.open(uuid4())
+    wallets.create(uuid4())
     for wallet in Wallet.objects.filter(kind="customer"):
         lots.allocate(wallet.id)
     return owed

@@ -64,9 +64,9 @@ class Books(RuleBasedStateMachine):
         self.transfers: dict[UUID, list[tuple[str, int, Any]]] = {owner: [] for owner in OWNERS}
         self.debts: dict[UUID, dict[str, Any]] = {}
         for owner in OWNERS:
-            wallets.open(owner)
+            wallets.create(owner)
             self.grant(owner, LARGEST, f"start {owner}", naive.NEVER)
-        wallets.open(CREATOR, Wallet.Kind.CREATOR)
+        wallets.create(CREATOR, Wallet.Kind.CREATOR)
 
     def teardown(self) -> None:
         transaction.set_rollback(True)

@@ -67,7 +67,7 @@ def test_a_transfer_with_a_lower_number_that_commits_later_is_waited_for(alice, 
     other.start()
     assert drawn.wait(30)
     wallets.grant(alice, 5, "later, and committed before")
-    assert rollups.roll_up(patience=0.2) is None
+    assert rollups.roll_up(patience_seconds=0.2) is None
     assert marks() == {}
     assert rollups.balance(MINT_ID) == -1_000_005
     go.set()
@@ -87,7 +87,7 @@ def test_rolling_up_while_everybody_spends_loses_nothing(alice, chunks_of_two):
             if number < 4:
                 spend(alice, 1)
             else:
-                rollups.roll_up(patience=5)
+                rollups.roll_up(patience_seconds=5)
                 seen.append(rollups.balance(PLATFORM_ID))
 
     assert together(6, work) == [None] * 6

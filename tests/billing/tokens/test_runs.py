@@ -70,7 +70,7 @@ def books(owner: UUID) -> list[object]:
 @pytest.mark.parametrize("seed", range(20))
 def test_a_run_is_traced_to_the_same_lots_and_cents_as_by_a_fold(bob, carol, seed):
     """Two wallets live the same story."""
-    wallets.open(other := uuid4())
+    wallets.create(other := uuid4())
     for owner in (bob, other):
         story(owner, carol, seed)
     assert runs.follow([wallet_of(bob)]) == {wallet_of(bob)}

@@ -354,9 +354,9 @@ def test_a_verb_is_planned_once_and_not_in_every_call(alice):
 
 def test_a_wallet_is_opened_once(alice, carol):
     with nothing_moves():
-        wallets.open(alice)
-        wallets.open(carol, Wallet.Kind.CREATOR)
-    wallets.open(alice, Wallet.Kind.CREATOR)
+        wallets.create(alice)
+        wallets.create(carol, Wallet.Kind.CREATOR)
+    wallets.create(alice, Wallet.Kind.CREATOR)
     assert Wallet.objects.filter(owner=alice).count() == 2
     assert wallets.balance(alice).total == 1_000_000
 

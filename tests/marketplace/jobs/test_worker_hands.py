@@ -48,7 +48,7 @@ def test_what_would_fail_again_is_not_tried_again(worker, alice, order, error):
 def test_only_a_job_whose_own_picture_broke_the_engine_loses_its_attempt(worker, alice, order, errors, attempt):
     raised = {None: None, "stopped": EngineStopped("the engine stopped"), "fault": EngineFault("a CUDA error")}
     job = lifecycle.submit(alice.account.id, order(n=2)).job
-    worker._settle(Task(lifecycle.claim(job.id, "w1"), [], [ended(raised[each]) for each in errors]), 1.0)
+    worker._conclude(Task(lifecycle.claim(job.id, "w1"), [], [ended(raised[each]) for each in errors]), 1.0)
     job.refresh_from_db()
     assert (job.status, job.attempt) == ("queued", attempt)
 
