@@ -13,10 +13,10 @@ help: ## list the commands
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1 /p' Makefile | while read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
 
 run: .venv/complete ## the whole stack at http://127.0.0.1:$PORT (8000) until Ctrl-C; data in $KILN_HOME (.kiln)
-	@setpriv --pdeathsig TERM $(VENV)/python -m marketplace.local run
+	@setpriv --pdeathsig TERM $(VENV)/python -m devstack run
 
 demo: .venv/complete ## buy one picture from a stack of its own; the picture is out/demo.png
-	@setpriv --pdeathsig TERM $(VENV)/python -m marketplace.local demo
+	@setpriv --pdeathsig TERM $(VENV)/python -m devstack demo
 
 test: .venv/complete ## the test suite, on PostgreSQL and Redis that it starts itself; ARGS="tests/billing -x"
 	@$(VENV)/python -m pytest $(ARGS)
@@ -26,7 +26,7 @@ check: .venv/complete ## linters, types, import rules, missing migrations, API s
 	@$(VENV)/ruff format --check
 	@$(VENV)/mypy .
 	@$(VENV)/lint-imports --no-logo
-	@$(VENV)/python -m marketplace.local with-servers -- $(VENV)/python manage.py makemigrations --check
+	@$(VENV)/python -m devstack with-servers -- $(VENV)/python manage.py makemigrations --check
 	@$(SPECTACULAR) | diff -u docs/openapi.yaml - || { echo "docs/openapi.yaml is not what the code says: make schema" >&2; exit 1; }
 
 bench: .venv/complete ## the benchmarks, tables here and JSON in bench/results; ARGS="--quick ledger"

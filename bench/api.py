@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from marketplace.local import parts, processes, servers
+from devstack import parts, processes, servers
 
 ORDER = {"prompt": "a red circle on a white background", "width": 256, "height": 256, "steps": 20}
 CLIENTS, CLIENT_PROCESSES, CUSTOMERS = 8, 2, 64
@@ -68,7 +68,7 @@ def prepare() -> list[str]:
 
     django.setup()
     call_command("migrate", verbosity=0)
-    from billing import wallets
+    from billing.tokens import wallets
     from marketplace.accounts import customers, keys
 
     accounts = [customers.create(f"bench-{number}@example.com") for number in range(CUSTOMERS)]

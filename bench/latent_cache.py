@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from PIL import Image as Pixels
 
+from devstack import parts, servers
 from inference.house_model.captions import LANGUAGES, caption
 from inference.house_model.judge import judge
 from inference.house_model.world import Scene, draw_scene
@@ -47,7 +48,6 @@ from inference.models import catalog
 from inference.request import TILE, Request
 from inference.sampler import sigmas
 from inference.training.latent_cache import other_scene
-from marketplace.local import parts, servers
 
 if TYPE_CHECKING:
     from marketplace.jobs.models import Job
@@ -271,7 +271,7 @@ def working(store: Path, began: dict[str, int]) -> Iterator["Worker"]:
 
 
 def funded(email: str) -> Any:
-    from billing import wallets
+    from billing.tokens import wallets
     from marketplace.accounts import customers
 
     account = customers.create(email)

@@ -39,7 +39,8 @@ from uuid import UUID, uuid4
 from django.db import connection, transaction
 
 from bench.ledger_books import CHARGED, DRY_OWNER, DRY_PAIRS, HELD, WALLETS, configure
-from marketplace.local import addresses, postgres, servers
+from devstack import postgres, servers
+from marketplace import addresses
 
 CLIENTS = 8
 BY_CLIENTS = (1, 2, 4, 8, 16)
@@ -222,7 +223,7 @@ def measure(pair: Callable[[UUID, int], None], task: dict[str, Any]) -> Latencie
 
 
 def kiln() -> Callable[[UUID, int], None]:
-    from billing import wallets
+    from billing.tokens import wallets
 
     def pair(owner: UUID, charge: int) -> None:
         reference = uuid4()
@@ -293,8 +294,8 @@ def run_pgbench(url: str, count: int, seconds: int, clients: int) -> Turn:
 
 
 def pgbench_script(count: int) -> str:
-    from billing import wallets
     from billing.models import PLATFORM_ID
+    from billing.tokens import wallets
 
     hold = f"WITH {wallets.HOLD_CTE} SELECT reference FROM new_hold" % {
         "owner": "('00000000-0000-0000-0000-' || lpad(to_hex(:wallet::bigint), 12, '0'))",

@@ -101,12 +101,12 @@ def _open_wallets() -> None:
     from hordak.models import Account
     from moneyed import Money
 
-    from billing import wallets
+    from billing.tokens import wallets
 
     for number in range(1, WALLETS + 1):
-        wallets.open(UUID(int=number))
+        wallets.create(UUID(int=number))
         wallets.grant(UUID(int=number), FUNDS, str(number))
-    wallets.open(DRY_OWNER)
+    wallets.create(DRY_OWNER)
     wallets.grant(DRY_OWNER, DRY_PAIRS * HELD + 1, "dry")
     capital = Account.objects.create(name="capital", type="EQ", currencies=["EUR"])
     Account.objects.create(name="revenue", type="AS", currencies=["EUR"])
@@ -118,8 +118,8 @@ def _open_wallets() -> None:
 
 def fill(transfers: int) -> dict[str, Any]:
     """A history of so many captures with their holds, draws, lots and cursors; seconds, and gigabytes on disk."""
-    from billing import rollups
     from billing.models import PLATFORM_ID
+    from billing.tokens import rollups
 
     begun = time.monotonic()
     with connection.cursor() as cursor:
@@ -163,7 +163,7 @@ def _without_indexes(cursor: Any) -> Iterator[None]:
 
 def trace() -> dict[str, Any]:
     """Lets the lots follow all that was captured lately, as the minute's task does; how long that took."""
-    from billing import lots
+    from billing.tokens import lots
 
     begun = time.monotonic()
     return {"wallets": lots.catch_up(), "seconds": time.monotonic() - begun}
@@ -171,8 +171,8 @@ def trace() -> dict[str, Any]:
 
 def prove(bought: int) -> dict[str, Any]:
     """That the wallet which ran dry paid for `bought` pairs and no more, and that all the books add up."""
-    from billing import ledger, wallets
     from billing.models import Hold, Transfer
+    from billing.tokens import proof, wallets
 
     left = wallets.balance(DRY_OWNER)
     with connection.cursor() as cursor:
@@ -183,7 +183,7 @@ def prove(bought: int) -> dict[str, Any]:
     assert (left.total, left.held) == (1, 0), left
     assert overdrafts == 0, f"{overdrafts} overdrafts"
     begun = time.monotonic()
-    violations = ledger.check()
+    violations = proof.check()
     assert not violations, violations
     counted = {"holds": Hold.objects.count(), "transfers": Transfer.objects.count()}
     found = {"overdrafts": overdrafts, "violations": len(violations), "ran_dry_after": bought}

@@ -204,7 +204,12 @@ class PaymentInFlight(PaymentsUnavailable):
 
 
 class PaymentsRefused(BillingError):
-    """Trying again changes nothing."""
+    """Trying again changes nothing. `code` and `request_id` are Stripe's, where it was Stripe that refused."""
+
+    def __init__(self, message: str, code: str = "", request_id: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.request_id = request_id
 
 
 class BadSignature(BillingError):

@@ -87,4 +87,4 @@ app.conf.update(
         },
     },
 )
-app.autodiscover_tasks(["marketplace.jobs"])
+app.autodiscover_tasks(["marketplace.jobs", "marketplace.maintenance"])

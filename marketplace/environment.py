@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from marketplace.local import addresses
+from marketplace import addresses
 
 
 def text(name: str, default: str = "") -> str:
@@ -78,7 +78,7 @@ def database(url: str) -> dict[str, object]:
     parts = urlsplit(url)
     if parts.scheme not in {"postgresql", "postgres"}:
         raise ImproperlyConfigured("DATABASE_URL must begin with postgresql://")
-    # billing.statements says why no plan may scan a whole table where an index would do
+    # billing.prepared says why no plan may scan a whole table where an index would do
     options = {"options": "-c enable_seqscan=off", **dict(parse_qsl(parts.query))}
     pool = {"min_size": 1, "max_size": whole("KILN_DATABASE_POOL", 20), "timeout": 10}
     return {

@@ -8,9 +8,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
-from billing.lots import format_money
+from billing.amounts import format_tokens, show_money
 from billing.models import TopUp
-from billing.pricing import format_tokens
 
 
 @require_safe
@@ -25,13 +24,9 @@ def top_up(request: HttpRequest, topup_id: UUID) -> HttpResponse:
     shown = {
         "top_up": row,
         "tokens": format_tokens(row.pack.tokens + row.pack.bonus),
-        "price": _money(row.price_minor, row.currency),
-        "refunded": _money(row.refunded_minor, row.currency),
+        "price": show_money(row.price_minor, row.currency),
+        "refunded": show_money(row.refunded_minor, row.currency),
     }
     answer = render(request, "top_up.html", shown)
     answer["Cache-Control"] = "no-store"
     return answer
-
-
-def _money(amount_minor: int, currency: str) -> str:
-    return f"{format_money(amount_minor, currency)} {currency.upper()}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django.templatetags.static import static
 
+from marketplace import addresses
 from marketplace import environment as env
-from marketplace.local import addresses
 
 KILN_HOME = addresses.home()
 SECRET_KEY = env.secret_key()
@@ -15,6 +15,7 @@ CSRF_TRUSTED_ORIGINS = env.words("KILN_TRUSTED_ORIGINS", "")
 
 INSTALLED_APPS = [
     "marketplace",
+    "marketplace.console",
     "unfold",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -30,6 +31,7 @@ INSTALLED_APPS = [
     "marketplace.jobs",
     "marketplace.audit",
     "marketplace.approvals",
+    "marketplace.maintenance",
 ]
 MIDDLEWARE = [
     "marketplace.api.middleware.RequestId",
@@ -127,13 +129,13 @@ UNFOLD = {
     "SITE_TITLE": "Kiln",
     "SITE_HEADER": "Kiln",
     "SITE_SUBHEADER": "Operator",
-    "SITE_ICON": lambda request: static("console/kiln.svg"),
+    "SITE_ICON": lambda request: static("kiln/kiln.svg"),
     "SITE_FAVICONS": [
-        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("console/kiln.svg")},
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("kiln/kiln.svg")},
     ],
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": [lambda request: static("console/console.css")],
-    "DASHBOARD_CALLBACK": "marketplace.dashboard.context",
+    "DASHBOARD_CALLBACK": "marketplace.console.dashboard.context",
     "COLORS": {
         "primary": {
             "50": "oklch(98% .016 73.684)",
@@ -149,7 +151,7 @@ UNFOLD = {
             "950": "oklch(26.6% .079 36.259)",
         },
     },
-    "SIDEBAR": {"navigation": "marketplace.console.navigation"},
+    "SIDEBAR": {"navigation": "marketplace.console.navigation.navigation"},
 }
 
 MAX_BODY_BYTES = 64 * 1024

@@ -5,7 +5,7 @@ import os
 
 import django
 
-from marketplace.local import servers
+from devstack import servers
 
 _run = contextlib.ExitStack()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("marketplace", "billing", "inference", "lora", "bench", "deploy")
+PACKAGES = ("devstack", "marketplace", "billing", "inference", "lora", "bench", "deploy")
 
 
 def modules():
@@ -23,8 +23,9 @@ def test_the_architecture_names_every_module(module):
 
 
 def test_the_configuration_lists_every_variable_and_no_other():
-    sources = [*(ROOT / "marketplace").rglob("*.py"), *(ROOT / "inference").rglob("*.py"), ROOT / "docker-compose.yml"]
-    code = "\n".join(path.read_text() for path in sources)
+    packages = ("devstack", "marketplace", "inference")
+    sources = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    code = "\n".join(path.read_text() for path in [*sources, ROOT / "docker-compose.yml"])
     read = set(
         re.findall(r'["{]((?:KILN|STRIPE)_[A-Z_]+|DATABASE_URL|REDIS_URL|PROMETHEUS_MULTIPROC_DIR|PORT)\b', code)
     )

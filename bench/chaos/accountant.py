@@ -10,7 +10,7 @@ from typing import Any
 from bench.chaos.clients import Memory
 from bench.chaos.stripe_side import StripeSide
 
-STANDS_STILL = 25.0
+STANDS_STILL_SECONDS = 25.0
 DISPUTE_VOID = {"won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed"}
 
 _OF_JOBS = """
@@ -55,12 +55,20 @@ class Accountant:
 
     def audit(self) -> list[str]:
         """Lets everything come to rest, then compares; a line for each difference."""
-        return [*self._settle(), *self.look(), *self._jobs(), *self._pictures(), *self._money(), *self._customers()]
+        return [
+            *self._rest(),
+            *self.look(),
+            *self._jobs(),
+            *self._pictures(),
+            *self._money(),
+            *self._customers(),
+        ]
 
-    def _settle(self) -> list[str]:
+    def _rest(self) -> list[str]:
         """Waits for the jobs as long as they get on, and does what the nightly and the minute's tasks do."""
-        from billing import debts, lots, payments_reconcile
         from billing.models import Hold, TopUp
+        from billing.payments import reconcile
+        from billing.tokens import debts, lots
         from marketplace.approvals import requests
         from marketplace.jobs.models import FINAL, Job
 
@@ -69,7 +77,7 @@ class Accountant:
         while waiting := set(Job.objects.exclude(status__in=FINAL).values_list("id", "status", "step", "attempt")):
             if waiting != left:
                 left, since = waiting, time.monotonic()
-            elif time.monotonic() - since > STANDS_STILL:
+            elif time.monotonic() - since > STANDS_STILL_SECONDS:
                 stuck = [
                     f"job {job_id} is stuck: {status}, attempt {attempt}" for job_id, status, _, attempt in waiting
                 ]
@@ -79,7 +87,7 @@ class Accountant:
             if requests.finish(request).status == requests.Status.APPROVED:
                 stuck.append(f"{request} is not finished: {request.outcome}")
         for _ in range(5):  # what it repairs may make events of its own
-            repaired, failed = payments_reconcile.run()
+            repaired, failed = reconcile.run()
             if not repaired and not failed:
                 break
             time.sleep(1)
@@ -214,8 +222,8 @@ class Accountant:
         """What a customer adds up from the statement is the balance, and its lots are all of it."""
         from django.db.models import Sum
 
-        from billing import lots
         from billing.models import Transfer
+        from billing.tokens import lots
 
         wrong = []
         for account, _ in self.accounts:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from bench.chaos.stripe_side import StripeSide
 
-PATIENCE = 40.0
+PATIENCE_SECONDS = 40.0
 OPEN_JOBS = 2
 FINAL = {"succeeded", "failed", "canceled"}
 VISA, DECLINED, DISPUTED, STOLEN = "4242424242424242", "4000000000000002", "4000000000000259", "4000000000005423"
@@ -87,7 +87,7 @@ class Http:
 
         Some first tries hang up at once.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE_SECONDS
         timeout = self.rng.choice([0.003, 0.02]) if key and self.rng.random() < 0.1 else 20.0
         while True:
             try:
@@ -112,7 +112,7 @@ def patiently(verb: Callable[[], Any]) -> Any:
     """An operator's verb, again and again until the database has answered; it does nothing twice."""
     from django.db import OperationalError
 
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return verb()
@@ -304,8 +304,8 @@ class Client(threading.Thread):
 
     def refund_job(self) -> str:
         """By the operator: the verb itself."""
-        from billing import wallets
         from billing.errors import RefundAboveCapture
+        from billing.tokens import wallets
 
         if not self.ended:
             return "none ended"
@@ -371,7 +371,7 @@ class Client(threading.Thread):
 
     def waive(self) -> str:
         """The operator forgives the oldest debt, so that frozen accounts go on."""
-        from billing import debts
+        from billing.tokens import debts
 
         owed = patiently(lambda: debts.of(self.account))
         if not owed:

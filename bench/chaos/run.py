@@ -13,10 +13,10 @@ from bench.chaos.clients import Client, Memory
 from bench.chaos.saboteur import Fault, Saboteur
 from bench.chaos.site import Site
 from bench.chaos.stripe_side import StripeSide
-from marketplace.local import servers
+from devstack import servers
 
 ACCOUNTS = 12
-LOOK_EVERY = 5.0
+LOOK_SECONDS = 5.0
 START_TOKENS = 60
 PACK = {"tokens": 17, "bonus": 3, "prices": {"eur": 101, "usd": 113}}
 
@@ -115,7 +115,8 @@ def _open_shop() -> list[tuple[Any, str]]:
     import django
 
     django.setup()
-    from billing import packs, wallets
+    from billing.prices import packs
+    from billing.tokens import wallets
     from marketplace.accounts import customers, keys
     from marketplace.accounts.models import Person
 
@@ -131,7 +132,7 @@ def _round(
     saboteur: Saboteur, accountant: Accountant, plan: Iterator[Fault], fault: Fault, span: tuple[float, float]
 ) -> tuple[Fault, list[str]]:
     """Chaos from one second of the plan to another: the first fault that is left, and what the accountant saw."""
-    begun, look_at, violations = time.monotonic() - span[0], span[0] + LOOK_EVERY, list[str]()
+    begun, look_at, violations = time.monotonic() - span[0], span[0] + LOOK_SECONDS, list[str]()
     back: list[tuple[float, None]] = []
     while (now := time.monotonic() - begun) < span[1] and not violations:
         if fault.second <= now:
@@ -143,7 +144,7 @@ def _round(
             saboteur.site.revive()
         elif look_at <= now:
             violations = accountant.look()
-            look_at = time.monotonic() - begun + LOOK_EVERY
+            look_at = time.monotonic() - begun + LOOK_SECONDS
         else:
             time.sleep(0.05)
     return fault, violations

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import redis
 
-from marketplace.local import parts, processes
-from marketplace.local.addresses import ROOT
-from marketplace.local.parts import Part
-from marketplace.local.postgres import Postgres
-from marketplace.local.redis import Redis
-from marketplace.local.servers import Servers
+from devstack import parts, processes
+from devstack.parts import Part
+from devstack.postgres import Postgres
+from devstack.redis import Redis
+from devstack.servers import Servers
+from marketplace.addresses import ROOT
 
 READY_SECONDS = 300.0
 HASTE = {

@@ -7,7 +7,7 @@ import urllib.parse
 from typing import Any
 from urllib.parse import urlsplit
 
-PATIENCE = 20.0
+PATIENCE_SECONDS = 20.0
 
 
 class StripeSide:
@@ -49,7 +49,7 @@ class StripeSide:
                 return found
 
     def _patiently(self, method: str, path: str, body: str | None, kind: str) -> tuple[int | None, bytes]:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             status, answer = self._once(method, path, body, kind)
             if (status is not None and status < 500 and status != 429) or time.monotonic() > deadline:

@@ -1,7 +1,7 @@
 """Spend caps of API keys and accounts, per day and per month (UTC), in milli-Tokens: what is set, spent and left.
 
-What counts as spent, and in which period, is `billing.spending`'s to say. A key may spend what its own caps and its
-account's leave. Who sets a key's caps is the API's matter; an account's are the operator's.
+What counts as spent, and in which period, is `billing.tokens.spending`'s to say. A key may spend what its own caps and
+its account's leave. Who sets a key's caps is the API's matter; an account's are the operator's.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from billing import spending
 from billing.errors import SpendCapReached
+from billing.tokens import spending
 from marketplace.accounts.models import Account, ApiKey
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from billing import wallets
+from billing.tokens import wallets
 from marketplace.accounts.models import Account, Person
 
 
@@ -16,5 +16,5 @@ def create(email: str, name: str = "") -> Account:
     account = person.accounts.order_by("created_at").first()
     if account is None:
         account = Account.objects.create(owner=person, name=name or email)
-    wallets.open(account.id)
+    wallets.create(account.id)
     return account

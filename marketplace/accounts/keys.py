@@ -14,7 +14,7 @@ from uuid import UUID
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from billing.statements import run
+from billing.prepared import run
 from marketplace.accounts.models import ApiKey
 
 KEY_FORMAT = re.compile(r"kiln_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")

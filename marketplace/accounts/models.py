@@ -1,4 +1,4 @@
-"""People, the accounts they own, and the accounts' API keys. Money is billing's: see `billing.wallets`."""
+"""People, the accounts they own, and the accounts' API keys. Money is billing's: see `billing.tokens.wallets`."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import automatic
 from billing.models import AutomaticTopUp, Payer, TopUp
+from billing.payments import automatic
 from marketplace.accounts.authentication import caller
 from marketplace.api import examples, representations
 from marketplace.api.errors import not_found

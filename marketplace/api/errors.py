@@ -12,6 +12,7 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as rest
 
+from billing.amounts import format_tokens
 from billing.errors import (
     AccountFrozen,
     CapBelowPrice,
@@ -24,7 +25,6 @@ from billing.errors import (
     UnknownCurrency,
     UnknownPack,
 )
-from billing.pricing import format_tokens
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
 from marketplace.jobs import errors as jobs

@@ -10,7 +10,7 @@ from rest_framework.exceptions import ParseError
 from rest_framework.fields import empty
 from rest_framework.parsers import JSONParser
 
-from billing import pricing
+from billing import amounts
 
 
 class ObjectParser(JSONParser):
@@ -96,9 +96,9 @@ class Tokens(serializers.Field[int, Any, str, Any]):
         if not isinstance(data, str):
             raise serializers.ValidationError('Must be Tokens as a string, e.g. "20" or "13.417".')
         try:
-            return pricing.parse_tokens(data)
+            return amounts.parse_tokens(data)
         except ValueError as error:
             raise serializers.ValidationError(str(error)) from error
 
     def to_representation(self, value: int) -> str:
-        return pricing.format_tokens(value)
+        return amounts.format_tokens(value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -15,9 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from marketplace.jobs import metrics
-from marketplace.jobs.models import Worker
-
-ALIVE_WITHIN = timedelta(seconds=15)
+from marketplace.jobs.models import ALIVE_WITHIN, Worker
 
 
 @require_safe

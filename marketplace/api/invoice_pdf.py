@@ -1,4 +1,4 @@
-"""Draws an invoice as PDF, on A4. Not for what it says: that is `billing.invoices`.
+"""Draws an invoice as PDF, on A4. Not for what it says: that is `billing.payments.invoices`.
 
 Text is set in Helvetica. What that has no letter for is set in `KILN_INVOICE_FONT`, of which the letters that are used
 go into the file; without one in STSong, which viewers bring themselves where they can show Chinese.
@@ -22,10 +22,9 @@ from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer, Table
 
-from billing.invoices import Figures, Invoice
-from billing.lots import format_money
+from billing.amounts import format_money, format_tokens
 from billing.models import Transfer
-from billing.pricing import format_tokens
+from billing.payments.invoices import Figures, Invoice
 
 BODY = ParagraphStyle("body", fontName="Helvetica", fontSize=9.5, leading=13)
 RIGHT = ParagraphStyle("right", BODY, alignment=2)

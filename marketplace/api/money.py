@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import debts, ledger, lots
+from billing.tokens import debts, ledger, lots
 from marketplace.accounts import caps
 from marketplace.accounts.authentication import caller
 from marketplace.api import examples, files, representations

@@ -11,8 +11,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import invoices, lots
 from billing.models import Hold, Transfer
+from billing.payments import invoices
+from billing.tokens import lots
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
 from marketplace.api import examples, files, invoice_pdf, representations

@@ -11,12 +11,12 @@ from uuid import UUID
 from django.conf import settings
 from django.http import HttpRequest
 
-from billing import pricing
-from billing.invoices import Invoice
-from billing.ledger import Entry
-from billing.lots import Cost, Position, format_money
+from billing.amounts import format_money, format_tokens
 from billing.models import AutomaticTopUp, Clawback, Hold, Lot, Pack, Payer, TopUp, Transfer
-from billing.pricing import format_tokens
+from billing.payments.invoices import Invoice
+from billing.prices import pricing
+from billing.tokens.ledger import Entry
+from billing.tokens.lots import Cost, Position
 from inference.card import ModelCard
 from marketplace.accounts.caps import Budget
 from marketplace.accounts.models import ApiKey

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.validators import URLValidator
 from rest_framework import serializers
 
-from billing.lots import parse_money
+from billing.amounts import parse_money
 from billing.models import AutomaticTopUp, Hold, Lot, TopUp, Transfer
 from inference.card import ModelCard
 from inference.models import catalog

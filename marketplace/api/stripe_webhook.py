@@ -6,8 +6,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from billing import payments, payments_events, payments_refunds
 from billing.errors import BadSignature
+from billing.payments import events, refund_orders, stripe
 from marketplace.api.errors import Problem, respond
 
 
@@ -16,10 +16,10 @@ from marketplace.api.errors import Problem, respond
 def receive(request: HttpRequest) -> HttpResponse:
     """200 once it is done, was done before, or is nothing to us. What fails is a 500, and Stripe sends it again."""
     try:
-        event = payments.read_event(request.body, request.headers.get("Stripe-Signature", ""))
+        event = stripe.read_event(request.body, request.headers.get("Stripe-Signature", ""))
     except BadSignature:
         problem = Problem(400, "invalid_request", "invalid_signature", "This is not signed by Stripe, or too long ago.")
         return respond(problem, request)
-    payments_events.apply(event)
-    payments_refunds.carry_out()
+    events.apply(event)
+    refund_orders.carry_out()
     return JsonResponse({"received": True})

@@ -10,8 +10,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing import packs, payments
 from billing.models import TopUp
+from billing.payments import checkout
+from billing.prices import packs
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
 from marketplace.api import representations
@@ -50,7 +51,7 @@ class TopUps(APIView):
         account_id = caller(request).account_id
         topup_id = uuid7()
         wanted = pages(request, account_id, order.validated_data, f"/topups/{topup_id}")
-        top_up, replayed = payments.buy(topup_id, account_id, wanted, key)
+        top_up, replayed = checkout.buy(topup_id, account_id, wanted, key)
         headers = {"Location": f"/v1/topups/{top_up.id}"} | ({"Idempotent-Replayed": "true"} if replayed else {})
         return Response(representations.top_up(top_up), status=201, headers=headers)
 
@@ -73,9 +74,9 @@ class OneTopUp(APIView):
         return Response(representations.top_up(row))
 
 
-def pages(request: Request, account_id: UUID, body: dict[str, Any], ours: str) -> payments.Order:
+def pages(request: Request, account_id: UUID, body: dict[str, Any], ours: str) -> checkout.Order:
     """The order of a body that has a pack, and where Stripe's pages lead: to `ours` where it does not say."""
     home = representations.absolute(request, ours)
     email = Account.objects.values_list("owner__email", flat=True).get(id=account_id)
     places = body.get("success_url", home), body.get("cancel_url", home)
-    return payments.Order(body["pack"], body["currency"], *places, email, dict(body), body.get("save_card", False))
+    return checkout.Order(body["pack"], body["currency"], *places, email, dict(body), body.get("save_card", False))

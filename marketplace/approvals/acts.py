@@ -7,26 +7,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import QuerySet
-from django.utils.safestring import SafeString
+from django.db.models import Model, QuerySet
 
-from billing import debts, packs, price_lists, refunds, wallets
+from billing.amounts import LARGEST, MILLI, format_tokens, show_money, show_tokens
 from billing.errors import RefundAboveUnspent
-from billing.lots import format_money
 from billing.models import Clawback, Hold, PriceListVersion, TopUp
-from billing.pricing import MILLI, PriceList, format_tokens
+from billing.payments import refunds
+from billing.prices import packs, price_lists
+from billing.prices.pricing import PriceList
+from billing.tokens import debts, wallets
 from marketplace.accounts.models import Account
-from marketplace.console import link, tokens
 from marketplace.jobs.models import Job
 
-Lines = list[tuple[str, str | SafeString]]
+
+class Reference(NamedTuple):
+    """A row that what is asked for is about, as `text`."""
+
+    model: type[Model]
+    key: object
+    text: str
 
 
-class Refused(Exception):
+Lines = list[tuple[str, str | Reference]]
+
+
+class Impossible(Exception):
     """Why this cannot be done, in a sentence for the operator."""
 
 
@@ -49,7 +58,7 @@ class Act(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Refused where it could not be carried out at this moment."""
+        """Impossible where it could not be carried out at this moment."""
 
     @abstractmethod
     def carry_out(self, request: UUID) -> str:
@@ -82,15 +91,15 @@ class Grant(Act):
         return settings.GRANT_LIMIT * MILLI
 
     def check(self) -> None:
-        if not 0 < self.amount <= wallets.LARGEST or not Account.objects.filter(pk=self.account).exists():
-            raise Refused("A grant gives an account a positive amount of Tokens.")
+        if not 0 < self.amount <= LARGEST or not Account.objects.filter(pk=self.account).exists():
+            raise Impossible("A grant gives an account a positive amount of Tokens.")
 
     def carry_out(self, request: UUID) -> str:
         wallets.grant(UUID(self.account), self.amount, f"request {request}", memo="granted by the operator")
-        return f"{tokens(self.amount)} granted"
+        return f"{show_tokens(self.amount)} granted"
 
     def lines(self) -> Lines:
-        return [_account(Account.objects.filter(pk=self.account)), ("Amount", tokens(self.amount))]
+        return [_account(Account.objects.filter(pk=self.account)), ("Amount", show_tokens(self.amount))]
 
 
 @dataclass(frozen=True)
@@ -114,15 +123,15 @@ class JobRefund(Act):
         hold = Hold.objects.filter(reference=self.job).first()
         left = hold.captured - hold.refunded if hold else 0
         if not 0 < self.amount <= left:
-            raise Refused(f"At most {tokens(left)} are left of what this job was charged.")
+            raise Impossible(f"At most {show_tokens(left)} are left of what this job was charged.")
 
     def carry_out(self, request: UUID) -> str:
         wallets.refund(UUID(self.job), self.amount, f"request {request}", memo="refunded by the operator")
-        return f"{tokens(self.amount)} refunded"
+        return f"{show_tokens(self.amount)} refunded"
 
     def lines(self) -> Lines:
         account = _account(Account.objects.filter(job=UUID(self.job)))
-        return [account, ("Job", link(Job, self.job, self.job)), ("Amount", tokens(self.amount))]
+        return [account, ("Job", Reference(Job, self.job, self.job)), ("Amount", show_tokens(self.amount))]
 
 
 @dataclass(frozen=True)
@@ -161,12 +170,12 @@ class PaymentRefund(Act):
 
     def lines(self) -> Lines:
         account = _account(Account.objects.filter(pk__in=TopUp.objects.filter(pk=self.top_up).values("owner")))
-        amount = _money(self.amount_minor, self.currency)
-        return [account, ("Top-up", link(TopUp, self.top_up, self.top_up)), ("Amount", amount)]
+        amount = show_money(self.amount_minor, self.currency)
+        return [account, ("Top-up", Reference(TopUp, self.top_up, self.top_up)), ("Amount", amount)]
 
-    def _too_much(self, most: int) -> Refused:
-        had_cost = _money(most, self.currency)
-        return Refused(f"The unspent Tokens of this top-up had cost {had_cost}; no more can be refunded.")
+    def _too_much(self, most: int) -> Impossible:
+        had_cost = show_money(most, self.currency)
+        return Impossible(f"The unspent Tokens of this top-up had cost {had_cost}; no more can be refunded.")
 
 
 @dataclass(frozen=True)
@@ -191,17 +200,17 @@ class DebtWaiver(Act):
     def check(self) -> None:
         debt = Clawback.objects.filter(pk=self.debt, settled_at=None).first()
         if debt is None or debt.owed != self.amount:
-            raise Refused("This debt was settled, in whole or in part, meanwhile.")
+            raise Impossible("This debt was settled, in whole or in part, meanwhile.")
 
     def carry_out(self, request: UUID) -> str:
         if not debts.waive(UUID(self.debt), f"request {request}"):
-            raise Refused("This debt is settled already.")
-        return f"the debt of {tokens(self.amount)} is waived"
+            raise Impossible("This debt is settled already.")
+        return f"the debt of {show_tokens(self.amount)} is waived"
 
     def lines(self) -> Lines:
         owner = Clawback.objects.filter(pk=self.debt).values("lot__wallet__owner")
         account = _account(Account.objects.filter(pk__in=owner))
-        return [account, ("Debt", link(Clawback, self.debt, self.debt)), ("Owed", tokens(self.amount))]
+        return [account, ("Debt", Reference(Clawback, self.debt, self.debt)), ("Owed", show_tokens(self.amount))]
 
 
 @dataclass(frozen=True)
@@ -222,23 +231,23 @@ class PriceListChange(Act):
         try:
             proposed = PriceList(version=1, **asdict(self))
         except (TypeError, ValueError, AttributeError) as error:
-            raise Refused(str(error)) from error
+            raise Impossible(str(error)) from error
         current = price_lists.current()
         for name in ("service_classes", "operations"):
             if missing := set(getattr(current, name)) - set(getattr(proposed, name)):
-                raise Refused(f"{name} lacks {', '.join(sorted(missing))}, which is sold now.")
+                raise Impossible(f"{name} lacks {', '.join(sorted(missing))}, which is sold now.")
 
     def carry_out(self, request: UUID) -> str:
         return f"version {price_lists.publish(**asdict(self)).version} is in force"
 
     def lines(self) -> Lines:
         return [
-            ("Base cost", tokens(self.base_cost)),
+            ("Base cost", show_tokens(self.base_cost)),
             ("Prompt floor", f"{self.prompt_floor} characters"),
             ("Service classes", _factors(self.service_classes)),
             ("Operations", _factors(self.operations)),
             ("Skipped step", f"× {format_tokens(self.skipped_step)} of a step that was run"),
-            ("In force now", link(PriceListVersion, now := price_lists.current().version, f"Version {now}")),
+            ("In force now", Reference(PriceListVersion, now := price_lists.current().version, f"Version {now}")),
         ]
 
 
@@ -259,19 +268,19 @@ class PackChange(Act):
         try:
             packs.check_prices(self.prices)
         except ValueError as error:
-            raise Refused(str(error)) from error
-        if not (0 < self.tokens <= wallets.LARGEST and 0 <= self.bonus <= wallets.LARGEST):
-            raise Refused("A pack has Tokens, and a bonus of none or more.")
+            raise Impossible(str(error)) from error
+        if not (0 < self.tokens <= LARGEST and 0 <= self.bonus <= LARGEST):
+            raise Impossible("A pack has Tokens, and a bonus of none or more.")
 
     def carry_out(self, request: UUID) -> str:
         return f"{packs.publish(**asdict(self))} is on sale"
 
     def lines(self) -> Lines:
-        prices = ", ".join(_money(price, currency) for currency, price in self.prices.items())
+        prices = ", ".join(show_money(price, currency) for currency, price in self.prices.items())
         return [
             ("Pack", self.name),
-            ("Tokens", tokens(self.tokens)),
-            ("Bonus", tokens(self.bonus)),
+            ("Tokens", show_tokens(self.tokens)),
+            ("Bonus", show_tokens(self.bonus)),
             ("Prices", prices),
         ]
 
@@ -284,13 +293,9 @@ def read(kind: str, arguments: dict[str, Any]) -> Act:
     return KINDS[kind](**arguments)
 
 
-def _account(found: QuerySet[Account]) -> tuple[str, SafeString]:
+def _account(found: QuerySet[Account]) -> tuple[str, Reference]:
     account = found.select_related("owner").get()
-    return ("Account", link(Account, account.pk, account.owner.email))
-
-
-def _money(amount_minor: int, currency: str) -> str:
-    return f"{format_money(amount_minor, currency)} {currency.upper()}"
+    return ("Account", Reference(Account, account.pk, account.owner.email))
 
 
 def _factors(thousandths: dict[str, int]) -> str:

@@ -8,7 +8,7 @@ ApprovalError
 ├── NotAllowed       this person may not ask for this, or not decide
 ├── OwnRequest       whoever asked cannot approve or reject
 ├── AlreadyDecided   executed, rejected or expired before
-└── Refused          acts.Refused: it could not be carried out
+└── Refused          acts.Impossible: it could not be carried out
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from marketplace.identifiers import uuid7
 
 DAY = timedelta(hours=24)
 # Whoever approved tries to finish at once; only then is it another one's turn.
-PATIENCE = timedelta(minutes=1)
+FINISH_AFTER = timedelta(minutes=1)
 DECIDE = "approvals.decide_request"
 Status = Request.Status
 
@@ -83,13 +83,13 @@ def ask(person: Person, act: Act, reason: str, request_id: UUID | None = None) -
 
 
 def check(act: Act, request_id: UUID) -> None:
-    """acts.Refused where it could not be carried out at this moment, unless it was asked for under this id before.
+    """acts.Impossible where it could not be carried out at this moment, unless it was asked for under this id before.
 
     Not inside a transaction: a check may lock what carrying out locks in another order.
     """
     try:
         act.check()
-    except acts.Refused:
+    except acts.Impossible:
         if not Request.objects.filter(id=request_id).exists():
             raise
 
@@ -131,7 +131,7 @@ def keep() -> None:
     now = timezone.now()
     late = Request.objects.filter(status=Status.PENDING, expires_at__lte=now)
     late.update(status=Status.EXPIRED, ended_at=now)
-    for request in Request.objects.filter(status=Status.APPROVED, decided_at__lt=now - PATIENCE)[:100]:
+    for request in Request.objects.filter(status=Status.APPROVED, decided_at__lt=now - FINISH_AFTER)[:100]:
         try:
             finish(request)
         except Exception:
@@ -165,7 +165,7 @@ def _refusals() -> Iterator[None]:
         yield
     except IdempotencyMismatch:
         raise
-    except (acts.Refused, BillingError) as error:
+    except (acts.Impossible, BillingError) as error:
         raise Refused(str(error)) from error
 
 

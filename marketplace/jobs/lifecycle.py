@@ -25,8 +25,10 @@ from django.db.models import F, Q
 from django.db.models.functions import Greatest, Now
 from django.utils import timezone
 
-from billing import price_lists, pricing, wallets
+from billing import amounts
 from billing.errors import BillingError
+from billing.prices import price_lists, pricing
+from billing.tokens import wallets
 from marketplace.accounts import keys
 from marketplace.identifiers import uuid7
 from marketplace.jobs import outbox, submission, turns
@@ -337,5 +339,5 @@ def _receipt(results: Sequence[Result], charge: int) -> dict[str, object]:
             }
             for result in results
         ],
-        "captured": pricing.format_tokens(charge),
+        "captured": amounts.format_tokens(charge),
     }

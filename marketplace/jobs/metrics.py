@@ -23,7 +23,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from billing.pricing import MILLI
+from billing.amounts import MILLI
 from marketplace.jobs.models import ServiceClass
 
 if TYPE_CHECKING:  # the engine brings torch, which the web server does without

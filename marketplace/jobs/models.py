@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from django.contrib.postgres.functions import TransactionNow
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.db.models import F, Q
 
-from billing import pricing
+from billing import amounts
 from marketplace.accounts.models import Account, ApiKey
 from marketplace.identifiers import uuid7
 
@@ -132,7 +134,7 @@ class Job(models.Model):
         return self.quoted - self.captured if self.is_final else 0
 
     def __repr__(self) -> str:
-        return f"<Job {self.id} {self.status} {pricing.format_tokens(self.quoted)}>"
+        return f"<Job {self.id} {self.status} {amounts.format_tokens(self.quoted)}>"
 
 
 class Image(models.Model):
@@ -156,6 +158,10 @@ class Image(models.Model):
 
     def __str__(self) -> str:
         return self.path
+
+
+# A worker that was not seen for so long is dead or cut off.
+ALIVE_WITHIN = timedelta(seconds=15)
 
 
 class Worker(models.Model):

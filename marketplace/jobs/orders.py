@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from billing import pricing
+from billing.prices import pricing
 
 _canonical = json.JSONEncoder(sort_keys=True).encode
 

@@ -23,7 +23,7 @@ from marketplace.jobs.models import Job, Status
 CHANNEL = "kiln_jobs"
 FIRE = "marketplace.jobs.tasks.fire"  # by name: the task's module brings the engine along
 BATCH = 500
-LOOK_EVERY = 1.0
+LOOK_SECONDS = 1.0
 QUIET_SECONDS = 0.01
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def run(stopping: Callable[[], bool]) -> None:
             while not stopping():
                 while send_waiting():
                     time.sleep(QUIET_SECONDS)
-                _listen(LOOK_EVERY)
+                _listen(LOOK_SECONDS)
         except Exception as error:  # noqa: BLE001 - the relay outlives whatever the two servers do
             logger.warning("jobs wait, trying again in a second: %s", error)
             connection.close()

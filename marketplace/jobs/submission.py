@@ -17,8 +17,8 @@ from uuid import UUID
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection, transaction
 
-from billing import wallets
-from billing.statements import rows
+from billing.prepared import rows
+from billing.tokens import wallets
 from marketplace.accounts import caps, keys
 from marketplace.jobs.grouping import Group
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
-from billing import wallets
+from billing.tokens import wallets
 from marketplace.celery import SERVICE_CLASSES, app
 from marketplace.jobs import lifecycle, outbox
 from marketplace.jobs.models import Job, Status, Worker

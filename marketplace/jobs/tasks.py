@@ -1,10 +1,9 @@
-"""The Celery tasks, and the worker process's start and end."""
+"""The task that wakes a worker up to a job, and the worker process's start and end."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,13 +12,7 @@ from celery.signals import task_postrun, task_received, worker_init, worker_shut
 from django.conf import settings
 from prometheus_client import start_http_server
 
-from billing import automatic, debts, lots, payments_reconcile, payments_refunds, rollups
-from marketplace.accounts.models import Account
-from marketplace.approvals import requests
-from marketplace.audit import proof
 from marketplace.celery import SERVICE_CLASSES, app
-from marketplace.identifiers import uuid7
-from marketplace.jobs import sweeper
 from marketplace.jobs.queues import HANDS
 
 logger = logging.getLogger(__name__)
@@ -33,55 +26,6 @@ def fire(job_id: str, sent: float) -> None:
     When the message was `sent`, in Unix seconds, the sweeper reads, too, while it waits.
     """
     _worker.fire(UUID(job_id), datetime.fromtimestamp(sent, UTC))
-
-
-@app.task
-def sweep() -> None:
-    sweeper.sweep()
-
-
-@app.task
-def keep_lots() -> None:
-    """Debts come before expiry: what a lot got back is owed first."""
-    lots.catch_up()
-    debts.collect()
-    lots.expire()
-
-
-@app.task
-def roll_up() -> None:
-    rollups.roll_up()
-
-
-@app.task
-def keep_payments() -> None:
-    """Refunds that are due, and automatic top-ups of accounts that are open."""
-    if settings.STRIPE_SECRET_KEY:
-        payments_refunds.carry_out()
-        automatic.run(uuid7, _open_accounts)
-
-
-def _open_accounts(owners: Collection[UUID]) -> list[UUID]:
-    accounts = Account.objects.filter(id__in=owners, is_active=True, owner__is_active=True)
-    return list(accounts.values_list("id", flat=True))
-
-
-@app.task
-def reconcile_payments() -> None:
-    if settings.STRIPE_SECRET_KEY:
-        for line in payments_reconcile.run()[0]:
-            logger.warning("repaired %s", line)
-
-
-@app.task
-def keep_requests() -> None:
-    requests.keep()
-
-
-@app.task
-def anchor_audit() -> None:
-    """Says the audit's head where logs are kept: what was anchored there cannot be removed here unnoticed."""
-    logger.info("audit head %s", proof.head())
 
 
 @worker_init.connect

@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from billing import pricing
+from billing.prices import pricing
 from inference.engine import Engine
 from inference.errors import (
     AdapterUnavailable,
@@ -142,14 +142,14 @@ class Worker:
                 self._cancel(task)
                 lifecycle.fail(task.job, "timed_out", "The job took too long.", retry=False)
                 return
-            self._settle(task, time.monotonic() - began)
+            self._conclude(task, time.monotonic() - began)
         except EngineStopped:
             lifecycle.give_back(task.job)
         except InvalidRequest as error:
             self._cancel(task)
             lifecycle.fail(task.job, "invalid_request", str(error), retry=False)
 
-    def _settle(self, task: Task, seconds: float) -> None:
+    def _conclude(self, task: Task, seconds: float) -> None:
         """Writes what came of the job: pictures, a stop by the customer, or a failure."""
         errors = [error for future in task.futures if (error := future.exception())]
         if task.lost:

@@ -8,42 +8,43 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from flushing import flush_keeps_opening_rows  # noqa: F401
+
+from tests.flushing import flush_keeps_opening_rows  # noqa: F401
 
 
 @pytest.fixture
 def alice(bob: UUID) -> UUID:
-    from billing import wallets
+    from billing.tokens import wallets
 
     owner = uuid4()
-    wallets.open(owner)
+    wallets.create(owner)
     wallets.grant(owner, 1_000_000, f"start {owner}")
     return owner
 
 
 @pytest.fixture
 def bob() -> UUID:
-    from billing import wallets
+    from billing.tokens import wallets
 
     owner = uuid4()
-    wallets.open(owner)
+    wallets.create(owner)
     return owner
 
 
 @pytest.fixture
 def carol() -> UUID:
-    from billing import wallets
     from billing.models import Wallet
+    from billing.tokens import wallets
 
     owner = uuid4()
-    wallets.open(owner, Wallet.Kind.CREATOR)
+    wallets.create(owner, Wallet.Kind.CREATOR)
     return owner
 
 
 @pytest.fixture
 def held(alice: UUID) -> UUID:
     """The reference of a hold of 600 Tokens on alice's wallet."""
-    from billing import wallets
+    from billing.tokens import wallets
 
     reference = uuid4()
     wallets.hold(alice, 600_000, reference, timedelta(hours=1))
@@ -52,7 +53,7 @@ def held(alice: UUID) -> UUID:
 
 @pytest.fixture(autouse=True)
 def fresh_prices() -> Iterator[None]:
-    from billing import price_lists
+    from billing.prices import price_lists
 
     price_lists.forget()
     yield

@@ -7,9 +7,9 @@ import pytest
 from django.db import DatabaseError, DataError, IntegrityError, OperationalError, connection, transaction
 from psycopg.errors import UniqueViolation
 
-from billing import wallets
 from billing.models import Wallet
-from billing.statements import rows, run
+from billing.prepared import rows, run
+from billing.tokens import wallets
 
 OPEN = "INSERT INTO billing_wallet (owner) VALUES (%(owner)s)"
 ECHO = """

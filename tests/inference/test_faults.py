@@ -8,13 +8,13 @@ import weakref
 import pytest
 import torch
 
+from devstack.processes import wait_until
 from inference.engine import Engine
 from inference.errors import BrokenPicture, EngineFault, EngineStopped
 from inference.request import Phase
 from inference.scheduling import scheduler
 from inference.scheduling.scheduler import Batch
 from inference.watchdog import Device
-from marketplace.local.processes import wait_until
 from tests.inference.conftest import difference, order
 
 ROW = order().image_tokens

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from flushing import flush_keeps_opening_rows  # noqa: F401
-from people import Customer, check_ledger, customer
+
+from tests.flushing import flush_keeps_opening_rows  # noqa: F401
+from tests.marketplace.people import Customer, check_ledger, customer
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def picture() -> Callable[..., Any]:
     """Stores a picture of a running job, as a worker does, and returns its lifecycle.Result."""
     from PIL import Image as Pixels
 
-    from billing.pricing import ImageOutcome
+    from billing.prices.pricing import ImageOutcome
     from marketplace.jobs import storage
     from marketplace.jobs.lifecycle import Result
 
@@ -79,7 +80,7 @@ def ledger_is_right() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def fresh_prices() -> Iterator[None]:
-    from billing import price_lists
+    from billing.prices import price_lists
 
     price_lists.forget()
     yield
@@ -89,7 +90,7 @@ def fresh_prices() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def stripe_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The double of Stripe as a process: its address."""
-    import shops
+    from tests.marketplace import shops
 
     with shops.double(tmp_path_factory.mktemp("stripe")) as url:
         yield url
@@ -98,10 +99,9 @@ def stripe_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def shop(stripe_double: str, live_server: Any, settings: Any, bob: Customer) -> Iterator[Any]:
     """Bob, who pays by card. After the test the ledger must be right."""
-    import shops
-
-    from billing import ledger
-    from marketplace.local import processes
+    from billing.tokens import proof
+    from devstack import processes
+    from tests.marketplace import shops
 
     settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = shops.KEY, stripe_double
     settings.STRIPE_WEBHOOK_SECRETS = [shops.SECRET]
@@ -111,4 +111,4 @@ def shop(stripe_double: str, live_server: Any, settings: Any, bob: Customer) -> 
     # what is on its way to the web server still writes, and the tables are about to be emptied
     assert processes.wait_until(lambda: made.control("webhook", url="http://127.0.0.1:9")["under_way"] == 0, 15)
     made.heal()
-    assert ledger.check() == []
+    assert proof.check() == []

@@ -2,10 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Barrier
 from typing import Any
 
 
@@ -47,14 +44,14 @@ class Customer:
     @property
     def balance(self) -> tuple[int, int]:
         """Milli-Tokens available and held."""
-        from billing import wallets
+        from billing.tokens import wallets
 
         found = wallets.balance(self.account.id)
         return found.available, found.held
 
 
 def customer(name: str, tokens: int) -> Customer:
-    from billing import wallets
+    from billing.tokens import wallets
     from marketplace.accounts import customers, keys
 
     account = customers.create(f"{name}@example.com")
@@ -69,11 +66,11 @@ def check_ledger() -> str:
     from django.core.management import CommandError
     from django.db import connection, transaction
 
-    from billing import ledger
-    from marketplace.jobs import settlement
+    from billing.tokens import proof
+    from marketplace.maintenance import agreement
 
     if connection.in_atomic_block:  # the command wants a transaction of its own
-        found = [*ledger.check(), *settlement.check()]
+        found = [*proof.check(), *agreement.check()]
         return "\n".join(found) if found else "ledger ok"
     from django.core.management import call_command
 
@@ -84,22 +81,3 @@ def check_ledger() -> str:
         return str(error)
     assert not transaction.get_connection().in_atomic_block
     return said.getvalue().splitlines()[-1]
-
-
-def together(workers: int, work: Callable[[int], Any]) -> list[Any]:
-    """Runs `work(0..workers-1)` in threads at once; what each returned, or the error it raised."""
-    from django.db import connection
-
-    start = Barrier(workers)
-
-    def one(number: int) -> Any:
-        start.wait()
-        try:
-            return work(number)
-        except Exception as error:  # noqa: BLE001
-            return error
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(one, range(workers)))

@@ -17,10 +17,10 @@ from uuid import uuid4
 import stripe
 from django.core.management import call_command
 
-from billing import wallets
 from billing.models import TopUp
-from marketplace.local import processes
-from marketplace.local.addresses import ROOT
+from billing.tokens import wallets
+from devstack import processes
+from marketplace.addresses import ROOT
 
 KEY, SECRET = "sk_test_kiln", "whsec_ours"
 VISA, DECLINED, STOLEN = "4242424242424242", "4000000000000002", "4000000000005423"
@@ -129,7 +129,7 @@ def spend(customer, amount):
 @contextmanager
 def double(folder):
     """The double's address, while it runs."""
-    command = [sys.executable, "-m", "marketplace.local.stripe", "--port", "0", "--data", folder / "stripe.sqlite"]
+    command = [sys.executable, "-m", "devstack.stripe", "--port", "0", "--data", folder / "stripe.sqlite"]
     command += ["--webhook-url", "http://127.0.0.1:9", "--webhook-secret", SECRET, "--retry-scale", "0.001"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     yield process.stdout.readline().split()[-1]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from marketplace.local import parts, processes
-from marketplace.local.addresses import ROOT
+from devstack import parts, processes
+from marketplace.addresses import ROOT
 
 
 class Site:

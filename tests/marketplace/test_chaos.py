@@ -10,9 +10,9 @@ import pytest
 from bench.chaos.accountant import Accountant
 from bench.chaos.clients import Memory
 from bench.chaos.saboteur import KINDS
-from billing import wallets
+from billing.tokens import wallets
+from marketplace.addresses import ROOT
 from marketplace.jobs import lifecycle, storage
-from marketplace.local.addresses import ROOT
 
 
 @pytest.mark.timeout(900)

@@ -1,0 +1,1 @@
+"""Payments: how money comes in by Stripe, and goes back."""

@@ -1,0 +1,225 @@
+"""Automatic top-ups: a pack bought by the saved card whenever too few Tokens are left. Amounts as in the tables.
+
+The top-up's row comes first, in a transaction of its own and only where none is pending and the cap allows it;
+Stripe is asked afterwards, again and again with the same keys until it has answered (cards). Tokens come by
+Stripe's event, as for every top-up. A card that refuses is left alone for longer each time and then for good; a bank
+that asks for its customer gets them by a page. Safe to run twice at once. Not for top-ups that people make (payments).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
+from django.utils import timezone
+
+from billing.errors import CapBelowPrice, PaymentInFlight, PaymentsRefused, PaymentsUnavailable, UnknownCurrency
+from billing.models import AutomaticTopUp, Payer, TopUp, Wallet
+from billing.payments import cards, checkout
+from billing.payments.cards import Answer
+from billing.prices import packs
+
+DAY = timedelta(hours=24)
+# After the last of these the card is not tried any more.
+PAUSES = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
+# What a card says that will never pay again, in Stripe's words.
+FINAL = {
+    "card_not_supported", "fraudulent", "invalid_account", "lost_card", "pickup_card", "restricted_card",
+    "revocation_of_all_authorizations", "revocation_of_authorization", "stolen_card", "stop_payment_order",
+}  # fmt: skip
+PENDING = (TopUp.Status.OPEN, TopUp.Status.PROCESSING)
+On, Reason = AutomaticTopUp.Status.ON, AutomaticTopUp.Reason
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a customer orders: a pack by name, milli-Tokens, and money in the currency's smallest unit."""
+
+    pack: str
+    currency: str
+    threshold: int
+    daily_cap_minor: int
+
+
+def order(owner: UUID, terms: Terms, pages: checkout.Order, new_card: bool = False) -> AutomaticTopUp:
+    """Sets automatic top-ups up, or anew; without a saved card, or for a new one, with the page to save it.
+
+    `pages` says where those lead back to and who gets receipts. UnknownPack, UnknownCurrency, CapBelowPrice,
+    PaymentsUnavailable, PaymentsRefused.
+    """
+    pack = packs.find(terms.pack)
+    if terms.currency not in pack.prices:
+        raise UnknownCurrency(terms.currency, sorted(pack.prices))
+    if terms.daily_cap_minor < pack.prices[terms.currency]:
+        raise CapBelowPrice(pack.prices[terms.currency])
+    payer = checkout.payer_for(owner, pages.email)
+    url = ""
+    if new_card or not payer.card_id:
+        url = cards.save_page(payer, terms.currency, pages.success_url, pages.cancel_url)
+    values = {
+        "pack": pack,
+        "currency": terms.currency,
+        "threshold": terms.threshold,
+        "daily_cap_minor": terms.daily_cap_minor,
+        "status": AutomaticTopUp.Status.WAITING if url else On,
+        "reason": "",
+        "order": asdict(replace(pages, save_card=True)),
+        "card_url": url,
+        "failures": 0,
+        "retry_at": None,
+    }
+    made, _ = AutomaticTopUp.objects.update_or_create(owner=owner, defaults=values)
+    return made
+
+
+def cancel(owner: UUID) -> None:
+    """No more automatic top-ups, and the card is forgotten. PaymentsUnavailable or PaymentsRefused: send it again."""
+    with transaction.atomic():
+        _unpaid(owner=owner, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
+        AutomaticTopUp.objects.filter(owner=owner).delete()
+    cards.forget(owner)
+
+
+def run(new_id: Callable[[], UUID], allowed: Callable[[Collection[UUID]], Collection[UUID]]) -> None:
+    """Begins what is due and goes on with what was begun, for owners that are `allowed`; what fails is logged."""
+    for owner in allowed(due()):
+        begin(owner, new_id())
+    begun = list(_unpaid(status=TopUp.Status.OPEN, session_id="", expires_at__gt=timezone.now()))
+    owners = allowed({top_up.owner for top_up in begun})
+    for top_up in begun:
+        try:
+            if top_up.owner in owners:
+                advance(top_up)
+        except PaymentInFlight:
+            continue
+        except PaymentsUnavailable as error:
+            logger.warning("%s: %s", top_up, error)
+            if not error.kept:
+                return  # Stripe is away for the others, too
+        except Exception:
+            logger.exception("%s", top_up)
+
+
+def due(limit: int = 500) -> list[UUID]:
+    """Owners who have too few Tokens; `begin` looks again."""
+    low = Wallet.objects.filter(
+        owner=OuterRef("owner"), kind=Wallet.Kind.CUSTOMER, frozen=False, balance__lt=F("held") + OuterRef("threshold")
+    )
+    pending = _unpaid(owner=OuterRef("owner"))
+    waits = Q(retry_at__gt=timezone.now())
+    orders = AutomaticTopUp.objects.filter(Exists(low), ~Exists(pending), ~waits, status=On)
+    return list(orders.order_by("owner").values_list("owner", flat=True)[:limit])
+
+
+@transaction.atomic
+def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
+    """Writes down a top-up that is due, for `advance` to pay; None where it is not, or not any more."""
+    rows = AutomaticTopUp.objects.select_for_update(of=("self",)).select_related("pack")
+    standing = rows.filter(owner=owner, status=On).first()
+    now = timezone.now()
+    if standing is None or (standing.retry_at and standing.retry_at > now):
+        return None
+    payer = Payer.objects.filter(owner=owner).exclude(card_id="").first()
+    if payer is None or cards.has_expired(payer, now.date()):
+        _off(owner, Reason.CARD_EXPIRED if payer else Reason.CARD_GONE)
+        return None
+    if not standing.pack.active:
+        _off(owner, Reason.PACK_CHANGED)
+        return None
+    price = standing.pack.prices[standing.currency]
+    # One statement: a payment that arrives meanwhile is seen as pending or in the balance, never as neither.
+    low = Wallet.objects.filter(
+        ~Exists(_unpaid(owner=owner)), owner=owner, kind=Wallet.Kind.CUSTOMER, frozen=False,
+        balance__lt=F("held") + standing.threshold,
+    )  # fmt: skip
+    if not low.exists() or _spent(standing) + price > standing.daily_cap_minor:
+        return None
+    return TopUp.objects.create(
+        id=top_up_id, owner=owner, pack=standing.pack, currency=standing.currency, price_minor=price, automatic=True,
+        order=standing.order, created_at=now, expires_at=now + checkout.OPEN_FOR,
+    )  # fmt: skip
+
+
+def advance(top_up: TopUp) -> None:
+    """Asks Stripe for the payment, or what came of it. PaymentsUnavailable or PaymentsRefused: advance it again."""
+    standing = AutomaticTopUp.objects.filter(owner=top_up.owner, status=On)
+    frozen = Wallet.objects.filter(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER, frozen=True)
+    payer = Payer.objects.filter(owner=top_up.owner).exclude(card_id="").first()
+    if payer is None or frozen.exists() or not standing.exists():
+        _unpaid(id=top_up.id, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
+        return
+    try:
+        outcome = cards.charge(top_up, payer)
+    except PaymentsRefused:
+        if not cards.is_gone(payer):
+            raise
+        if owner := cards.lose(card_id=payer.card_id):
+            card_gone(owner)
+        failed(top_up, Reason.CARD_GONE)
+        return
+    if outcome.answer is Answer.PAID:
+        _unpaid(id=top_up.id).update(status=TopUp.Status.PROCESSING)
+    elif outcome.answer is Answer.DECLINED:
+        failed(top_up, outcome.code)
+    else:
+        checkout.open_page(top_up)
+
+
+@transaction.atomic
+def failed(top_up: TopUp, code: str, status: TopUp.Status = TopUp.Status.FAILED) -> None:
+    """This top-up was not paid: the next one waits, or there will be none. Once for each top-up."""
+    if not _unpaid(id=top_up.id).update(status=status, failure=code):
+        return
+    standing = AutomaticTopUp.objects.select_for_update().filter(owner=top_up.owner, status=On).first()
+    if standing is None:
+        return
+    if code == "expired_card":
+        _off(top_up.owner, Reason.CARD_EXPIRED)
+    elif code in FINAL or standing.failures >= len(PAUSES):
+        _off(top_up.owner, Reason.CARD_DECLINED)
+    else:
+        standing.retry_at = timezone.now() + PAUSES[standing.failures]
+        standing.failures += 1
+        standing.save(update_fields=["retry_at", "failures"])
+
+
+def paid(owner: UUID) -> None:
+    """The card works."""
+    AutomaticTopUp.objects.filter(owner=owner, failures__gt=0).update(failures=0, retry_at=None)
+
+
+def card_saved(owner: UUID) -> None:
+    """Top-ups that waited for a card begin."""
+    waiting = AutomaticTopUp.objects.filter(owner=owner, status=AutomaticTopUp.Status.WAITING)
+    waiting.update(status=On, card_url="")
+
+
+def card_gone(owner: UUID) -> None:
+    _off(owner, Reason.CARD_GONE)
+
+
+def _off(owner: UUID, reason: AutomaticTopUp.Reason) -> None:
+    standing = AutomaticTopUp.objects.filter(owner=owner, status=On)
+    standing.update(status=AutomaticTopUp.Status.OFF, reason=reason, retry_at=None)
+
+
+def _spent(standing: AutomaticTopUp) -> int:
+    """Of the daily cap, in the last 24 hours."""
+    lately = TopUp.objects.filter(
+        owner=standing.owner, automatic=True, currency=standing.currency, created_at__gt=timezone.now() - DAY
+    )
+    lately = lately.exclude(status__in=[TopUp.Status.FAILED, TopUp.Status.EXPIRED])
+    spent: int = lately.aggregate(spent=Sum("price_minor", default=0))["spent"]
+    return spent
+
+
+def _unpaid(**which: object) -> QuerySet[TopUp]:
+    """Automatic top-ups that may still be paid."""
+    return TopUp.objects.filter(**{"automatic": True, "status__in": PENDING, **which})

@@ -1,0 +1,144 @@
+"""Saved cards: where a customer saves one, what Stripe says becomes of it, and a payment while they are away.
+
+A payment is made in two steps, so that whatever is lost on the way, a card is charged once: a PaymentIntent is made
+and written down, then confirmed. Stripe confirms one once, and is asked how it stands before anything is done again.
+Not for when to pay (automatic) or for crediting (events).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import stripe
+
+from billing.models import Payer, TopUp
+from billing.payments.stripe import asking, attempt, metadata
+
+SHOWN = ("brand", "last4", "exp_month", "exp_year")
+
+
+class Answer(Enum):
+    """What came of a payment: it is made or under way, the card refused, or the bank wants to hear its owner."""
+
+    PAID = "paid"
+    DECLINED = "declined"
+    ASKED = "asked"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`code` is Stripe's reason for a refusal, such as `insufficient_funds`."""
+
+    answer: Answer
+    code: str = ""
+
+
+def save_page(payer: Payer, currency: str, success_url: str, cancel_url: str) -> str:
+    """The address of Stripe's page where a card is saved, for 24 hours. PaymentsUnavailable or PaymentsRefused."""
+    with asking() as client:
+        session = client.v1.checkout.sessions.create(
+            {
+                "mode": "setup",
+                "currency": currency,
+                "allowed_payment_method_types": ["card"],
+                "customer": payer.customer_id,
+                "success_url": success_url,
+                "cancel_url": cancel_url,
+            }
+        )
+    return session.url or ""
+
+
+def charge(top_up: TopUp, payer: Payer) -> Outcome:
+    """Pays a top-up with the saved card, its owner away, or finds out what came of that.
+
+    After ASKED this payment can never be made, so that another one may. PaymentsUnavailable; PaymentsRefused where
+    the card cannot be used at all.
+    """
+    with attempt(top_up) as (client, key):
+        intents = client.v1.payment_intents
+        if top_up.payment_intent:
+            intent = intents.retrieve(top_up.payment_intent)
+        else:
+            made = intents.create(_terms(top_up, payer), {"idempotency_key": f"{key}:intent"})
+            TopUp.objects.filter(id=top_up.id, payment_intent="").update(payment_intent=made.id)
+            top_up.refresh_from_db()
+            intent = made if top_up.payment_intent == made.id else intents.retrieve(top_up.payment_intent)
+        if intent.status == "requires_confirmation":
+            try:
+                intent = intents.confirm(intent.id, {"off_session": True}, {"idempotency_key": f"{key}:confirm"})
+            except stripe.CardError:
+                intent = intents.retrieve(intent.id)
+        if intent.status in ("succeeded", "processing"):
+            return Outcome(Answer.PAID)
+        error = intent.last_payment_error
+        if intent.status == "requires_payment_method" and error and error.code != "authentication_required":
+            return Outcome(Answer.DECLINED, error.decline_code or error.code or "declined")
+        if intent.status != "canceled":
+            intents.cancel(intent.id, {}, {"idempotency_key": f"{key}:cancel"})
+        return Outcome(Answer.ASKED)
+
+
+def is_gone(payer: Payer) -> bool:
+    """Whether Stripe has the saved card no more. PaymentsUnavailable or PaymentsRefused."""
+    with asking() as client:
+        try:
+            return client.v1.payment_methods.retrieve(payer.card_id).customer != payer.customer_id
+        except stripe.InvalidRequestError:
+            return True
+
+
+def has_expired(payer: Payer, today: date) -> bool:
+    return (payer.card["exp_year"], payer.card["exp_month"]) < (today.year, today.month)
+
+
+def forget(owner: UUID) -> None:
+    """Takes all of a customer's cards from Stripe. PaymentsUnavailable or PaymentsRefused."""
+    payer = Payer.objects.filter(owner=owner).first()
+    if payer is None:
+        return
+    with asking() as client:
+        for method in list(client.v1.customers.payment_methods.list(payer.customer_id).auto_paging_iter()):
+            client.v1.payment_methods.detach(method.id)
+    Payer.objects.filter(owner=owner).update(card_id="", card={})
+
+
+def keep(method: dict[str, Any]) -> UUID | None:
+    """A card was saved: it is the one to pay with from now on; whose, None where that is nobody of ours."""
+    if method["type"] != "card" or not method["customer"]:
+        return None
+    payer = Payer.objects.filter(customer_id=method["customer"]).first()
+    if payer is not None:
+        payer.card_id, payer.card = method["id"], {name: method["card"][name] for name in SHOWN}
+        payer.save()
+    return payer.owner if payer else None
+
+
+def renew(method: dict[str, Any]) -> None:
+    """What is known of a card has changed, such as when it expires."""
+    if method["type"] == "card":
+        Payer.objects.filter(card_id=method["id"]).update(card={name: method["card"][name] for name in SHOWN})
+
+
+def lose(**which: str) -> UUID | None:
+    """The card of this `card_id`, or of this `customer_id`, is gone; whose it was, if it was the one to pay with."""
+    payer = Payer.objects.filter(**which).exclude(card_id="").first()
+    if payer is not None:
+        Payer.objects.filter(owner=payer.owner, card_id=payer.card_id).update(card_id="", card={})
+    return payer.owner if payer else None
+
+
+def _terms(top_up: TopUp, payer: Payer) -> Any:
+    return {
+        "amount": top_up.price_minor,
+        "currency": top_up.currency,
+        "customer": payer.customer_id,
+        "payment_method": payer.card_id,
+        "allowed_payment_method_types": ["card"],
+        "receipt_email": top_up.order["email"],
+        "metadata": metadata(top_up) | {"automatic": "true"},
+    }

@@ -1,0 +1,142 @@
+"""Top-ups that people make: a pack is chosen, and paid on Stripe's page, the Checkout. Not for crediting it (events).
+
+A top-up's id is the idempotency key of its Checkout: however often it is asked for, there is one to pay. Where Stripe
+keeps an error under that key, the next attempt has another one; what Checkout the first may have made, nobody was
+told of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.utils import timezone
+
+from billing.amounts import format_tokens
+from billing.errors import (
+    IdempotencyMismatch,
+    UnknownCurrency,
+)
+from billing.models import Payer, TopUp
+from billing.payments.stripe import asking, attempt, metadata
+from billing.prices import packs
+
+# Stripe keeps an idempotency key for 24 hours and a Checkout for as long at most; less, so that a Checkout that is
+# asked for again after its key was forgotten is refused because it would have expired.
+OPEN_FOR = timedelta(hours=23)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a customer asks for; `email` gets Stripe's receipt, `body` is what a retry must repeat.
+
+    `save_card` lets automatic top-ups use the card.
+    """
+
+    pack: str
+    currency: str
+    success_url: str
+    cancel_url: str
+    email: str
+    body: dict[str, Any]
+    save_card: bool = False
+
+
+def buy(top_up_id: UUID, owner: UUID, order: Order, idempotency_key: str | None = None) -> tuple[TopUp, bool]:
+    """A top-up with a Checkout to pay it at; and whether it is the one that this key already stands for.
+
+    UnknownPack, UnknownCurrency, IdempotencyMismatch; PaymentsUnavailable or PaymentsRefused, and then the same call
+    with the same key goes on where it stopped.
+    """
+    top_up = _standing(owner, order, idempotency_key)
+    replayed = top_up is not None
+    if top_up is None:
+        top_up, replayed = _new(top_up_id, owner, order, idempotency_key)
+    open_page(top_up)
+    return top_up, replayed
+
+
+def open_page(top_up: TopUp) -> None:
+    """Gives an open top-up the page where it is paid, unless it has one. PaymentsUnavailable or PaymentsRefused."""
+    if top_up.session_id or top_up.status != TopUp.Status.OPEN:
+        return
+    payer = payer_for(top_up.owner, top_up.order["email"]) if top_up.order.get("save_card") else None
+    with attempt(top_up) as (client, key):
+        session = client.v1.checkout.sessions.create(_checkout(top_up, payer), {"idempotency_key": key})
+    # Only these columns, and once: the webhook that says it was paid may have come first.
+    TopUp.objects.filter(id=top_up.id, session_id="").update(session_id=session.id, url=session.url or "")
+    top_up.refresh_from_db()
+
+
+def payer_for(owner: UUID, email: str) -> Payer:
+    """The account as Stripe's customer, made where there is none yet. PaymentsUnavailable or PaymentsRefused."""
+    found = Payer.objects.filter(owner=owner).first()
+    if found is None:
+        with asking() as client:
+            terms = {"email": email, "metadata": {"account": str(owner)}}
+            key = f"customer:{owner}:{sha256(email.encode()).hexdigest()}"
+            customer = client.v1.customers.create(terms, {"idempotency_key": key})  # type: ignore[arg-type]
+        found, _ = Payer.objects.get_or_create(owner=owner, defaults={"customer_id": customer.id})
+    return found
+
+
+def _standing(owner: UUID, order: Order, key: str | None) -> TopUp | None:
+    """What the key stands for; IdempotencyMismatch where that is something else."""
+    found = TopUp.objects.filter(owner=owner, idempotency_key=key).first() if key else None
+    if found is not None and found.order["body"] != order.body:
+        raise IdempotencyMismatch(key or "")
+    return found
+
+
+def _new(top_up_id: UUID, owner: UUID, order: Order, key: str | None) -> tuple[TopUp, bool]:
+    pack = packs.find(order.pack)
+    if order.currency not in pack.prices:
+        raise UnknownCurrency(order.currency, sorted(pack.prices))
+    now = timezone.now()
+    made = TopUp(
+        id=top_up_id, owner=owner, pack=pack, currency=order.currency, price_minor=pack.prices[order.currency],
+        idempotency_key=key, created_at=now, expires_at=now + OPEN_FOR,
+        order=asdict(order),
+    )  # fmt: skip
+    TopUp.objects.bulk_create([made], ignore_conflicts=True)  # a request with the same key may have come first
+    found = _standing(owner, order, key)
+    return (found, found.id != top_up_id) if found else (made, False)
+
+
+def _checkout(top_up: TopUp, payer: Payer | None) -> Any:
+    """The Checkout's parameters, the same ones for every call for this top-up; a `payer` saves the card."""
+    order, pack = top_up.order, top_up.pack
+    ours = metadata(top_up)
+    bonus = f" and {format_tokens(pack.bonus)} more" if pack.bonus else ""
+    price = {
+        "currency": top_up.currency,
+        "unit_amount": top_up.price_minor,
+        "product_data": {"name": f"{format_tokens(pack.tokens)} Tokens{bonus}"},
+        "tax_behavior": "inclusive",  # so that the total is the pack's price, with tax or without
+    }
+    return {
+        "mode": "payment",
+        "client_reference_id": str(top_up.id),
+        "line_items": [{"price_data": price, "quantity": 1}],
+        "metadata": ours,
+        "payment_intent_data": {
+            "metadata": ours,
+            "receipt_email": order["email"],
+            **({"setup_future_usage": "off_session"} if payer else {}),
+        },
+        "success_url": order["success_url"],
+        "cancel_url": order["cancel_url"],
+        "expires_at": int(top_up.expires_at.timestamp()),
+        **({"customer": payer.customer_id} if payer else {"customer_email": order["email"]}),
+        **({"customer_update": {"address": "auto", "name": "auto"}} if payer and _taxed() else {}),
+        **({"automatic_tax": {"enabled": True}} if settings.STRIPE_TAX else {}),
+        **({"tax_id_collection": {"enabled": True}} if settings.STRIPE_TAX_IDS else {}),
+    }
+
+
+def _taxed() -> bool:
+    return settings.STRIPE_TAX or settings.STRIPE_TAX_IDS

@@ -1,0 +1,200 @@
+"""What Stripe's events do: a payment is credited, money that went back takes its Tokens with it. Each event once.
+
+An event and its consequences are one transaction. Events may come late, twice and in any order, so each is compared
+with what is known: a payment is credited unless it was, and a refund or dispute is written down even where its
+payment is not known yet. `charge.refunded` says nothing that `refund.created` does not. Nothing here asks Stripe:
+what it is to do is written down (refund_orders). Not for finding events that were lost (reconcile).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from billing.errors import PaymentMismatch
+from billing.models import Payer, Reversal, StripeEvent, TopUp
+from billing.payments import automatic, cards, refund_orders, reversals
+from billing.payments.refund_orders import Why
+from billing.tokens import wallets
+
+Document = dict[str, Any]
+UNPAID = (TopUp.Status.OPEN, TopUp.Status.PROCESSING)
+REFUND_VOID = {"failed", "canceled"}
+# An inquiry (`warning_…`) has moved no money; a dispute that was prevented neither.
+DISPUTE_VOID = {"won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed"}
+DISPUTE_FINAL = {"won", "lost", "prevented", "warning_closed"}
+
+
+def apply(event: Document) -> str | None:
+    """Acts on an event that was not acted on before; what it changed, in words.
+
+    PaymentMismatch and whatever else is raised leave nothing behind, so that it can come again.
+    """
+    handler = HANDLERS.get(event["type"])
+    if handler is None:
+        return None
+    with transaction.atomic():
+        # A second delivery waits here for the first one's end.
+        _, is_new = StripeEvent.objects.get_or_create(id=event["id"], defaults={"type": event["type"]})
+        return handler(event["data"]["object"]) if is_new else None
+
+
+def _completed(session: Document) -> str | None:
+    """The customer is done on Stripe's page; the money may still be under way."""
+    paid = session["payment_status"] == "paid"
+    if paid:
+        reversals.lock_payment(session["payment_intent"])
+    top_up = _top_up(session["client_reference_id"])
+    if top_up is None:
+        return None
+    if not paid:
+        return _ended(top_up, TopUp.Status.PROCESSING, [TopUp.Status.OPEN])
+    if top_up.session_id not in ("", session["id"]):
+        raise PaymentMismatch(f"{top_up}: session {session['id']} is not its own")
+    top_up.tax_minor = (session.get("total_details") or {}).get("amount_tax")
+    return _paid(top_up, session["payment_intent"], session["amount_total"], session["currency"], session["id"])
+
+
+def _charged(intent: Document) -> str | None:
+    """A saved card paid an automatic top-up. Payments on a page are told of by their sessions."""
+    if not intent["metadata"].get("automatic"):
+        return None
+    reversals.lock_payment(intent["id"])
+    top_up = _top_up(intent["metadata"].get("top_up"))
+    return _paid(top_up, intent["id"], intent["amount_received"], intent["currency"]) if top_up else None
+
+
+def _paid(top_up: TopUp, payment_intent: str, amount: int, currency: str, session_id: str = "") -> str | None:
+    """The money is there. What was paid once more, the saved card and the page at the same moment, is given back."""
+    stated, known = (amount, currency), (top_up.price_minor, top_up.currency)
+    if stated != known:
+        raise PaymentMismatch(f"{top_up}: payment {payment_intent} says {stated}, it costs {known}")
+    if top_up.paid_at:
+        if top_up.payment_intent != payment_intent:
+            refund_orders.place(payment_intent, Why.TWICE, payment_intent)
+        return None
+    top_up.session_id, top_up.payment_intent = session_id or top_up.session_id, payment_intent
+    _credit(top_up)
+    reversals.follow(top_up)
+    if top_up.automatic:
+        automatic.paid(top_up.owner)
+    return f"{top_up}: paid, Tokens credited"
+
+
+def _credit(top_up: TopUp) -> None:
+    pack, key = top_up.pack, str(top_up.id)
+    wallets.purchase(top_up.owner, pack.tokens, top_up.price_minor, top_up.currency, key, reference=top_up.id)
+    if pack.bonus:
+        memo = f"bonus of pack {pack.name}"
+        wallets.grant(top_up.owner, pack.bonus, f"bonus {key}", memo, reference=top_up.id)
+    top_up.status, top_up.paid_at, top_up.failure = TopUp.Status.PAID, timezone.now(), ""
+    top_up.save()
+
+
+def _failed(session: Document) -> str | None:
+    return _ended(_top_up(session["client_reference_id"]), TopUp.Status.FAILED, UNPAID)
+
+
+def _expired(session: Document) -> str | None:
+    top_up = _top_up(session["client_reference_id"])
+    if top_up and top_up.automatic and top_up.status in UNPAID:
+        automatic.failed(top_up, "authentication_required", TopUp.Status.EXPIRED)
+        return f"{top_up}: expired"
+    return _ended(top_up, TopUp.Status.EXPIRED, UNPAID)
+
+
+def _not_charged(intent: Document) -> str | None:
+    """A payment that was under way failed. What fails at once, `automatic` hears itself."""
+    error = intent["last_payment_error"] or {}
+    top_up = _top_up(intent["metadata"].get("top_up")) if intent["metadata"].get("automatic") else None
+    if top_up is None or top_up.status != TopUp.Status.PROCESSING:
+        return None
+    automatic.failed(top_up, error.get("decline_code") or error.get("code") or "declined")
+    return f"{top_up}: failed"
+
+
+def _card_saved(method: Document) -> str | None:
+    if owner := cards.keep(method):
+        automatic.card_saved(owner)
+    return f"account {owner}: card saved" if owner else None
+
+
+def _card_renewed(method: Document) -> None:
+    cards.renew(method)
+
+
+def _card_lost(method: Document) -> str | None:
+    if owner := cards.lose(card_id=method["id"]):
+        automatic.card_gone(owner)
+    return f"account {owner}: card gone" if owner else None
+
+
+def _customer_gone(customer: Document) -> str | None:
+    if owner := cards.lose(customer_id=customer["id"]):
+        automatic.card_gone(owner)
+    gone, _ = Payer.objects.filter(customer_id=customer["id"]).delete()
+    return f"customer {customer['id']}: gone" if gone else None
+
+
+def _refund(refund: Document) -> str | None:
+    void = refund["status"] in REFUND_VOID
+    return reversals.write_down(Reversal.Kind.REFUND, refund, standing=not void, final=void)
+
+
+def _dispute(dispute: Document) -> str | None:
+    status = dispute["status"]
+    return reversals.write_down(Reversal.Kind.DISPUTE, dispute, status not in DISPUTE_VOID, status in DISPUTE_FINAL)
+
+
+def _warned(warning: Document) -> str | None:
+    """The card was probably stolen: the payment is refunded before it is disputed; Tokens go with the refund."""
+    intent = warning["payment_intent"]
+    if not warning["actionable"] or not intent:
+        return None
+    refund_orders.place(intent, Why.FRAUD, warning["id"])
+    return f"payment {intent}: to be refunded as fraud"
+
+
+def _top_up(reference: str | None) -> TopUp | None:
+    """The top-up that a session or a payment names, locked; None where it is somebody else's."""
+    try:
+        top_up_id = UUID(reference or "")
+    except ValueError:
+        return None
+    return TopUp.objects.select_for_update(of=("self",)).filter(id=top_up_id).first()
+
+
+def _ended(top_up: TopUp | None, status: TopUp.Status, before: Any) -> str | None:
+    if top_up is None or top_up.status not in before:
+        return None
+    top_up.status = status
+    top_up.save()
+    return f"{top_up}: {status}"
+
+
+HANDLERS: dict[str, Callable[[Document], str | None]] = {
+    "checkout.session.completed": _completed,
+    "checkout.session.async_payment_succeeded": _completed,
+    "checkout.session.async_payment_failed": _failed,
+    "checkout.session.expired": _expired,
+    "payment_intent.succeeded": _charged,
+    "payment_intent.payment_failed": _not_charged,
+    "payment_method.attached": _card_saved,
+    "payment_method.updated": _card_renewed,
+    "payment_method.automatically_updated": _card_renewed,
+    "payment_method.detached": _card_lost,
+    "customer.deleted": _customer_gone,
+    "refund.created": _refund,
+    "refund.updated": _refund,
+    "refund.failed": _refund,
+    "charge.dispute.created": _dispute,
+    "charge.dispute.updated": _dispute,
+    "charge.dispute.closed": _dispute,
+    "charge.dispute.funds_withdrawn": _dispute,
+    "charge.dispute.funds_reinstated": _dispute,
+    "radar.early_fraud_warning.created": _warned,
+}

@@ -1,0 +1,48 @@
+"""Reconciliation: events that never reached the webhook are found in Stripe's list and acted on."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from django.utils import timezone
+
+from billing.models import Reconciliation, StripeEvent, TopUp
+from billing.payments import events, refund_orders, stripe
+
+# Stripe lists events for 30 days. The overlap is for clocks that differ and for events that were listed late.
+LISTED = timedelta(days=30)
+OVERLAP = timedelta(hours=1)
+
+logger = logging.getLogger(__name__)
+
+
+def run() -> tuple[list[str], int]:
+    """What was repaired, a line each, and how many events failed: they are logged, and the next run tries them again.
+
+    PaymentsUnavailable or PaymentsRefused where Stripe cannot be asked.
+    """
+    started = timezone.now()
+    last = Reconciliation.objects.order_by("-until").values_list("until", flat=True).first()
+    since = max(last - OVERLAP, started - LISTED) if last else started - LISTED
+    listed = list(stripe.events(list(events.HANDLERS), since))
+    known = set(StripeEvent.objects.filter(id__in=[event["id"] for event in listed]).values_list("id", flat=True))
+    lines, failed = [], 0
+    for event in reversed(listed):
+        try:
+            if event["id"] not in known and (line := events.apply(event)):
+                lines.append(f"{event['type']} {event['id']}: {line}")
+        except Exception:
+            failed += 1
+            logger.exception("event %s", event["id"])
+    lines += _never_opened() + refund_orders.carry_out()
+    if not failed:
+        Reconciliation.objects.create(until=started, seen=len(listed), repaired=len(lines))
+    return lines, failed
+
+
+def _never_opened() -> list[str]:
+    """Top-ups that Stripe never answered for, past their time."""
+    due = TopUp.objects.filter(status=TopUp.Status.OPEN, session_id="", expires_at__lt=timezone.now() - OVERLAP)
+    count = due.update(status=TopUp.Status.EXPIRED)
+    return [f"{count} top-ups without a Checkout: expired"] if count else []

@@ -1,0 +1,88 @@
+"""Refunds in money that the operator asks for: of the unspent Tokens of one top-up.
+
+First `take` takes the Tokens, in one transaction; then `send` asks Stripe, outside of any. Between the two the Tokens
+are gone and the money is ours, so nothing can be spent twice; whoever crashes there calls `send` again. Stripe's event
+finds the reversal by its id and takes nothing more. Not for refunds that Stripe tells us of (events) or of
+jobs (wallets).
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from billing.errors import PaymentsRefused, RefundAboveUnspent
+from billing.models import Lot, Reversal, TopUp, Wallet
+from billing.payments import reversals, stripe
+from billing.tokens import debts, lots
+
+
+def refundable(top_up: TopUp) -> int:
+    """What its unspent Tokens had cost, in the smallest unit of its currency; nothing while it is disputed."""
+    if not top_up.payment_intent or top_up.status == TopUp.Status.DISPUTED:
+        return 0
+    paid = Lot.objects.filter(transfer__reference=top_up.id, kind=Lot.Kind.PAID)
+    return min(sum(_unspent_minor(lot) for lot in paid), top_up.price_minor - top_up.refunded_minor)
+
+
+def take(top_up_id: UUID, amount_minor: int, reversal_id: str) -> None:
+    """Takes the Tokens that this money had bought, and their share of the bonus, once for this id.
+
+    What was spent of that share is paid with paid Tokens that are left, or else waived: it leaves no debt.
+    RefundAboveUnspent where fewer are unspent, and then nothing is taken. TopUp.DoesNotExist.
+    """
+    with transaction.atomic():
+        with reversals.reversing(top_up_id) as top_up:
+            if Reversal.objects.filter(id=reversal_id).exists():
+                return
+            Wallet.objects.select_for_update(no_key=True).get(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER)
+            if not 0 < amount_minor <= (most := refundable(top_up)):
+                raise RefundAboveUnspent(most)
+            Reversal.objects.create(
+                id=reversal_id, kind=Reversal.Kind.REFUND, payment_intent=top_up.payment_intent,
+                amount_minor=amount_minor, standing=True, since=timezone.now(),
+            )  # fmt: skip
+        for debt in reversals.claw_backs(reversal_id).filter(settled_at=None):
+            if debt.lot.kind == Lot.Kind.PAID:
+                raise RefundAboveUnspent(most)
+            debts.waive(debt.id, "a spent bonus that nothing is left to pay with")
+
+
+def send(reversal_id: str) -> str:
+    """Has Stripe give the money back, once; Stripe's id of the refund.
+
+    PaymentsUnavailable, and then it is called again; PaymentsRefused, and then the Tokens are back.
+    """
+    reversal = Reversal.objects.get(id=reversal_id)
+    if reversal.stripe_id:
+        return reversal.stripe_id
+    if reversal.final:
+        raise PaymentsRefused(f"{reversal} was refused, and its Tokens were returned")
+    try:
+        stripe_id = stripe.give_back(reversal.payment_intent, reversal.amount_minor, reversal_id)
+    except PaymentsRefused:
+        if not _void(reversal):
+            return send(reversal_id)
+        raise
+    Reversal.objects.filter(id=reversal_id, stripe_id="").update(stripe_id=stripe_id)
+    return stripe_id
+
+
+def _unspent_minor(lot: Lot) -> int:
+    """How much money could go back for the lot, so that its unspent Tokens cover all that is demanded for it."""
+    now = lots.allocate(lot.wallet_id)
+    left = next((each.remaining for each in now.lots if each.id == lot.id), 0)
+    money, demanded = debts.demanded(lot)
+    price: int = lot.price_minor or 0
+    # The most money whose share of the lot, rounded down as debts do, is within what was demanded and what is left.
+    covered = (price * (demanded + min(left, now.balance.available) + 1) - 1) // lot.amount
+    return max(0, int(min(price, covered) - money))
+
+
+def _void(reversal: Reversal) -> bool:
+    """Returns its Tokens, unless Stripe's event has told of the refund meanwhile."""
+    with reversals.reversing(TopUp.objects.get(payment_intent=reversal.payment_intent).id):
+        unmade = Reversal.objects.filter(id=reversal.id, stripe_id="", final=False)
+        return bool(unmade.update(standing=False, until=timezone.now(), final=True))

@@ -1,0 +1,145 @@
+"""Reversals: money that went back takes its Tokens with it, and money that came again brings them back.
+
+Refunds and disputes are written down even where their payment is not known yet. Not for who says so (events, refunds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from billing.errors import InsufficientTokens
+from billing.models import Clawback, Lot, Reversal, TopUp
+from billing.tokens import debts, wallets
+
+Document = dict[str, Any]
+
+
+def write_down(kind: Reversal.Kind, source: Document, standing: bool, final: bool) -> str | None:
+    """Writes down where this money is, unless that was settled for good, and lets the Tokens follow."""
+    intent = source["payment_intent"]
+    if not intent or not source["amount"]:
+        return None
+    lock_payment(intent)
+    terms = {"kind": kind, "payment_intent": intent, "amount_minor": source["amount"]}
+    reversal = _ours(source, terms) or Reversal.objects.get_or_create(id=source["id"], defaults=terms)[0]
+    # Money that went comes back for good or not at all: an inquiry that is said to be open then is old news.
+    if not reversal.final and (standing or final or not reversal.standing):
+        if standing != reversal.standing:
+            setattr(reversal, "since" if standing else "until", timezone.now())
+        reversal.standing, reversal.final = standing, final
+        reversal.save()
+    paid = TopUp.objects.filter(payment_intent=intent, paid_at__isnull=False)
+    top_up = paid.select_for_update(of=("self",)).first()
+    return follow(top_up) if top_up else None
+
+
+def _ours(source: Document, terms: Document) -> Reversal | None:
+    """The refund that we asked for, and took the Tokens for before (refunds), unless we gave up and returned them."""
+    reversals = Reversal.objects.filter(id=(source.get("metadata") or {}).get("reversal"), **terms)
+    reversals.filter(stripe_id="", final=False).update(stripe_id=source["id"])
+    return reversals.filter(stripe_id=source["id"]).first()
+
+
+def claw_backs(reversal_id: str) -> QuerySet[Clawback]:
+    """All that were ever made for this reversal: their keys begin with its id."""
+    return Clawback.objects.filter(idempotency_key__startswith=f"{reversal_id}:")
+
+
+@contextmanager
+def reversing(top_up_id: UUID) -> Iterator[TopUp]:
+    """A top-up that its own events cannot touch; at the end its Tokens follow the reversals that were written down."""
+    with transaction.atomic():
+        lock_payment(TopUp.objects.get(id=top_up_id).payment_intent)
+        yield (top_up := TopUp.objects.select_for_update(of=("self",)).get(id=top_up_id))
+        follow(top_up)
+
+
+def follow(top_up: TopUp) -> str | None:
+    """Takes Tokens for money that went back and returns them for money that came again; the top-up says which."""
+    changed = []
+    reversals = list(Reversal.objects.filter(payment_intent=top_up.payment_intent).order_by("created_at"))
+    # Returned first: what stands may have found nothing left to take before.
+    for reversal in sorted(reversals, key=lambda reversal: reversal.standing):
+        moved = (_take if reversal.standing else _give_back)(top_up, reversal)
+        if moved or reversal.standing != reversal.applied:
+            reversal.applied = reversal.standing
+            reversal.save()
+            changed.append(f"{reversal}: Tokens {'taken' if reversal.standing else 'returned'}")
+    standing = [reversal for reversal in reversals if reversal.standing]
+    refunded = sum(reversal.amount_minor for reversal in standing if reversal.kind == Reversal.Kind.REFUND)
+    top_up.refunded_minor = min(refunded, top_up.price_minor)
+    if any(reversal.kind == Reversal.Kind.DISPUTE for reversal in standing):
+        top_up.status = TopUp.Status.DISPUTED
+    elif top_up.refunded_minor == top_up.price_minor:
+        top_up.status = TopUp.Status.REFUNDED
+    else:
+        top_up.status = TopUp.Status.PARTIALLY_REFUNDED if refunded else TopUp.Status.PAID
+    top_up.save()
+    _pay_debts(top_up.owner)
+    return f"{top_up}: {', '.join(changed)}" if changed else None
+
+
+def _take(top_up: TopUp, reversal: Reversal) -> bool:
+    """From the lots of this payment, together no more than they cost, and the same share of the bonus.
+
+    Only what was not taken for this reversal before; whether there was any of it.
+    """
+    key = f"{reversal.id}:{claw_backs(reversal.id).count()}"
+    left = missing = reversal.amount_minor - sum(each.money_minor for each in _taken(reversal))
+    share = top_up.pack.bonus * min(left, top_up.price_minor) // top_up.price_minor
+    for lot in Lot.objects.filter(transfer__reference=top_up.id).order_by("transfer_id"):
+        money, tokens = debts.demanded(lot)
+        if lot.kind == Lot.Kind.PAID and (part := min(left, (lot.price_minor or 0) - money)):
+            debts.claw_back(lot.id, part, str(reversal), f"{key}:{lot.id}")
+            left -= part
+        if lot.kind == Lot.Kind.GRANTED and (part := min(share, lot.amount - tokens)):
+            debts.claw_back_bonus(lot.id, part, f"bonus, {reversal}", f"{key}:{lot.id}")
+            share -= part
+    return left < missing
+
+
+def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
+    """The money is ours again: what was owed is forgiven, what was taken comes back as lots on the same terms."""
+    taken = _taken(reversal)
+    for back in taken:
+        debts.void(back.id, f"{reversal} was void")
+        back.refresh_from_db()
+        owner, key = top_up.owner, _return_key(back)
+        if back.collected and back.lot.kind == Lot.Kind.PAID:
+            price = max(1, back.money_minor * back.collected // back.amount)
+            wallets.purchase(owner, back.collected, price, top_up.currency, key, reference=top_up.id)
+        elif back.collected:
+            wallets.grant(owner, back.collected, key, "bonus returned", reference=top_up.id)
+    return any(back.amount for back in taken)
+
+
+def _taken(reversal: Reversal) -> list[Clawback]:
+    """The claw-backs for this reversal that were not given back."""
+    mine = claw_backs(reversal.id).exclude(settlement=Clawback.Settlement.VOID).select_related("lot")
+    returned = wallets.issued(_return_key(back) for back in mine)
+    return [back for back in mine if _return_key(back) not in returned]
+
+
+def _return_key(back: Clawback) -> str:
+    """Under which the Tokens of a claw-back come again, once."""
+    return f"returned {back.id}"
+
+
+def _pay_debts(owner: UUID) -> None:
+    """With Tokens paid for otherwise: the oldest first, each whole or not at all."""
+    for debt in debts.of(owner):
+        with suppress(InsufficientTokens):
+            debts.settle(debt.id)
+
+
+def lock_payment(payment_intent: str) -> None:
+    """Until the transaction's end; else a payment and its refund, at the same moment, would not see each other."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('payment'), hashtext(%s))", [payment_intent])

@@ -1,0 +1,58 @@
+"""Token packs: what is sold, as versions that never change. Not for selling them (payments)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Max
+
+from billing.amounts import LARGEST
+from billing.errors import UnknownPack
+from billing.models import Pack
+
+HIGHEST_PRICE = 99_999_999
+
+
+def offered() -> list[Pack]:
+    """The packs that can be bought, smallest first."""
+    return list(Pack.objects.filter(active=True).order_by("tokens", "name"))
+
+
+def find(name: str) -> Pack:
+    """The version that is sold under this name; UnknownPack."""
+    pack = Pack.objects.filter(name=name, active=True).first()
+    if pack is None:
+        raise UnknownPack(name)
+    return pack
+
+
+def publish(name: str, tokens: int, bonus: int, prices: dict[str, int]) -> Pack:
+    """A new version of the pack, in the place of the one before. ValueError for terms that cannot be."""
+    check_prices(prices)
+    if not (0 < tokens <= LARGEST and 0 <= bonus <= LARGEST):
+        raise ValueError("a pack has Tokens, and a bonus of none or more")
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtext('pack'), hashtext(%s))", [name])
+        versions = Pack.objects.filter(name=name)
+        latest = versions.aggregate(latest=Max("version", default=0))["latest"]
+        versions.filter(active=True).update(active=False)
+        return Pack.objects.create(name=name, version=latest + 1, tokens=tokens, bonus=bonus, prices=prices)
+
+
+def stop(pack: Pack) -> None:
+    """Takes this version out of the offer; it is sold again as a new one only."""
+    Pack.objects.filter(pk=pack.pk).update(active=False)
+
+
+def check_prices(prices: Any) -> None:
+    """ValueError unless they are minor units by currency, e.g. `{"eur": 500}`."""
+    if not isinstance(prices, dict) or not prices:
+        raise ValueError('prices are minor units by currency, e.g. {"eur": 500}')
+    for currency, price in prices.items():
+        if not re.fullmatch("[a-z]{3}", currency):
+            raise ValueError(f"a currency is three small letters, not {currency!r}")
+        if type(price) is not int or not 0 < price <= HIGHEST_PRICE:
+            raise ValueError(f"a price is a whole number from 1 to {HIGHEST_PRICE}, not {price!r}")

@@ -1,0 +1,216 @@
+"""What a job costs: the formula, and nothing else. Pure: no Django, no database, no clock.
+
+    unit = base_cost x pixels/1024² x steps/50 x √(max(L, floor)/100) x service class x operation
+
+Amounts are integer milli-Tokens, factors integer thousandths. Squaring the whole product moves the root
+over integers, where `math.isqrt` is exact; so no binary or decimal fraction is ever formed, and neither
+locale nor Decimal context can change a price. It is rounded up once, per picture.
+Not for moving Tokens (wallets) or for storing price lists (price_lists).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+from billing.amounts import MILLI, format_fraction, format_tokens, parse_tokens
+from billing.errors import NotPriced, UnknownOperation, UnknownServiceClass
+
+FULL_PIXELS = 1024 * 1024
+FULL_STEPS = 50
+
+
+def prompt_length(prompt: str) -> int:
+    """Code points of the prompt, NFC-normalised and stripped: countable by the customer."""
+    return len(unicodedata.normalize("NFC", prompt).strip())
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be priced. Sizes in pixels; `input_pixels` is the area of all pictures that go in."""
+
+    operation: str
+    width: int
+    height: int
+    steps: int
+    prompt: str
+    n: int = 1
+    service_class: str = "standard"
+    input_pixels: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height", "steps", "n"):
+            _whole(name, getattr(self, name), least=1)
+        _whole("input_pixels", self.input_pixels, least=0)
+
+
+@dataclass(frozen=True)
+class PriceList:
+    """One immutable version of the prices.
+
+    `base_cost` is in milli-Tokens, every factor in thousandths, `prompt_floor` in code points;
+    `skipped_step` is what a step taken from the cache costs, in thousandths of a step that was run.
+    """
+
+    version: int
+    base_cost: int
+    prompt_floor: int
+    service_classes: Mapping[str, int]
+    operations: Mapping[str, int]
+    skipped_step: int
+
+    def __post_init__(self) -> None:
+        for name in ("version", "base_cost", "prompt_floor"):
+            _whole(name, getattr(self, name), least=1)
+        for name, factors in (("service_classes", self.service_classes), ("operations", self.operations)):
+            if not factors:
+                raise ValueError(f"{name} is empty")
+            for key, factor in factors.items():
+                _whole(f"{name}[{key!r}]", factor, least=1)
+        _whole("skipped_step", self.skipped_step, least=0)
+        if self.skipped_step > MILLI:
+            raise ValueError("a skipped step may not cost more than one that was run")
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A price, fixed: stored on the job and never computed again.
+
+    `total` and `unit` (one picture) are milli-Tokens, `price_list` the version, `skipped_step` thousandths.
+    `factors` are decimal strings whose product, rounded up per picture, is the total; "prompt" alone is
+    itself cut to six decimals.
+    """
+
+    total: int
+    unit: int
+    n: int
+    steps: int
+    price_list: int
+    skipped_step: int
+    factors: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready; amounts as decimal strings of Tokens."""
+        return {
+            "total": format_tokens(self.total),
+            "unit": format_tokens(self.unit),
+            "n": self.n,
+            "steps": self.steps,
+            "price_list": self.price_list,
+            "skipped_step": format_fraction(self.skipped_step, 3),
+            "factors": dict(self.factors),
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Quote:
+        """The inverse of `as_json`; KeyError or ValueError for anything else."""
+        return cls(
+            total=parse_tokens(stored["total"]),
+            unit=parse_tokens(stored["unit"]),
+            n=stored["n"],
+            steps=stored["steps"],
+            price_list=stored["price_list"],
+            skipped_step=parse_tokens(stored["skipped_step"]),
+            factors=dict(stored["factors"]),
+        )
+
+
+@dataclass(frozen=True)
+class ImageOutcome:
+    """How one picture of a job ended; the steps are those of the attempt that delivered it."""
+
+    delivered: bool
+    steps_run: int
+    steps_skipped: int = 0
+
+
+def quote(order: Order, price_list: PriceList) -> Quote:
+    """The price of `order`; UnknownOperation or UnknownServiceClass where the list has no factor."""
+    service_class = _factor(price_list.service_classes, order.service_class, UnknownServiceClass)
+    operation = _factor(price_list.operations, order.operation, UnknownOperation)
+    length = max(prompt_length(order.prompt), price_list.prompt_floor)
+    pixels = order.width * order.height + order.input_pixels
+    linear = price_list.base_cost * pixels * order.steps * service_class * operation
+    # √(length/100) = √length / 10, hence the ten.
+    unit = _ceil_div(_ceil_sqrt(linear * linear * length), FULL_PIXELS * FULL_STEPS * MILLI * MILLI * 10)
+    return Quote(
+        total=order.n * unit,
+        unit=unit,
+        n=order.n,
+        steps=order.steps,
+        price_list=price_list.version,
+        skipped_step=price_list.skipped_step,
+        factors={
+            "base_cost": format_tokens(price_list.base_cost),
+            "resolution": format_fraction(pixels * 10**20 // FULL_PIXELS, 20),
+            "steps": format_fraction(order.steps * 100 // FULL_STEPS, 2),
+            "prompt": f"{isqrt(length * 10**10) // 10**6}.{isqrt(length * 10**10) % 10**6:06d}",
+            "service_class": format_fraction(service_class, 3),
+            "operation": format_fraction(operation, 3),
+            "n": str(order.n),
+        },
+    )
+
+
+def charge(quoted: Quote, outcomes: Sequence[ImageOutcome]) -> int:
+    """Milli-Tokens for a job that ended: the pictures delivered, less the discount for skipped steps.
+
+    Pictures without an outcome count as not delivered. At most `quoted.total`; 0 means: release the hold.
+    ValueError where there are more pictures than quoted, or more steps than a picture has.
+    """
+    if len(outcomes) > quoted.n:
+        raise ValueError(f"{len(outcomes)} outcomes for {quoted.n} pictures")
+    return sum(_picture(quoted, outcome) for outcome in outcomes)
+
+
+def charge_canceled(quoted: Quote, steps_run_per_image: Sequence[int]) -> int:
+    """Milli-Tokens for a running job that was canceled: of each picture, the share of its steps done.
+
+    Rounded down: no picture is handed over, so a fraction is never decided against the customer, and
+    the sum stays within `quoted.total`. 0 means: release the hold. ValueError as in `charge`.
+    """
+    if len(steps_run_per_image) > quoted.n:
+        raise ValueError(f"{len(steps_run_per_image)} pictures where {quoted.n} were quoted")
+    for done in steps_run_per_image:
+        _steps(quoted, done)
+    return sum(quoted.unit * done // quoted.steps for done in steps_run_per_image)
+
+
+def _picture(quoted: Quote, outcome: ImageOutcome) -> int:
+    _whole("steps_run", outcome.steps_run, least=0)
+    _whole("steps_skipped", outcome.steps_skipped, least=0)
+    _steps(quoted, outcome.steps_run + outcome.steps_skipped)
+    if not outcome.delivered:
+        return 0
+    saved = quoted.unit * outcome.steps_skipped * (MILLI - quoted.skipped_step)
+    return quoted.unit - saved // (quoted.steps * MILLI)
+
+
+def _steps(quoted: Quote, steps: int) -> None:
+    _whole("steps", steps, least=0)
+    if steps > quoted.steps:
+        raise ValueError(f"{steps} steps of {quoted.steps}")
+
+
+def _factor(factors: Mapping[str, int], name: str, missing: type[NotPriced]) -> int:
+    if name not in factors:
+        raise missing(name)
+    return factors[name]
+
+
+def _whole(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def _ceil_div(numerator: int, denominator: int) -> int:
+    return -(-numerator // denominator)
+
+
+def _ceil_sqrt(square: int) -> int:
+    return isqrt(square - 1) + 1

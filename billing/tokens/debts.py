@@ -1,0 +1,208 @@
+"""Debts: a payment that went back takes the unspent Tokens of its lot with it, and the spent ones are owed.
+
+While a debt is open, its wallet is frozen: holds that stand are still captured or released, new ones are refused.
+Balances never go below zero; what a lot gets back later (a hold released, a refund) goes to its debt first. Every
+verb locks the wallet before all else. Not for the money itself (payments) or for refunds of jobs (wallets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import BigIntegerField, Case, Exists, F, Q, Sum, TextField, Value, When
+from django.utils import timezone
+
+from billing.errors import ClawbackAbovePrice, IdempotencyMismatch, InsufficientTokens, UnknownDebt, UnknownLot
+from billing.models import Clawback, Draw, Lot, Transfer, Wallet
+from billing.tokens import lots, wallets
+
+
+def claw_back(lot_id: UUID, money_minor: int, reason: str, key: str) -> Clawback:
+    """Demands back what `money_minor` of the lot's payment had bought, because it was refunded or disputed.
+
+    The answer says what was `collected` and what is `owed`; where this `key` already did, as that stands now. Tokens
+    of the lot that expired unspent are not demanded. UnknownLot, ClawbackAbovePrice or IdempotencyMismatch.
+    """
+    if not isinstance(money_minor, int) or money_minor <= 0:
+        raise ValueError("money_minor must be a positive int of the currency's smallest unit")
+    return _claw_back(lot_id, Lot.Kind.PAID, money_minor, lambda lot: _demand(lot, money_minor), reason, key)
+
+
+def claw_back_bonus(lot_id: UUID, amount: int, reason: str, key: str) -> Clawback:
+    """Demands back `amount` milli-Tokens that were granted beside a payment, because it was refunded or disputed.
+
+    As `claw_back`; all of them together no more than what did not expire. UnknownLot or IdempotencyMismatch.
+    """
+    return _claw_back(lot_id, Lot.Kind.GRANTED, 0, lambda lot: _demand_bonus(lot, amount), reason, key)
+
+
+def demanded(lot: Lot) -> tuple[int, int]:
+    """(money, milli-Tokens) that the lot's claw-backs have demanded; of void ones what they had collected."""
+    void = Clawback.Settlement.VOID
+    money = Case(
+        When(settlement=void, amount=0, then=0),
+        When(settlement=void, then=F("money_minor") * F("collected") / F("amount")),
+        default="money_minor",
+        output_field=BigIntegerField(),
+    )
+    tokens = Case(When(settlement=void, then="collected"), default="amount")
+    found = Clawback.objects.filter(lot=lot)
+    summed = found.aggregate(money=Sum(money, default=0), tokens=Sum(tokens, default=0))
+    return summed["money"], summed["tokens"]
+
+
+def collect(limit: int = 500) -> int:
+    """Takes what the lots of open debts have got back since; how many milli-Tokens."""
+    due = Clawback.objects.filter(settled_at=None, lot__remaining__gt=0)
+    due = due.filter(lot__wallet__balance__gt=F("lot__wallet__held"))
+    return lots.each(due.values_list("lot__wallet_id", flat=True).distinct()[:limit], _collect_all)
+
+
+def settle(debt_id: UUID) -> bool:
+    """Pays all that is owed with other paid Tokens; True, and False where the debt was settled already.
+
+    UnknownDebt, or InsufficientTokens where fewer are at hand.
+    """
+    with _open(debt_id) as debt:
+        if debt is None:
+            return False
+        _collect(debt)
+        if debt.owed:
+            now = lots.allocate(debt.lot.wallet_id)
+            paid = sum(lot.remaining for lot in now.lots if lot.kind == Lot.Kind.PAID)
+            if (payable := min(paid, now.balance.available)) < debt.owed:
+                raise InsufficientTokens(payable, debt.owed)
+            wallets.withdraw(debt.lot.wallet_id, Transfer.Kind.SETTLEMENT, debt.owed, debt.id, f"settlement:{debt.id}")
+            debt.collected = debt.amount
+            _close(debt, Clawback.Settlement.PAID)
+        return True
+
+
+def waive(debt_id: UUID, reason: str) -> bool:
+    """The operator forgives what is owed, for a reason; True, and False where it was settled already. UnknownDebt."""
+    return _forgive(debt_id, reason, Clawback.Settlement.WAIVED)
+
+
+def void(debt_id: UUID, reason: str) -> bool:
+    """As `waive`, where the money came again: what was not collected can be demanded another time.
+
+    True, too, where it had been waived, or was for less money than a milli-Token costs: it was for money that had not
+    gone for good.
+    """
+    if _forgive(debt_id, reason, Clawback.Settlement.VOID):
+        return True
+    settled = Clawback.objects.filter(id=debt_id).exclude(settlement=Clawback.Settlement.VOID)
+    settled = settled.filter(Q(settlement=Clawback.Settlement.WAIVED) | Q(amount=0))
+    waiver = Case(When(waiver="", then=Value(reason)), default="waiver", output_field=TextField())
+    return bool(settled.update(settlement=Clawback.Settlement.VOID, waiver=waiver))
+
+
+def of(owner: UUID) -> list[Clawback]:
+    """The customer's open debts, oldest first."""
+    debts = Clawback.objects.filter(settled_at=None, lot__wallet__owner=owner)
+    return list(debts.select_related("lot").order_by("created_at"))
+
+
+@contextmanager
+def _locked(wallet_id: int) -> Iterator[None]:
+    """A transaction that has the wallet to itself, and leaves it frozen where something is owed."""
+    with transaction.atomic():
+        wallet = Wallet.objects.select_for_update(no_key=True).filter(pk=wallet_id)
+        wallet.get()
+        yield
+        owing = Exists(Clawback.objects.filter(lot__wallet_id=wallet_id, settled_at=None))
+        Wallet.objects.filter(pk=wallet_id).exclude(frozen=owing).update(frozen=owing)
+
+
+@contextmanager
+def _open(debt_id: UUID) -> Iterator[Clawback | None]:
+    """The debt, its wallet locked; None where it is settled. UnknownDebt."""
+    debts = Clawback.objects.filter(id=debt_id)
+    wallet_id = debts.values_list("lot__wallet_id", flat=True).first()
+    if wallet_id is None:
+        raise UnknownDebt(debt_id)
+    with _locked(wallet_id):
+        yield debts.filter(settled_at=None).select_related("lot").first()
+
+
+def _claw_back(
+    lot_id: UUID, kind: Lot.Kind, money_minor: int, demand: Callable[[Lot], int], reason: str, key: str
+) -> Clawback:
+    lot = Lot.objects.filter(id=lot_id, kind=kind).first()
+    if lot is None:
+        raise UnknownLot(lot_id)
+    with _locked(lot.wallet_id):
+        debt = Clawback.objects.filter(idempotency_key=key).select_related("lot").first()
+        if debt is None:
+            lots.allocate(lot.wallet_id)
+            lot.refresh_from_db()
+            debt = Clawback(lot=lot, money_minor=money_minor, amount=demand(lot), reason=reason, idempotency_key=key)
+            _collect(debt)
+        elif (debt.lot_id, debt.money_minor) != (lot_id, money_minor):
+            raise IdempotencyMismatch(key)
+    return debt
+
+
+def _forgive(debt_id: UUID, reason: str, how: Clawback.Settlement) -> bool:
+    if not reason:
+        raise ValueError("a waiver has a reason")
+    with _open(debt_id) as debt:
+        if debt is not None:
+            debt.waiver = reason
+            _close(debt, how)
+        return debt is not None
+
+
+def _demand(lot: Lot, money_minor: int) -> int:
+    """The Tokens that this money had bought: the unspent ones first, then those that expired, then the spent ones.
+
+    Rounded down over all claw-backs of the lot together, so that the whole price demands the whole lot.
+    """
+    price = lot.price_minor or 0
+    earlier_money, earlier = demanded(lot)
+    if (money := earlier_money + money_minor) > price:
+        raise ClawbackAbovePrice(lot.id)
+    share: int = lot.amount * money // price
+    return max(0, share - _lapsed(lot, share) - earlier)
+
+
+def _demand_bonus(lot: Lot, amount: int) -> int:
+    _, earlier = demanded(lot)
+    return max(0, min(amount, lot.amount - _lapsed(lot, lot.amount) - earlier))
+
+
+def _lapsed(lot: Lot, share: int) -> int:
+    """What expired unspent of this share of the lot: no more than the unspent part does not cover."""
+    drawn = dict(Draw.objects.filter(lot=lot).values_list("transfer__kind").annotate(Sum("amount")))
+    unspent = lot.remaining + int(drawn.get(Transfer.Kind.CLAWBACK, 0))
+    return min(int(drawn.get(Transfer.Kind.EXPIRY, 0)), max(0, share - unspent))
+
+
+def _collect_all(wallet_id: int) -> int:
+    with _locked(wallet_id):
+        debts = Clawback.objects.filter(lot__wallet_id=wallet_id, settled_at=None)
+        return sum(_collect(debt) for debt in debts.select_related("lot").order_by("created_at"))
+
+
+def _collect(debt: Clawback) -> int:
+    """Takes what is left in the debt's own lot and not held, and writes the debt; how many milli-Tokens."""
+    now = lots.allocate(debt.lot.wallet_id)
+    left = next((lot.remaining for lot in now.lots if lot.id == debt.lot_id), 0)
+    amount: int = min(debt.owed, left, now.balance.available)
+    if amount:
+        key = f"clawback:{debt.id}:{debt.collected}"
+        wallets.withdraw(debt.lot.wallet_id, Transfer.Kind.CLAWBACK, amount, debt.lot_id, key)
+        debt.collected += amount
+    if debt.owed:
+        debt.save()
+    else:
+        _close(debt, Clawback.Settlement.COLLECTED)
+    return amount
+
+
+def _close(debt: Clawback, how: Clawback.Settlement) -> None:
+    debt.settled_at, debt.settlement = timezone.now(), how
+    debt.save()

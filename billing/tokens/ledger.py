@@ -1,0 +1,136 @@
+"""The sole writer of transfers, and their reader: statements. That they add up, `proof` proves.
+
+A verb of `wallets` is one SQL statement, so its transfers are written inside that statement: the text that
+writes them is kept here, as CTEs that `wallets` puts behind the row it has locked. What comes in is a lot from
+the start, so the text that issues Tokens writes their lot as well. Not for balances or holds, which `wallets`
+keeps, or for what is drawn from a lot afterwards, which `lots` and `debts` keep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from django.db import connection
+
+from billing.models import (
+    MINT_ID,
+    PLATFORM_ID,
+    Transfer,
+)
+
+_INSERT = "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, memo, balance)"
+
+# Reads `paid (id, reference, balance)`: the customer's wallet, locked, so that its transfers are numbered in the
+# order in which they commit, and its balance after the charge. One row per share, with what the shares after it take.
+CAPTURES = f"""
+captures AS (
+    {_INSERT}
+    SELECT paid.id, share.target, share.amount, '{Transfer.Kind.CAPTURE}', paid.reference,
+           'capture:' || paid.reference || ':' || share.target, '', paid.balance + share.later
+    FROM paid, unnest(%(targets)s::bigint[], %(amounts)s::bigint[], %(laters)s::bigint[])
+        AS share (target, amount, later)
+)"""
+
+# Reads `target (id, balance)`; says nothing where the key was used before. What comes in is a lot from the start.
+ISSUE = f"""
+issued AS (
+    {_INSERT}
+    SELECT {MINT_ID}, id, %(amount)s::bigint, %(kind)s::text, %(reference)s::uuid, %(key)s::text, %(memo)s::text,
+           balance + %(amount)s::bigint
+    FROM target
+    ON CONFLICT (idempotency_key) DO NOTHING
+    RETURNING id, target_id, amount, created_at
+),
+lot AS (
+    INSERT INTO billing_lot (wallet_id, transfer_id, kind, amount, remaining, price_minor, currency, expires_at,
+                             created_at)
+    SELECT target_id, id, CASE WHEN %(price_minor)s::bigint IS NULL THEN 'granted' ELSE 'paid' END, amount, amount,
+           %(price_minor)s::bigint, %(currency)s::text, %(expires_at)s::timestamptz, created_at
+    FROM issued
+    RETURNING id
+)"""
+
+# Reads `taken (id, balance)`: the customer's wallet, locked, and what is left. Back to where Tokens come from.
+WITHDRAWAL = f"""
+withdrawn AS (
+    {_INSERT}
+    SELECT id, {MINT_ID}, %(amount)s::bigint, %(kind)s::text, %(reference)s::uuid, %(key)s::text, '', balance
+    FROM taken
+)"""
+
+# Reads `target (id, reference, balance)`; says nothing where the key was used before. The platform pays all of it:
+# a creator whose share went out with the capture has done the work, may have been paid, and has no
+# balance that a constraint could keep above zero.
+REFUND = f"""
+returned AS (
+    {_INSERT}
+    SELECT {PLATFORM_ID}, id, %(amount)s::bigint, '{Transfer.Kind.REFUND}', reference, %(key)s::text,
+           %(memo)s::text, balance + %(amount)s::bigint
+    FROM target
+    ON CONFLICT (idempotency_key) DO NOTHING
+    RETURNING target_id, reference, amount
+)"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a statement; `amount` in milli-Tokens, positive where Tokens came in; `balance` after it.
+
+    `top_up` is the payment that it comes from, or that the lot or debt it is about comes from.
+    """
+
+    id: int
+    kind: str
+    amount: int
+    balance: int
+    reference: UUID | None
+    top_up: UUID | None
+    memo: str
+    created_at: datetime
+
+
+# Each half walks one index backwards and stops at the limit, however many transfers there are.
+_HALF = """
+    (SELECT id, kind, {amount}, balance, reference, memo, created_at FROM billing_transfer
+     WHERE {side} = (SELECT id FROM mine) AND id < %(before)s AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s))
+     ORDER BY id DESC LIMIT %(limit)s)"""
+_STATEMENT = f"""
+WITH mine AS (SELECT id FROM billing_wallet WHERE owner = %(owner)s AND kind = 'customer'),
+page AS (
+    {_HALF.format(side="target_id", amount="amount")}
+    UNION ALL
+    {_HALF.format(side="source_id", amount="-amount AS amount")}
+    ORDER BY id DESC LIMIT %(limit)s
+)
+SELECT page.id, page.kind, page.amount, page.balance, page.reference, topup.id, page.memo, page.created_at
+FROM page
+LEFT JOIN billing_clawback AS debt ON page.kind = 'settlement' AND debt.id = page.reference
+LEFT JOIN billing_lot AS lot ON page.kind IN ('expiry', 'clawback', 'settlement')
+    AND lot.id = coalesce(debt.lot_id, page.reference)
+LEFT JOIN billing_transfer AS origin ON origin.id = lot.transfer_id
+LEFT JOIN billing_topup AS topup ON topup.id = CASE WHEN page.kind IN ('grant', 'purchase') THEN page.reference
+                                                    ELSE origin.reference END
+ORDER BY page.id DESC
+"""
+
+
+def statement(
+    owner: UUID, before_id: int | None = None, limit: int = 50, kinds: list[str] | None = None
+) -> list[Entry]:
+    """The customer's transfers, newest first: those with an id below `before_id`, and of these kinds.
+
+    Ids of one wallet are in the order of its balances, so pages fit together while new transfers come. Empty without
+    a wallet.
+    """
+    before = 2**63 - 1 if before_id is None else before_id
+    with connection.cursor() as cursor:
+        cursor.execute(_STATEMENT, {"owner": owner, "before": before, "limit": limit, "kinds": kinds})
+        return [Entry(*row) for row in cursor.fetchall()]
+
+
+def standing(key: str) -> tuple[UUID | None, UUID | None, int] | None:
+    """(target's owner, reference, amount) of the transfer that was made under `key`, if one was."""
+    found = Transfer.objects.filter(idempotency_key=key).values_list("target__owner", "reference", "amount")
+    return found.first()

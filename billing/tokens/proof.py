@@ -1,0 +1,227 @@
+"""The proof that the books are right: every invariant of wallets, transfers, holds, lots and debts, in one statement.
+
+Not for repairing anything: whoever finds a line here has to look.
+"""
+
+from __future__ import annotations
+
+from django.db import connection
+
+from billing.models import (
+    MINT_ID,
+    PLATFORM_ID,
+    Clawback,
+    Draw,
+    Hold,
+    Lot,
+    LotCursor,
+    PriceListVersion,
+    Rollup,
+    Spending,
+    Transfer,
+    Wallet,
+)
+
+_MODELS = (Wallet, Transfer, Hold, Lot, Draw, LotCursor, Spending, Clawback, PriceListVersion, Rollup)
+_CONSTRAINTS = [rule.name for model in _MODELS for rule in model._meta.constraints]
+
+# Each names what is wrong in one column of text. Together they are one statement, hence one snapshot,
+# however many writers are at work and whatever the isolation level.
+_VIOLATIONS = (
+    # The stored balance is what the transfers say.
+    """SELECT format('wallet %s: balance %s, transfers say %s', w.id, w.balance, coalesce(t.total, 0))
+       FROM billing_wallet w LEFT JOIN (
+           SELECT wallet, sum(amount) AS total FROM (
+               SELECT target_id AS wallet, amount FROM billing_transfer
+               UNION ALL SELECT source_id, -amount FROM billing_transfer) AS sides
+           GROUP BY wallet) t ON t.wallet = w.id
+       WHERE w.kind = 'customer' AND w.balance <> coalesce(t.total, 0)""",
+    # After each transfer the wallet had what the transfers up to it say.
+    """SELECT format('transfer %s: balance %s after it, transfers say %s', id, balance, running) FROM (
+           SELECT side.id, side.balance, sum(amount) OVER (PARTITION BY wallet ORDER BY side.id) AS running FROM (
+               SELECT id, target_id AS wallet, balance, amount FROM billing_transfer
+               UNION ALL SELECT id, source_id, balance, -amount FROM billing_transfer) AS side
+           JOIN billing_wallet w ON w.id = side.wallet AND w.kind = 'customer') AS statement
+       WHERE balance <> running""",
+    # What a wallet holds is what its open holds say.
+    """SELECT format('wallet %s: held %s, open holds say %s', w.id, w.held, coalesce(h.total, 0))
+       FROM billing_wallet w LEFT JOIN (
+           SELECT wallet_id, sum(amount) AS total FROM billing_hold WHERE status = 'held'
+           GROUP BY wallet_id) h ON h.wallet_id = w.id
+       WHERE w.held <> coalesce(h.total, 0)""",
+    """SELECT format('wallet %s: overdrawn, balance %s, held %s', id, balance, held)
+       FROM billing_wallet WHERE held < 0 OR balance < held""",
+    """SELECT format('wallet %s: a %s wallet stores a balance', id, kind)
+       FROM billing_wallet WHERE kind <> 'customer' AND (balance <> 0 OR held <> 0)""",
+    f"""SELECT format('wallet %s: the %s wallet is missing', id, kind)
+       FROM (VALUES ({MINT_ID}, 'mint'), ({PLATFORM_ID}, 'platform')) AS needed (id, kind)
+       WHERE NOT EXISTS (SELECT FROM billing_wallet w WHERE w.id = needed.id AND w.kind = needed.kind)""",
+    # Every transfer runs between wallets that exist and fit its kind.
+    """SELECT format('transfer %s: %s of %s from %s to %s', t.id, t.kind, t.amount,
+                     coalesce(s.kind, 'nowhere'), coalesce(d.kind, 'nowhere'))
+       FROM billing_transfer t
+       LEFT JOIN billing_wallet s ON s.id = t.source_id LEFT JOIN billing_wallet d ON d.id = t.target_id
+       WHERE t.amount <= 0 OR t.source_id = t.target_id OR s.kind IS NULL OR d.kind IS NULL
+          OR (t.kind, s.kind, d.kind) NOT IN (
+              ('grant', 'mint', 'customer'), ('purchase', 'mint', 'customer'),
+              ('capture', 'customer', 'platform'), ('capture', 'customer', 'creator'),
+              ('refund', 'platform', 'customer'), ('expiry', 'customer', 'mint'),
+              ('clawback', 'customer', 'mint'), ('settlement', 'customer', 'mint'))""",
+    # What was rolled up is what the transfers up to the mark say, and none was passed over on the way to the furthest.
+    """SELECT format('wallet %s: %s rolled up to transfer %s, transfers say %s, and %s up to the furthest mark',
+                     r.wallet_id, r.balance, r.last_transfer_id, t.own, t.furthest)
+       FROM billing_rollup r CROSS JOIN LATERAL (
+           SELECT coalesce(sum(side.amount) FILTER (WHERE side.id <= r.last_transfer_id), 0) AS own,
+                  coalesce(sum(side.amount) FILTER (WHERE side.id <= mark.id), 0) AS furthest
+           FROM (SELECT max(last_transfer_id) AS id FROM billing_rollup) AS mark, (
+               SELECT id, amount FROM billing_transfer WHERE target_id = r.wallet_id
+               UNION ALL SELECT id, -amount FROM billing_transfer WHERE source_id = r.wallet_id) AS side) AS t
+       WHERE r.balance <> t.own OR r.balance <> t.furthest""",
+    """SELECT format('wallet %s: a %s wallet is rolled up', w.id, w.kind)
+       FROM billing_rollup r JOIN billing_wallet w ON w.id = r.wallet_id WHERE w.kind = 'customer'""",
+    """SELECT format('wallet %s: transfer %s was never rolled up, others were up to %s', w.id, min(side.id), mark.id)
+       FROM (SELECT max(last_transfer_id) AS id FROM billing_rollup) AS mark, (
+           SELECT id, target_id AS wallet FROM billing_transfer
+           UNION ALL SELECT id, source_id FROM billing_transfer) AS side
+       JOIN billing_wallet w ON w.id = side.wallet AND w.kind <> 'customer'
+       WHERE side.id <= mark.id AND NOT EXISTS (SELECT FROM billing_rollup r WHERE r.wallet_id = w.id)
+       GROUP BY w.id, mark.id""",
+    # A hold was charged and refunded what its transfers say, out of and into its own wallet.
+    """SELECT format('hold %s: %s, captured %s, refunded %s, transfers say %s and %s', h.reference,
+                     h.status, h.captured, h.refunded, coalesce(t.captured, 0), coalesce(t.refunded, 0))
+       FROM billing_hold h LEFT JOIN (
+           SELECT reference, CASE kind WHEN 'capture' THEN source_id ELSE target_id END AS wallet,
+                  coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS captured,
+                  coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0) AS refunded
+           FROM billing_transfer WHERE kind IN ('capture', 'refund')
+           GROUP BY 1, 2) t ON t.reference = h.reference AND t.wallet = h.wallet_id
+       WHERE h.captured <> coalesce(t.captured, 0) OR h.refunded <> coalesce(t.refunded, 0)""",
+    """SELECT format('transfer %s: %s of a hold that its wallet does not have', t.id, t.kind)
+       FROM billing_transfer t LEFT JOIN billing_hold h ON h.reference = t.reference
+           AND h.wallet_id = CASE t.kind WHEN 'capture' THEN t.source_id ELSE t.target_id END
+       WHERE t.kind IN ('capture', 'refund') AND h.id IS NULL""",
+    """SELECT format('hold %s: %s, amount %s, captured %s, refunded %s, resolved %s', reference, status,
+                     amount, captured, refunded, coalesce(resolved_at::text, 'never'))
+       FROM billing_hold
+       WHERE amount <= 0 OR captured > amount OR refunded < 0 OR refunded > captured
+          OR (status = 'captured') <> (captured > 0) OR (status = 'held') <> (resolved_at IS NULL)
+          OR status NOT IN ('held', 'captured', 'released', 'expired')""",
+    # Whatever came in is one lot, and every lot came in.
+    """SELECT format('transfer %s: %s of %s to wallet %s, its lot is %s, %s of %s in wallet %s', t.id, t.kind,
+                     t.amount, t.target_id, coalesce(l.id::text, 'missing'), l.kind, l.amount, l.wallet_id)
+       FROM billing_transfer t FULL JOIN billing_lot l ON l.transfer_id = t.id
+       WHERE (t.kind IN ('grant', 'purchase') OR l.id IS NOT NULL)
+         AND (l.wallet_id, l.amount, l.kind) IS DISTINCT FROM (
+             t.target_id, t.amount, CASE t.kind WHEN 'grant' THEN 'granted' WHEN 'purchase' THEN 'paid' END)""",
+    # A lot is what its draws left of it, in Tokens and in money.
+    """SELECT format('lot %s: %s of %s left, %s of %s spent, its draws say %s and %s', l.id, l.remaining, l.amount,
+                     l.spent_minor, l.price_minor, coalesce(d.amount, 0), coalesce(d.money, 0))
+       FROM billing_lot l LEFT JOIN (
+           SELECT lot_id, sum(amount) AS amount, sum(money_minor) AS money FROM billing_draw
+           GROUP BY lot_id) d ON d.lot_id = l.id
+       WHERE l.amount - l.remaining <> coalesce(d.amount, 0) OR l.spent_minor <> coalesce(d.money, 0)
+          OR l.remaining < 0 OR l.remaining > l.amount
+          OR l.remaining = 0 AND l.spent_minor <> coalesce(l.price_minor, 0)""",
+    # Up to its cursor, a wallet's lots are its balance then.
+    """SELECT format('wallet %s: %s left in lots, transfers up to %s say %s', c.wallet_id, coalesce(l.total, 0),
+                     c.last_transfer_id, coalesce(t.total, 0))
+       FROM billing_lotcursor c LEFT JOIN (
+           SELECT l.wallet_id, sum(l.remaining) AS total
+           FROM billing_lot l JOIN billing_lotcursor c ON c.wallet_id = l.wallet_id
+           WHERE l.transfer_id <= c.last_transfer_id GROUP BY l.wallet_id) l ON l.wallet_id = c.wallet_id
+       LEFT JOIN (
+           SELECT c.wallet_id, sum(side.amount) AS total FROM (
+               SELECT id, target_id AS wallet, amount FROM billing_transfer
+               UNION ALL SELECT id, source_id, -amount FROM billing_transfer) AS side
+           JOIN billing_lotcursor c ON c.wallet_id = side.wallet AND side.id <= c.last_transfer_id
+           GROUP BY c.wallet_id) t ON t.wallet_id = c.wallet_id
+       WHERE coalesce(l.total, 0) <> coalesce(t.total, 0)""",
+    # Up to the cursor all that left a wallet was drawn from lots and all refunds went back; beyond it, nothing.
+    """SELECT format('transfer %s: %s of %s, %s, its draws say %s', t.id, t.kind, t.amount,
+                     CASE WHEN c.wallet_id IS NULL THEN 'ahead of its lots' ELSE 'followed' END, coalesce(d.amount, 0))
+       FROM billing_transfer t
+       LEFT JOIN billing_lotcursor c ON c.last_transfer_id >= t.id
+           AND c.wallet_id = CASE t.kind WHEN 'refund' THEN t.target_id ELSE t.source_id END
+       LEFT JOIN (SELECT transfer_id, sum(amount) AS amount FROM billing_draw
+                  GROUP BY transfer_id) d ON d.transfer_id = t.id
+       WHERE coalesce(d.amount, 0) <> CASE WHEN c.wallet_id IS NULL THEN 0
+                                           WHEN t.kind = 'refund' THEN -t.amount ELSE t.amount END""",
+    # Up to the cursor, what was spent each day is what holds were charged then, less refunds.
+    """SELECT format('wallet %s: %s spent on %s by %s, its holds say %s', coalesce(s.wallet_id, h.wallet_id),
+                     coalesce(s.amount, 0), coalesce(s.day, h.day), coalesce(s.spender, h.spender),
+                     coalesce(h.amount, 0))
+       FROM (SELECT *, coalesce(spender::text, '') AS name FROM billing_spending) s FULL JOIN (
+           SELECT h.wallet_id, h.spender, coalesce(h.spender::text, '') AS name,
+                  (h.resolved_at AT TIME ZONE 'UTC')::date AS day,
+                  sum(CASE t.kind WHEN 'capture' THEN t.amount ELSE -t.amount END) AS amount
+           FROM billing_transfer t JOIN billing_hold h ON h.reference = t.reference
+           JOIN billing_lotcursor c ON c.wallet_id = h.wallet_id AND c.last_transfer_id >= t.id
+           WHERE t.kind IN ('capture', 'refund') GROUP BY 1, 2, 3, 4
+       ) h ON h.wallet_id = s.wallet_id AND h.name = s.name AND h.day = s.day
+       WHERE coalesce(s.amount, 0) <> coalesce(h.amount, 0)""",
+    """SELECT format('draw %s: %s drew %s from a %s lot of wallet %s', d.id, coalesce(t.kind, 'nothing'), d.amount,
+                     coalesce(l.kind, 'missing'), l.wallet_id)
+       FROM billing_draw d LEFT JOIN billing_transfer t ON t.id = d.transfer_id
+       LEFT JOIN billing_lot l ON l.id = d.lot_id
+       WHERE t.id IS NULL OR l.id IS NULL OR l.transfer_id >= t.id
+          OR l.wallet_id <> CASE t.kind WHEN 'refund' THEN t.target_id ELSE t.source_id END
+          OR t.kind IN ('expiry', 'clawback') AND t.reference <> l.id
+          OR t.kind = 'settlement' AND l.kind <> 'paid'
+          OR (t.kind = 'refund') <> (d.amount < 0) OR d.amount::numeric * d.money_minor < 0""",
+    # A refund goes into the lots that its capture drew from, and what was refunded whole cost nothing.
+    """SELECT format('hold %s: %s and %s in money left of its draws from lot %s', t.reference, sum(d.amount),
+                     sum(d.money_minor), d.lot_id)
+       FROM billing_draw d JOIN billing_transfer t ON t.id = d.transfer_id AND t.kind IN ('capture', 'refund')
+       GROUP BY t.reference, d.lot_id
+       HAVING sum(d.amount) < 0 OR sum(d.money_minor) < 0 OR sum(d.amount) = 0 AND sum(d.money_minor) <> 0""",
+    # What claw-backs collected is what transfers say, and whoever owes is frozen.
+    """SELECT format('lot %s: claw-backs collected %s, transfers say %s', coalesce(c.lot_id, t.lot_id),
+                     coalesce(c.total, 0), coalesce(t.total, 0))
+       FROM (SELECT lot_id, sum(collected) AS total FROM billing_clawback GROUP BY lot_id) c
+       FULL JOIN (SELECT coalesce(debt.lot_id, t.reference) AS lot_id, sum(t.amount) AS total
+                  FROM billing_transfer t LEFT JOIN billing_clawback debt ON debt.id = t.reference
+                  WHERE t.kind IN ('clawback', 'settlement') GROUP BY 1) t ON t.lot_id = c.lot_id
+       WHERE coalesce(c.total, 0) <> coalesce(t.total, 0)""",
+    """SELECT format('claw-back %s: %s of %s collected, settled %s, %s', id, collected, amount,
+                     coalesce(settled_at::text, 'never'), settlement)
+       FROM billing_clawback WHERE collected < 0 OR collected > amount
+          OR (settled_at IS NULL) <> (settlement = '')
+          OR (settlement IN ('', 'waived', 'void')) <> (collected < amount) AND (settlement, amount) <> ('void', 0)""",
+    """SELECT format('wallet %s: frozen is %s with %s open debts', w.id, w.frozen, count(c.id))
+       FROM billing_wallet w LEFT JOIN (
+           billing_clawback c JOIN billing_lot l ON l.id = c.lot_id AND c.settled_at IS NULL) ON l.wallet_id = w.id
+       GROUP BY w.id HAVING w.frozen <> (count(c.id) > 0)""",
+    # Without these guards nothing above could be relied on tomorrow. 'R' fires in replicas alone.
+    """SELECT format('trigger %s of %s is missing or switched off', needed.name, needed.place)
+       FROM (VALUES ('transfer_append_only', 'billing_transfer'), ('hold_resolved_once', 'billing_hold'),
+                    ('hold_kept', 'billing_hold'), ('wallet_kept', 'billing_wallet'),
+                    ('wallet_keeps_its_owner', 'billing_wallet'), ('lot_kept', 'billing_lot'),
+                    ('lot_keeps_its_terms', 'billing_lot'), ('draw_append_only', 'billing_draw'),
+                    ('clawback_kept', 'billing_clawback'), ('clawback_settled_once', 'billing_clawback'),
+                    ('rollup_kept', 'billing_rollup'), ('rollup_moves_on', 'billing_rollup'),
+                    ('price_list_immutable', 'billing_pricelistversion')) AS needed (name, place)
+       WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = needed.place::regclass
+                         AND tgname = needed.name AND tgenabled IN ('O', 'A'))""",
+    f"""SELECT format('constraint %s is missing or switched off', needed.name)
+       FROM unnest('{{{",".join(_CONSTRAINTS)}}}'::text[]) AS needed (name)
+       WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conname = needed.name AND convalidated)""",
+    # All wallets sum to zero.
+    """SELECT format('all wallets sum to %s', total) FROM (
+           SELECT (SELECT coalesce(sum(balance), 0) FROM billing_wallet WHERE kind = 'customer')
+                + (SELECT coalesce(sum(t.amount), 0) FROM billing_transfer t
+                   JOIN billing_wallet w ON w.id = t.target_id WHERE w.kind <> 'customer')
+                - (SELECT coalesce(sum(t.amount), 0) FROM billing_transfer t
+                   JOIN billing_wallet w ON w.id = t.source_id WHERE w.kind <> 'customer') AS total) AS books
+       WHERE total <> 0""",
+)
+
+
+def check() -> list[str]:
+    """Every violated invariant, one line each; empty where the ledger is right.
+
+    Reads all of it, in the snapshot of one statement; inside a caller's REPEATABLE READ transaction, in
+    the caller's snapshot.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("\nUNION ALL\n".join(_VIOLATIONS))
+        return [text for (text,) in cursor.fetchall()]

@@ -1,0 +1,102 @@
+"""Balances of the platform, the creators and the mint, which no row stores as transfers are made.
+
+Their transfers are summed up to a mark now and then, and a balance is that sum and the few transfers since. Nothing in
+the path of a request writes or locks here. Amounts are integer milli-Tokens. Not for customers (wallets).
+"""
+
+from __future__ import annotations
+
+import time
+
+from django.db import connection, transaction
+
+from billing.prepared import run
+
+CHUNK = 100_000
+PATIENCE_SECONDS = 2.0
+
+# Rolled-up sum and rest are read in one snapshot, so they fit, however far the mark moves meanwhile.
+_BALANCE = """
+SELECT coalesce(rollup.balance, 0)
+     + (SELECT coalesce(sum(amount), 0) FROM billing_transfer
+        WHERE target_id = wallet.id AND id > coalesce(rollup.last_transfer_id, 0))
+     - (SELECT coalesce(sum(amount), 0) FROM billing_transfer
+        WHERE source_id = wallet.id AND id > coalesce(rollup.last_transfer_id, 0))
+FROM billing_wallet AS wallet LEFT JOIN billing_rollup AS rollup ON rollup.wallet_id = wallet.id
+WHERE wallet.id = %(wallet)s AND wallet.kind <> 'customer'
+"""
+
+_HIGHEST = "SELECT coalesce(max(id), 0) FROM billing_transfer"
+
+# Transactions that may have drawn an id and not committed it: a statement locks its table before it draws one.
+_WRITERS = """
+SELECT virtualtransaction FROM pg_locks
+WHERE locktype = 'relation' AND relation = 'billing_transfer'::regclass AND mode = 'RowExclusiveLock'
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND pid IS DISTINCT FROM pg_backend_pid()
+"""
+
+# The first of these ids that ends a chunk, or the last one there is.
+_NEXT = """
+SELECT mark.id, (
+    SELECT coalesce(max(id), 0) FROM (
+        SELECT id FROM billing_transfer WHERE id > mark.id AND id <= %s ORDER BY id LIMIT %s
+    ) AS chunk
+) FROM (SELECT coalesce(max(last_transfer_id), 0) AS id FROM billing_rollup) AS mark
+"""
+
+# Every transfer has such a wallet at one end, so the furthest mark of any of them is the mark of all.
+_ADD = """
+INSERT INTO billing_rollup (wallet_id, balance, last_transfer_id)
+SELECT wallet.id, sum(side.amount)::bigint, %(until)s FROM (
+    SELECT target_id AS wallet_id, amount FROM billing_transfer WHERE id > %(after)s AND id <= %(until)s
+    UNION ALL
+    SELECT source_id, -amount FROM billing_transfer WHERE id > %(after)s AND id <= %(until)s
+) AS side JOIN billing_wallet AS wallet ON wallet.id = side.wallet_id AND wallet.kind <> 'customer'
+GROUP BY wallet.id
+ON CONFLICT (wallet_id) DO UPDATE
+SET balance = billing_rollup.balance + excluded.balance, last_transfer_id = excluded.last_transfer_id
+"""
+
+
+def balance(wallet_id: int) -> int | None:
+    """What all its transfers come to; None for a customer's wallet, or none."""
+    found = run(_BALANCE, {"wallet": wallet_id})
+    return None if found is None else int(found[0])
+
+
+def roll_up(patience_seconds: float = PATIENCE_SECONDS) -> int | None:
+    """Moves the mark to the last transfer that there was; how many chunks it took.
+
+    An id below that one may be committed later: those who may have it are waited for. None where one of them takes
+    longer than `patience_seconds`, and the next call tries again. Not inside a transaction.
+    """
+    highest = _column(_HIGHEST)[0]
+    writers = set(_column(_WRITERS))
+    deadline = time.monotonic() + patience_seconds
+    while writers.intersection(_column(_WRITERS)):
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.01)
+    chunks = 0
+    while _add_chunk(highest):
+        chunks += 1
+    return chunks
+
+
+@transaction.atomic
+def _add_chunk(highest: int) -> bool:
+    """One transaction; False where nothing is left up to `highest`."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('roll-up'), 0)")
+        cursor.execute(_NEXT, [highest, CHUNK])
+        after, until = cursor.fetchone()
+        if until:
+            cursor.execute(_ADD, {"after": after, "until": until})
+    return bool(until)
+
+
+def _column(sql: str) -> list[int]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return [value for (value,) in cursor.fetchall()]

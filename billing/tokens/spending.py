@@ -1,0 +1,99 @@
+"""What has been spent, by day and by whoever spent it in the account's name. Amounts are integer milli-Tokens.
+
+Spent in a period is what was charged in it (UTC), less what of these charges was refunded, whenever that was, and
+everything that is held now. All of it comes from holds and transfers: what the transfers up to a wallet's LotCursor
+say is kept by day in Spending, which `lots` lets follow them, and the rest is read from them. Not for caps: whoever
+sets one asks `spent` while the wallet is locked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from django.db import connection
+
+from billing.errors import NoWallet
+from billing.prepared import run
+
+
+@dataclass(frozen=True)
+class Spent:
+    """milli-Tokens, in the day and the month of `moment`, with what is held."""
+
+    moment: datetime
+    day: int
+    month: int
+    spender_day: int
+    spender_month: int
+
+
+# Charges and refunds of a wallet's transfers above an id.
+_CHARGES = """
+    SELECT source_id AS wallet_id, reference, amount FROM billing_transfer
+    WHERE source_id = {wallet} AND id > {after} AND id <= {until} AND kind = 'capture'
+    UNION ALL
+    SELECT target_id, reference, -amount FROM billing_transfer
+    WHERE target_id = {wallet} AND id > {after} AND id <= {until} AND kind = 'refund'"""
+
+# Each is of the day of the charge, whenever the refund was.
+_DAY = "(hold.resolved_at AT TIME ZONE 'UTC')::date"
+
+# Reads `charge (wallet_id, reference, amount)`, refunds as negative amounts.
+KEEP = f"""
+INSERT INTO billing_spending (wallet_id, spender, day, amount)
+SELECT charge.wallet_id, hold.spender, {_DAY}, sum(charge.amount)::bigint
+FROM charge JOIN billing_hold AS hold ON hold.reference = charge.reference
+GROUP BY 1, 2, 3
+ON CONFLICT (wallet_id, spender, day) DO UPDATE SET amount = billing_spending.amount + excluded.amount
+"""
+
+_FOLLOW = f"""
+WITH charge AS ({_CHARGES.format(wallet="%(wallet)s", after="%(after)s", until="%(until)s")})
+{KEEP}
+"""
+
+_SPENT = f"""
+WITH wallet AS (
+    SELECT id, held, coalesce(last_transfer_id, 0) AS followed, statement_timestamp() AS moment,
+           (statement_timestamp() AT TIME ZONE 'UTC')::date AS today
+    FROM billing_wallet LEFT JOIN billing_lotcursor ON wallet_id = id
+    WHERE owner = %(owner)s::uuid AND kind = 'customer'
+),
+charge AS (
+    SELECT spender, day, amount FROM billing_spending WHERE wallet_id = (SELECT id FROM wallet)
+    AND day >= (SELECT date_trunc('month', today)::date FROM wallet)
+    UNION ALL
+    SELECT hold.spender, {_DAY}, charge.amount
+    FROM ({_CHARGES.format(wallet="(SELECT id FROM wallet)", after="(SELECT followed FROM wallet)", until=2**63 - 1)})
+        AS charge JOIN billing_hold AS hold ON hold.reference = charge.reference
+),
+total AS (
+    SELECT coalesce(sum(amount) FILTER (WHERE day = today), 0) AS day,
+           coalesce(sum(amount), 0) AS month,
+           coalesce(sum(amount) FILTER (WHERE day = today AND spender = %(spender)s::uuid), 0) AS spender_day,
+           coalesce(sum(amount) FILTER (WHERE spender = %(spender)s::uuid), 0) AS spender_month
+    FROM charge, wallet WHERE day >= date_trunc('month', today)
+),
+open AS (
+    SELECT coalesce(sum(amount), 0) AS held FROM billing_hold WHERE spender = %(spender)s::uuid AND status = 'held'
+)
+SELECT moment, (day + wallet.held)::bigint, (month + wallet.held)::bigint,
+       (spender_day + open.held)::bigint, (spender_month + open.held)::bigint
+FROM wallet, total, open
+"""
+
+
+def spent(owner: UUID, spender: UUID | None) -> Spent:
+    """What the customer spent, and this spender of theirs; NoWallet."""
+    row = run(_SPENT, {"owner": owner, "spender": spender})
+    if row is None:
+        raise NoWallet(owner)
+    return Spent(*row)
+
+
+def follow(wallet_id: int, after: int, until: int) -> None:
+    """Adds up the wallet's transfers above one id, up to another. For `lots`, whose cursor says which."""
+    with connection.cursor() as cursor:
+        cursor.execute(_FOLLOW, {"wallet": wallet_id, "after": after, "until": until})

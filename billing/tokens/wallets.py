@@ -1,0 +1,451 @@
+"""Wallets: hold, capture, release, expire, grant, purchase, refund, withdraw. Amounts are integer milli-Tokens.
+
+Every verb is one SQL statement. Alone it is atomic; inside a transaction it joins it. Where it changes
+nothing, a second statement finds out why and raises from the tree in `errors`. Locks are taken hold first,
+then wallet, and never on the platform's row. Not for prices (pricing) or for reading transfers (ledger).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import accumulate
+from typing import Any, Literal
+from uuid import UUID
+
+from django.db import IntegrityError, connection
+from psycopg.errors import UniqueViolation
+
+from billing.amounts import LARGEST
+from billing.errors import (
+    AccountFrozen,
+    BillingError,
+    ChargeAboveHold,
+    HoldExists,
+    HoldNotDue,
+    HoldResolved,
+    IdempotencyMismatch,
+    InsufficientTokens,
+    NoWallet,
+    RefundAboveCapture,
+    UnknownHold,
+)
+from billing.models import PLATFORM_ID, Hold, Lot, Transfer, Wallet
+from billing.prepared import run
+from billing.tokens import ledger
+
+KEY_LENGTH = 255
+
+
+@dataclass(frozen=True)
+class Balance:
+    """milli-Tokens; `total` is what the wallet has, `available` what is not held."""
+
+    available: int
+    held: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Captured:
+    """milli-Tokens that were charged, and that went back to the wallet from the hold."""
+
+    charged: int
+    released: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of a charge, for the owner of a creator's wallet or for the platform."""
+
+    owner: UUID | Literal["platform"]
+    amount: int
+
+
+_CREATE = """
+INSERT INTO billing_wallet (owner, kind) VALUES (%(owner)s::uuid, %(kind)s) ON CONFLICT DO NOTHING
+"""
+
+_BALANCE = """
+SELECT balance - held, held, balance FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer'
+"""
+
+_LOCK = "SELECT FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer' FOR NO KEY UPDATE"
+
+# Two CTEs with the parameters owner, amount, reference, spender and expires_in. No row in new_hold: too few Tokens, a
+# frozen wallet or none; `refusal` says which.
+HOLD_CTE = """
+held_wallet AS (
+    UPDATE billing_wallet SET held = held + %(amount)s::bigint
+    WHERE owner = %(owner)s::uuid AND kind = 'customer' AND balance - held >= %(amount)s::bigint AND NOT frozen
+    RETURNING id
+),
+new_hold AS (
+    INSERT INTO billing_hold (wallet_id, reference, spender, amount, expires_at)
+    SELECT id, %(reference)s::uuid, %(spender)s::uuid, %(amount)s::bigint,
+           statement_timestamp() + %(expires_in)s::interval
+    FROM held_wallet
+    RETURNING id, wallet_id, reference, amount, expires_at
+)"""
+
+# The same for many owners at once, so that what is paid for can be written between the two in the same statement.
+# PAYERS_CTE locks the wallets of a CTE `wanted (owner)`; HOLDS_CTE takes a CTE
+# `bought (owner, reference, spender, amount)`, whose sum for an owner must be within `payer.available`, and the
+# parameter expires_in.
+_PAYERS = """
+payer AS MATERIALIZED (
+    SELECT id AS wallet_id, owner, balance - held AS available FROM billing_wallet
+    WHERE kind = 'customer' AND NOT frozen AND owner = ANY (ARRAY(SELECT owner FROM wanted))
+    FOR NO KEY UPDATE {if_locked}
+)"""
+PAYERS_CTE = _PAYERS.format(if_locked="")
+# Leaves out the wallets that somebody else has locked, so that it waits for nobody.
+FREE_PAYERS_CTE = _PAYERS.format(if_locked="SKIP LOCKED")
+HOLDS_CTE = """
+new_hold AS (
+    INSERT INTO billing_hold (wallet_id, reference, spender, amount, expires_at)
+    SELECT wallet_id, reference, spender, amount, statement_timestamp() + %(expires_in)s::interval
+    FROM bought JOIN payer USING (owner)
+    RETURNING wallet_id, amount
+),
+held_wallet AS (
+    UPDATE billing_wallet SET held = held + due.amount
+    FROM (SELECT wallet_id, sum(amount)::bigint AS amount FROM new_hold GROUP BY wallet_id) AS due
+    WHERE id = wallet_id
+)"""
+
+_HOLD = f"WITH {HOLD_CTE} SELECT id FROM new_hold"
+
+_CAPTURE = f"""
+WITH resolved AS (
+    UPDATE billing_hold SET status = 'captured', captured = %(charge)s::bigint,
+                            resolved_at = statement_timestamp()
+    WHERE reference = %(reference)s::uuid AND status = 'held' AND amount >= %(charge)s::bigint
+    RETURNING wallet_id, reference, amount, captured
+),
+paid AS (
+    UPDATE billing_wallet SET balance = balance - resolved.captured, held = held - resolved.amount
+    FROM resolved WHERE billing_wallet.id = resolved.wallet_id
+    RETURNING billing_wallet.id, resolved.reference, billing_wallet.balance
+),
+{ledger.CAPTURES}
+SELECT captured, amount - captured FROM resolved
+"""
+
+_FREE = """
+WITH resolved AS (
+    UPDATE billing_hold SET status = %(status)s::text, resolved_at = statement_timestamp()
+    WHERE reference = %(reference)s::uuid AND status = 'held'
+      AND (%(status)s::text = 'released' OR expires_at <= statement_timestamp())
+    RETURNING wallet_id, amount
+),
+freed AS (
+    UPDATE billing_wallet SET held = held - resolved.amount
+    FROM resolved WHERE billing_wallet.id = resolved.wallet_id
+)
+SELECT amount FROM resolved
+"""
+
+_DUE = """
+SELECT reference FROM billing_hold WHERE status = 'held' AND expires_at <= statement_timestamp()
+ORDER BY expires_at LIMIT %(limit)s
+"""
+
+_ISSUE = f"""
+WITH target AS (
+    SELECT id, balance FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer' FOR NO KEY UPDATE
+),
+{ledger.ISSUE},
+credited AS (
+    UPDATE billing_wallet SET balance = balance + issued.amount
+    FROM issued WHERE billing_wallet.id = issued.target_id
+)
+SELECT id FROM lot
+"""
+
+_WITHDRAW = f"""
+WITH taken AS (
+    UPDATE billing_wallet SET balance = balance - %(amount)s::bigint
+    WHERE id = %(wallet)s AND balance - held >= %(amount)s::bigint
+    RETURNING id, balance
+),
+{ledger.WITHDRAWAL}
+SELECT id FROM taken
+"""
+
+_REFUND = f"""
+WITH target AS (
+    SELECT wallet.id, hold.reference, wallet.balance FROM billing_hold AS hold
+    JOIN billing_wallet AS wallet ON wallet.id = hold.wallet_id
+    WHERE hold.reference = %(reference)s::uuid AND hold.refunded + %(amount)s::bigint <= hold.captured
+    FOR NO KEY UPDATE
+),
+{ledger.REFUND},
+marked AS (
+    UPDATE billing_hold SET refunded = refunded + returned.amount
+    FROM returned WHERE billing_hold.reference = returned.reference
+)
+UPDATE billing_wallet SET balance = balance + returned.amount
+FROM returned WHERE billing_wallet.id = returned.target_id
+RETURNING billing_wallet.id
+"""
+
+
+def create(owner: UUID, kind: Wallet.Kind = Wallet.Kind.CUSTOMER) -> None:
+    """Gives `owner` an empty wallet of this kind (customer or creator), unless there is one."""
+    run(_CREATE, {"owner": owner, "kind": kind.value})
+
+
+def balance(owner: UUID) -> Balance:
+    """What the customer has; NoWallet."""
+    row = run(_BALANCE, {"owner": owner})
+    if row is None:
+        raise NoWallet(owner)
+    return Balance(*row)
+
+
+def lock(owner: UUID) -> None:
+    """Nobody else holds, captures or receives Tokens of the customer's until the transaction's end."""
+    run(_LOCK, {"owner": owner})
+
+
+def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta, spender: UUID | None = None) -> None:
+    """Sets `amount` aside under `reference`, in the name of `spender`.
+
+    InsufficientTokens, AccountFrozen, NoWallet or HoldExists. Under a reference that is being captured or released at
+    that moment it may wait for that, and that for it; then PostgreSQL refuses one of them (OperationalError).
+    """
+    if expires_in <= timedelta(0):
+        raise ValueError("a hold must last")
+    values = {
+        "owner": owner, "amount": _milli(amount), "reference": reference, "spender": spender,
+        "expires_in": expires_in,
+    }  # fmt: skip
+    try:
+        held = run(_HOLD, values)
+    except IntegrityError as error:
+        if not isinstance(error.__cause__, UniqueViolation):
+            raise
+        raise HoldExists(reference) from error
+    if held is None:
+        raise refusal(owner, amount)
+
+
+def refusal(owner: UUID, amount: int) -> BillingError:
+    """Why a hold of this amount found no row: AccountFrozen, InsufficientTokens or NoWallet, to be raised."""
+    if Wallet.objects.filter(owner=owner, kind=Wallet.Kind.CUSTOMER, frozen=True).exists():
+        return AccountFrozen(owner)
+    try:
+        return InsufficientTokens(balance(owner).available, amount)
+    except NoWallet as error:
+        return error
+
+
+def capture(reference: UUID, charge: int, shares: Sequence[Share] | None = None) -> Captured:
+    """Charges `charge` of what is held and releases the rest, once.
+
+    The platform gets it, or each share its part; they must sum to the charge (else ValueError) and go to
+    creators' wallets that exist (else NoWallet). UnknownHold, HoldResolved or ChargeAboveHold. A hold past
+    its time but not yet expired can still be captured.
+    """
+    _milli(charge, "charge")
+    shared = _whole(charge) if shares is None else _shared(charge, shares)
+    row = run(_CAPTURE, {"reference": reference, "charge": charge, **shared})
+    if row is None:
+        raise _unresolvable(reference, otherwise=ChargeAboveHold(reference))
+    return Captured(*row)
+
+
+def release(reference: UUID) -> int:
+    """Gives all of a hold back, once; the milli-Tokens given back. UnknownHold or HoldResolved."""
+    return _free(reference, Hold.Status.RELEASED)
+
+
+def expire(reference: UUID) -> int:
+    """Gives a hold back whose time has run out, once; otherwise as `release`, and HoldNotDue."""
+    return _free(reference, Hold.Status.EXPIRED)
+
+
+def due(limit: int = 500) -> list[UUID]:
+    """References of open holds whose time has run out, longest ago first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_DUE, {"limit": limit})
+        return [reference for (reference,) in cursor.fetchall()]
+
+
+def grant(
+    owner: UUID,
+    amount: int,
+    key: str,
+    memo: str = "",
+    expires_at: datetime | None = None,
+    reference: UUID | None = None,
+) -> bool:
+    """Gives Tokens, as a lot of their own; True, and False where this `key` already did.
+
+    NoWallet or IdempotencyMismatch. What is left at `expires_at` is taken back by `lots.expire`; `reference` names
+    the payment that they are a bonus of.
+    """
+    return _issue(Transfer.Kind.GRANT, owner, amount, key, reference, memo, expires_at=expires_at) is not None
+
+
+def purchase(
+    owner: UUID,
+    amount: int,
+    price_minor: int,
+    currency: str,
+    key: str,
+    expires_at: datetime | None = None,
+    reference: UUID | None = None,
+) -> UUID:
+    """Tokens that were paid for, as a lot of their own: its id, also where this `key` already made it.
+
+    The price is in the currency's smallest unit, the currency as Stripe writes it (`eur`); `reference` names the
+    payment. NoWallet or IdempotencyMismatch.
+    """
+    if not isinstance(price_minor, int) or price_minor <= 0:
+        raise ValueError("price_minor must be a positive int of the currency's smallest unit")
+    if not re.fullmatch("[a-z]{3}", currency):
+        raise ValueError("a currency is three small letters")
+    lot = _issue(
+        Transfer.Kind.PURCHASE, owner, amount, key, reference, price_minor=price_minor, currency=currency,
+        expires_at=expires_at,
+    )  # fmt: skip
+    if lot is None:
+        standing = Lot.objects.get(transfer__idempotency_key=_key("purchase", key))
+        if (standing.price_minor, standing.currency) != (price_minor, currency):
+            raise IdempotencyMismatch(key)
+        lot = standing.id
+    return lot
+
+
+def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
+    """Gives back part or all of a charge, from the platform; True, and False where this `key` already did.
+
+    UnknownHold, RefundAboveCapture (also where nothing was captured) or IdempotencyMismatch.
+    """
+    stored_key = _key("refund", key)
+    values = {"reference": reference, "amount": _milli(amount), "key": stored_key, "memo": memo}
+    if run(_REFUND, values) is not None:
+        return True
+    charged = Hold.objects.filter(reference=reference).values_list("wallet__owner", flat=True).first()
+    if charged is None:
+        raise UnknownHold(reference)
+    _expect(stored_key, key, (charged, reference, amount), otherwise=RefundAboveCapture(reference))
+    return False
+
+
+def issued(keys: Iterable[str]) -> set[str]:
+    """Those of the keys under which Tokens were granted or purchased."""
+    kinds = (Transfer.Kind.GRANT, Transfer.Kind.PURCHASE)
+    stored = {_key(kind.value, key): key for key in keys for kind in kinds}
+    found = Transfer.objects.filter(idempotency_key__in=stored)
+    return {stored[key] for key in found.values_list("idempotency_key", flat=True)}
+
+
+def withdraw(wallet_id: int, kind: Transfer.Kind, amount: int, reference: UUID, key: str) -> None:
+    """Takes Tokens that are not held out of the books; InsufficientTokens. For `lots` and `debts`, which lock first."""
+    values = {"wallet": wallet_id, "kind": kind.value, "amount": _milli(amount), "reference": reference, "key": key}
+    if run(_WITHDRAW, values) is None:
+        wallet = Wallet.objects.get(pk=wallet_id)
+        raise InsufficientTokens(wallet.balance - wallet.held, amount)
+
+
+def _issue(
+    kind: Transfer.Kind,
+    owner: UUID,
+    amount: int,
+    key: str,
+    reference: UUID | None = None,
+    memo: str = "",
+    price_minor: int | None = None,
+    currency: str = "",
+    expires_at: datetime | None = None,
+) -> UUID | None:
+    """The new lot's id; None where the key stands for the same."""
+    stored_key = _key(kind.value, key)
+    values = {
+        "owner": owner, "amount": _milli(amount), "kind": kind.value, "key": stored_key, "memo": memo,
+        "reference": reference, "price_minor": price_minor, "currency": currency, "expires_at": expires_at,
+    }  # fmt: skip
+    if (row := run(_ISSUE, values)) is not None:
+        return row[0]  # type: ignore[no-any-return]
+    _expect(stored_key, key, (owner, reference, amount), otherwise=NoWallet(owner))
+    return None
+
+
+def _free(reference: UUID, status: Hold.Status) -> int:
+    row = run(_FREE, {"reference": reference, "status": status.value})
+    if row is None:
+        raise _unresolvable(reference, otherwise=HoldNotDue(reference))
+    return int(row[0])
+
+
+def _unresolvable(reference: UUID, otherwise: BillingError) -> BillingError:
+    """Why a hold could not be resolved: it is unknown, resolved, or else as the verb says."""
+    status = Hold.objects.filter(reference=reference).values_list("status", flat=True).first()
+    if status is None:
+        return UnknownHold(reference)
+    return otherwise if status == Hold.Status.HELD else HoldResolved(reference, status)
+
+
+def _expect(stored_key: str, key: str, wanted: tuple[UUID, UUID | None, int], otherwise: BillingError) -> None:
+    """Passes where the transfer under the key is the one wanted."""
+    standing = ledger.standing(stored_key)
+    if standing is None:
+        raise otherwise
+    if standing != wanted:
+        raise IdempotencyMismatch(key)
+
+
+def _whole(charge: int) -> dict[str, str]:
+    """All of the charge for the platform, as `_CAPTURE` reads it."""
+    return {"targets": f"{{{PLATFORM_ID}}}", "amounts": f"{{{charge}}}", "laters": "{0}"}
+
+
+def _shared(charge: int, shares: Sequence[Share]) -> dict[str, str]:
+    split = _split(shares)
+    if sum(split.values()) != charge:
+        raise ValueError("the shares do not sum to the charge")
+    return {
+        "targets": _array(split),
+        "amounts": _array(split.values()),
+        "laters": _array(charge - taken for taken in accumulate(split.values())),
+    }
+
+
+def _split(shares: Sequence[Share]) -> dict[int, int]:
+    """Wallet ids and what each gets. They never change, so reading them ahead is no race."""
+    owners = [share.owner for share in shares if share.owner != "platform"]
+    found = Wallet.objects.filter(owner__in=owners, kind=Wallet.Kind.CREATOR).values_list("owner", "id")
+    ids: dict[Any, int] = {"platform": PLATFORM_ID, **dict(found)} if owners else {"platform": PLATFORM_ID}
+    split: dict[int, int] = {}
+    for share in shares:
+        if share.owner not in ids:
+            raise NoWallet(UUID(str(share.owner)))
+        wallet = ids[share.owner]
+        split[wallet] = split.get(wallet, 0) + _milli(share.amount, "share")
+    return split
+
+
+def _array(values: Iterable[int]) -> str:
+    """As PostgreSQL writes it; psycopg takes longer over three lists than over all the rest of a capture."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
+def _key(verb: str, key: str) -> str:
+    """Keys of different verbs never meet."""
+    if not isinstance(key, str) or not 0 < len(key) <= KEY_LENGTH:
+        raise ValueError(f"a key has 1 to {KEY_LENGTH} characters")
+    return f"{verb}:{key}"
+
+
+def _milli(amount: int, name: str = "amount") -> int:
+    """The amount itself, where it is a whole, positive number that the database can store."""
+    if not isinstance(amount, int) or isinstance(amount, bool):
+        raise TypeError(f"{name} must be an int of milli-Tokens, not {type(amount).__name__}")
+    if not 0 < amount <= LARGEST:
+        raise ValueError(f"{name} must be between 1 and {LARGEST} milli-Tokens, not {amount}")
+    return amount

@@ -1,0 +1,221 @@
+"""The whole of Kiln as children of this process: started in order, watched, stopped in reverse order."""
+
+import contextlib
+import http.client
+import os
+import shutil
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn, Self
+from urllib.parse import urlsplit
+
+from devstack import lock, parts, processes
+from devstack.interrupts import Interrupts
+from devstack.parts import Part
+from devstack.processes import Child, PartEnded, StartFailed
+from devstack.servers import Servers
+from marketplace import addresses
+from marketplace.addresses import ROOT, Addresses
+
+COMMAND_SECONDS = 300.0
+READY_SECONDS = 600.0
+SAY_AGAIN_SECONDS = 15.0
+LEFTOVER_STEPS = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+
+
+@dataclass(frozen=True)
+class Running:
+    """A child with the name that people know it by."""
+
+    name: str
+    child: Child
+    log: Path
+
+    def obituary(self) -> str:
+        """How it ended, and its last lines."""
+        code = self.child.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"{self.name} {how}; the end of {self.log}:\n{processes.tail(self.log)}"
+
+
+class Stack:
+    """A context manager: inside its block the stack is ready; afterwards nothing of it runs.
+
+    `say` is told, a line at a time, how the start goes on. What `named` names, as DATABASE_URL, REDIS_URL and
+    STRIPE_SECRET_KEY, is not started. `stripe` is where the double of Stripe is, if it runs.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        port: int,
+        interrupts: Interrupts,
+        say: Callable[[str], None],
+        named: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = home.resolve()
+        self.port = port
+        self.interrupts = interrupts
+        self.say = say
+        self.named = named
+        self.url = f"http://127.0.0.1:{port}"
+        self.stripe = ""
+        self.environment: dict[str, str] = {}
+        self.running: list[Running] = []
+        self._stops = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start everything and wait until it is ready. Raises LocalError, Interrupted; nothing runs then."""
+        with contextlib.ExitStack() as stops:
+            self._prepare(stops)
+            double, settings = self._stripe_double()
+            found = self._start_servers(stops, settings)
+            self.environment = parts.environment(self.home, found)
+            stops.callback(self._clear_leftovers, (signal.SIGKILL, 5.0))
+            self.manage("migrate", "--noinput")
+            self.say("tables are up to date")
+            self._start_parts(stops, [*double, *parts.parts(self.home, self.port)])
+            self._wait_ready()
+            self._stops = stops.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stops.close()
+
+    def watch(self) -> NoReturn:
+        """Wait for what `check` raises."""
+        while True:
+            self.check()
+            time.sleep(0.1)
+
+    def check(self) -> None:
+        """Raise PartEnded where a part has ended, Interrupted where somebody asked to stop."""
+        self.interrupts.check()
+        for part in self.running:
+            if part.child.poll() is not None:
+                raise PartEnded(part.obituary())
+
+    def manage(self, *arguments: str) -> list[str]:
+        """Run a management command beside the stack and return its lines. Raises StartFailed."""
+        log = self._log(arguments[0])
+        child = processes.spawn([*parts.MANAGE, *arguments], log, env=self.environment, cwd=ROOT)
+        try:
+            self._wait(lambda: child.poll() is not None, COMMAND_SECONDS)
+        finally:
+            processes.stop(child, (signal.SIGTERM, 2.0))
+        if child.returncode != 0:
+            raise StartFailed(Running(f"manage.py {arguments[0]}", child, log).obituary())
+        return log.read_text().splitlines()
+
+    def last_lines(self, name: str) -> str:
+        """The end of a part's log, under a heading."""
+        return f"the end of {self._log(name)}:\n{processes.tail(self._log(name))}"
+
+    def _prepare(self, stops: contextlib.ExitStack) -> None:
+        if not self.home.exists():
+            self.home.mkdir(parents=True)
+            self.home.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        stops.enter_context(lock.held(self.home))
+        self._clear_leftovers(*LEFTOVER_STEPS)
+        _require_free(self.port)
+        shutil.rmtree(self.home / "metrics", ignore_errors=True)
+        for folder in ("metrics", "logs"):
+            (self.home / folder).mkdir(exist_ok=True, mode=0o700)
+
+    def _clear_leftovers(self, *steps: tuple[signal.Signals, float]) -> None:
+        processes.clear(lambda: processes.carrying(parts.mark(self.home)), *steps)
+
+    def _stripe_double(self) -> tuple[list[Part], dict[str, str]]:
+        """The part, and the settings that lead to it; neither where a key to Stripe itself is named."""
+        if (self.named or {}).get("STRIPE_SECRET_KEY"):
+            return [], {}
+        part, settings = parts.stripe_double(self.home, self.port, processes.free_port())
+        self.stripe = settings["STRIPE_API_BASE"]
+        self.say(f"payments go to a DOUBLE of Stripe at {self.stripe}, no money moves")
+        return [part], settings
+
+    def _start_servers(self, stops: contextlib.ExitStack, stripe: dict[str, str]) -> Addresses:
+        servers = Servers(self.home, named=self.named)
+        stops.callback(servers.stop)
+        found = servers.start()
+        for server in servers.started:
+            self.running.append(Running(server.log.stem, server.running(), server.log))
+            self.say(f"{server.log.stem} started")
+        found = replace(found, stripe=stripe)
+        addresses.write(self.home, found)
+        stops.callback(addresses.forget, self.home)
+        return found
+
+    def _start_parts(self, stops: contextlib.ExitStack, wanted: list[Part]) -> None:
+        for part in wanted:
+            log = self._log(part.name)
+            environment = parts.environment_of(part, self.environment)
+            child = processes.spawn(part.command, log, env=environment, cwd=ROOT, orphaned=part.orphaned)
+            self.running.append(Running(part.name, child, log))
+            stops.callback(self._stop_part, part, child)
+            self.say(f"{part.name} started")
+        self.say("waiting for the worker to load its model")
+
+    def _stop_part(self, part: Part, child: Child) -> None:
+        processes.stop(child, (signal.SIGTERM, part.drain), hurried=self.interrupts.hurried)
+
+    def _wait_ready(self) -> None:
+        spoken = time.monotonic()
+
+        def ready() -> bool:
+            nonlocal spoken
+            answer = _readiness(self.url)
+            if time.monotonic() - spoken > SAY_AGAIN_SECONDS:
+                spoken = time.monotonic()
+                self.say(f"still waiting: {answer}")
+            return answer.startswith("200 ")
+
+        self._wait(lambda: not self.stripe or _listens(self.stripe), READY_SECONDS)
+        self._wait(ready, READY_SECONDS)
+
+    def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Poll `condition`. Raises what `check` raises, and StartFailed after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.check()
+            if time.monotonic() > deadline:
+                raise StartFailed(f"not done after {seconds:.0f} s; logs are in {self.home / 'logs'}")
+            time.sleep(0.1)
+
+    def _log(self, name: str) -> Path:
+        return self.home / "logs" / f"{name}.log"
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last stack's closed connections
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StartFailed(
+                f"port {port} cannot be used: {error.strerror}. Choose another: PORT={port + 1} make run"
+            ) from None
+
+
+def _listens(url: str) -> bool:
+    address = urlsplit(url)
+    with contextlib.suppress(OSError), socket.create_connection((address.hostname, address.port or 80), timeout=5):
+        return True
+    return False
+
+
+def _readiness(url: str) -> str:
+    """Status and body of /readyz, or why there is none."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+            return f"{answer.status} {answer.read().decode(errors='replace')}"
+    except urllib.error.HTTPError as refusal:
+        return f"{refusal.code} {refusal.read(500).decode(errors='replace')}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer from {url}/readyz ({error})"

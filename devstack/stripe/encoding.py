@@ -1,0 +1,45 @@
+"""Stripe's parameter encoding: `line_items[0][price_data][currency]=usd&expand[]=customer` → nested dictionaries."""
+
+import re
+from typing import Any
+from urllib.parse import parse_qsl
+
+from devstack.stripe.errors import Invalid
+
+MAX_PAIRS = 1000
+MAX_DEPTH = 8
+NAME = re.compile(r"^([^\[\]]+)((?:\[[^\[\]]*\])*)$")
+
+
+def decode(text: str) -> dict[str, Any]:
+    """Every value a string; a list is a dictionary with the keys "0", "1"…
+
+    Raises Invalid for names that do not parse or contradict one another, and for too many.
+    """
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PAIRS, errors="strict")
+    except ValueError as error:
+        raise Invalid(f"Invalid request: {error}", stored=False) from None
+    tree: dict[str, Any] = {}
+    for name, value in pairs:
+        _put(tree, _path(name), value, name)
+    return tree
+
+
+def _path(name: str) -> list[str]:
+    match = NAME.match(name)
+    keys = [match[1], *re.findall(r"\[([^\[\]]*)\]", match[2])] if match else []
+    if not 0 < len(keys) <= MAX_DEPTH:
+        raise Invalid(f"Invalid parameter name: {name[:100]}", stored=False)
+    return keys
+
+
+def _put(tree: dict[str, Any], path: list[str], value: str, name: str) -> None:
+    *folders, last = path
+    for key in folders:
+        tree = tree.setdefault(key or str(len(tree)), {})
+        if not isinstance(tree, dict):
+            break
+    if not isinstance(tree, dict) or isinstance(tree.get(last), dict):
+        raise Invalid(f"Invalid parameter: {name} is given in two ways", stored=False)
+    tree[last or str(len(tree))] = value

@@ -1,0 +1,98 @@
+"""Refunds, by the API and from the dashboard."""
+
+from devstack.stripe import balance, disputes
+from devstack.stripe.books import Books, Call
+from devstack.stripe.errors import Document, Invalid
+
+
+def create(call: Call) -> Document:
+    """`POST /v1/refunds` by `charge` or `payment_intent`."""
+    if ("charge" in call.params) == ("payment_intent" in call.params):
+        raise Invalid("One of the following params should be provided for this request: payment_intent or charge.")
+    charge = charge_of(call.books, call.params.get("charge"), call.params.get("payment_intent"))
+    amount, reason = call.params.get("amount"), call.params.get("reason")
+    return refund(call.books, charge, amount, reason, call.merged_metadata({}))
+
+
+def charge_of(books: Books, charge: str | None, intent: str | None) -> Document:
+    """The charge of that id, or the one that succeeded for the PaymentIntent. Raises NotFound, Invalid."""
+    if charge:
+        return books.get("charge", charge, "charge")
+    found = books.get("payment_intent", intent or "", "payment_intent")
+    if not found["latest_charge"] or found["status"] != "succeeded":
+        raise Invalid(f"This PaymentIntent ({intent}) does not have a successful charge to refund.")
+    return books.get("charge", found["latest_charge"])
+
+
+def refund(
+    books: Books,
+    charge: Document,
+    amount: int | None = None,
+    reason: str | None = None,
+    metadata: dict[str, str] | None = None,
+) -> Document:
+    """Give `amount` minor units back, None for all that is left. Raises Invalid where less is left."""
+    left = charge["amount"] - charge["amount_refunded"]
+    amount = left if amount is None else amount
+    _must_allow(charge, amount, left)
+    done = books.create(
+        "refund",
+        amount=amount,
+        charge=charge["id"],
+        currency=charge["currency"],
+        destination_details={"card": {"reference_status": "pending", "type": "refund"}, "type": "card"},
+        metadata=metadata or {},
+        payment_intent=charge["payment_intent"],
+        reason=reason,
+        status="succeeded",
+    )
+    moved = balance.record(books, "refund", -amount, charge["currency"], done["id"])
+    done["balance_transaction"] = moved["id"]
+    books.save(done)
+    _count(books, charge, amount)
+    books.emit("charge.refunded", charge)
+    books.emit("refund.created", done)
+    if charge["refunded"]:
+        disputes.settle_warnings(books, charge["id"])
+    return done
+
+
+def fail(books: Books, done: Document) -> Document:
+    """The card's bank sends a refund back: the amount returns to the balance. Raises Invalid."""
+    if done["status"] != "succeeded":
+        raise Invalid(f"Refund {done['id']} is {done['status']}.")
+    returned = balance.record(books, "refund_failure", done["amount"], done["currency"], done["id"])
+    fields = {"status": "failed", "failure_reason": "lost_or_stolen_card"}
+    before = {name: done[name] for name in fields}
+    done |= fields | {"failure_balance_transaction": returned["id"]}
+    books.save(done)
+    _count(books, books.get("charge", done["charge"]), -done["amount"])
+    for event in ("charge.refund.updated", "refund.updated", "refund.failed"):
+        books.emit(event, done, before)
+    return done
+
+
+def _must_allow(charge: Document, amount: int, left: int) -> None:
+    if charge["status"] != "succeeded":
+        raise Invalid(f"Charge {charge['id']} has not succeeded; it cannot be refunded.", param="charge")
+    if charge["disputed"]:
+        message = f"Charge {charge['id']} has been charged back; cannot issue a refund."
+        raise Invalid(message, code="charge_disputed")
+    if left == 0:
+        message = f"Charge {charge['id']} has already been refunded."
+        raise Invalid(message, code="charge_already_refunded")
+    if amount < 1:
+        raise Invalid("Invalid positive integer", code="parameter_invalid_integer", param="amount")
+    if amount > left:
+        message = f"Refund amount ({_money(amount)}) is greater than unrefunded amount on charge ({_money(left)})"
+        raise Invalid(message, param="amount")
+
+
+def _count(books: Books, charge: Document, amount: int) -> None:
+    refunded = charge["amount_refunded"] + amount
+    charge |= {"amount_refunded": refunded, "refunded": refunded == charge["amount"]}
+    books.save(charge)
+
+
+def _money(amount: int) -> str:
+    return f"${amount // 100}.{amount % 100:02d}"

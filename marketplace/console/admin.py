@@ -1,0 +1,8 @@
+"""Registers every page: Django looks for this module in each of its apps."""
+
+from marketplace.console import approvals as approvals
+from marketplace.console import audit as audit
+from marketplace.console import customers as customers
+from marketplace.console import jobs as jobs
+from marketplace.console import money as money
+from marketplace.console import payments as payments

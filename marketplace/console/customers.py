@@ -1,0 +1,306 @@
+"""The operator's pages for people, accounts and API keys. Secrets are never shown: only their prefix is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
+from django.db.models import Model, OuterRef, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.safestring import SafeString
+from unfold.admin import TabularInline
+from unfold.decorators import action
+from unfold.forms import AdminPasswordChangeForm, BaseDialogForm, UserChangeForm, UserCreationForm
+
+from billing.models import TopUp, Wallet
+from marketplace.accounts import keys
+from marketplace.accounts.models import Account, ApiKey, Person
+from marketplace.audit import trail
+from marketplace.console import dialogs
+from marketplace.console.tables import (
+    NOTHING,
+    ReadOnlyTable,
+    Table,
+    TokensField,
+    as_uuid,
+    column,
+    link,
+    link_to_list,
+    mono,
+    operator,
+    tokens,
+    tokens_of,
+)
+from marketplace.jobs.models import Job
+
+CAP_HELP = "(UTC), of all its keys together; empty for no cap."
+KEY_STATES = {"live": "success", "revoked": "danger"}
+
+
+class SuperusersOnly:
+    """Who may change people's rights could give themselves any: so that is for superusers."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.is_superuser
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return request.user.is_superuser
+
+
+class NewPersonForm(UserCreationForm):  # type: ignore[misc]
+    class Meta:
+        model = Person
+        fields = ("email", "name")
+        field_classes: dict[str, type] = {}
+
+    def clean_email(self) -> str:
+        return str(self.cleaned_data["email"]).lower()
+
+
+class PersonForm(UserChangeForm):  # type: ignore[misc]
+    class Meta:
+        model = Person
+        fields = "__all__"
+        field_classes: dict[str, type] = {}
+
+
+@admin.register(Person)
+class PersonAdmin(SuperusersOnly, DjangoUserAdmin, Table):  # type: ignore[misc, type-arg]
+    form = PersonForm
+    add_form = NewPersonForm
+    change_password_form = AdminPasswordChangeForm
+    list_display = ("email", "name", "is_staff", "is_active", "last_login", "created_at")
+    list_filter = ()
+    search_fields = ("email",)
+    search_help_text = "Beginning of an e-mail address"
+    ordering = ("-pk",)
+    readonly_fields = ("last_login", "created_at", "accounts")
+    fieldsets = (
+        (None, {"fields": ("email", "name", "password", "accounts")}),
+        ("Rights", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("Times", {"fields": ("last_login", "created_at")}),
+    )
+    add_fieldsets = ((None, {"fields": ("email", "name", "usable_password", "password1", "password2")}),)
+
+    def search(self, rows: QuerySet[Person], term: str) -> QuerySet[Person]:
+        return rows.filter(email__startswith=term.lower())
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        with trail.acting(operator(request)):
+            response: HttpResponse = super().user_change_password(request, id, form_url)
+        return response
+
+    @column("Accounts")
+    def accounts(self, person: Person) -> SafeString | str:
+        return link_to_list(Account, "Accounts of this person", q=person.email)
+
+
+admin.site.unregister(Group)
+
+
+@admin.register(Group)
+class GroupAdmin(SuperusersOnly, DjangoGroupAdmin, Table):  # type: ignore[misc]
+    """Sets of permissions for operators."""
+
+    search_help_text = "Beginning of a name"
+    ordering = ("name",)
+
+    def search(self, rows: QuerySet[Group], term: str) -> QuerySet[Group]:
+        return rows.filter(name__startswith=term)
+
+
+class KeyInline(TabularInline):  # type: ignore[misc]
+    """An account's keys, to look at; each is revoked on its own page."""
+
+    model = ApiKey
+    fields = readonly_fields = ("key", "prefix_shown", "state", "last_used_at", "created_at", "revoked_at")
+    ordering = ("-pk",)
+    per_page = 20
+    hide_title = True
+    verbose_name_plural = "API keys"
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    @column("Name")
+    def key(self, key: ApiKey) -> SafeString:
+        return link(ApiKey, key.pk, key.name)
+
+    @column("Prefix")
+    def prefix_shown(self, key: ApiKey) -> SafeString:
+        return mono(f"kiln_{key.prefix}…")
+
+    @column("State", label=KEY_STATES)
+    def state(self, key: ApiKey) -> str:
+        return _state(key)
+
+
+class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
+    daily_cap = TokensField(required=False, min_value=0, help_text=f"Tokens a day {CAP_HELP}")
+    monthly_cap = TokensField(required=False, min_value=0, help_text=f"Tokens a month {CAP_HELP}")
+
+    class Meta:
+        model = Account
+        fields = ("name", "is_active", "daily_cap", "monthly_cap")
+
+
+@admin.register(Account)
+class AccountAdmin(dialogs.Asking, Table):
+    """Accounts are made by `customers.create`, with their wallet; here they are named, capped and switched off."""
+
+    form = AccountForm
+    list_display = ("name", "person", "is_active", "available", "held_tokens", "frozen", "created_at")
+    list_select_related = ("owner",)
+    search_fields = ("id",)
+    search_help_text = "E-mail address, account id or key prefix (kiln_…)"
+    fields = (
+        "name", "is_active", "daily_cap", "monthly_cap", "person", "id", "created_at", "wallet", "balance_tokens",
+        "held_tokens", "frozen", "history", "top_ups",
+    )  # fmt: skip
+    readonly_fields = (
+        "person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "frozen", "history", "top_ups",
+    )  # fmt: skip
+    inlines = (KeyInline,)
+    actions_detail = ("grant",)
+
+    balance_tokens = tokens_of("balance", "Balance")
+    held_tokens = tokens_of("held", "Held")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Account]:
+        wallet = Wallet.objects.filter(owner=OuterRef("pk"), kind=Wallet.Kind.CUSTOMER)
+        rows: QuerySet[Account] = super().get_queryset(request).select_related("owner")
+        return rows.annotate(
+            balance=Subquery(wallet.values("balance")),
+            held=Subquery(wallet.values("held")),
+            owes=Subquery(wallet.values("frozen")),
+        )
+
+    def search(self, rows: QuerySet[Account], term: str) -> QuerySet[Account]:
+        if (account_id := as_uuid(term)) is not None:
+            return rows.filter(pk=account_id)
+        if term.startswith("kiln_"):
+            prefix = term.split("_")[1][:12]
+            return rows.filter(pk__in=list(ApiKey.objects.filter(prefix=prefix).values_list("account_id", flat=True)))
+        people = Person.objects.filter(email__startswith=term.lower()).values_list("pk", flat=True)
+        return rows.filter(owner__in=list(people[:1000]))
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Grant Tokens",
+        permissions=["ask_grant"],
+        icon="redeem",
+        dialog=dialogs.dialog(
+            "Grant Tokens", dialogs.GrantForm, "Tokens for nothing. Above your limit a second person must approve."
+        ),
+    )
+    def grant(self, request: HttpRequest, form: dialogs.GrantForm, object_id: str) -> HttpResponse:
+        return dialogs.ask(request, form)
+
+    @column("Person")
+    def person(self, account: Account) -> SafeString:
+        return link(Person, account.owner_id, account.owner.email)
+
+    @column("Available")
+    def available(self, account: Any) -> str:
+        return NOTHING if account.balance is None else tokens(account.balance - account.held)
+
+    @column("Wallet")
+    def wallet(self, account: Account) -> SafeString | str:
+        return link_to_list(Wallet, "Wallet of this account", q=account.pk)
+
+    @column("State", label={"frozen": "danger"})
+    def frozen(self, account: Any) -> str:
+        """Frozen for a debt, which the wallet's page states."""
+        return "frozen" if account.owes else NOTHING
+
+    @column("Top-ups")
+    def top_ups(self, account: Account) -> SafeString:
+        return link_to_list(TopUp, "Top-ups of this account", q=account.pk)
+
+    @column("Jobs")
+    def history(self, account: Account) -> SafeString:
+        return link_to_list(Job, "Jobs of this account", account=account.pk)
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnlyTable):
+    list_display = ("name", "prefix_shown", "account_shown", "state", "last_used_at", "created_at")
+    list_select_related = ("account__owner",)
+    search_fields = ("prefix",)
+    search_help_text = "Key prefix (kiln_…), account id or whole e-mail address"
+    fields = (
+        "name", "prefix_shown", "account_shown", "state", "daily", "monthly", "last_used_at", "created_at", "revoked_at"
+    )  # fmt: skip
+    readonly_fields = ("prefix_shown", "account_shown", "state", "daily", "monthly")
+    daily = tokens_of("daily_cap", "Daily cap")
+    monthly = tokens_of("monthly_cap", "Monthly cap")
+    actions = ("revoke_selected",)
+    actions_detail = ("revoke",)
+
+    def search(self, rows: QuerySet[ApiKey], term: str) -> QuerySet[ApiKey]:
+        if (account_id := as_uuid(term)) is not None:
+            return rows.filter(account_id=account_id)
+        if "@" in term:
+            return rows.filter(account__owner__email=term.lower())
+        return rows.filter(prefix=term.removeprefix("kiln_")[:12])
+
+    def has_revoke_permission(self, request: HttpRequest, object_id: object = None) -> bool:
+        return bool(request.user.has_perm("accounts.change_apikey"))
+
+    @admin.action(description="Revoke", permissions=["revoke"])
+    def revoke_selected(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        rows = list(queryset)
+        for key in rows:
+            self._revoke(request, key)
+        messages.success(request, f"Revoked: {len(rows)}.")
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Revoke",
+        permissions=["revoke"],
+        icon="key_off",
+        dialog={
+            "title": "Revoke this key?",
+            "description": "It stops working at once and for good. Jobs that it ordered go on.",
+            "form_submit_text": "Revoke",
+        },
+    )
+    def revoke(self, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
+        key = self.get_object(request, object_id)
+        if key is not None:
+            self._revoke(request, key)
+            messages.success(request, f"{key} is revoked.")
+        return HttpResponse(headers={"HX-Redirect": reverse("admin:accounts_apikey_change", args=[object_id])})
+
+    def _revoke(self, request: HttpRequest, key: ApiKey) -> None:
+        with trail.acting(operator(request)):
+            keys.revoke(key.account_id, key.pk)
+        self.log_change(request, key, "Revoked.")
+
+    @column("Prefix")
+    def prefix_shown(self, key: ApiKey) -> SafeString:
+        return mono(f"kiln_{key.prefix}…")
+
+    @column("Account")
+    def account_shown(self, key: ApiKey) -> SafeString:
+        return link(Account, key.account_id, key.account.owner.email)
+
+    @column("State", label=KEY_STATES)
+    def state(self, key: ApiKey) -> str:
+        return _state(key)
+
+
+def _state(key: ApiKey) -> str:
+    return "revoked" if key.revoked_at else "live"

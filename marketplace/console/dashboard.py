@@ -1,0 +1,129 @@
+"""The figures on the first page of /admin/, each from an index, however many rows there are."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connection
+from django.db.models import Count, Sum
+from django.db.models.functions import TruncHour
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.text import Truncator
+from django.utils.timesince import timesince
+
+from billing.models import Hold, Transfer
+from marketplace.accounts.models import Account
+from marketplace.console.jobs import STATUS_COLOURS, WORKER_COLOURS, state_of
+from marketplace.console.tables import link, tokens
+from marketplace.identifiers import first_uuid7
+from marketplace.jobs import metrics
+from marketplace.jobs.models import Image, Job, ServiceClass, Status, Worker
+
+NEEDED = ("jobs.view_job", "jobs.view_worker", "billing.view_transfer", "billing.view_hold")
+HOURS = 24
+FAILURES = 5
+
+
+def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """Unfold's hook: adds `figures` for operators who may see what they are made of."""
+    if not request.user.has_perms(NEEDED):  # type: ignore[union-attr]
+        return context
+    now = timezone.now()
+    return {**context, "title": "Dashboard", "figures": figures(now)}
+
+
+def figures(now: datetime) -> dict[str, Any]:
+    hours = pictures_an_hour(now)
+    workers = list(Worker.objects.order_by("name"))
+    queues = queued()
+    return {
+        "now": now,
+        "tokens": tokens_today(now),
+        "pictures": sum(hours.values()),
+        "workers": [(worker, state_of(worker), WORKER_COLOURS[state_of(worker)]) for worker in workers],
+        "alive": sum(state_of(worker) != "silent" for worker in workers),
+        "queued": sum(count for _, count, _ in queues),
+        "queues": queues,
+        "jobs": jobs_by_status(now),
+        "chart": chart(hours),
+        "failures": last_failures(),
+    }
+
+
+def tokens_today(now: datetime) -> dict[str, str]:
+    """Held at this moment; captured, granted and refunded since midnight UTC."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    moved = Transfer.objects.filter(created_at__gte=midnight).values("kind").annotate(sum=Sum("amount")).order_by()
+    sums = {row["kind"]: int(row["sum"]) for row in moved}
+    held = Hold.objects.filter(status=Hold.Status.HELD).aggregate(sum=Sum("amount"))["sum"]
+    return {"held": tokens(int(held or 0)), **{kind: tokens(sums.get(kind, 0)) for kind in Transfer.Kind.values}}
+
+
+def queued() -> list[tuple[str, int, str]]:
+    """A service class, its queued jobs, and how long the oldest has waited."""
+    with connection.cursor() as cursor:
+        cursor.execute(metrics.QUEUES)
+        found = {name: (count, seconds) for name, count, seconds in cursor.fetchall()}
+    waits = {name: found.get(name, (0, None)) for name in ServiceClass.values}
+    return [(name, count, _wait(seconds)) for name, (count, seconds) in waits.items()]
+
+
+def jobs_by_status(now: datetime) -> list[tuple[str, int, str]]:
+    """Each status, its jobs and its colour: open jobs of any age, ended ones that were created in 24 hours."""
+    since = first_uuid7(now - timedelta(hours=HOURS))
+    counts: dict[str, int] = {}
+    for rows in (
+        Job.objects.filter(status__in=(Status.QUEUED, Status.RUNNING)),
+        Job.objects.filter(status__in=(Status.SUCCEEDED, Status.FAILED, Status.CANCELED), pk__gte=since),
+    ):
+        counts |= dict(rows.values_list("status").annotate(Count("pk")).order_by())
+    return [(status, counts.get(status, 0), STATUS_COLOURS[Status(status)]) for status in Status.values]
+
+
+def pictures_an_hour(now: datetime) -> dict[datetime, int]:
+    """How many pictures were delivered in each hour of the last 24, the one that has begun included."""
+    this_hour = now.replace(minute=0, second=0, microsecond=0)
+    hours = [this_hour - timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]
+    made = Image.objects.filter(pk__gte=first_uuid7(hours[0]))
+    counts = dict(made.values_list(TruncHour("created_at")).annotate(Count("pk")).order_by())
+    return {hour: counts.get(hour, 0) for hour in hours}
+
+
+def chart(hours: dict[datetime, int]) -> str:
+    """Unfold's bar chart as JSON."""
+    bars = {
+        "label": "Pictures",
+        "data": list(hours.values()),
+        "backgroundColor": "var(--color-primary-500)",
+        "displayYAxis": True,
+        "maxTicksXLimit": 12,
+        "maxBarThickness": 24,
+        "borderRadius": 4,
+    }
+    return json.dumps({"labels": [f"{hour:%H}:00" for hour in hours], "datasets": [bars]})
+
+
+def last_failures() -> list[dict[str, Any]]:
+    failed = Job.objects.filter(status=Status.FAILED).select_related("account__owner").order_by("-pk")
+    return [
+        {
+            "job": link(Job, job.pk, Truncator(job.order["prompt"]).chars(60) or "(empty prompt)"),
+            "account": link(Account, job.account_id, job.account.owner.email),
+            "code": job.error_code,
+            "message": job.error_message,
+            "finished_at": job.finished_at,
+        }
+        for job in failed[:FAILURES]
+    ]
+
+
+def _wait(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    now = timezone.now()
+    return timesince(now - timedelta(seconds=seconds), now, depth=2)

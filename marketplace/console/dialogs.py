@@ -1,0 +1,221 @@
+"""The dialogs in which operators ask for an act, on the pages of accounts, jobs, top-ups, packs and price lists."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, cast
+
+from django import forms
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from unfold.forms import BaseDialogForm
+from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+
+from billing.amounts import format_money, format_tokens
+from billing.errors import BillingError
+from billing.models import Clawback, Hold, Pack, TopUp
+from billing.payments import refunds
+from billing.prices import price_lists
+from marketplace.accounts.models import Person
+from marketplace.approvals import acts, requests
+from marketplace.approvals.acts import Act
+from marketplace.approvals.models import Request
+from marketplace.approvals.requests import ApprovalError
+from marketplace.console.tables import TokensField
+from marketplace.identifiers import uuid7
+
+LEAST = Decimal("0.001")
+SECOND_PERSON = "A second person must approve."
+Status = Request.Status
+
+
+class Asking:
+    """The rights to ask, as the actions of pages with these dialogs name them.
+
+    Unfold would look for a permission's whole name in the database before there is a table of them.
+    """
+
+    def has_ask_grant_permission(self, request: HttpRequest, object_id: object = None) -> bool:
+        return bool(request.user.has_perm(acts.Grant.permission))
+
+    def has_ask_refund_permission(self, request: HttpRequest, object_id: object = None) -> bool:
+        return bool(request.user.has_perm(acts.JobRefund.permission))
+
+    def has_ask_prices_permission(self, request: HttpRequest, object_id: object = None) -> bool:
+        return bool(request.user.has_perm(acts.PriceListChange.permission))
+
+
+class JsonField(forms.JSONField):
+    def __init__(self, **terms: Any) -> None:
+        super().__init__(widget=UnfoldAdminTextareaWidget(attrs={"rows": 5}), **terms)
+
+
+class AskForm(BaseDialogForm):  # type: ignore[misc]
+    """An act's fields and the reason. Sent twice, it asks once: `request_id` was made with the form."""
+
+    blamed = "amount"
+    request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid7)
+    reason = forms.CharField(
+        max_length=500,
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
+        help_text="For the audit and for whoever approves; customers do not see it.",
+    )
+
+    def __init__(self, request: HttpRequest, object_id: Any = None, *args: Any, **more: Any) -> None:
+        super().__init__(request, object_id, *args, **more)
+        self.order_fields([name for name in self.fields if name != "reason"])
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Shows what there is to the operator."""
+
+    def make(self, given: dict[str, Any]) -> Act:
+        raise NotImplementedError
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or self.cleaned_data
+        if not self.errors:
+            self.act = self.make(given)
+            try:
+                requests.check(self.act, given["request_id"])
+            except acts.Impossible as error:
+                self.add_error(self.blamed, str(error))
+        return cast(dict[str, Any], given)
+
+
+class GrantForm(AskForm):
+    amount = TokensField(label="Tokens", min_value=LEAST)
+
+    def make(self, given: dict[str, Any]) -> Act:
+        return acts.Grant(str(self.object_id), given["amount"])
+
+
+class JobRefundForm(AskForm):
+    amount = TokensField(label="Tokens", min_value=LEAST)
+
+    def prepare(self) -> None:
+        hold = Hold.objects.filter(reference=self.object_id).first()
+        left = hold.captured - hold.refunded if hold else 0
+        self.fields["amount"].initial = left
+        self.fields["amount"].help_text = f"Up to {format_tokens(left)} Tokens; they go back into the lots that paid."
+
+    def make(self, given: dict[str, Any]) -> Act:
+        return acts.JobRefund(str(self.object_id), given["amount"])
+
+
+class PaymentRefundForm(AskForm):
+    amount = forms.DecimalField(min_value=0, max_digits=12, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget)
+
+    def prepare(self) -> None:
+        self.top_up = TopUp.objects.get(pk=self.object_id)
+        most = format_money(refunds.refundable(self.top_up), self.top_up.currency)
+        self.fields["amount"].initial = most
+        self.fields["amount"].label = self.top_up.currency.upper()
+        self.fields["amount"].help_text = f"Up to {most}: what the Tokens had cost that are neither spent nor held."
+
+    def clean_amount(self) -> int:
+        minor = self.cleaned_data["amount"] * _units(self.top_up.currency)
+        if minor != int(minor):
+            raise forms.ValidationError(f"{self.top_up.currency.upper()} has no unit as small as that.")
+        return int(minor)
+
+    def make(self, given: dict[str, Any]) -> Act:
+        return acts.PaymentRefund(str(self.object_id), given["amount"], self.top_up.currency)
+
+
+class WaiverForm(AskForm):
+    blamed = "reason"
+
+    def make(self, given: dict[str, Any]) -> Act:
+        return acts.DebtWaiver(str(self.object_id), Clawback.objects.get(pk=self.object_id).owed)
+
+
+class PriceListForm(AskForm):
+    blamed = "base_cost"
+    base_cost = TokensField(min_value=LEAST, help_text="Tokens for one megapixel, 50 steps and 100 characters")
+    prompt_floor = forms.IntegerField(
+        min_value=1, max_value=100_000, widget=UnfoldAdminDecimalFieldWidget,
+        help_text="A prompt costs as one of so many characters at least.",
+    )  # fmt: skip
+    service_classes = JsonField(help_text="In thousandths: 1500 is one and a half times the price.")
+    operations = JsonField(help_text="In thousandths")
+    skipped_step = forms.IntegerField(
+        min_value=0, max_value=1000, widget=UnfoldAdminDecimalFieldWidget,
+        help_text="What a step from the cache costs, in thousandths of one that was run",
+    )  # fmt: skip
+
+    def prepare(self) -> None:
+        for name, value in vars(price_lists.current()).items():
+            if name in self.fields:
+                self.fields[name].initial = value
+
+    def make(self, given: dict[str, Any]) -> Act:
+        names = ("base_cost", "prompt_floor", "service_classes", "operations", "skipped_step")
+        return acts.PriceListChange(**{name: given[name] for name in names})
+
+
+class PackForm(AskForm):
+    """A new pack, or a new version of the one whose page it is."""
+
+    blamed = "prices"
+    name = forms.SlugField(max_length=40, widget=UnfoldAdminTextInputWidget)
+    tokens = TokensField(label="Tokens", min_value=LEAST)
+    bonus = TokensField(min_value=0, initial=0, help_text="Tokens granted beside those that are paid")
+    prices = JsonField(help_text='In the currency\'s smallest unit: {"eur": 500, "usd": 500}')
+
+    def prepare(self) -> None:
+        if self.object_id is not None:
+            pack = Pack.objects.get(pk=self.object_id)
+            for name in ("name", "tokens", "bonus", "prices"):
+                self.fields[name].initial = getattr(pack, name)
+            self.fields["name"].disabled = True
+
+    def make(self, given: dict[str, Any]) -> Act:
+        return acts.PackChange(given["name"], given["tokens"], given["bonus"], given["prices"])
+
+
+class RejectForm(BaseDialogForm):  # type: ignore[misc]
+    note = forms.CharField(
+        label="Why", max_length=500, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), help_text="For whoever asked"
+    )
+
+
+def dialog(title: str, form: type[AskForm], text: str) -> dict[str, Any]:
+    """An action's dialog with this title, form and explanation."""
+    return {"title": title, "description": text, "form_class": form, "form_submit_text": "Go on"}
+
+
+def ask(request: HttpRequest, form: AskForm) -> HttpResponse:
+    """Asks for the form's act; then to the request's page, which says what came of it."""
+    person = cast(Person, request.user)
+    try:
+        asked = requests.ask(person, form.act, form.cleaned_data["reason"], form.cleaned_data["request_id"])
+    except (ApprovalError, BillingError) as error:
+        messages.error(request, str(error))
+        return HttpResponse(headers={"HX-Refresh": "true"})
+    tell(request, asked)
+    if not request.user.has_perm("approvals.view_request"):
+        return HttpResponse(headers={"HX-Refresh": "true"})
+    return HttpResponse(headers={"HX-Redirect": address(asked.pk)})
+
+
+def tell(request: HttpRequest, asked: Request) -> None:
+    """Where the request stands, as a message."""
+    level, text = {
+        Status.EXECUTED: (messages.SUCCESS, f"Done: {asked.outcome}."),
+        Status.APPROVED: (messages.WARNING, f"Begun: {asked.outcome}. It is tried again each minute."),
+        Status.FAILED: (messages.ERROR, f"It failed, and the Tokens are back: {asked.outcome}"),
+        Status.PENDING: (messages.INFO, "Nothing has happened yet: a second person must approve this."),
+        Status.REJECTED: (messages.WARNING, f"Rejected: {asked.note}"),
+        Status.EXPIRED: (messages.WARNING, "Nobody decided in time; it must be asked for again."),
+    }[Status(asked.status)]
+    messages.add_message(request, level, text)
+
+
+def address(request_id: object) -> str:
+    return reverse("admin:approvals_request_change", args=[request_id])
+
+
+def _units(currency: str) -> int:
+    return int(10 ** len(format_money(0, currency).partition(".")[2]))

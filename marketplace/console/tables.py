@@ -1,0 +1,192 @@
+"""What the operator's pages under /admin/ share: lists that stay fast with millions of rows, Tokens, links.
+
+A list is ordered by its primary key, newest first, narrowed by indexed columns only, and counted no further
+than `FAR` rows. Not for any one model's page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from decimal import Decimal
+from typing import Any, ClassVar, TypeVar, cast
+from uuid import UUID
+
+from django import forms
+from django.contrib.admin import ShowFacets
+from django.core.paginator import Paginator
+from django.db.models import Model, OuterRef, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin
+from unfold.decorators import display
+from unfold.views import ChangeList
+from unfold.widgets import UnfoldAdminDecimalFieldWidget
+
+from billing.amounts import format_tokens, show_tokens
+from marketplace.accounts.models import Account, Person
+from marketplace.audit import trail
+
+Column = TypeVar("Column", bound=Callable[..., object])
+
+FAR = 10_000
+NOTHING = "–"
+
+
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]
+    """Counts at most `FAR` rows, so that neither the count nor the farthest page reads the whole table."""
+
+    template_name = "console/pagination.html"
+
+    @cached_property
+    def _seen(self) -> int:
+        rows = cast(QuerySet[Any], self.object_list)
+        return rows.order_by().values("pk")[: FAR + 1].count()
+
+    @cached_property
+    def count(self) -> int:
+        return min(self._seen, FAR)
+
+    @property
+    def more(self) -> bool:
+        """Whether there are rows beyond the last page."""
+        return self._seen > FAR
+
+
+class BoundedChangeList(ChangeList):  # type: ignore[misc]
+    """Says how many rows it found, and does not offer to show all of the table."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.full_result_count = self.result_count
+
+
+class Table(ModelAdmin):  # type: ignore[misc]
+    """A model's pages. Subclasses say in `search` what a search term may be, each an indexed lookup."""
+
+    paginator = BoundedPaginator
+    show_full_result_count = False
+    show_facets = ShowFacets.NEVER
+    list_per_page = 50
+    list_max_show_all = 0
+    list_disable_select_all = True
+    list_fullwidth = True
+    ordering: ClassVar[Sequence[str]] = ("-pk",)
+    sortable_by = ()
+    empty_value_display = NOTHING
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return BoundedChangeList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip()
+        return (self.search(queryset, term) if term else queryset), False
+
+    def search(self, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+        return rows.none()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        with trail.acting(operator(request)) if request.method == "POST" else nullcontext():
+            response: HttpResponse = super().changeform_view(request, *args, **kwargs)
+        return response
+
+
+class ReadOnlyTable(Table):
+    """Pages to look at: nothing can be added, changed or deleted here, by anybody."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+class TokensField(forms.DecimalField):
+    """Tokens in the form, milli-Tokens in the row."""
+
+    def __init__(self, **terms: Any) -> None:
+        super().__init__(max_digits=15, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget, **terms)
+
+    def prepare_value(self, value: Any) -> Any:
+        return format_tokens(value) if isinstance(value, int) else value
+
+    def clean(self, value: Any) -> int | None:
+        found = super().clean(value)
+        return None if found is None else int(found * 1000)
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return super().has_changed(initial if initial is None else Decimal(initial) / 1000, data)
+
+
+def tokens(milli: int | None) -> str:
+    """An amount of milli-Tokens, never negative, for people."""
+    return NOTHING if milli is None else show_tokens(milli)
+
+
+def column(title: str, label: Mapping[Any, str] | None = None) -> Callable[[Column], Column]:
+    """Makes a method a column, or a field, under this title; `label` gives a colour to each of its values."""
+    decorator: Callable[[Column], Column] = display(description=title, label=label)
+    return decorator
+
+
+def tokens_of(name: str, title: str) -> Callable[[Any, Any], str]:
+    """A column that shows the row's attribute `name`, milli-Tokens."""
+
+    @column(title)
+    def amount(self: Any, row: Any) -> str:
+        return tokens(getattr(row, name))
+
+    return amount
+
+
+def link(model: type[Model], key: object, text: object) -> SafeString:
+    """A link to the page of one row."""
+    meta = model._meta
+    return format_html(
+        '<a class="kiln-link" href="{}">{}</a>',
+        reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[key]),
+        text,
+    )
+
+
+def link_to_list(model: type[Model], text: object, **narrowed: object) -> SafeString:
+    """A link to a model's list, narrowed by lookups."""
+    meta = model._meta
+    address = reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist", query=narrowed)
+    return format_html('<a class="kiln-link" href="{}">{}</a>', address, text)
+
+
+def mono(text: object) -> SafeString:
+    return format_html('<span class="kiln-mono">{}</span>', text)
+
+
+def operator(request: HttpRequest) -> str:
+    """Who is at the page, as the audit names people."""
+    return trail.name_of(cast(Person, request.user))
+
+
+def email_of(account: OuterRef) -> Subquery:
+    """The address of an account's owner."""
+    return Subquery(Account.objects.filter(pk=account).values("owner__email")[:1])
+
+
+def as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def accounts_of(term: str) -> list[UUID]:
+    """The ids of the accounts that an account id, or its owner's whole address, stands for."""
+    if (account_id := as_uuid(term)) is not None:
+        return [account_id]
+    return list(Account.objects.filter(owner__email=term.lower()).values_list("id", flat=True)[:100])

@@ -1,0 +1,72 @@
+"""The periodic tasks. Beat's schedule (`marketplace.celery`) says when; each may run twice at once, or not at all once.
+
+They keep the names that they had in `marketplace.jobs`, so that an upgrade refuses no message of the version before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from uuid import UUID
+
+from django.conf import settings
+
+from billing.payments import automatic, reconcile, refund_orders
+from billing.tokens import debts, lots, rollups
+from marketplace.accounts.models import Account
+from marketplace.approvals import requests
+from marketplace.audit import proof
+from marketplace.celery import app
+from marketplace.identifiers import uuid7
+from marketplace.jobs import sweeper
+
+logger = logging.getLogger(__name__)
+
+
+@app.task(name="marketplace.jobs.tasks.sweep")
+def sweep() -> None:
+    sweeper.sweep()
+
+
+@app.task(name="marketplace.jobs.tasks.keep_lots")
+def keep_lots() -> None:
+    """Debts come before expiry: what a lot got back is owed first."""
+    lots.catch_up()
+    debts.collect()
+    lots.expire()
+
+
+@app.task(name="marketplace.jobs.tasks.roll_up")
+def roll_up() -> None:
+    rollups.roll_up()
+
+
+@app.task(name="marketplace.jobs.tasks.keep_payments")
+def keep_payments() -> None:
+    """Refunds that are due, and automatic top-ups of accounts that are open."""
+    if settings.STRIPE_SECRET_KEY:
+        refund_orders.carry_out()
+        automatic.run(uuid7, _open_accounts)
+
+
+@app.task(name="marketplace.jobs.tasks.reconcile_payments")
+def reconcile_payments() -> None:
+    if settings.STRIPE_SECRET_KEY:
+        for line in reconcile.run()[0]:
+            logger.warning("repaired %s", line)
+
+
+@app.task(name="marketplace.jobs.tasks.keep_requests")
+def keep_requests() -> None:
+    requests.keep()
+
+
+@app.task(name="marketplace.jobs.tasks.anchor_audit")
+def anchor_audit() -> None:
+    """Says the audit's head where logs are kept: what was anchored there cannot be removed here unnoticed."""
+    logger.info("audit head %s", proof.head())
+
+
+def _open_accounts(owners: Collection[UUID]) -> list[UUID]:
+    accounts = Account.objects.filter(id__in=owners, is_active=True, owner__is_active=True)
+    return list(accounts.values_list("id", flat=True))

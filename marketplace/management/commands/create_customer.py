@@ -1,0 +1,48 @@
+"""`manage.py create_customer EMAIL --grant TOKENS`: an account with Tokens and an API key."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+from uuid import uuid4
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.validators import validate_email
+
+from billing import amounts
+from billing.tokens import wallets
+from marketplace.accounts import customers, keys
+from marketplace.audit import trail
+
+
+def tokens(text: str) -> int:
+    try:
+        return amounts.parse_tokens(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class Command(BaseCommand):
+    help = "Creates a customer (or finds it by its e-mail address); the last line is a new API key."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("email", metavar="EMAIL")
+        parser.add_argument("--grant", metavar="TOKENS", type=tokens, default=0, help="Tokens to give, e.g. 100 or 0.5")
+        parser.add_argument("--key-name", default="first key", help="what to call the API key")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            validate_email(options["email"].strip())
+        except ValidationError as error:
+            raise CommandError(f"not an e-mail address: {options['email']}") from error
+        with trail.acting("command create_customer"):
+            account = customers.create(options["email"])
+            if options["grant"]:
+                wallets.grant(account.id, options["grant"], key=f"grant:{uuid4()}", memo="create_customer")
+            _, secret = keys.issue(account.id, options["key_name"])
+        balance = wallets.balance(account.id)
+        self.stdout.write(f"account {account.id} ({account.name})")
+        self.stdout.write(f"available {amounts.format_tokens(balance.available)} Tokens")
+        self.stdout.write("API key, shown only this once:")
+        self.stdout.write(secret)

@@ -1,0 +1,36 @@
+"""Production starts the same commands as the embedded stack."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from devstack import parts
+from marketplace.addresses import ROOT
+
+IN_CONTAINERS = {sys.executable: "python", str(ROOT / "manage.py"): "manage.py", "127.0.0.1": "0.0.0.0"}
+HOME = Path("/var/lib/kiln")
+
+
+@pytest.fixture(scope="module")
+def services():
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+
+def test_docker_compose_starts_what_the_embedded_stack_starts(services, monkeypatch):
+    monkeypatch.setenv("KILN_WEB_PROCESSES", "2")  # a container's share of a machine is not known here
+    ours = {part.name: [IN_CONTAINERS.get(word, word) for word in part.command] for part in parts.parts(HOME, 8000)}
+    theirs = {name: services[name]["command"] for name in ours}
+    assert theirs == ours
+    assert services["worker-gpu"]["command"] == ours["worker"]
+
+
+def test_docker_gives_each_part_as_long_to_end(services):
+    grace = {name: int(service.get("stop_grace_period", "10s").rstrip("s")) for name, service in services.items()}
+    assert all(grace[part.name] >= part.drain for part in parts.parts(HOME, 8000))
+
+
+def test_the_image_alone_is_the_web_server(services):
+    command = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()[-1]
+    assert command == "CMD [" + ", ".join(f'"{word}"' for word in services["web"]["command"]) + "]"

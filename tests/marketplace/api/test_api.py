@@ -1,0 +1,564 @@
+"""The customer's HTTP API as its contract says: bodies, statuses, errors, headers, and who sees what."""
+
+import hashlib
+import time
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+from django.db import InterfaceError, OperationalError
+from django.utils import timezone
+
+from billing.tokens import debts, lots, wallets
+from marketplace.api import examples, representations, serializers
+from marketplace.jobs import lifecycle, storage
+from marketplace.jobs.models import Job
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_is_right")]
+
+ORDER = {"prompt": "a red circle", "width": 256, "height": 256, "steps": 20, "seed": 7}
+COST = "1.25"
+
+
+def error(answer, status):
+    """The error of an answer with this status, which must have the contract's shape."""
+    assert answer.status_code == status, answer.content
+    body = answer.json()
+    assert body.keys() == {"error"}
+    assert body["error"].keys() == {"type", "code", "message", "param", "request_id"}
+    assert body["error"]["request_id"] == answer["X-Request-Id"]
+    return body["error"]
+
+
+def buy(customer, **changes):
+    answer = customer.post("/v1/jobs", {**ORDER, **changes})
+    assert answer.status_code == 202, answer.content
+    return answer.json()
+
+
+def deliver(job_id, picture, n=1):
+    claimed = lifecycle.claim(job_id, "w1")
+    lifecycle.complete(claimed, [picture(claimed, i) for i in range(n)], {"engine_seconds": 1.5})
+
+
+def balance(customer):
+    """The sums alone, in Tokens; they are what is left in the lots."""
+    body = customer.get("/v1/balance").json()
+    assert sum(float(lot["left"]) for lot in body["lots"]) == float(body["total"])
+    return {name: body[name] for name in ("available", "held", "total")}
+
+
+# --- quotes ---
+
+
+def test_a_quote_itemises_every_factor(alice):
+    body = alice.post("/v1/quotes", {**ORDER, "n": 2, "service_class": "interactive"}).json()
+    assert body["total"] == "3.75"
+    assert body["price_list"] == 1
+    assert body["factors"] == {
+        "base_cost": "100",
+        "resolution": "0.0625",
+        "steps": "0.4",
+        "prompt": "0.500000",
+        "service_class": "1.5",
+        "operation": "1",
+        "n": "2",
+    }
+
+
+def test_a_quote_costs_nothing_and_needs_no_tokens(bob):
+    assert bob.post("/v1/quotes", ORDER).json()["total"] == COST
+    assert not Job.objects.exists()
+
+
+# --- buying a picture ---
+
+
+def test_a_job_from_order_to_receipt(alice, picture):
+    answer = alice.post("/v1/jobs", {**ORDER, "n": 2, "metadata": {"shelf": "3"}})
+    job = answer.json()
+    assert answer.status_code == 202
+    assert answer["Location"] == f"/v1/jobs/{job['id']}"
+    assert job["status"] == "queued"
+    assert job["queue_position"] == 1
+    assert job["cost"] == {"quoted": "2.5", "held": "2.5", "captured": "0", "released": "0"}
+    assert balance(alice) == {"available": "997.5", "held": "2.5", "total": "1000"}
+
+    deliver(job["id"], picture, n=2)
+    done = alice.get(answer["Location"]).json()
+    assert done["status"] == "succeeded"
+    assert done["progress"] == {"step": 40, "steps": 40}
+    assert done["cost"] == {"quoted": "2.5", "held": "0", "captured": "2.5", "released": "0"}
+    assert done["metadata"] == {"shelf": "3"}
+    assert done["error"] is None
+    assert [image["seed"] for image in done["images"]] == [7, 8]
+    assert done["receipt"]["captured"] == "2.5"
+    assert balance(alice) == {"available": "997.5", "held": "0", "total": "997.5"}
+    newest = alice.get("/v1/transfers").json()["data"][0]
+    assert (newest["kind"], newest["amount"], newest["job"]) == ("capture", "-2.5", job["id"])
+
+
+def test_only_a_prompt_is_needed(alice):
+    job = alice.post("/v1/jobs", {"prompt": "a red circle"}).json()
+    model = alice.get("/v1/models").json()["data"][0]
+    assert (job["model"], job["steps"]) == (model["name"], model["default_steps"])
+    assert (job["width"], job["height"]) == (model["default_width"], model["default_height"])
+    assert 0 <= job["seed"] < 2**32
+
+
+def test_too_few_tokens(bob):
+    refused = error(bob.post("/v1/jobs", ORDER), 402)
+    assert (refused["type"], refused["code"]) == ("payment", "insufficient_tokens")
+    assert COST in refused["message"]
+    assert not Job.objects.exists()
+
+
+def test_a_frozen_account_buys_nothing(bob, picture):
+    lot = wallets.purchase(bob.account.id, 1_250, 990, "eur", "payment 1")
+    deliver(buy(bob)["id"], picture)
+    debts.claw_back(lot, 990, "dispute", "dp_1")
+    wallets.grant(bob.account.id, 100_000, "a gift")
+    refused = error(bob.post("/v1/jobs", ORDER), 402)
+    assert (refused["type"], refused["code"]) == ("payment", "account_frozen")
+    assert Job.objects.count() == 1
+    debts.waive(debts.of(bob.account.id)[0].id, "forgiven")
+    buy(bob)
+
+
+def test_max_cost(alice):
+    refused = error(alice.post("/v1/jobs", {**ORDER, "max_cost": "1.249"}), 422)
+    assert (refused["code"], refused["param"]) == ("cost_above_maximum", "max_cost")
+    assert alice.post("/v1/jobs", {**ORDER, "max_cost": COST}).status_code == 202
+
+
+def test_every_documented_field_is_in_the_answer_and_no_other(alice, picture):
+    job = buy(alice)
+    deliver(job["id"], picture)
+    answer = alice.get(f"/v1/jobs/{job['id']}").json()
+    assert answer.keys() == serializers.JobBody().fields.keys()
+    assert answer["images"][0].keys() == serializers.ImageBody().fields.keys()
+    assert answer["quote"].keys() == serializers.QuoteBody().fields.keys()
+    for path, body in (
+        ("/v1/balance", serializers.BalanceBody),
+        ("/v1/transfers", serializers.TransferBody),
+        ("/v1/keys", serializers.KeyBody),
+        ("/v1/models", serializers.ModelBody),
+    ):
+        found = alice.get(path).json()
+        if path == "/v1/balance":
+            assert found["lots"][0].keys() == serializers.LotBody().fields.keys()
+        assert (found["data"][0] if "data" in found else found).keys() == body().fields.keys(), path
+
+
+def test_the_examples_are_what_is_answered(alice, picture):
+    job = alice.post("/v1/jobs", examples.ORDER).json()
+    assert alice.post("/v1/quotes", examples.ORDER).json() == examples.QUOTE
+    deliver(job["id"], picture)
+    for shown, answered in ((examples.QUEUED, job), (examples.SUCCEEDED, alice.get(f"/v1/jobs/{job['id']}").json())):
+        assert shown.keys() == answered.keys()
+        for name in shown.keys() - {"id", "images", "timings", "guidance_scale"}:
+            assert shown[name] == answered[name], name
+        assert len(shown["images"]) == len(answered["images"])
+
+
+# --- what is refused, and by which name ---
+
+
+@pytest.mark.parametrize("lost", [OperationalError, InterfaceError])
+def test_a_lost_database_connection_asks_to_try_again(lost, alice, monkeypatch):
+    def cut(account_id):
+        raise lost("the connection is closed")
+
+    monkeypatch.setattr(debts, "of", cut)
+    answer = alice.get("/v1/balance")
+    assert error(answer, 503)["code"] == "unavailable"
+    assert answer["Retry-After"] == "2"
+
+
+def test_a_choice_that_is_none_is_told_what_there_is(alice):
+    refused = error(alice.post("/v1/quotes", {**ORDER, "service_class": "gold"}), 422)
+    assert "interactive, standard, batch" in refused["message"]
+
+
+WRONG = {
+    "prompt": [None, 5, ["a"], {}, "x" * 4001, "nul \0 byte", "half \ud800"],
+    "negative_prompt": [5, "x" * 4001],
+    "width": [0, -16, 100, 257, 100_000, "256", 256.0, True, None],
+    "height": [72, "256", []],
+    "steps": [0, 101, -1, 20.5, "20", True],
+    "guidance_scale": [-1, 101, "3", True],
+    "seed": [-1, 2**32, 1.5, "7", True],
+    "n": [0, 5, "1", True],
+    "deterministic": [0, 1, "true", None],
+    "service_class": ["fast", 5, None],
+    "output_format": ["gif", 1],
+    "operation": ["edit", "", 5],
+    "model": ["gpt-5", 5],
+    "max_cost": [5, 1.25, "-1", "1.2345", "1e3", " 1", "", "٣"],
+    "metadata": [
+        [],
+        "x",
+        {"a": 1},
+        {"a": "x" * 501},
+        {"k" * 41: "v"},
+        {"": "v"},
+        {"nul \0": "v"},
+        {"half \ud800": "v"},
+        {"a": "\ud800"},
+        {str(i): "v" for i in range(17)},
+    ],
+    "adapters": ["x", [{"id": "a"}], {}],
+    "webhook_url": ["http://127.0.0.1/"],
+    "images": [[]],
+    "colour": ["red"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values], ids=repr
+)
+def test_a_wrong_value_is_refused_and_its_field_named(name, value, alice):
+    for path in ("/v1/jobs", "/v1/quotes"):
+        refused = error(alice.post(path, {**ORDER, name: value}), 422)
+        assert refused["type"] == "invalid_request"
+        assert refused["param"].split(".")[0] == name
+        assert refused["message"]
+    assert not Job.objects.exists()
+
+
+def test_a_missing_prompt_is_named(alice):
+    refused = error(alice.post("/v1/jobs", {"steps": 20}), 422)
+    assert refused["param"] == "prompt"
+
+
+def test_a_prompt_of_4000_characters_is_taken(alice):
+    assert buy(alice, prompt="圆" * 4000)["prompt"] == "圆" * 4000
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"prompt": "x", "width": NaN}', b"prompt=x", b"\xff\xfe", b"[1]", b'"x"', b"null", b"[" * 30_000]
+)
+def test_a_body_that_is_no_json_object(body, alice):
+    refused = error(alice.post("/v1/jobs", body), 400)
+    assert refused["type"] == "invalid_request"
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+def test_a_body_of_another_type(kind, alice):
+    assert error(alice.post("/v1/jobs", b"prompt=x", Content_Type=kind), 400)["code"] == "not_json"
+
+
+def test_a_body_that_is_too_large(alice):
+    refused = error(alice.post("/v1/jobs", b'{"prompt": "' + b"x" * 70_000 + b'"}'), 413)
+    assert refused["code"] == "body_too_large"
+
+
+def test_a_body_without_a_length_is_refused_unread(client):
+    assert error(client.generic("POST", "/v1/jobs", headers={"Transfer-Encoding": "chunked"}), 411)
+
+
+def test_unknown_addresses_and_methods(alice):
+    assert error(alice.get("/v1/nothing"), 404)["code"] == "not_found"
+    assert error(alice.delete("/v1/jobs"), 405)["code"] == "method_not_allowed"
+    assert error(alice.get("/v1/jobs/not-an-id"), 404)
+    assert error(alice.get(f"/v1/jobs/{uuid4()}"), 404)
+
+
+# --- keys ---
+
+
+def test_without_a_key_or_with_a_bad_one(alice, client):
+    assert error(client.get("/v1/balance"), 401)["code"] == "missing_api_key"
+    for text in ("", "kiln_", "x", alice.key[:-1], alice.key[:-1] + ("A" if alice.key[-1] != "A" else "B"), "ключ"):
+        answer = client.get("/v1/balance", headers={"Authorization": f"Bearer {text}".encode().decode("latin-1")})
+        assert error(answer, 401)["type"] == "authentication"
+        assert answer["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_a_key_is_shown_once_and_can_be_revoked(alice):
+    made = alice.post("/v1/keys", {"name": "laptop"})
+    assert made.status_code == 201
+    secret = made.json()["key"]
+    assert secret.startswith(made.json()["prefix"])
+    listed = alice.get("/v1/keys").json()["data"]
+    assert [row["name"] for row in listed] == ["laptop", "first key"]
+    assert secret not in str(listed)
+
+    second = type(alice)(alice.account, secret, None)
+    assert second.get("/v1/balance").status_code == 200
+    assert alice.get("/v1/keys").json()["data"][0]["last_used_at"] is not None
+    assert alice.delete(f"/v1/keys/{made.json()['id']}").json()["revoked_at"] is not None
+    assert error(second.get("/v1/balance"), 401)
+    assert alice.delete(f"/v1/keys/{made.json()['id']}").status_code == 200
+    assert alice.get("/v1/balance").status_code == 200
+
+
+def test_only_a_hash_of_the_secret_is_stored(alice):
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM accounts_apikey")
+        stored = repr([[bytes(v) if isinstance(v, memoryview) else v for v in row] for row in cursor.fetchall()])
+    assert alice.key.split("_", 2)[2] not in stored
+
+
+def test_a_suspended_account_cannot_use_its_keys(alice):
+    alice.account.is_active = False
+    alice.account.save()
+    assert error(alice.get("/v1/balance"), 401)
+
+
+def test_a_suspended_person_cannot_use_the_keys_of_their_account(alice):
+    alice.account.owner.is_active = False
+    alice.account.owner.save()
+    assert error(alice.get("/v1/balance"), 401)
+
+
+# --- idempotency ---
+
+
+def test_the_same_request_twice_buys_once(alice):
+    first = alice.post("/v1/jobs", ORDER, Idempotency_Key="k-1")
+    again = alice.post("/v1/jobs", ORDER, Idempotency_Key="k-1")
+    assert first.json()["id"] == again.json()["id"]
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert "Idempotent-Replayed" not in first
+    assert again["Idempotent-Replayed"] == "true"
+    assert alice.get("/v1/balance").json()["held"] == COST
+
+
+def test_the_same_key_with_another_body(alice):
+    alice.post("/v1/jobs", ORDER, Idempotency_Key="k-1")
+    refused = error(alice.post("/v1/jobs", {**ORDER, "steps": 21}, Idempotency_Key="k-1"), 422)
+    assert (refused["code"], refused["param"]) == ("idempotency_key_reused", "Idempotency-Key")
+
+
+def test_a_replay_answers_also_when_the_tokens_are_gone(alice):
+    first = alice.post("/v1/jobs", {**ORDER, "max_cost": COST}, Idempotency_Key="k-1").json()
+    while alice.post("/v1/jobs", {"prompt": "x" * 4000, "width": 1024, "height": 1024, "steps": 50}).status_code == 202:
+        pass
+    again = alice.post("/v1/jobs", {**ORDER, "max_cost": COST}, Idempotency_Key="k-1")
+    assert again.json()["id"] == first["id"]
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "é"])
+def test_a_malformed_idempotency_key(key, alice):
+    assert error(alice.post("/v1/jobs", ORDER, Idempotency_Key=key), 422)["param"] == "Idempotency-Key"
+
+
+# --- tenants ---
+
+
+def test_another_customers_things_do_not_exist(alice, bob, picture):
+    job = buy(alice)
+    deliver(job["id"], picture)
+    for answer in (
+        bob.get(f"/v1/jobs/{job['id']}"),
+        bob.post(f"/v1/jobs/{job['id']}/cancel"),
+        bob.delete(f"/v1/keys/{alice.key_id}"),
+    ):
+        error(answer, 404)
+    assert bob.get("/v1/jobs").json()["data"] == []
+    assert bob.get("/v1/transfers").json()["data"] == []
+    assert bob.get("/v1/balance").json()["total"] == "0"
+    assert alice.get("/v1/balance").status_code == 200
+
+
+def test_another_customers_cursor_shows_nothing_of_theirs(alice, bob):
+    job = buy(alice)
+    assert bob.get(f"/v1/jobs?cursor={job['id']}").json()["data"] == []
+    assert bob.get("/v1/transfers?cursor=999999").json()["data"] == []
+
+
+# --- lists ---
+
+
+def test_jobs_are_listed_newest_first_page_by_page(alice):
+    bought = [buy(alice, seed=seed)["id"] for seed in range(5)]
+    seen, cursor = [], ""
+    while cursor is not None:
+        body = alice.get(f"/v1/jobs?limit=2{cursor and f'&cursor={cursor}'}").json()
+        assert len(body["data"]) <= 2
+        seen += [job["id"] for job in body["data"]]
+        cursor = body["next_cursor"]
+    assert seen == bought[::-1]
+
+
+def test_jobs_by_status(alice):
+    first, second = buy(alice), buy(alice, seed=8)
+    alice.post(f"/v1/jobs/{first['id']}/cancel")
+    assert [job["id"] for job in alice.get("/v1/jobs?status=canceled").json()["data"]] == [first["id"]]
+    assert [job["id"] for job in alice.get("/v1/jobs?status=queued").json()["data"]] == [second["id"]]
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("limit=x", "limit"),
+        ("cursor=x", "cursor"),
+        ("status=x", "status"),
+        ("page=2", "page"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/transfers"])
+def test_a_bad_query(path, query, param, alice):
+    assert error(alice.get(f"{path}?{query}"), 422)["param"] == param
+
+
+def test_the_statement_adds_up_to_the_balance(alice, picture):
+    for seed in range(3):
+        deliver(buy(alice, seed=seed)["id"], picture)
+    amounts, cursor = [], ""
+    while cursor is not None:
+        body = alice.get(f"/v1/transfers?limit=2{cursor and f'&cursor={cursor}'}").json()
+        amounts += [float(row["amount"]) for row in body["data"]]
+        cursor = body["next_cursor"]
+    assert sum(amounts) == float(alice.get("/v1/balance").json()["total"]) == 1000 - 3.75
+
+
+def test_the_balance_says_which_tokens_there_are_and_when_they_expire(bob, picture):
+    soon, late = (timezone.now() + timedelta(days=days) for days in (7, 31))
+    wallets.purchase(bob.account.id, 100_000, 990, "eur", "payment 1", reference=uuid4())
+    wallets.grant(bob.account.id, 5_000, "gift 1", expires_at=soon)
+    wallets.grant(bob.account.id, 6_500, "gift 2", expires_at=soon)
+    wallets.grant(bob.account.id, 7_000, "gift 3", expires_at=late)
+    deliver(job := buy(bob)["id"], picture)
+    body = bob.get("/v1/balance").json()
+    assert [(lot["kind"], lot["amount"], lot["left"], lot["price"], lot["currency"]) for lot in body["lots"]] == [
+        ("granted", "5", "3.75", None, None),
+        ("granted", "6.5", "6.5", None, None),
+        ("granted", "7", "7", None, None),
+        ("paid", "100", "100", "9.90", "eur"),
+    ]
+    ((expiring),) = body["expiring_soon"]
+    assert expiring == {"expires_at": body["lots"][0]["expires_at"], "amount": "10.25"}
+    assert datetime.fromisoformat(expiring["expires_at"]) == soon.replace(microsecond=soon.microsecond // 1000 * 1000)
+    assert (body["lots"][3]["expires_at"], body["frozen"], body["debts"]) == (None, False, [])
+    lots.expire()
+    kinds = {row["kind"]: row["job"] for row in bob.get("/v1/transfers").json()["data"]}
+    assert kinds == {"capture": job, "grant": None, "purchase": None}
+
+
+def test_a_debt_is_stated_on_the_balance(bob, picture):
+    lot = wallets.purchase(bob.account.id, 100_000, 990, "eur", "payment 1")
+    deliver(buy(bob)["id"], picture)
+    debt = debts.claw_back(lot, 990, "dispute", "dp_1")
+    body = bob.get("/v1/balance").json()
+    assert (body["total"], body["lots"], body["frozen"]) == ("0", [], True)
+    (stated,) = body["debts"]
+    assert stated.keys() == serializers.DebtBody().fields.keys()
+    assert [stated[name] for name in ("id", "owed", "price", "currency", "reason")] == [
+        str(debt.id), COST, "0.12", "eur", "dispute",
+    ]  # fmt: skip
+    clawed = bob.get("/v1/transfers").json()["data"][0]
+    assert (clawed["kind"], clawed["amount"], clawed["job"]) == ("clawback", "-98.75", None)
+
+
+# --- cancel and wait ---
+
+
+def test_cancel(alice):
+    job = buy(alice)
+    canceled = alice.post(f"/v1/jobs/{job['id']}/cancel").json()
+    assert canceled["status"] == "canceled"
+    assert canceled["cost"] == {"quoted": COST, "held": "0", "captured": "0", "released": COST}
+    assert alice.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
+
+
+def test_cancel_comes_too_late(alice, picture):
+    job = buy(alice)
+    deliver(job["id"], picture)
+    assert error(alice.post(f"/v1/jobs/{job['id']}/cancel"), 409)["code"] == "not_cancelable"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_wait_ends_when_its_time_is_up(alice):
+    began = time.monotonic()
+    answer = alice.post("/v1/jobs", ORDER, Prefer="respond-async, wait=1")
+    assert answer.json()["status"] == "queued"
+    assert answer["Preference-Applied"] == "wait=1"
+    assert 0.9 < time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("preference", ["wait=x", "return=minimal", "waitx=5", "wait=-1"])
+def test_another_preference_is_ignored(preference, alice):
+    answer = alice.post("/v1/jobs", ORDER, Prefer=preference)
+    assert answer.status_code == 202
+    assert "Preference-Applied" not in answer
+
+
+# --- pictures ---
+
+
+def test_a_picture_is_fetched_by_its_link_alone(alice, picture, client):
+    job = buy(alice)
+    deliver(job["id"], picture)
+    image = alice.get(f"/v1/jobs/{job['id']}").json()["images"][0]
+    link = urlsplit(image["url"])
+    answer = client.get(f"{link.path}?{link.query}")
+    body = b"".join(answer.streaming_content)
+    assert answer.status_code == 200
+    assert answer["Content-Type"] == image["media_type"] == "image/png"
+    assert hashlib.sha256(body).hexdigest() == image["sha256"]
+    expires = datetime.fromisoformat(image["expires_at"]).timestamp()
+    assert 3600 <= expires - time.time() <= 3661
+
+
+def test_a_picture_that_is_gone_is_not_found(alice, picture, client):
+    job = buy(alice)
+    deliver(job["id"], picture)
+    storage.discard_attempt(Job.objects.get(id=job["id"]))
+    link = urlsplit(alice.get(f"/v1/jobs/{job['id']}").json()["images"][0]["url"])
+    error(client.get(f"{link.path}?{link.query}"), 404)
+
+
+def test_a_link_cannot_be_bent(alice, picture, client, settings):
+    first, second = buy(alice), buy(alice, seed=8)
+    for job in (first, second):
+        deliver(job["id"], picture)
+    one, other = (urlsplit(alice.get(f"/v1/jobs/{j['id']}").json()["images"][0]["url"]) for j in (first, second))
+    expires, signature = (part.split("=")[1] for part in one.query.split("&"))
+    for path, query in (
+        (other.path, one.query),
+        (one.path, ""),
+        (one.path, f"expires={int(expires) + 60}&signature={signature}"),
+        (one.path, f"expires={expires}&signature={signature[:-1]}"),
+        (one.path, f"expires=x&signature={signature}"),
+        (one.path, f"expires={'9' * 20}&signature={signature}"),
+    ):
+        error(client.get(f"{path}?{query}"), 404)
+
+
+def test_a_link_expires(alice, picture, client, settings):
+    settings.IMAGE_URL_SECONDS = -3600
+    job = buy(alice)
+    deliver(job["id"], picture)
+    link = urlsplit(alice.get(f"/v1/jobs/{job['id']}").json()["images"][0]["url"])
+    assert error(client.get(f"{link.path}?{link.query}"), 403)["code"] == "link_expired"
+
+
+# --- every answer ---
+
+
+@pytest.mark.parametrize(("given", "kept"), [("abc-1", True), ("a b", False), ("x" * 129, False), ("<x>", False)])
+def test_a_request_id_is_kept_where_it_is_sound(given, kept, alice):
+    answer = alice.get("/v1/balance", X_Request_Id=given)
+    assert (answer["X-Request-Id"] == given) is kept
+
+
+def test_an_error_of_ours_is_an_error_in_shape(alice, monkeypatch):
+    def burst(*_):
+        raise RuntimeError("a secret detail")
+
+    monkeypatch.setattr(representations, "balance", burst)
+    answer = alice.get("/v1/balance")
+    assert error(answer, 500)["code"] == "internal"
+    assert b"secret" not in answer.content
+
+
+def test_a_number_beyond_all_bounds(alice):
+    refused = error(alice.post("/v1/jobs", b'{"prompt": "x", "width": 1e400}'), 422)
+    assert refused["param"] == "width"

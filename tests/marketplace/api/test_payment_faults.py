@@ -1,0 +1,105 @@
+"""Card payments where Stripe, or two requests at once, make it hard. After each test the ledger must be right."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from billing.models import RefundOrder, StripeEvent, TopUp
+from billing.payments import refund_orders, stripe
+from devstack import processes
+from tests.marketplace.shops import STOLEN, WHOLE_MEDIUM, reconcile, send, spend
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def at_once(count, act):
+    """What `act` answers in so many threads."""
+    answers, together = [], threading.Barrier(count)
+
+    def run():
+        together.wait()
+        answers.append(act())
+        connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    return answers
+
+
+def test_two_requests_with_one_key_at_the_same_moment_open_one_checkout(shop):
+    shop.fault("slow", "POST /v1/checkout/sessions", seconds=2)
+    answers = at_once(2, lambda: shop.order(Idempotency_Key="k1"))
+    assert sorted(answer.status_code for answer in answers) in ([201, 201], [201, 409])
+    assert TopUp.objects.count() == 1
+    again = shop.order(Idempotency_Key="k1").json()
+    assert {answer.json()["url"] for answer in answers if answer.status_code == 201} == {again["url"]}
+    assert shop.session(again).url == again["url"]
+
+
+def test_an_error_that_stripe_keeps_under_a_key_does_not_bar_the_top_up(shop):
+    shop.fault("error_after", "POST /v1/checkout/sessions")
+    assert shop.order(Idempotency_Key="k1").status_code == 503
+    top_up = shop.order(Idempotency_Key="k1").json()
+    assert shop.pay(top_up) == 303
+    shop.wait(top_up, "paid")
+    assert (shop.tokens, TopUp.objects.count()) == (WHOLE_MEDIUM, 1)
+
+
+def test_a_refund_for_a_stolen_card_that_stripe_does_not_take_is_made_later_and_once(shop, monkeypatch):
+    real, asked = stripe.refund, []
+
+    def watched(*order):
+        try:
+            return real(*order)
+        finally:
+            asked.append(connection.in_atomic_block)
+
+    monkeypatch.setattr(stripe, "refund", watched)
+    shop.fault("error", "POST /v1/refunds", count=2)
+    top_up = shop.buy()
+    assert shop.pay(top_up, STOLEN) == 303
+    warned = StripeEvent.objects.filter(type="radar.early_fraud_warning.created")
+    assert processes.wait_until(lambda: warned.exists() and asked, 15)
+    assert shop.wait(top_up, "paid")["refunded"] == "0.00"
+    assert reconcile()[1] == 0
+    RefundOrder.objects.update(due_at=timezone.now() - timedelta(seconds=1))
+    at_once(3, refund_orders.carry_out)
+    shop.wait(top_up, "refunded")
+    assert (shop.tokens, RefundOrder.objects.get().outcome, asked) == (0, "refunded", [False, False])
+    payment = TopUp.objects.get().payment_intent
+    assert [refund.amount for refund in shop.v1.refunds.list({"payment_intent": payment}).data] == [2000]
+
+
+def test_a_refund_after_a_dispute_that_was_won_takes_everything_that_the_payment_bought(shop, client):
+    top_up, payment = shop.paid("small")
+    spend(shop.customer, 4_000_000)
+    dispute = shop.control("disputes", payment_intent=payment)
+    shop.wait(top_up, "disputed")
+    shop.control(f"disputes/{dispute['id']}/close", status="won")
+    shop.wait(top_up, "paid")
+    assert (shop.tokens, shop.customer.get("/v1/balance").json()["debts"]) == (6_000_000, [])
+    refund = {"id": "re_late", "payment_intent": payment, "amount": 500, "status": "succeeded"}
+    assert send(client, {"id": "evt_late", "type": "refund.created", "data": {"object": refund}}).status_code == 200
+    shop.wait(top_up, "refunded")
+    balance = shop.customer.get("/v1/balance").json()
+    assert (balance["available"], [debt["owed"] for debt in balance["debts"]]) == ("0", ["4000"])
+
+
+def test_a_bonus_that_was_spent_is_owed_when_its_payment_goes_back_and_other_tokens_pay_it(shop):
+    top_up, payment = shop.paid("medium")
+    spend(shop.customer, 5_000_000)  # the 4,000 of the bonus first, and 1,000 of the 40,000 that were paid
+    shop.control("refunds", payment_intent=payment, amount=500)
+    shop.wait(top_up, "partially_refunded")
+    assert (shop.tokens, shop.customer.get("/v1/balance").json()["frozen"]) == (28_000_000, False)
+    shop.control("refunds", payment_intent=payment)
+    shop.wait(top_up, "refunded")
+    balance = shop.customer.get("/v1/balance").json()
+    assert (balance["available"], balance["frozen"]) == ("0", True)
+    assert sum(int(debt["owed"]) for debt in balance["debts"]) == 5_000
+    assert {debt["price"] for debt in balance["debts"]} >= {None}

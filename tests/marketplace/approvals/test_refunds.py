@@ -1,0 +1,231 @@
+"""Money back for unspent Tokens, by the operator, through the double of Stripe: Tokens first, once, whatever breaks."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.db import connection, transaction
+from django.test import Client
+
+from billing.errors import PaymentsRefused, PaymentsUnavailable
+from billing.models import Clawback, Reversal, StripeEvent, TopUp
+from billing.payments import refunds, stripe
+from billing.tokens import lots, wallets
+from devstack import processes
+from marketplace.accounts.models import Person
+from marketplace.approvals import requests
+from marketplace.approvals.acts import PaymentRefund
+from marketplace.approvals.models import Request
+from marketplace.approvals.requests import Refused
+from marketplace.maintenance import tasks
+from tests.marketplace.shops import WHOLE_MEDIUM, spend
+from tests.threads import together
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def dora(settings):
+    settings.REFUND_LIMIT_MINOR = 10_000
+    person = Person.objects.create_user("dora@example.com", is_staff=True)
+    person.user_permissions.set(Permission.objects.filter(codename="ask_refund"))
+    return Person.objects.get(pk=person.pk)
+
+
+def refund(person, top_up, minor, request_id=None):
+    return requests.ask(person, PaymentRefund(top_up["id"], minor, "eur"), "they moved away", request_id)
+
+
+def heard(kind, count=1):
+    assert processes.wait_until(lambda: StripeEvent.objects.filter(type=kind).count() >= count, 15)
+
+
+def given_back(shop, payment):
+    return [each.amount for each in shop.v1.refunds.list({"payment_intent": payment}).data]
+
+
+def an_hour_later():
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        cursor.execute("UPDATE approvals_request SET decided_at = decided_at - interval '1 hour'")
+
+
+def test_unspent_tokens_are_refunded_and_the_event_that_comes_back_takes_nothing_more(shop, dora):
+    top_up, payment = shop.paid()
+    done = refund(dora, top_up, 500)
+    assert (done.status, done.outcome[:15]) == ("executed", "refunded as re_")
+    heard("refund.created")
+    assert (shop.tokens, given_back(shop, payment)) == (33_000_000, [500])
+    assert (shop.see(top_up)["status"], shop.see(top_up)["refunded"]) == ("partially_refunded", "5.00")
+    assert Reversal.objects.get().stripe_id == done.outcome.split()[-1]
+    refund(dora, top_up, 1500)
+    heard("refund.created", 2)
+    assert (shop.tokens, shop.see(top_up)["status"]) == (0, "refunded")
+
+
+def test_no_more_than_the_unspent_and_unheld_tokens_had_cost(shop, dora):
+    top_up, payment = shop.paid("small")
+    spend(shop.customer, 4_000_000)
+    wallets.hold(shop.customer.account.id, 1_000_000, uuid4(), timedelta(hours=1))
+    with pytest.raises(Refused, match=r"had cost 2\.50 EUR"):
+        refund(dora, top_up, 251)
+    assert (shop.tokens, given_back(shop, payment), Request.objects.count()) == (5_000_000, [], 0)
+    assert refund(dora, top_up, 250).status == "executed"
+    assert (shop.tokens, Clawback.objects.filter(settled_at=None).count()) == (0, 0)
+
+
+def test_a_spent_bonus_leaves_no_debt(shop, dora):
+    top_up, _ = shop.paid()
+    spend(shop.customer, 4_000_000)
+    assert refund(dora, top_up, 2000).status == "executed"
+    heard("refund.created")
+    balance = shop.customer.get("/v1/balance").json()
+    assert (balance["available"], balance["frozen"], balance["debts"]) == ("0", False, [])
+
+
+def test_refunds_at_the_same_moment_give_back_no_more_than_was_paid(shop, dora):
+    top_up, payment = shop.paid("small")
+    same = uuid4()
+    found = together(6, lambda number: refund(dora, top_up, 200, same if number < 3 else None))
+    assert {type(each) for each in found} == {Request, Refused}
+    assert given_back(shop, payment) == [200, 200]
+    assert (Request.objects.filter(status="executed").count(), shop.tokens) == (2, 2_000_000)
+
+
+def test_the_operators_refund_and_one_in_the_dashboard_at_once_both_take_their_tokens(shop, dora):
+    top_up, payment = shop.paid("small")
+
+    def both(number):
+        return shop.control("refunds", payment_intent=payment, amount=200) if number else refund(dora, top_up, 200)
+
+    together(2, both)
+    heard("refund.created", 2)
+    assert (shop.tokens, sum(given_back(shop, payment))) == (2_000_000, 400)
+
+
+def test_a_refund_and_somebody_else_at_the_wallet_never_wait_for_each_other(shop, dora):
+    top_up, _ = shop.paid("small")
+    owner = shop.customer.account.id
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            wallets.lock(owner)
+            asked = pool.submit(together, 1, lambda _: refund(dora, top_up, 200).status)
+            assert processes.wait_until(is_anybody_waiting, 15)
+            lots.position(owner)
+        assert asked.result() == ["executed"]
+
+
+def is_anybody_waiting():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return cursor.fetchone()[0]
+
+
+def test_the_same_form_sent_again_after_the_refund_says_what_became_of_it(shop, dora):
+    top_up, payment = shop.paid("small")
+    same = uuid4()
+    assert [refund(dora, top_up, 500, same).status for _ in range(2)] == ["executed"] * 2
+    dora.user_permissions.add(Permission.objects.get(codename="view_topup"))
+    client = Client()
+    client.force_login(dora)
+    form = {"_form_submitted": "on", "request_id": str(same), "amount": "5.00", "reason": "they moved away"}
+    answer = client.post(f"/admin/billing/topup/{top_up['id']}/refund/", form)
+    assert "Done: refunded as re_" in client.get(answer.get("HX-Redirect", "/admin/")).content.decode()
+    assert given_back(shop, payment) == [500]
+
+
+def test_a_refund_that_stripe_tells_of_before_its_answer_is_lost_is_done(shop, dora, monkeypatch):
+    top_up, payment = shop.paid("small")
+
+    def forbidden(*given):
+        give_back(*given)
+        heard("refund.created")
+        raise PaymentsRefused("the key was revoked meanwhile")
+
+    give_back = stripe.give_back
+    monkeypatch.setattr(stripe, "give_back", forbidden)
+    done = refund(dora, top_up, 500)
+    assert (done.status, given_back(shop, payment), shop.tokens) == ("executed", [500], 0)
+
+
+@pytest.mark.parametrize("kind", ["error", "drop", "error_after", "drop_after"])
+def test_when_stripe_does_not_answer_the_money_goes_once_all_the_same(shop, dora, kind):
+    top_up, payment = shop.paid("small")
+    shop.fault(kind, "POST /v1/refunds", count=2)
+    waiting = refund(dora, top_up, 500)
+    assert shop.tokens == 0
+    for _ in range(4):
+        an_hour_later()
+        tasks.keep_requests()
+    waiting.refresh_from_db()
+    assert (waiting.status, given_back(shop, payment), shop.tokens) == ("executed", [500], 0)
+
+
+def test_a_process_that_dies_before_it_asks_stripe_is_finished_by_the_next(shop, dora, monkeypatch):
+    top_up, payment = shop.paid("small")
+
+    def die(*_):
+        raise SystemExit
+
+    monkeypatch.setattr(stripe, "give_back", die)
+    with pytest.raises(SystemExit):
+        refund(dora, top_up, 500)
+    monkeypatch.undo()
+    assert (Request.objects.get().status, shop.tokens, given_back(shop, payment)) == ("approved", 0, [])
+    tasks.keep_requests()
+    assert Request.objects.get().status == "approved", "whoever asked may still be at it"
+    an_hour_later()
+    tasks.keep_requests()
+    assert (Request.objects.get().status, given_back(shop, payment)) == ("executed", [500])
+
+
+def test_a_refund_whose_key_stripe_has_forgotten_is_found_among_its_refunds(shop, dora):
+    _, payment = shop.paid("small")
+    refunds.take(TopUp.objects.get().id, 500, reversal := str(uuid4()))
+    forgotten = {"payment_intent": payment, "amount": 500, "metadata": {"reversal": reversal}}
+    made = shop.v1.refunds.create(forgotten)  # under another idempotency key than ours
+    assert refunds.send(reversal) == made.id
+    assert given_back(shop, payment) == [500]
+
+
+def test_what_stripe_refuses_brings_the_tokens_back(shop, dora, monkeypatch):
+    top_up, payment = shop.paid()
+    ask = stripe.give_back
+    monkeypatch.setattr(stripe, "give_back", lambda intent, *rest: ask("pi_of_another_account", *rest))
+    refunds.take(TopUp.objects.get().id, 500, reversal := str(uuid4()))
+    assert shop.tokens == 33_000_000
+    with pytest.raises(PaymentsRefused):
+        refunds.send(reversal)
+    assert (shop.tokens, shop.see(top_up)["status"], given_back(shop, payment)) == (WHOLE_MEDIUM, "paid", [])
+    failed = refund(dora, top_up, 500)
+    assert (failed.status, shop.tokens) == ("failed", WHOLE_MEDIUM)
+
+
+def test_a_refund_that_fails_later_brings_the_tokens_back(shop, dora):
+    top_up, _ = shop.paid("small")
+    done = refund(dora, top_up, 500)
+    heard("refund.created")
+    shop.control(f"refunds/{done.outcome.split()[-1]}/fail")
+    shop.wait(top_up, "paid")
+    assert shop.tokens == 10_000_000
+
+
+def test_a_refund_that_only_claims_to_be_ours_takes_its_own_tokens(shop, dora):
+    top_up, payment = shop.paid("small")
+    ours = refund(dora, top_up, 200)
+    heard("refund.created")
+    shop.v1.refunds.create({"payment_intent": payment, "amount": 200, "metadata": {"reversal": str(ours.id)}})
+    heard("refund.created", 2)
+    assert (shop.tokens, Reversal.objects.count()) == (2_000_000, 2)
+
+
+@pytest.mark.parametrize("key", ["", "sk_live_of_somebody"], ids=["none", "wrong"])
+def test_without_a_key_that_works_it_waits(shop, dora, settings, key):
+    top_up, _ = shop.paid("small")
+    settings.STRIPE_SECRET_KEY = key
+    assert refund(dora, top_up, 500).status == "approved"
+    assert shop.tokens == 0
+    with pytest.raises(PaymentsUnavailable):
+        refunds.send(str(Request.objects.get().id))

@@ -1,0 +1,126 @@
+"""Whose job a free worker takes: accounts of a class take turns, and every waiting job keeps a message."""
+
+import random
+import threading
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from django.conf import settings
+from django.db import connection
+from redis import Redis
+
+from billing.tokens import wallets
+from marketplace.jobs import lifecycle, outbox, sweeper
+from marketplace.jobs.models import Job
+
+pytestmark = [pytest.mark.django_db]
+
+
+@pytest.fixture(autouse=True)
+def broker():
+    with Redis.from_url(settings.REDIS_URL) as redis:
+        redis.flushall()
+        yield redis
+        redis.flushall()
+
+
+@pytest.fixture(autouse=True)
+def rich(bob):
+    wallets.grant(bob.account.id, 10**9, "rich")
+
+
+def submit(customer, order, count=1, **changes):
+    found = [lifecycle.submit(customer.account.id, order(**changes)).job.id for _ in range(count)]
+    outbox.send_waiting()
+    return found
+
+
+def claimed(job_id, sent=None):
+    job = lifecycle.claim(job_id, "w1", sent)
+    return job and job.id
+
+
+def test_one_job_is_not_kept_waiting_by_another_accounts_many(alice, bob, order):
+    many = submit(alice, order, 20)
+    assert [claimed(many[0]), claimed(many[1])] == many[:2]
+    (one,) = submit(bob, order)
+    assert lifecycle.queue_position(Job.objects.get(id=one)) == 2
+    assert [claimed(many[2]), claimed(many[3])] == [many[2], one]
+    assert [claimed(message) for message in (*many[4:], one)] == many[3:]
+
+
+def test_accounts_take_turns_by_what_their_jobs_cost(alice, bob, order):
+    small, large = submit(alice, order, 12, n=1), submit(bob, order, 4, n=4)
+    first = Counter(Job.objects.get(id=claimed(message)).account_id for message in [*small, *large][:10])
+    assert first == {alice.account.id: 8, bob.account.id: 2}
+
+
+def test_a_class_of_its_own_has_turns_of_its_own(alice, bob, order):
+    many = submit(alice, order, 5, service_class="batch")
+    (one,) = submit(bob, order, service_class="standard")
+    assert claimed(many[0]) == many[0]
+    assert claimed(one) == one
+
+
+def test_a_line_that_ran_empty_owes_nothing(alice, bob, order):
+    for job in submit(alice, order, 5):
+        assert claimed(job) == job
+    mine, theirs = submit(alice, order), submit(bob, order)
+    assert [claimed(job) for job in (*mine, *theirs)] == [*mine, *theirs]
+
+
+def test_another_attempt_comes_before_its_accounts_later_jobs(alice, order):
+    first, *later = submit(alice, order, 4)
+    lifecycle.give_back(lifecycle.claim(first, "w1"))
+    outbox.send_waiting()
+    assert claimed(later[0]) == first
+
+
+def test_a_canceled_jobs_message_serves_another(alice, bob, order):
+    many, (one,) = submit(alice, order, 3), submit(bob, order)
+    lifecycle.cancel(alice.account.id, many[0])
+    taken = [claimed(message) for message in (*many, one)]
+    assert taken == [one, many[1], many[2], None]
+    assert claimed(one) is None
+
+
+def test_who_waits_is_known_to_have_a_message_whoever_was_served_by_whose(alice, bob, order, broker, monkeypatch):
+    dice, now = random.Random(3), sweeper.timezone.now
+    for minutes in range(60, 40, -1):
+        with monkeypatch.context() as past:
+            past.setattr(outbox.timezone, "now", lambda ago=timedelta(minutes=minutes): now() - ago)
+            submit(dice.choice([alice, alice, alice, bob]), order)
+    messages = list(Job.objects.order_by("dispatched_at").values_list("id", "dispatched_at"))
+    for message in messages[:12]:
+        assert claimed(*message)
+        broker.rpop("standard")
+        assert sweeper.sweep()["lost_messages"] == 0
+    broker.rpop("standard")
+    assert sweeper.sweep()["lost_messages"] == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_hands_at_once_take_each_job_once(alice, bob, order):
+    messages = [*submit(alice, order, 30), *submit(bob, order, 10)]
+    random.Random(5).shuffle(messages)
+    taken, errors = [], []
+
+    def take(mine):
+        try:
+            taken.extend(claimed(message) for message in mine)
+        except Exception as error:  # noqa: BLE001 - the test says which
+            errors.append(error)
+        finally:
+            connection.close()
+
+    hands = [threading.Thread(target=take, args=(messages[number::8],)) for number in range(8)]
+    for hand in hands:
+        hand.start()
+    for hand in hands:
+        hand.join()
+    assert not errors
+    taken += [claimed(message) for message in messages]  # duplicates: whom a race left waiting
+    assert sorted(filter(None, taken)) == sorted(messages)
+    for job in Job.objects.all():
+        lifecycle.stop(job, [0])
