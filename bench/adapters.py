@@ -50,7 +50,7 @@ def main(quick: bool = False) -> dict[str, Any]:
     backend = TorchBackend(model.transformer)
     bank = Bank(backend.layers, 2**30)
     with tempfile.TemporaryDirectory() as folder:
-        rows = {name: bring(bank, Path(folder, name), backend.layers, *case) for name, case in CASES.items()}
+        rows = {name: load_rows(bank, Path(folder, name), backend.layers, *case) for name, case in CASES.items()}
     batches = {"none": [[()] * ROWS], **{name: [each] for name, each in rows.items()}}
     for count in SPLIT_AMONG:
         groups = [[row] * (ROWS // count) for row in next(iter(rows.values()))[:count]]
@@ -71,7 +71,9 @@ def compared(name: str, ones: list[float], others: list[float]) -> dict[str, flo
     return spread(name, [one / other for one, other in zip(ones, others, strict=True)])
 
 
-def bring(bank: Bank, folder: Path, layers: Layers, ends: tuple[str, ...] | str, rank: int, count: int) -> list[Row]:
+def load_rows(
+    bank: Bank, folder: Path, layers: Layers, ends: tuple[str, ...] | str, rank: int, count: int
+) -> list[Row]:
     """The rows of eight requests, of which so many have each its own adapter of random numbers."""
     folder.mkdir()
     loans = []

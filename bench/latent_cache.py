@@ -198,7 +198,7 @@ def run(store: Path, orders: Sequence[Order], full: Full) -> Row:
         again = [outcome(order, job, began) for order, job in zip(repeats, copies, strict=True)]
         plain = full.draw(worker, [(each.order, each.order.seed) for each in delivered])
         same_noise = full.draw(worker, [(each.order, each.began) for each in delivered])
-        worker.reuse[0].settle()  # type: ignore[index]
+        worker.reuse[0].flush()  # type: ignore[index]
     with sqlite3.connect(store) as file:
         entries, held = file.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM entry").fetchone()
     both = list(zip(same_noise, delivered, strict=True))

@@ -33,7 +33,7 @@ from inference.request import Phase, Request
 from inference.runner import Runner, warm_up
 from inference.scheduling.scheduler import Batch, Scheduler
 from inference.state import Picture
-from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, Device, Doing, Watchdog
+from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, DeviceLock, RunningBatch, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +88,10 @@ class Engine:
         self._on_batch = on_batch
         self._max_batch_tokens = max_batch_tokens
         self._calibrate_again = calibrate_again
-        self._rooms = Device()
+        self._device_lock = DeviceLock()
         self._stuck = False
         self._stuck_seconds = stuck_seconds
-        self._watchdog = Watchdog(self._rooms.doing, self._on_stuck, min(1.0, stuck_seconds / 4))
+        self._watchdog = Watchdog(self._device_lock.running, self._on_stuck, min(1.0, stuck_seconds / 4))
         self._stepped_at = 0.0
         self._changed = threading.Condition()
         self._max_adapter_bytes = max_adapter_bytes or MAX_ADAPTER_BYTES.get(self.device.type, 1024**3)
@@ -121,7 +121,7 @@ class Engine:
         self._recovery = Recovery(
             self._runner,
             self.card,
-            self._rooms,
+            self._device_lock,
             limit=self._limit,
             enter=self._enter_batch,
             leave=self._leave_batch,
@@ -151,9 +151,9 @@ class Engine:
                 thread.join(0.1)
         self._watchdog.stop()
 
-    def doing(self) -> tuple[Doing, ...]:
+    def running(self) -> tuple[RunningBatch, ...]:
         """What runs at this moment: a step, codec work, both, or nothing."""
-        return self._rooms.doing()
+        return self._device_lock.running()
 
     @property
     def max_batch_tokens(self) -> int:
@@ -302,11 +302,11 @@ class Engine:
         """After how many seconds a batch counts as stuck."""
         return max(self._stuck_seconds, STUCK_FACTOR * self.step_times.at(batch.image_tokens))
 
-    def _enter_batch(self, batch: Batch, doing: Doing) -> None:
+    def _enter_batch(self, batch: Batch, running: RunningBatch) -> None:
         if self._stopping:
             raise Stopped
         for request in batch.requests:
-            request.ticket.started_at = request.ticket.started_at or doing.since
+            request.ticket.started_at = request.ticket.started_at or running.since
 
     def _leave_batch(self, batch: Batch, since: float, seconds: float) -> None:
         waited = 0.0
@@ -317,14 +317,14 @@ class Engine:
         if self._on_batch:
             _call(self._on_batch, BatchReport(batch.phase, len(batch.requests), batch.image_tokens, seconds, waited))
 
-    def _on_stuck(self, doing: Doing) -> None:
+    def _on_stuck(self, running: RunningBatch) -> None:
         """The watchdog's: fail the requests of a batch that is stuck, give back all others, and take no more."""
-        log.critical("the engine is stuck: %s", doing)
+        log.critical("the engine is stuck: %s", running)
         with self._changed:
             self._stuck = self._stopping = True
             self._changed.notify_all()
-        for request in doing.batch.requests:
-            self._fail(request, EngineFault(f"the engine was stuck: {doing}"))
+        for request in running.batch.requests:
+            self._fail(request, EngineFault(f"the engine was stuck: {running}"))
         self._abandon(EngineStopped("the engine was stuck"))
 
     def _fail(self, request: Request, error: BaseException) -> None:

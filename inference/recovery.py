@@ -17,7 +17,7 @@ from inference.errors import BrokenPicture, EngineFault, InferenceError
 from inference.request import Request
 from inference.runner import Runner, warm_up
 from inference.scheduling.scheduler import Batch
-from inference.watchdog import Device, Doing
+from inference.watchdog import DeviceLock, RunningBatch
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +60,15 @@ class Recovery:
         self,
         runner: Runner,
         card: ModelCard,
-        device: Device,
+        device_lock: DeviceLock,
         *,
         limit: Callable[[Batch], float],
-        enter: Callable[[Batch, Doing], None],
+        enter: Callable[[Batch, RunningBatch], None],
         leave: Callable[[Batch, float, float], None],
     ) -> None:
         self._runner = runner
         self._card = card
-        self._device = device
+        self._device_lock = device_lock
         self._limit = limit
         self._enter = enter
         self._leave = leave
@@ -81,10 +81,10 @@ class Recovery:
         return outcome
 
     def _run(self, batch: Batch) -> Outcome:
-        tried = self._try(batch, alone=any(request.deterministic for request in batch.requests))
+        tried = self._try(batch, exclusive=any(request.deterministic for request in batch.requests))
         if tried.out_of_memory:
             _free_memory()
-            tried = self._try(batch, alone=True)
+            tried = self._try(batch, exclusive=True)
         if tried.error is None or len(batch.requests) == 1:
             self._leave(batch, tried.since, tried.seconds)
             return Outcome({batch.requests[0]: _fault(batch, tried.error)} if tried.error else tried.failed)
@@ -97,11 +97,11 @@ class Recovery:
             outcome.failed |= self._run(Batch(batch.phase, (request,))).failed
         return outcome
 
-    def _try(self, batch: Batch, *, alone: bool) -> _Try:
-        with self._device.room(batch, self._limit(batch), alone=alone) as doing:
-            self._enter(batch, doing)
+    def _try(self, batch: Batch, *, exclusive: bool) -> _Try:
+        with self._device_lock.hold(batch, self._limit(batch), exclusive=exclusive) as running:
+            self._enter(batch, running)
             failed, error = self._attempt(batch)
-            return _Try(failed, error, doing.since, doing.seconds)
+            return _Try(failed, error, running.since, running.seconds)
 
     def _attempt(self, batch: Batch) -> tuple[dict[Request, InferenceError], Exception | None]:
         try:
@@ -118,7 +118,7 @@ class Recovery:
 
     def _still_works(self, batch: Batch) -> bool:
         try:
-            with self._device.room(batch, self._limit(batch), alone=True):
+            with self._device_lock.hold(batch, self._limit(batch), exclusive=True):
                 warm_up(self._runner, self._card)
         except Exception:
             log.exception("the engine cannot make its smallest picture any more, and stops")

@@ -50,14 +50,14 @@ class StepCache:
         result = image.clone()
         if rows:
             result[rows] = _run(others, only, rows, text, image, shared)
-        brought = self._by_request((result - image)[:, :tokens])
+        added_by_others = self._by_request((result - image)[:, :tokens])
         picture = self._by_request(result[:, :tokens])
         for index, reused in enumerate(self.reused):
             memory = self.memories[index]
             if reused and memory:
                 picture[:, index] += memory.others
             elif self.thresholds[index]:
-                self.memories[index] = StepMemory(added[:, index].clone(), brought[:, index].clone())
+                self.memories[index] = StepMemory(added[:, index].clone(), added_by_others[:, index].clone())
         return text, result
 
     def _by_request(self, rows: torch.Tensor) -> torch.Tensor:

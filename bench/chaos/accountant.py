@@ -56,7 +56,7 @@ class Accountant:
     def audit(self) -> list[str]:
         """Lets everything come to rest, then compares; a line for each difference."""
         return [
-            *self._rest(),
+            *self._wait_until_idle(),
             *self.look(),
             *self._jobs(),
             *self._pictures(),
@@ -64,7 +64,7 @@ class Accountant:
             *self._customers(),
         ]
 
-    def _rest(self) -> list[str]:
+    def _wait_until_idle(self) -> list[str]:
         """Waits for the jobs as long as they get on, and does what the nightly and the minute's tasks do."""
         from billing.models import Hold, TopUp
         from billing.payments import reconcile

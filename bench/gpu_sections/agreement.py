@@ -51,7 +51,7 @@ class Orders:
     def __init__(self, folder: Path, scale: Scale) -> None:
         self.steps = scale.steps
         self.side = scale.side
-        self.mates = scale.mates
+        self.batch_mates = scale.batch_mates
         torch.manual_seed(SEED)
         layers = Layers(qwen_image.load(catalog.card(), torch.device("cpu")).transformer)
         self.adapter = str(folder / "adapter.safetensors")
@@ -103,9 +103,9 @@ def alone(engine: Engine, orders: dict[str, Request]) -> dict[str, Image.Image]:
 def together(engine: Engine, orders: Orders) -> dict[str, Image.Image]:
     """The same pictures while mates of the same kinds, with other seeds, run beside them."""
     wanted = orders.all()
-    mates = [orders.one(kind, 100 + seed) for kind in wanted for seed in range(orders.mates)]
+    batch_mates = [orders.one(kind, 100 + seed) for kind in wanted for seed in range(orders.batch_mates)]
     futures = {kind: engine.submit(request) for kind, request in wanted.items()}
-    others = [engine.submit(mate) for mate in mates]
+    others = [engine.submit(mate) for mate in batch_mates]
     for future in others:
         future.result()
     return {kind: future.result().image for kind, future in futures.items()}

@@ -58,7 +58,7 @@ class Scale:
     rounds: int
     steps: int
     side: int
-    mates: int
+    batch_mates: int
     jobs: int
 
 
@@ -73,7 +73,7 @@ FULL = Scale(
     rounds=3,
     steps=8,
     side=128,
-    mates=3,
+    batch_mates=3,
     jobs=200,
 )
 TINY = Scale(
@@ -93,7 +93,7 @@ TINY = Scale(
     rounds=2,
     steps=2,
     side=64,
-    mates=1,
+    batch_mates=1,
     jobs=6,
 )
 

@@ -34,7 +34,7 @@ def run(count: int) -> Figures:
     trace = runs.at_load(count, 1, 1.2, times, MIX)
     with Engine(device="cpu", max_batch_tokens=times.max_batch_tokens) as engine:
         real = in_reality(trace, engine)
-    simulated = Fleet(trace, times, scaling.Fixed(1), places=count, fewest=1).run().finished
+    simulated = Fleet(trace, times, scaling.Fixed(1), slots=count, fewest=1).run().finished
     ratio = float(simulated.max() / real.max())
     return {
         "pictures": count,

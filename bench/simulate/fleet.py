@@ -26,7 +26,7 @@ from inference.request import BatchKey, Phase, Request
 from inference.scheduling.scheduler import Batch, Scheduler
 from marketplace.jobs.queues import StrideOrder
 
-PLACES = 16
+SLOTS = 16
 TICK = 15.0
 LOOK_AT = 8
 _LATENTS = SimpleNamespace()
@@ -39,7 +39,7 @@ class Machine:
     scheduler: Scheduler
     ordered: float
     running: dict[str, tuple[Batch, float]] = field(default_factory=dict)
-    in_hand: int = 0
+    in_progress: int = 0
     keys: dict[BatchKey, int] = field(default_factory=dict)
     draining: bool = False
 
@@ -79,22 +79,22 @@ class Fleet:
         rule: Rule,
         *,
         start_up: float = 180.0,
-        places: int = PLACES,
+        slots: int = SLOTS,
         fewest: int = 2,
         affinity: bool = False,
     ) -> None:
-        """`start_up`: seconds from ordering a machine until it serves; `places`: requests that one has in hand at most;
+        """`start_up`: seconds from ordering a machine until it serves; `slots`: requests that one has in hand at most;
         `fewest` machines are always kept.
         """
         self._trace, self._times, self._rule = trace, times, rule
-        self._start_up, self._most, self._fewest, self._affinity = start_up, places, fewest, affinity
+        self._start_up, self._slots, self._fewest, self._affinity = start_up, slots, fewest, affinity
         self.now = 0.0
         self._left = len(trace)
         self._outcome = Outcome(np.full(len(trace), np.nan))
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbered = 0
         # machines that serve, by how many requests they have in hand; those that start, and those that end
-        self._serving: list[dict[Machine, None]] = [{} for _ in range(places + 1)]
+        self._serving: list[dict[Machine, None]] = [{} for _ in range(slots + 1)]
         self._starting: dict[Machine, None] = {}
         self._draining: dict[Machine, None] = {}
         self._with_room: dict[BatchKey, dict[Machine, None]] = {}
@@ -141,33 +141,33 @@ class Fleet:
     def _arrive(self, request: Request) -> None:
         request.ticket.submitted_at = self.now
         if machine := self._choose(request):
-            self._hand(machine, request)
+            self._assign(machine, request)
         else:
             self._waiting[request.service_class].append(request)
 
     def _choose(self, request: Request) -> Machine | None:
-        if self._affinity and (machine := self._mate(request)):
+        if self._affinity and (machine := self._with_batch_mates(request)):
             return machine
-        return next((next(iter(machines)) for machines in self._serving[: self._most] if machines), None)
+        return next((next(iter(machines)) for machines in self._serving[: self._slots] if machines), None)
 
-    def _mate(self, request: Request) -> Machine | None:
+    def _with_batch_mates(self, request: Request) -> Machine | None:
         """Of a few machines that have such requests, the one with the least in hand."""
-        mates = islice(self._with_room.get(request.batch_key, ()), LOOK_AT)
-        free = (machine for machine in mates if machine.in_hand < self._most)
-        return min(free, key=lambda machine: machine.in_hand, default=None)
+        candidates = islice(self._with_room.get(request.batch_key, ()), LOOK_AT)
+        free = (machine for machine in candidates if machine.in_progress < self._slots)
+        return min(free, key=lambda machine: machine.in_progress, default=None)
 
-    def _hand(self, machine: Machine, request: Request) -> None:
+    def _assign(self, machine: Machine, request: Request) -> None:
         self._count(machine, request, +1)
         machine.scheduler.add(request)
         self._begin(machine)
 
-    def _take(self, machine: Machine) -> None:
-        """Fill free places from the queues."""
-        while machine.in_hand < self._most and not machine.draining:
+    def _fill(self, machine: Machine) -> None:
+        """Fill free slots from the queues."""
+        while machine.in_progress < self._slots and not machine.draining:
             queue = next((name for name in self._order.consume(len(CLASSES)) if self._waiting[name]), None)
             if queue is None:
                 return
-            self._hand(machine, self._waiting[self._order.rotate(queue)].popleft())
+            self._assign(machine, self._waiting[self._order.rotate(queue)].popleft())
 
     # batches
 
@@ -209,18 +209,18 @@ class Fleet:
                 self._outcome.finished[request.seed] = self.now
                 self._count(machine, request, -1)
                 self._left -= 1
-            self._take(machine)
+            self._fill(machine)
         self._begin(machine)
-        if machine.draining and not machine.in_hand:
+        if machine.draining and not machine.in_progress:
             self._retire(machine)
 
     def _count(self, machine: Machine, request: Request, change: int) -> None:
         """Note what a machine has in hand."""
         key = request.batch_key
-        del self._places(machine)[machine]
-        machine.in_hand += change
+        del self._listing(machine)[machine]
+        machine.in_progress += change
         machine.keys[key] = machine.keys.get(key, 0) + change
-        self._places(machine)[machine] = None
+        self._listing(machine)[machine] = None
         if self._affinity:
             alike = self._with_room.setdefault(key, {})
             if 0 < machine.keys[key] < self._times.max_batch_tokens // request.image_tokens and not machine.draining:
@@ -228,9 +228,9 @@ class Fleet:
             else:
                 alike.pop(machine, None)
 
-    def _places(self, machine: Machine) -> dict[Machine, None]:
+    def _listing(self, machine: Machine) -> dict[Machine, None]:
         """Where the machine is listed: among those that end, or that have as much in hand."""
-        return self._draining if machine.draining else self._serving[machine.in_hand]
+        return self._draining if machine.draining else self._serving[machine.in_progress]
 
     # machines
 
@@ -241,8 +241,8 @@ class Fleet:
         return [machine for machines in self._serving for machine in machines]
 
     def _ready(self, machine: Machine) -> None:
-        self._serving[machine.in_hand][machine] = None
-        self._take(machine)
+        self._serving[machine.in_progress][machine] = None
+        self._fill(machine)
 
     def _started(self, machine: Machine) -> None:
         if machine in self._starting:
@@ -260,7 +260,7 @@ class Fleet:
             machines=len(serving),
             starting=len(self._starting),
             busy=busy,
-            in_hand=sum(machine.in_hand for machine in serving) / (self._most * max(1, len(serving))),
+            slots_taken=sum(machine.in_progress for machine in serving) / (self._slots * max(1, len(serving))),
             waiting=waiting,
             waited=self.now - oldest,
         )
@@ -293,12 +293,12 @@ class Fleet:
             self._drain(machine)
 
     def _drain(self, machine: Machine) -> None:
-        del self._serving[machine.in_hand][machine]
+        del self._serving[machine.in_progress][machine]
         for machines in self._with_room.values():
             machines.pop(machine, None)
         machine.draining = True
         self._draining[machine] = None
-        if not machine.in_hand:
+        if not machine.in_progress:
             self._retire(machine)
 
     def _retire(self, machine: Machine) -> None:

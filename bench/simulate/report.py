@@ -45,8 +45,8 @@ def main(quick: bool = False, requests: int | None = None, gpus: int | None = No
         fleet = begin(runs.fleet, count, gpus)
         days = {day: {rule: begin(runs.day, count // 4, day, rule) for rule in runs.RULES} for day in runs.DAYS}
         loads = {
-            name: {f"{load:.0%}": begin(runs.load, count // 20, load, mates) for load in LOADS}
-            for name, mates in ROUTERS.items()
+            name: {f"{load:.0%}": begin(runs.load, count // 20, load, affinity) for load in LOADS}
+            for name, affinity in ROUTERS.items()
         }
         caches = {
             f"{found:.0%} find {saved:.0%}": begin(runs.cache, count // 20, found, saved) for found, saved in CACHES

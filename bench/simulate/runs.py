@@ -46,9 +46,9 @@ def fleet(count: int, price: float, gpus: int) -> Figures:
     }
 
 
-def load(count: int, price: float, share: float, mates: bool) -> Figures:
+def load(count: int, price: float, share: float, batch_mates: bool) -> Figures:
     trace = at_load(count, SOME_GPUS, share, H200, Mix())
-    return summary(trace, Fleet(trace, H200, scaling.Fixed(SOME_GPUS), affinity=mates).run(), price)
+    return summary(trace, Fleet(trace, H200, scaling.Fixed(SOME_GPUS), affinity=batch_mates).run(), price)
 
 
 def cache(count: int, price: float, found: float, saved: float) -> Figures:
@@ -83,11 +83,11 @@ RULES: dict[str, Callable[[float], scaling.Rule]] = {
     "fixed, for the peak": lambda usual: scaling.Fixed(ceil(1.8 * usual / 0.75)),
     "fixed, for the mean": lambda usual: scaling.Fixed(ceil(usual / 0.75)),
     "busy 70 %": lambda usual: scaling.Utilisation(ceil(usual / 3)),
-    "places 15 %": lambda usual: scaling.Places(ceil(usual / 3)),
+    "places 15 %": lambda usual: scaling.Slots(ceil(usual / 3)),
     "wait over 5 s": lambda usual: scaling.QueueWait(ceil(usual / 3)),
     "by plan": lambda usual: scaling.Scheduled(plan(usual), START_UP),
     "by plan, or places 15 %": lambda usual: scaling.Most(
-        (scaling.Scheduled(plan(usual), START_UP), scaling.Places(ceil(usual / 3)))
+        (scaling.Scheduled(plan(usual), START_UP), scaling.Slots(ceil(usual / 3)))
     ),
 }
 

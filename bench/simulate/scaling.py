@@ -23,7 +23,7 @@ class Signals:
     machines: int
     starting: int
     busy: float
-    in_hand: float
+    slots_taken: float
     waiting: int
     waited: float
 
@@ -59,7 +59,7 @@ class Patient:
     def first(self) -> int:
         return self.count
 
-    def settle(self, signals: Signals, wanted: int) -> int:
+    def stabilise(self, signals: Signals, wanted: int) -> int:
         self._wanted.append((signals.now, wanted))
         while self._wanted[0][0] < signals.now - PATIENCE:
             self._wanted.popleft()
@@ -73,19 +73,19 @@ class Utilisation(Patient):
     target: float = 0.7
 
     def wanted(self, signals: Signals) -> int:
-        return self.settle(signals, proportional(signals, signals.busy / self.target))
+        return self.stabilise(signals, proportional(signals, signals.busy / self.target))
 
 
 @dataclass
-class Places(Patient):
+class Slots(Patient):
     """A target share of the places that workers have for requests; what waits counts as if it had one."""
 
     target: float = 0.15
-    places: int = 16
+    slots: int = 16
 
     def wanted(self, signals: Signals) -> int:
-        load = signals.in_hand + signals.waiting / (self.places * max(1, signals.machines))
-        return self.settle(signals, proportional(signals, load / self.target))
+        load = signals.slots_taken + signals.waiting / (self.slots * max(1, signals.machines))
+        return self.stabilise(signals, proportional(signals, load / self.target))
 
 
 @dataclass
@@ -97,8 +97,8 @@ class QueueWait(Patient):
     def wanted(self, signals: Signals) -> int:
         have = signals.machines + signals.starting
         if signals.waited > self.limit and not signals.starting:
-            return self.settle(signals, ceil(1.25 * have))
-        return self.settle(signals, have - ceil(have / 10) if signals.busy < 0.5 else have)
+            return self.stabilise(signals, ceil(1.25 * have))
+        return self.stabilise(signals, have - ceil(have / 10) if signals.busy < 0.5 else have)
 
 
 @dataclass

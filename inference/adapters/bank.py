@@ -51,7 +51,7 @@ class Bank:
         # the longest unused first
         self._residents: OrderedDict[files.Identity, Resident] = OrderedDict()
         self._changed = threading.Condition()
-        self._someone_waits = False
+        self._waiting_for_room = False
         self._closed = False
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="kiln-adapters")
 
@@ -66,8 +66,8 @@ class Bank:
         with self._changed:
             if self._closed:
                 loan.ready.set_exception(EngineStopped("the engine stopped"))
-            elif self._someone_waits or not self._pin_residents(loan, identities):
-                self._loader.submit(self._grant, loan)
+            elif self._waiting_for_room or not self._pin_residents(loan, identities):
+                self._loader.submit(self._load_wanted, loan)
             else:
                 loan.ready.set_result(None)
         return loan
@@ -104,19 +104,19 @@ class Bank:
             self._pin(loan, identity)
         return True
 
-    def _grant(self, loan: Loan) -> None:
+    def _load_wanted(self, loan: Loan) -> None:
         """In the loader's thread: bring in what the loan wants, then say so, or why not."""
         failure: InferenceError | None = None
         try:
             for path, _ in loan.wanted:
-                self._bring(loan, path)
+                self._load(loan, path)
         except CancelledError:
             return
         except InferenceError as error:
             failure = error
         except Exception as error:
-            log.exception("an adapter could not be brought in")
-            failure = EngineFault(f"bringing in an adapter raised {error!r}")
+            log.exception("an adapter could not be loaded")
+            failure = EngineFault(f"loading an adapter raised {error!r}")
         if not loan.ready.set_running_or_notify_cancel():
             return
         if failure is None:
@@ -125,7 +125,7 @@ class Bank:
             loan.ready.set_exception(failure)
             self.release(loan)
 
-    def _bring(self, loan: Loan, path: Path) -> None:
+    def _load(self, loan: Loan, path: Path) -> None:
         identity = files.identify(path)
         with self._changed:
             known = identity in self._residents
@@ -155,13 +155,13 @@ class Bank:
         own = sum(resident.adapter.nbytes for resident in set(loan.pinned))
         if own + nbytes > self.budget:
             raise AdapterUnavailable(f"adapters of {own + nbytes} bytes: there is room for {self.budget} on the device")
-        self._someone_waits = True
+        self._waiting_for_room = True
         try:
             self._changed.wait_for(
                 lambda: self._closed or loan.ready.cancelled() or self._pinned() + nbytes <= self.budget
             )
         finally:
-            self._someone_waits = False
+            self._waiting_for_room = False
         if self._closed:
             raise EngineStopped("the engine stopped")
         if loan.ready.cancelled():

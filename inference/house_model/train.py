@@ -27,7 +27,7 @@ SHARES = {"vae": 0.1, "decoder": 0.15, "text": 0.05, "transformer": 0.7}
 
 
 @dataclass(frozen=True)
-class Course:
+class Training:
     """Where a training keeps its checkpoints, the exported model that it started from, if any, and the number of its
     pools.
     """
@@ -37,28 +37,28 @@ class Course:
     drawing: int = 0
 
 
-def _tokenizer(course: Course, seconds: float) -> None:
+def _tokenizer(training: Training, seconds: float) -> None:
     words = tokenizer.build()
-    architecture.processor(words).save_pretrained(course.out / "processor")
-    words.save_pretrained(course.out / "tokenizer")
+    architecture.processor(words).save_pretrained(training.out / "processor")
+    words.save_pretrained(training.out / "tokenizer")
 
 
-def _vae(course: Course, seconds: float) -> None:
-    if course.former:
-        model = AutoencoderKLQwenImage.from_pretrained(course.former / "vae", dtype=torch.float32)
+def _vae(training: Training, seconds: float) -> None:
+    if training.former:
+        model = AutoencoderKLQwenImage.from_pretrained(training.former / "vae", dtype=torch.float32)
     else:
         model = architecture.autoencoder()
         vae.train(model, Pace("vae", seconds))
         mean, std = vae.statistics(model)
         model.register_to_config(latents_mean=mean, latents_std=std)
-    model.save_pretrained(course.out / "vae")
-    fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(course.out / "vae"))
+    model.save_pretrained(training.out / "vae")
+    fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(training.out / "vae"))
     log.info("vae: %.1f dB on held-out pictures", fidelity)
 
 
-def _decoder(course: Course, seconds: float) -> None:
-    refined = course.out / "decoder"
-    model = AutoencoderKLQwenImage.from_pretrained(refined if refined.exists() else course.out / "vae")
+def _decoder(training: Training, seconds: float) -> None:
+    refined = training.out / "decoder"
+    model = AutoencoderKLQwenImage.from_pretrained(refined if refined.exists() else training.out / "vae")
     vae.refine(model, Pace("decoder", seconds))
     model.save_pretrained(refined)
     fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(refined))
@@ -69,22 +69,22 @@ def _reader(encoder: Qwen2_5_VLForConditionalGeneration, words: Qwen2Tokenizer) 
     return text.Reader(encoder, architecture.processor(words))
 
 
-def _text(course: Course, seconds: float) -> None:
-    words = Qwen2Tokenizer.from_pretrained(course.out / "tokenizer")
+def _text(training: Training, seconds: float) -> None:
+    words = Qwen2Tokenizer.from_pretrained(training.out / "tokenizer")
     model, former = architecture.text_encoder(words), None
-    if course.former:
-        known = Qwen2Tokenizer.from_pretrained(course.former / "tokenizer")
-        encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(course.former / "text_encoder")
+    if training.former:
+        known = Qwen2Tokenizer.from_pretrained(training.former / "tokenizer")
+        encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(training.former / "text_encoder")
         former = _reader(encoder, known)
     text.train(_reader(model, words), Pace("text", seconds), former)
-    model.save_pretrained(course.out / "text_encoder")
+    model.save_pretrained(training.out / "text_encoder")
 
 
-def _transformer(course: Course, seconds: float) -> None:
-    transformer.train(course.out, seconds, course.former, course.drawing)
+def _transformer(training: Training, seconds: float) -> None:
+    transformer.train(training.out, seconds, training.former, training.drawing)
 
 
-STAGES: dict[str, Callable[[Course, float], None]] = {
+STAGES: dict[str, Callable[[Training, float], None]] = {
     "tokenizer": _tokenizer,
     "vae": _vae,
     "decoder": _decoder,
@@ -113,7 +113,7 @@ def main() -> None:
         finished = not goes_on and (chosen.out / {"text": "text_encoder"}.get(name, name)).exists()
         if chosen.stage in (None, name) and not finished:
             share = 1.0 if chosen.stage else SHARES.get(name, 0.0)
-            stage(Course(chosen.out, chosen.former, chosen.drawing), share * chosen.hours * 3600)
+            stage(Training(chosen.out, chosen.former, chosen.drawing), share * chosen.hours * 3600)
 
 
 if __name__ == "__main__":

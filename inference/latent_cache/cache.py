@@ -72,11 +72,11 @@ class LatentCache:
         self._seen: WeakKeyDictionary[Request, _Seen] = WeakKeyDictionary()
         self._writer = ThreadPoolExecutor(1, "kiln-latents")
         self._unwritten = threading.Semaphore(MAX_UNWRITTEN)
-        self._silent_until = 0.0
+        self._paused_until = 0.0
         self.on_hit: Callable[[Request, Hit], None] | None = None
 
     def look_up(self, request: Request) -> Hit | None:
-        if not _takes_part(request) or not self.calibration.sigmas:
+        if not _is_eligible(request) or not self.calibration.sigmas:
             return None
         try:
             assert request.state.text is not None
@@ -85,7 +85,7 @@ class LatentCache:
             self._seen[request] = seen = _Seen(entries.feature(request.state.text), wording, None)
             seen.hit = self._find(request, seen)
         except Exception as error:  # noqa: BLE001 - whatever it is, the request is denoised in full
-            self._rest(error)
+            self._pause(error)
             return None
         return seen.hit
 
@@ -97,9 +97,9 @@ class LatentCache:
             self._keep(request, seen)
         except Exception as error:  # noqa: BLE001 - the request goes on
             del self._seen[request]
-            self._rest(error)
+            self._pause(error)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Return once all that was offered so far is stored."""
         self._writer.submit(lambda: None).result()
 
@@ -129,7 +129,7 @@ class LatentCache:
             del self._seen[request]
 
     def _find(self, request: Request, seen: _Seen) -> Hit | None:
-        if time.monotonic() < self._silent_until:
+        if time.monotonic() < self._paused_until:
             return None
         for similarity, name, found in self._candidates(request, seen):
             sigma = self.calibration.entry(similarity)
@@ -200,19 +200,19 @@ class LatentCache:
         try:
             act(*arguments)
         except Exception as error:  # noqa: BLE001 - nobody waits for it
-            self._rest(error)
+            self._pause(error)
         finally:
             self._unwritten.release()
 
-    def _rest(self, error: Exception) -> None:
+    def _pause(self, error: Exception) -> None:
         """Look nothing up for a while, and say so once: a store that is away would hold up every request."""
-        if time.monotonic() >= self._silent_until:
+        if time.monotonic() >= self._paused_until:
             trace = None if isinstance(error, StoreUnavailable) else error
-            log.warning("the latent cache rests for %g seconds: %s", PAUSE_SECONDS, error, exc_info=trace)
-        self._silent_until = time.monotonic() + PAUSE_SECONDS
+            log.warning("the latent cache pauses for %g seconds: %s", PAUSE_SECONDS, error, exc_info=trace)
+        self._paused_until = time.monotonic() + PAUSE_SECONDS
 
 
-def _takes_part(request: Request) -> bool:
+def _is_eligible(request: Request) -> bool:
     """One step has nothing to skip, and leaves nothing that another one could."""
     drawn = request.use_cache and not request.deterministic and request.operation == Operation.GENERATE
     return drawn and request.state.text is not None and request.steps > 1

@@ -74,7 +74,7 @@ class Shadows:
             self._exchange_at = 0.0
         cache.on_hit = self._consider
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Return once all shadows so far have been computed."""
         self._worker.submit(lambda: None).result()
 

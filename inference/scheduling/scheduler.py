@@ -95,23 +95,23 @@ class Scheduler:
 
     def next_codec(self) -> Batch | None:
         """The next picture to decode, else the next to read or encode of a request whose turn is near; or None."""
-        begins = (row for row in self._near() if row in self._unready) if self._unready else ()
+        begins = (row for row in self._due_soon() if row in self._unready) if self._unready else ()
         first = next(chain(self._decoding, begins), None)
         return Batch(first.phase, (first,)) if first else None
 
     def advance(self, batch: Batch) -> None:
         """Take note of a batch that ran: rows past their last step go to be decoded, decoded ones leave."""
         if batch.phase is Phase.DENOISE:
-            self._stepped = tuple(filter(self._goes_on, batch.requests))
+            self._stepped = tuple(filter(self._requeue, batch.requests))
             return
         for request in batch.requests:
             if batch.phase is Phase.DECODE:
                 self.discard(request)
             elif request.phase not in (Phase.READ, Phase.ENCODE):
                 self._unready.discard(request)
-                self._goes_on(request)
+                self._requeue(request)
 
-    def _goes_on(self, request: Request) -> bool:
+    def _requeue(self, request: Request) -> bool:
         """Whether a request that ran has steps to go."""
         queue = self._queues[request.service_class]
         if request not in queue:
@@ -126,7 +126,7 @@ class Scheduler:
     def _by_charge(self) -> list[FairQueue]:
         return sorted((queue for queue in self._queues.values() if queue), key=lambda queue: queue.charge)
 
-    def _near(self) -> Iterator[Request]:
+    def _due_soon(self) -> Iterator[Request]:
         """Those who could be in the next steps, then a few that come after them, so that these find no step waiting."""
         queues = self._by_charge()
         batches = [self._fill(queue, queue.due()) for queue in queues]
@@ -148,5 +148,5 @@ class Scheduler:
             (queue for queue in self._queues.values() if queue is not leader), key=lambda queue: -queue.weight
         )
         candidates = chain.from_iterable(queue.with_key(first.batch_key) for queue in (leader, *others))
-        mates = (request for request in candidates if request is not first)
-        return first, *islice(mates, max(0, self.max_batch_tokens // first.image_tokens - 1))
+        batch_mates = (request for request in candidates if request is not first)
+        return first, *islice(batch_mates, max(0, self.max_batch_tokens // first.image_tokens - 1))

@@ -13,7 +13,7 @@ from inference.scheduling.scheduler import Batch
 RULES = {
     "fixed": lambda: scaling.Fixed(4),
     "utilisation": lambda: scaling.Utilisation(2),
-    "places": lambda: scaling.Places(2),
+    "places": lambda: scaling.Slots(2),
     "wait": lambda: scaling.QueueWait(2),
     "plan": lambda: scaling.Scheduled(lambda now: 2 + now / 60, 30),
 }

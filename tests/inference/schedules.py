@@ -51,21 +51,21 @@ class Threads:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.following = {"steps": scheduler.next_step, "codec": scheduler.next_codec}
-        self.in_hand: dict[str, Batch] = {}
+        self.running: dict[str, Batch] = {}
 
     def turn(self, thread: str) -> Batch | None:
         """The batch that it ended, if it did."""
-        if ended := self.in_hand.pop(thread, None):
+        if ended := self.running.pop(thread, None):
             end(self.scheduler, ended)
         elif begun := self.following[thread]():
-            assert not any(set(begun.requests) & set(other.requests) for other in self.in_hand.values())
-            self.in_hand[thread] = begun
+            assert not any(set(begun.requests) & set(other.requests) for other in self.running.values())
+            self.running[thread] = begun
         return ended
 
     def drain(self, dice: Random) -> list[Batch]:
         """All batches until nothing is left, one thread or the other ahead."""
         ended = []
-        while self.scheduler or self.in_hand:
+        while self.scheduler or self.running:
             ended.append(self.turn(dice.choice(list(self.following))))
         return [batch for batch in ended if batch]
 

@@ -175,12 +175,14 @@ def test_what_the_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine,
     for kind in (edit, inpaint):
         pictures = []
         for colour in ("green", "black"):
-            mate = kind(images=(drawing(colour),), seed=1) if kind is inpaint else edit(drawing(colour), seed=1)
+            batch_mate = kind(images=(drawing(colour),), seed=1) if kind is inpaint else edit(drawing(colour), seed=1)
             request = kind(steps=9)
-            watch.at(1, lambda request=request, mate=mate: (engine.submit(request), engine.submit(mate)))
+            watch.at(
+                1, lambda request=request, batch_mate=batch_mate: (engine.submit(request), engine.submit(batch_mate))
+            )
             engine.submit(order(steps=2, width=80)).result()
             pictures.append(request.ticket.future.result(timeout=60))
-            mate.ticket.future.result(timeout=60)
+            batch_mate.ticket.future.result(timeout=60)
         assert difference(*pictures) == 0
 
 

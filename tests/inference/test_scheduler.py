@@ -146,7 +146,7 @@ def test_a_row_joins_no_step_before_its_prompts_are_done_with():
     late.state.latents = running.state.latents
     threads.turn("steps")
     assert threads.turn("steps").requests == (running,)
-    threads.scheduler.advance(threads.in_hand.pop("codec"))
+    threads.scheduler.advance(threads.running.pop("codec"))
     threads.turn("steps")
     assert threads.turn("steps").requests == (running, late)
 

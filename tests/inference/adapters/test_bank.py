@@ -99,10 +99,10 @@ def test_a_request_waits_for_room_and_those_after_it_wait_their_turn(bank_for, p
     first, second = bank.acquire([(paths[0], 1.0)]), bank.acquire([(paths[1], 1.0)])
     second.ready.result(SECONDS)
     both = bank.acquire([(paths[2], 1.0), (paths[3], 1.0)])
-    wait_until(lambda: bank._someone_waits)
+    wait_until(lambda: bank._waiting_for_room)
     late = bank.acquire([(paths[0], 1.0)])
     bank.release(first)
-    wait_until(lambda: len(both.pinned) == 1 and bank._someone_waits)
+    wait_until(lambda: len(both.pinned) == 1 and bank._waiting_for_room)
     assert not late.ready.done(), "what is there is not granted before one who waits for room"
     bank.release(second)
     both.ready.result(SECONDS)
@@ -116,7 +116,7 @@ def test_one_who_waits_and_gives_up_holds_nobody_up(bank_for, paths):
     held = bank.acquire([(paths[0], 1.0)])
     held.ready.result(SECONDS)
     waiting, behind = bank.acquire([(paths[1], 1.0)]), bank.acquire([(paths[0], 1.0)])
-    wait_until(lambda: bank._someone_waits)
+    wait_until(lambda: bank._waiting_for_room)
     bank.release(waiting)
     behind.ready.result(SECONDS)
     with pytest.raises(CancelledError):

@@ -63,8 +63,8 @@ def test_every_row_of_a_mixed_batch_is_what_it_is_alone(house, make):
 @pytest.mark.parametrize("rank", [4, 16, 64])
 def test_what_the_mates_have_changes_nothing_at_all(house, make, rank):
     row = ((house.read(make(rank=rank)), 1.0),)
-    mates = [(), ((house.read(make("mate", 16)), 1.0),), ((house.read(make("other", 128)), -2.0),)]
-    results = [house.velocity([row, mate, mate, row])[0] for mate in mates]
+    batch_mates = [(), ((house.read(make("mate", 16)), 1.0),), ((house.read(make("other", 128)), -2.0),)]
+    results = [house.velocity([row, batch_mate, batch_mate, row])[0] for batch_mate in batch_mates]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 

@@ -34,7 +34,7 @@ def order(prompt, account, **changes):
 def make(serving, *requests):
     engine, cache, _ = serving
     pictures = [future.result() for future in [engine.submit(request) for request in requests]]
-    cache.settle()
+    cache.flush()
     return pictures
 
 
@@ -119,11 +119,11 @@ def test_a_mapping_that_asks_for_too_little_is_tightened_by_its_shadows(tmp_path
     wrong = "a red ring in the bottom left corner on a white background"
     with Engine(device="cpu", latent_cache=cache) as engine:
         engine.submit(order(ONE, "alice", steps=4)).result()
-        cache.settle()
+        cache.flush()
         shadows = Shadows(cache, store, engine.submit, share=1.0)
         for seed in range(ENOUGH):
             assert engine.submit(order(wrong, "alice", seed=seed, steps=4)).result().steps_skipped > 0
-            shadows.settle()
+            shadows.flush()
         assert engine.submit(order(wrong, "alice", steps=4)).result().steps_skipped == 0
     cache.close()
     again = LatentCache(store, lax)

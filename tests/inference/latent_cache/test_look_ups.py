@@ -42,7 +42,7 @@ def draw(cache: LatentCache, request: Request) -> bool:
     for step in range(hit.step + 1 if hit else 1, request.steps + 1):
         request.state.step_index = step
         cache.offer(request)
-    cache.settle()
+    cache.flush()
     return hit is not None
 
 
@@ -66,7 +66,7 @@ def test_a_prompt_that_the_guard_cannot_read_takes_none_and_leaves_none(cache):
 
 
 @pytest.mark.parametrize("method", ["names", "descriptions", "latents"])
-def test_whatever_a_store_raises_the_request_is_denoised_in_full_and_the_cache_rests(
+def test_whatever_a_store_raises_the_request_is_denoised_in_full_and_the_cache_pauses(
     cache, store, monkeypatch, caplog, method
 ):
     draw(cache, encoded())
@@ -74,8 +74,8 @@ def test_whatever_a_store_raises_the_request_is_denoised_in_full_and_the_cache_r
     monkeypatch.setattr(store, method, fails(PermissionError("not yours")))
     assert not draw(cache, encoded())
     monkeypatch.undo()
-    assert not draw(cache, encoded()), "it rests"
-    monkeypatch.setattr(module.time, "monotonic", lambda: cache._silent_until)
+    assert not draw(cache, encoded()), "it pauses"
+    monkeypatch.setattr(module.time, "monotonic", lambda: cache._paused_until)
     assert draw(cache, encoded())
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "Traceback" in caplog.text
