@@ -6,20 +6,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("devstack", "marketplace", "billing", "inference", "lora", "bench", "deploy")
+PACKAGES = ("devstack", "marketplace", "billing", "inference", "lora", "bench", "deploy", "tests")
+NO_ROOMS = {"migrations", "commands", "management", "locale", "en"}
 
 
-def modules():
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            if path.stem not in ("__init__", "apps") and "migrations" not in path.parts:
-                yield path.relative_to(ROOT)
+def rooms():
+    """Every folder of code, tests by their top folder alone."""
+    folders = {path.relative_to(ROOT).parent for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    for folder in sorted(folders):
+        if folder.parts[0] != "tests" and not NO_ROOMS & set(folder.parts) and "api" not in folder.parts[:-1]:
+            yield folder
 
 
-@pytest.mark.parametrize("module", list(modules()), ids=str)
-def test_the_architecture_names_every_module(module):
+@pytest.mark.parametrize("room", list(rooms()), ids=str)
+def test_the_architecture_names_every_room(room):
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("## Rooms")[2].partition("## Where")[0]
+    assert f"`{room}/`" in table
+
+
+def test_every_module_that_the_architecture_names_is_there():
     text = (ROOT / "docs" / "architecture.md").read_text()
-    assert f"| `{module}` | " in text
+    for name in re.findall(r"`((?:devstack|marketplace|billing|inference|bench)(?:\.[a-z_]+)+)`", text):
+        path = ROOT / name.replace(".", "/")
+        found = [each for each in (path, path.parent) if each.is_dir() or each.with_suffix(".py").is_file()]
+        assert found, name
+    for name in re.findall(r"`((?:devstack|marketplace|billing|inference|bench)/[\w/]+(?:\.py)?)`", text):
+        assert (ROOT / name).exists(), name
 
 
 def test_the_configuration_lists_every_variable_and_no_other():
@@ -34,6 +46,6 @@ def test_the_configuration_lists_every_variable_and_no_other():
 
 
 def test_every_link_in_the_docs_leads_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
