@@ -65,6 +65,9 @@ class FairQueue:
 
     def add(self, request: Request, arrival: int) -> None:
         """`arrival` grows from request to request."""
+        assert request not in self._places, "a request stands in the queue once"
+        assert _work_left(request) > 0, "a request comes with steps to run, each of some tokens"
+        assert not self._places or next(reversed(self._places.values())).arrival < arrival, "arrivals grow"
         self._forget_idle_accounts()
         account = self._accounts.setdefault(request.account, _Account())
         start = max(account.end, self._order[0].tag if self._order else 0)
@@ -86,6 +89,7 @@ class FairQueue:
             if last.start > place.start:
                 self._move(last, place.start)
                 account.requests.move_to_end(last.request, last=False)
+        assert len(self._order) == len(self._places), "every request has one place in the order"
 
     def due(self) -> Request:
         """Whose turn it is, in a queue that is not empty."""
@@ -126,7 +130,9 @@ class FairQueue:
     def _take(self, place: Place) -> None:
         key = place.request.batch_key
         for places in (self._order, self._by_key[key]):
-            del places[bisect_left(places, place)]
+            index = bisect_left(places, place)
+            assert places[index] is place, "a request stands where its tag says"
+            del places[index]
         if not self._by_key[key]:
             del self._by_key[key]
 

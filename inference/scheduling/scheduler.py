@@ -49,9 +49,14 @@ class Scheduler:
     """
 
     def __init__(self, max_batch_tokens: int, weights: Mapping[str, int] = WEIGHTS) -> None:
+        assert max_batch_tokens > 0
+        assert all(weight > 0 for weight in weights.values())
         self.max_batch_tokens = max_batch_tokens
         self._queues = {name: FairQueue(weight, SLICE_STEPS * max_batch_tokens) for name, weight in weights.items()}
         self._decoding: OrderedDict[Request, None] = OrderedDict()
+        # what was given out and has not come back by `advance`
+        self._step: Batch | None = None
+        self._codec: Batch | None = None
         self._stepped: tuple[Request, ...] = ()
         # whose pictures and prompts are not all read and encoded
         self._unready: set[Request] = set()
@@ -65,6 +70,7 @@ class Scheduler:
         return chain(self._decoding, *self._queues.values())
 
     def add(self, request: Request) -> None:
+        assert request not in self._decoding, "a request stands in one queue"
         queue = self._queues[request.service_class]
         if not queue:
             # a class that was idle has no claim on the past
@@ -78,9 +84,15 @@ class Scheduler:
         self._queues[request.service_class].discard(request)
         self._decoding.pop(request, None)
         self._unready.discard(request)
+        assert self or not self._unready, "nobody is prepared who stands in no queue"
 
     def next_step(self) -> Batch | None:
         """The next step: of the first batch that is ready or has begun, else of the one that ran last; or None."""
+        assert self._step is None, "one step at a time"
+        self._step = self._pick_step()
+        return self._step
+
+    def _pick_step(self) -> Batch | None:
         queues = self._by_charge()
         for queue in queues:
             rows = self._fill(queue, queue.due())
@@ -95,15 +107,23 @@ class Scheduler:
 
     def next_codec(self) -> Batch | None:
         """The next picture to decode, else the next to read or encode of a request whose turn is near; or None."""
+        assert self._codec is None, "one codec batch at a time"
         begins = (row for row in self._due_soon() if row in self._unready) if self._unready else ()
         first = next(chain(self._decoding, begins), None)
-        return Batch(first.phase, (first,)) if first else None
+        if first:
+            assert not (self._step and first in self._step.requests), "a row is in one batch"
+            self._codec = Batch(first.phase, (first,))
+        return self._codec
 
     def advance(self, batch: Batch) -> None:
         """Take note of a batch that ran: rows past their last step go to be decoded, decoded ones leave."""
         if batch.phase is Phase.DENOISE:
+            assert batch is self._step, "the step that was given out"
+            self._step = None
             self._stepped = tuple(filter(self._requeue, batch.requests))
             return
+        assert batch is self._codec, "the codec batch that was given out"
+        self._codec = None
         for request in batch.requests:
             if batch.phase is Phase.DECODE:
                 self.discard(request)
@@ -138,6 +158,8 @@ class Scheduler:
 
     def _lead(self, leader: FairQueue, rows: tuple[Request, ...]) -> Batch:
         batch = Batch(Phase.DENOISE, rows)
+        assert rows, "somebody leads"
+        assert batch.image_tokens <= self.max_batch_tokens or len(rows) == 1, "no batch is over the cap"
         self._now = min(queue.charge for queue in self._queues.values() if queue)
         leader.charge += batch.image_tokens / leader.weight
         leader.took_turn(rows[0])

@@ -2,12 +2,13 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.request import Phase
-from inference.scheduling.scheduler import AHEAD, WEIGHTS, Scheduler
-from tests.inference.schedules import Threads, accepted, drain, order, run, step
+from inference.scheduling.scheduler import AHEAD, WEIGHTS, Batch, Scheduler
+from tests.inference.schedules import Threads, accepted, drain, end, order, run, step
 
 CAP = 64
 orders = st.builds(
@@ -203,3 +204,30 @@ def test_a_discarded_request_is_gone_wherever_it_stood():
         scheduler.discard(request)
     assert not scheduler
     assert scheduler.next_step() is scheduler.next_codec() is None
+
+
+def test_a_request_is_added_once():
+    scheduler, request = Scheduler(64), order(steps=1)
+    scheduler.add(request)
+    with pytest.raises(AssertionError, match="stands in the queue once"):
+        scheduler.add(request)
+    step(scheduler)
+    with pytest.raises(AssertionError, match="stands in one queue"):
+        scheduler.add(request)
+
+
+def test_only_the_batch_that_was_given_out_is_advanced():
+    scheduler, request = Scheduler(64), order()
+    scheduler.add(request)
+    codec = scheduler.next_codec()
+    with pytest.raises(AssertionError, match="one codec batch at a time"):
+        scheduler.next_codec()
+    with pytest.raises(AssertionError, match="given out"):
+        scheduler.advance(Batch(codec.phase, (request,)))
+    end(scheduler, codec)
+    begun = scheduler.next_step()
+    with pytest.raises(AssertionError, match="one step at a time"):
+        scheduler.next_step()
+    end(scheduler, begun)
+    with pytest.raises(AssertionError, match="given out"):
+        scheduler.advance(begun)
