@@ -1,4 +1,4 @@
-"""What the engine is running, and a thread that notices when it takes far too long."""
+"""The lock on the device, which knows what is running, and a thread that notices a batch that takes far too long."""
 
 import threading
 import time
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from inference.scheduling.scheduler import Batch
 
-# a batch is stuck after so many times what it should take, and never before so many seconds
+# a batch is stuck after this many times its expected seconds, but never before this many seconds
 STUCK_FACTOR = 20
 STUCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class RunningBatch:
-    """A batch that runs, since when (monotonic seconds), and the seconds after which it counts as stuck."""
+    """A running batch, its start (monotonic seconds), and the seconds after which it counts as stuck."""
 
     batch: Batch
     since: float
@@ -24,6 +24,7 @@ class RunningBatch:
 
     @property
     def seconds(self) -> float:
+        """Seconds since it began."""
         return time.monotonic() - self.since
 
     def __str__(self) -> str:
@@ -36,8 +37,7 @@ class RunningBatch:
 
 
 class DeviceLock:
-    """Who runs on it: batches of several threads beside one another, or one that has it exclusive; who comes first goes
-    first."""
+    """A shared or exclusive lock on the device, first come, first served."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -46,12 +46,12 @@ class DeviceLock:
         self._exclusive = False
 
     def running(self) -> tuple[RunningBatch, ...]:
-        """From any thread."""
+        """Return the batches that hold the lock. From any thread."""
         return tuple(self._running)
 
     @contextmanager
     def hold(self, batch: Batch, limit: float, *, exclusive: bool = False) -> Iterator[RunningBatch]:
-        """Within, the batch runs. Waits for one that is exclusive and, to be `exclusive`, for all others."""
+        """Hold the lock while a batch runs: beside other batches, or with the device to itself if `exclusive`."""
         with self._changed:
             self._queue.append(place := object())
             self._changed.wait_for(
@@ -72,7 +72,7 @@ class DeviceLock:
 
 
 class Watchdog:
-    """Asks again and again what is being done, and calls `on_stuck` once when one of that is stuck."""
+    """A thread that checks the running batches every `seconds`, and calls `on_stuck` once, for the first stuck one."""
 
     def __init__(
         self, running: Callable[[], Sequence[RunningBatch]], on_stuck: Callable[[RunningBatch], None], seconds: float
@@ -83,9 +83,11 @@ class Watchdog:
         self._ended = threading.Event()
 
     def start(self) -> None:
+        """Start the thread."""
         threading.Thread(target=self._watch, name="kiln-watchdog", daemon=True).start()
 
     def stop(self) -> None:
+        """End the thread."""
         self._ended.set()
 
     def _watch(self) -> None:

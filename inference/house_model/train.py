@@ -1,11 +1,11 @@
-"""Train the house model from nothing: `python -m inference.house_model.train --out FOLDER --hours 2`.
+"""Trains the house model from scratch: `python -m inference.house_model.train --out FOLDER --hours 2`.
 
-Five stages, each from the checkpoints of the ones before: tokenizer, vae, decoder, text, transformer. A finished
-stage is skipped; the transformer goes on from its last checkpoint, and so does the decoder where it is asked for by
-name, at any time, since the latents do not change with it. Checkpoints are safetensors.
+There are five stages, each from the checkpoints of those before: tokenizer, vae, decoder, text, transformer. A finished
+stage is skipped; the transformer resumes from its last checkpoint. So does the decoder, at any time, if it is asked for
+by name, since the latents do not depend on it. Checkpoints are safetensors.
 
-With `--former FOLDER`, an exported model, the training goes on from it: its autoencoder is kept, the text encoder and
-the transformer start from its own.
+With `--former FOLDER`, an exported model, training continues from that: its autoencoder is kept, and the text encoder
+and the transformer start from its own.
 """
 
 import argparse
@@ -28,9 +28,7 @@ SHARES = {"vae": 0.1, "decoder": 0.15, "text": 0.05, "transformer": 0.7}
 
 @dataclass(frozen=True)
 class Training:
-    """Where a training keeps its checkpoints, the exported model that it started from, if any, and the number of its
-    pools.
-    """
+    """A training's checkpoints, the exported model that it started from, if any, and the number of its pools."""
 
     out: Path
     former: Path | None = None
@@ -97,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--hours", type=float, default=2.0, help="wall-clock time of all stages together")
-    parser.add_argument("--former", type=Path, help="folder of an exported model to go on from")
+    parser.add_argument("--former", type=Path, help="folder of an exported model to start from")
     parser.add_argument(
         "--drawing", type=int, default=0, help="number of the pools; another has other scenes (default: %(default)s)"
     )
@@ -109,8 +107,8 @@ def main() -> None:
     torch.manual_seed(0)
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name, stage in STAGES.items():
-        goes_on = name == "transformer" or name == "decoder" == chosen.stage
-        finished = not goes_on and (chosen.out / {"text": "text_encoder"}.get(name, name)).exists()
+        resumes = name == "transformer" or name == "decoder" == chosen.stage
+        finished = not resumes and (chosen.out / {"text": "text_encoder"}.get(name, name)).exists()
         if chosen.stage in (None, name) and not finished:
             share = 1.0 if chosen.stage else SHARES.get(name, 0.0)
             stage(Training(chosen.out, chosen.former, chosen.drawing), share * chosen.hours * 3600)
