@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the table; return 0, or 1 if the model could not be loaded."""
     parser = argparse.ArgumentParser(prog="python -m inference.calibrate", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--model", help="a diffusers folder or hub name (default: KILN_MODEL, else the house model)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cuda where there is one)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cuda if there is one)")
     parser.add_argument("--again", action="store_true", help="measure again, even if there is a stored table")
     options = parser.parse_args(arguments)
     try:

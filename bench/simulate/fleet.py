@@ -1,12 +1,12 @@
-"""The discrete-event simulation: machines with the engine's scheduler each, the workers' queues before them.
+"""The discrete-event simulation: machines, each with the engine's scheduler, behind the workers' queues.
 
-A machine has in hand as many requests as a worker has threads. One that arrives goes to the machine with the least in
-hand, one that finds no place waits in the queue of its class, and a machine with a free place takes the next by
-stride, as a worker does. With `affinity`, machines that have requests of the same batch key and room in their batch
-come first; a queue of Celery cannot do that.
+A machine has as many slots for requests as a worker has threads. A request goes to the machine with the fewest in
+progress; if there is no free slot it waits in the queue of its class, and a machine with a free slot takes the next one
+by stride, as a worker does. With `affinity`, machines that have requests of the same batch key and room in their batch
+come first; Celery's queues cannot do that.
 
-A step and codec work that run beside each other share a GPU's processors: each takes as much longer as the other has of
-it meanwhile.
+A step and codec work that run beside each other share a GPU: each takes longer by the share that the other uses
+meanwhile.
 """
 
 from collections import deque
@@ -34,7 +34,7 @@ _LATENTS = SimpleNamespace()
 
 @dataclass(eq=False)
 class Machine:
-    """One GPU with its worker; paid from the order on. `running`: a step and codec work, and when each ends."""
+    """One GPU with its worker, paid for from when it is ordered. `running`: a step and codec work with their ends."""
 
     scheduler: Scheduler
     ordered: float
@@ -46,7 +46,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Moment:
-    """The fleet at a tick: machines that serve, that start, the busy share since the last tick, requests that wait."""
+    """The fleet at a tick: machines serving and starting, the busy share since the last tick, requests waiting."""
 
     at: float
     machines: int
@@ -57,7 +57,7 @@ class Moment:
 
 @dataclass
 class Outcome:
-    """`finished` by request, in seconds from the start; `busy` and `paid` are seconds of GPUs."""
+    """The result of a run: `finished` by request, in seconds from the start; `busy` and `paid` in seconds of GPUs."""
 
     finished: NDArray[np.float64]
     busy: float = 0.0
@@ -70,7 +70,7 @@ class Outcome:
 
 
 class Fleet:
-    """Serves one trace: `run` once."""
+    """A fleet that serves one trace; `run` it once."""
 
     def __init__(
         self,
@@ -83,8 +83,9 @@ class Fleet:
         fewest: int = 2,
         affinity: bool = False,
     ) -> None:
-        """`start_up`: seconds from ordering a machine until it serves; `slots`: requests that one has in hand at most;
-        `fewest` machines are always kept.
+        """Set up a fleet of `fewest` machines or more; `slots` is each one's limit of requests in progress.
+
+        `start_up`: seconds from ordering a machine until it serves.
         """
         self._trace, self._times, self._rule = trace, times, rule
         self._start_up, self._slots, self._fewest, self._affinity = start_up, slots, fewest, affinity
@@ -93,7 +94,7 @@ class Fleet:
         self._outcome = Outcome(np.full(len(trace), np.nan))
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbered = 0
-        # machines that serve, by how many requests they have in hand; those that start, and those that end
+        # machines that serve, by their number of requests in progress; those that start, and those that drain
         self._serving: list[dict[Machine, None]] = [{} for _ in range(slots + 1)]
         self._starting: dict[Machine, None] = {}
         self._draining: dict[Machine, None] = {}
@@ -151,7 +152,7 @@ class Fleet:
         return next((next(iter(machines)) for machines in self._serving[: self._slots] if machines), None)
 
     def _with_batch_mates(self, request: Request) -> Machine | None:
-        """Of a few machines that have such requests, the one with the least in hand."""
+        """Return, of a few machines that have such requests, the one with the fewest in progress."""
         candidates = islice(self._with_room.get(request.batch_key, ()), LOOK_AT)
         free = (machine for machine in candidates if machine.in_progress < self._slots)
         return min(free, key=lambda machine: machine.in_progress, default=None)
@@ -189,7 +190,7 @@ class Fleet:
 
     def _end(self, machine: Machine, name: str) -> None:
         batch, ends = machine.running[name]
-        if ends > self.now:  # another one has begun beside it
+        if ends > self.now:  # another batch has begun beside it
             self._at(ends, lambda: self._end(machine, name))
             return
         del machine.running[name]
@@ -215,7 +216,7 @@ class Fleet:
             self._retire(machine)
 
     def _count(self, machine: Machine, request: Request, change: int) -> None:
-        """Note what a machine has in hand."""
+        """Record a change of a machine's requests in progress."""
         key = request.batch_key
         del self._listing(machine)[machine]
         machine.in_progress += change
@@ -229,7 +230,7 @@ class Fleet:
                 alike.pop(machine, None)
 
     def _listing(self, machine: Machine) -> dict[Machine, None]:
-        """Where the machine is listed: among those that end, or that have as much in hand."""
+        """Return the list that a machine is in: of those that drain, or of those with as many requests in progress."""
         return self._draining if machine.draining else self._serving[machine.in_progress]
 
     # machines
@@ -250,7 +251,7 @@ class Fleet:
             self._ready(machine)
 
     def _tick(self) -> None:
-        """Tell the rule how things are and do as it says."""
+        """Give the rule its signals, and scale as it says."""
         serving = self._machines()
         busy = self._running_busy(serving)
         oldest = min((queue[0].ticket.submitted_at for queue in self._waiting.values() if queue), default=self.now)
@@ -288,7 +289,7 @@ class Fleet:
             del self._starting[machine]
             self._outcome.paid += self.now - machine.ordered
             surplus -= 1
-        # those with the least in hand go first
+        # those with the fewest requests in progress go first
         for machine in serving[: max(0, surplus)]:
             self._drain(machine)
 

@@ -1,4 +1,4 @@
-"""A simulated fleet loses nothing, invents no time, and says the same for the same seed."""
+"""A simulated fleet loses no request, invents no time, and gives the same result for the same seed."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ RULES = {
 
 
 class Watched(StepTimes):
-    """Adds up what it answered."""
+    """Step times that add up their answers."""
 
     def __init__(self) -> None:
         super().__init__(H200.device, H200.max_batch_tokens, H200.curves, H200.encode, H200.decode)

@@ -65,7 +65,7 @@ def test_an_operation_without_its_picture_or_with_a_broken_one_is_a_readable_lin
     broken.write_bytes(b"no picture")
     done = kiln("a red circle", "--operation", "img2img", "--image", str(broken))
     assert done.returncode == 2
-    assert done.stderr.startswith(f"python -m inference: {broken} is no picture")
+    assert done.stderr.startswith(f"python -m inference: {broken} cannot be read as a picture")
     assert len(done.stderr.splitlines()) == 1
 
 

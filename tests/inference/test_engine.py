@@ -1,4 +1,4 @@
-"""What the engine promises to those who submit: sharing, leaving, failing alone, stopping."""
+"""What the engine promises its callers: sharing batches, leaving, failing alone, stopping."""
 
 import contextlib
 import threading
@@ -42,7 +42,7 @@ def test_progress_can_be_read_from_another_thread(engine, watch):
 def test_a_running_request_is_canceled_at_the_next_step(engine, watch):
     request, batch_mate = order(steps=50), order(steps=5, seed=1)
     watch.at(1, lambda: engine.submit(batch_mate))
-    # encoded, batch-mate encoded, then three steps
+    # both are encoded, then three steps
     watch.at(5, lambda: engine.cancel(request))
     with pytest.raises(Canceled) as canceled:
         engine.submit(request).result()

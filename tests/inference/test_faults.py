@@ -1,4 +1,4 @@
-"""What goes wrong in the engine goes wrong for as few as possible, and is said."""
+"""A fault in the engine costs as few requests as possible, and is reported."""
 
 import gc
 import threading
@@ -22,13 +22,13 @@ ROW = order().image_tokens
 
 @pytest.fixture
 def own():
-    """An engine that a test may break."""
+    """Start an engine that a test may break."""
     with Engine(device="cpu", max_batch_tokens=4 * ROW, stuck_seconds=5) as engine:
         yield engine
 
 
 def spoil(engine, monkeypatch, error, when):
-    """The runner raises for batches of which `when` is true; answers those that it was given."""
+    """Make the runner raise for batches of which `when` is true; return a list of the batches that it gets."""
     run, given = engine._runner.run, []
 
     def spoilt(batch):
@@ -41,7 +41,7 @@ def spoil(engine, monkeypatch, error, when):
     return given
 
 
-def test_a_row_whose_numbers_break_fails_at_that_step_and_its_mates_pictures_are_the_same(engine, watch):
+def test_a_row_whose_numbers_break_fails_at_that_step_and_its_batch_mates_pictures_are_the_same(engine, watch):
     pictures = []
     for poisoned in (False, True):
         first, victim, batch_mate = order(steps=6), order(steps=6, seed=1), order(steps=6, seed=2)
@@ -115,7 +115,7 @@ def test_requests_that_raise_by_themselves_do_not_stop_an_engine_that_works(own,
 
 
 def test_an_engine_that_can_do_nothing_any_more_gives_back_what_waits(own, monkeypatch):
-    monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that nothing is done for the one that waits
+    monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that nothing is done for the waiting one
     running, waiting, finish = order(), order(width=64), own._finish
     # time enough for the other thread to begin something
     monkeypatch.setattr(own, "_finish", lambda *given: (time.sleep(0.2), finish(*given))[1])
@@ -244,7 +244,7 @@ def test_a_batch_for_which_there_is_no_memory_beside_codec_work_keeps_the_cap(ow
 
 
 def test_who_is_left_when_a_request_is_canceled_goes_on_at_once(own, monkeypatch):
-    monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that nobody is ready but those whose turn it is
+    monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that only those whose turn it is are ready
     running, left, fail = order(steps=100), order(width=64), own._fail
     # by then the other thread has found that there is nothing to do
     monkeypatch.setattr(own, "_fail", lambda request, error: (time.sleep(0.3), fail(request, error)))

@@ -1,4 +1,4 @@
-"""A picture does not depend on its batch-mates, and is the one diffusers' own pipeline makes."""
+"""A picture does not depend on its batch-mates, and equals that of diffusers' own pipeline."""
 
 from collections.abc import Callable
 
@@ -55,7 +55,7 @@ def test_batch_mates_that_join_and_leave_change_nothing(engine, watch):
         assert batch_mate.ticket.future.result().steps_run == batch_mate.steps
 
 
-def test_what_the_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine, watch):
+def test_what_the_batch_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine, watch):
     pictures = []
     for batch_mate in (order("a blue square", seed=1), order("a green star", seed=2, guidance_scale=7.0)):
         watch.at(1, lambda batch_mate=batch_mate: engine.submit(batch_mate))

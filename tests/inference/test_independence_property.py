@@ -1,4 +1,4 @@
-"""Whatever a request is, and whoever joins, leaves or is canceled while it runs, its picture stays the same."""
+"""Whatever a request is, and whatever joins, leaves or is canceled while it runs, its picture stays the same."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,7 +22,7 @@ PROMPTS = (
 
 
 class Wish(NamedTuple):
-    """What decides a picture."""
+    """Everything that decides a picture."""
 
     operation: str
     guidance: float
@@ -36,7 +36,7 @@ class Wish(NamedTuple):
 
 
 class BatchMate(NamedTuple):
-    """Joins after so many batches, and is canceled so many later, or runs to its end."""
+    """A request that joins after so many batches, and is canceled so many later, or runs to its end."""
 
     wish: Wish
     joins: int
@@ -112,7 +112,7 @@ def test_batch_mates_change_nothing(engine, watch, adapter, wish, batch_mates, d
     joined: list[Request] = []
     for batch_mate in batch_mates:
         join(watch, engine, batch_mate, request(batch_mate.wish, adapter), joined)
-    # somebody else is there already, so that the first batches come before it
+    # another request runs already, so that the first batches come before it
     joined.append(first := order(steps=3, seed=9))
     engine.submit(first)
     together = pixels(engine.submit(request(wish, adapter, deterministic=deterministic)))

@@ -33,7 +33,7 @@ def torn() -> Image.Image:
 
 
 def ready(operation: str, **changes) -> Request:
-    """A request that is accepted, but for the changes."""
+    """Make a request that is accepted except for the changes."""
     values = {
         "generate": {},
         "edit": {"images": (image(),)},

@@ -1,4 +1,4 @@
-"""Whoever waits is told of each step, and sees what the picture will look like."""
+"""The caller learns of each step, and sees previews of the picture."""
 
 import logging
 

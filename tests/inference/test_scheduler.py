@@ -1,4 +1,4 @@
-"""Who runs next, without a model: the cap holds, keys do not mix, shares are kept and nothing starves."""
+"""The scheduler without a model: the cap holds, keys do not mix, shares are kept, and nothing starves."""
 
 from collections import Counter
 
@@ -54,13 +54,13 @@ def test_nothing_starves_beside_an_endless_interactive_load(patient, size):
     scheduler.add(patient)
     turns = 0
     while patient.phase is not Phase.DECODE:
-        # eight big interactive requests wait at any time, and more come
+        # eight big interactive requests wait at any time
         waiting = sum(request.service_class == "interactive" for request in scheduler)
         for _ in range(8 - waiting):
             scheduler.add(order("interactive", **size, steps=3))
         batch = run(scheduler)
         turns += batch.phase is Phase.DENOISE
-        # its class's share at least, also where each turn of the others costs far more tokens than its own
+        # at least its class's share, even if each turn of the others costs far more tokens than its own
         assert turns <= 3 + patient.steps * 7 * 16
 
 
@@ -143,7 +143,7 @@ def test_a_row_joins_no_step_before_its_prompts_are_done_with():
     run(threads.scheduler), run(threads.scheduler)
     threads.scheduler.add(late)
     threads.turn("codec")
-    # the runner has written its result, and goes on with what is left to do
+    # the runner has written its result, but the batch has not ended
     late.state.latents = running.state.latents
     threads.turn("steps")
     assert threads.turn("steps").requests == (running,)

@@ -1,4 +1,4 @@
-"""Adapters come in when they are wanted, stay while they are used, and leave by last use within the budget."""
+"""Adapters are loaded when wanted, stay while used, and are evicted by last use within the budget."""
 
 import random
 import threading
@@ -17,7 +17,7 @@ from tests.inference.adapters.conftest import ATTENTION, SECONDS, wait_until
 
 @pytest.fixture
 def paths(make) -> list[Path]:
-    """Adapters of one size."""
+    """Write adapters of one size."""
     return [make(f"adapter {number}", 16, ATTENTION) for number in range(5)]
 
 
@@ -28,7 +28,7 @@ def size(house, paths) -> int:
 
 @pytest.fixture
 def bank_for(house, size) -> Iterator[Callable[[float], Bank]]:
-    """A bank with room for so many adapters of that size."""
+    """Make a bank with room for so many adapters of that size."""
     banks = []
 
     def build(adapters: float) -> Bank:
@@ -42,7 +42,7 @@ def bank_for(house, size) -> Iterator[Callable[[float], Bank]]:
 
 @pytest.fixture
 def reads(monkeypatch) -> list[str]:
-    """The names of the files that were read."""
+    """Record the names of the files that are read."""
     read, names = files.read, []
 
     def noted(path, *rest):

@@ -1,4 +1,4 @@
-"""Requests with adapters of their own in one engine: they share batches, wait for nobody's file, and fail alone."""
+"""Requests with different adapters in one engine: they share batches, do not wait for others' files, and fail alone."""
 
 import threading
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def nothing_stays_pinned(engine) -> Iterator[None]:
 
 
 class Gate:
-    """Stands before every file that is read, until it is opened."""
+    """A gate that blocks every read of a file until it is opened."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()

@@ -1,4 +1,4 @@
-"""The real engine on the real house model: who begins from whose latents, and who never does."""
+"""The real engine with the real house model: which requests begin from whose latents, and which never do."""
 
 import sqlite3
 
@@ -18,7 +18,7 @@ CALIBRATION = Mapping(catalog.card().revision, (Point(0.9, 0.85), Point(0.95, 0.
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory):
-    """An engine, its cache, and the file that is the cache's store."""
+    """Start an engine with a cache, and return both with the cache's file."""
     path = tmp_path_factory.mktemp("cache") / "latents.sqlite3"
     cache = LatentCache(open_store(str(path)), CALIBRATION, shared=["templates"])
     with Engine(device="cpu", latent_cache=cache) as engine:

@@ -1,4 +1,4 @@
-"""What shadows find, whose evidence counts, and that nothing found is ever lost; no engine draws here."""
+"""What shadows find, whose evidence counts, and that no finding is ever lost; without an engine."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ FAR, SAME = torch.ones(4, 16), torch.zeros(4, 16)
 
 
 class Drawn:
-    """Stands for the engine: shadows come out as `SAME`, at once or when they are let go."""
+    """A stand-in for the engine that draws shadows as `SAME`, at once or when they are released."""
 
     def __init__(self) -> None:
         self.asked: list[Request] = []
@@ -37,7 +37,7 @@ class Drawn:
 
 
 class Worker:
-    """One process's cache and shadows, on a store of all."""
+    """One process's cache and shadows, on a shared store."""
 
     def __init__(self, place: str, learnt: Mapping = LEARNT) -> None:
         self.store = open_store(place)
