@@ -113,7 +113,7 @@ BROKEN = {
     "norm_q": good() | {f"{LAYER.replace('to_q', 'norm_q')}.lora_A.weight": torch.ones(4, 32)},
     "lora_magnitude_vector": good() | {f"{LAYER}.lora_magnitude_vector": torch.ones(192)},
     "lokr_w1": {f"{LAYER}.lokr_w1": torch.ones(4, 4)},
-    "'transformer.img_in.weight' is no LoRA": good() | {"transformer.img_in.weight": torch.ones(192, 32)},
+    "'transformer.img_in.weight' is not a LoRA": good() | {"transformer.img_in.weight": torch.ones(192, 32)},
     "is there twice": good() | {DOWN.removeprefix("transformer."): torch.ones(4, 192)},
     "not finite": good() | {UP: torch.full((192, 4), float("nan"))},
     "alpha is 'inf'": good() | {f"{LAYER}.alpha": torch.tensor(float("inf"))},
