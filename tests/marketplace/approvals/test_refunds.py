@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.db import connection, transaction
 from django.test import Client
+from django.utils import timezone
 
 from billing.errors import PaymentsRefused, PaymentsUnavailable
 from billing.models import Clawback, Reversal, StripeEvent, TopUp
@@ -47,10 +48,8 @@ def given_back(shop, payment):
     return [each.amount for each in shop.v1.refunds.list({"payment_intent": payment}).data]
 
 
-def an_hour_later():
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET LOCAL session_replication_role = replica")
-        cursor.execute("UPDATE approvals_request SET decided_at = decided_at - interval '1 hour'")
+def keep_requests_an_hour_later():
+    requests.keep(timezone.now() + timedelta(hours=1))
 
 
 def test_unspent_tokens_are_refunded_and_the_event_that_comes_back_takes_nothing_more(shop, dora):
@@ -160,8 +159,7 @@ def test_when_stripe_does_not_answer_the_money_goes_once_all_the_same(shop, dora
     waiting = refund(dora, top_up, 500)
     assert shop.tokens == 0
     for _ in range(4):
-        an_hour_later()
-        tasks.keep_requests()
+        keep_requests_an_hour_later()
     waiting.refresh_from_db()
     assert (waiting.status, given_back(shop, payment), shop.tokens) == ("executed", [500], 0)
 
@@ -174,8 +172,7 @@ def test_a_refund_whose_process_did_not_finish_it_is_finished_by_the_next(shop, 
     assert (Request.objects.get().status, shop.tokens, given_back(shop, payment)) == ("approved", 0, [])
     tasks.keep_requests()
     assert Request.objects.get().status == "approved", "whoever asked may still be at it"
-    an_hour_later()
-    tasks.keep_requests()
+    keep_requests_an_hour_later()
     assert (Request.objects.get().status, given_back(shop, payment)) == ("executed", [500])
 
 
