@@ -22,9 +22,9 @@ Figures = dict[str, Any]
 
 
 def main() -> int:
-    """Run what was asked for; 1 where one of them failed."""
+    """Run the benchmarks asked for; return 1 if one of them failed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Kiln's benchmarks.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all where none is named")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if none is named")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; shows that it works, no more")
     parser.add_argument("--seconds", type=float, help="of diffusers' work at the mixed load (20), of chaos (300)")
     parser.add_argument("--seed", type=int, help="of chaos (1)")
@@ -36,17 +36,17 @@ def main() -> int:
 
 
 def asked(name: str, arguments: argparse.Namespace) -> Figures:
-    """What of the command line is for this benchmark."""
+    """Return the options for this benchmark."""
     wanted = {each: getattr(arguments, each) for each in OPTIONS.get(name, ())}
     return {"quick": arguments.quick} | {each: value for each, value in wanted.items() if value is not None}
 
 
 def measure(name: str, asked: dict[str, Any]) -> int:
-    """Run one benchmark, show and store its figures; 1 where it failed."""
+    """Run one benchmark, print and store its figures; return 1 if it failed."""
     print(f"\n{name}{' (quick)' if asked['quick'] else ''}", flush=True)
     try:
         figures = in_own_process(name, asked)
-    except subprocess.CalledProcessError as failure:  # the others still run
+    except subprocess.CalledProcessError as failure:  # the other benchmarks still run
         print(f"{name} failed with exit code {failure.returncode}", file=sys.stderr)
         return 1
     show(figures)
@@ -58,7 +58,7 @@ def measure(name: str, asked: dict[str, Any]) -> int:
 
 
 def in_own_process(name: str, asked: dict[str, Any]) -> Figures:
-    """What the benchmark returns. Settings and threads of one do not reach the next. Raises CalledProcessError."""
+    """Run a benchmark in a process of its own, and return its figures. Raises CalledProcessError if it fails."""
     with tempfile.NamedTemporaryFile("r") as file:
         code = f"import json; from bench.{name} import main; json.dump(main(**{asked}), open({file.name!r}, 'w'))"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -66,7 +66,7 @@ def in_own_process(name: str, asked: dict[str, Any]) -> Figures:
 
 
 def circumstances() -> Figures:
-    """When, where and with what the figures were measured."""
+    """Return when, where and with what the figures were measured."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,7 +80,7 @@ def circumstances() -> Figures:
 
 
 def show(figures: Figures) -> None:
-    """Print each table below its name, each other figure on a line of its own."""
+    """Print each table below its name, and each other figure on its own line."""
     for name, value in figures.items():
         if found := rows(value):
             print(f"  {name}\n{table(found)}")
@@ -91,7 +91,7 @@ def show(figures: Figures) -> None:
 
 
 def rows(value: Any, label: str = "") -> list[Figures]:
-    """The rows of a table, those of a dict of dicts labelled; none where the value is no table."""
+    """Return the rows of a table, those of a dict of dicts with labels; none if the value is not a table."""
     if isinstance(value, list):
         return [row for row in value if isinstance(row, dict)]
     if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):
@@ -100,7 +100,7 @@ def rows(value: Any, label: str = "") -> list[Figures]:
 
 
 def table(rows: list[Figures]) -> str:
-    """The rows below their columns' names: the first column to the left, the others to the right."""
+    """Format rows below their columns' names: the first column aligned left, the others right."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names, *([written(row.get(name, "")) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

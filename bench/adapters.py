@@ -1,14 +1,14 @@
-"""What adapters cost: `python -m bench.adapters [--quick]`.
+"""Measures what adapters cost: `python -m bench.adapters [--quick]`.
 
 Forwards of eight guided requests, 128 by 128 pixels, on one thread: without adapters, and with adapters from files,
-each request with one of its own. All take turns in one process, one forward each; the ratio of neighbours in time is
-given as the median over the rounds, with quartiles:
+each request with its own. They take turns in one process, one forward each; the ratio of neighbours in time is given as
+the median over the rounds, with quartiles:
 
-    attention   the four layers a block that diffusers' training scripts change: to_q, to_k, to_v, to_out
+    attention   the four layers of a block that diffusers' training scripts change: to_q, to_k, to_v, to_out
     everything  every linear layer
 
-Then the same eight requests, of eight adapters, four or two, in one forward and in a forward an adapter: the speed-up
-of mixing them.
+Then the same eight requests with eight, four or two adapters between them, in one forward and in one forward for each
+adapter: the speed-up of mixing them.
 """
 
 import json
@@ -44,13 +44,13 @@ SPLIT_AMONG = (8, 4, 2)
 
 
 def main(quick: bool = False) -> dict[str, Any]:
-    """Measures and returns the figures by case, JSON-ready."""
+    """Measure and return the figures by case, JSON-ready."""
     torch.set_num_threads(1)
     model = qwen_image.load(catalog.card(), torch.device("cpu"))
     backend = TorchBackend(model.transformer)
     bank = Bank(backend.layers, 2**30)
     with tempfile.TemporaryDirectory() as folder:
-        rows = {name: bring(bank, Path(folder, name), backend.layers, *case) for name, case in CASES.items()}
+        rows = {name: load_rows(bank, Path(folder, name), backend.layers, *case) for name, case in CASES.items()}
     batches = {"none": [[()] * ROWS], **{name: [each] for name, each in rows.items()}}
     for count in SPLIT_AMONG:
         groups = [[row] * (ROWS // count) for row in next(iter(rows.values()))[:count]]
@@ -71,8 +71,10 @@ def compared(name: str, ones: list[float], others: list[float]) -> dict[str, flo
     return spread(name, [one / other for one, other in zip(ones, others, strict=True)])
 
 
-def bring(bank: Bank, folder: Path, layers: Layers, ends: tuple[str, ...] | str, rank: int, count: int) -> list[Row]:
-    """The rows of eight requests, of which so many have each its own adapter of random numbers."""
+def load_rows(
+    bank: Bank, folder: Path, layers: Layers, ends: tuple[str, ...] | str, rank: int, count: int
+) -> list[Row]:
+    """Return the rows of eight requests, `count` of them each with its own random adapter."""
     folder.mkdir()
     loans = []
     for index in range(count):
@@ -95,14 +97,14 @@ def factors(layers: Layers, ends: tuple[str, ...] | str, rank: int) -> Iterator[
 def measure(
     model: qwen_image.QwenImage, backend: TorchBackend, cases: dict[str, list[list[Row]]], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds by case, round by round; a case is the rows of each of its forwards."""
+    """Return seconds by case, round by round; a case is the rows of each of its forwards."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     inputs = {len(rows): ready(model, len(rows)) for batches in cases.values() for rows in batches}
     for index in range(rounds + 1):
         for name, batches in cases.items():
             seconds = 0.0
             for rows in batches:
-                # a batch's first step works out its rows; the second and later ones are measured
+                # a batch's first step plans its rows, so only later ones are measured
                 backend.velocity(*inputs[len(rows)], rows * 2)
                 begun = time.perf_counter()
                 backend.velocity(*inputs[len(rows)], rows * 2)
@@ -113,7 +115,7 @@ def measure(
 
 
 def ready(model: qwen_image.QwenImage, count: int) -> tuple[Any, ...]:
-    """A forward's latents, sigmas, texts and grids for so many guided requests: twice as many rows."""
+    """Return a forward's latents, sigmas, texts and grids for so many guided requests: twice as many rows."""
     grid = (SIDE // 16, SIDE // 16)
     texts = [model.encode(PROMPTS[row % len(PROMPTS)]) for row in range(count)] + [model.encode("")] * count
     latents, sigmas = torch.randn(2 * count, grid[0] * grid[1], model.channels), torch.full((2 * count,), 0.5)

@@ -1,9 +1,8 @@
-"""`POST /v1/jobs` per second beside a DRF view that does nothing, on the same server: `python -m bench.api`.
+"""Measures `POST /v1/jobs` per second beside a DRF view that does nothing, on the same server: `python -m bench.api`.
 
-One web server as `make run` starts it (granian) on a PostgreSQL that waits
-for its disk at each commit. 8 connections, kept alive, in two client processes, buy for 64 customers in turn; short
-turns of both requests alternate, so that a busy machine slows both. Then a profile of one process tells where a
-request's time goes.
+One web server as `make run` starts it (granian), on a PostgreSQL that waits for its disk at each commit. 8 connections,
+kept alive, in two client processes, buy for 64 customers in turn; short turns of both requests alternate, so that a
+busy machine slows both. Then a profile of one process shows where a request's time goes.
 """
 
 import cProfile
@@ -27,7 +26,7 @@ from devstack import parts, processes, servers
 ORDER = {"prompt": "a red circle on a white background", "width": 256, "height": 256, "steps": 20}
 CLIENTS, CLIENT_PROCESSES, CUSTOMERS = 8, 2, 64
 REQUESTS = {"jobs": "/v1/jobs", "noop": "/noop"}
-# where a request's time goes: the function whose cumulated time counts, and what it stands for
+# the parts of a request's time: the function whose cumulated time counts, and what it stands for
 PLACES = {
     "API key": ("authentication.py", "authenticate"),
     "check of the body": ("serializers.py", "order"),
@@ -39,7 +38,7 @@ PLACES = {
 
 
 def main(quick: bool = False) -> dict[str, Any]:
-    """Requests per second, latencies in milliseconds, and shares of the profile."""
+    """Measure requests per second, latencies in milliseconds, and shares of the profile."""
     seconds, rounds = (1.0, 2) if quick else (2.0, 6)
     with servers.temporary_home() as home, servers.running(home, durable=True) as found:
         environment = parts.environment(home, found) | {"DJANGO_SETTINGS_MODULE": "bench.api_settings"}
@@ -62,7 +61,7 @@ def main(quick: bool = False) -> dict[str, Any]:
 
 
 def prepare() -> list[str]:
-    """Tables, and customers with plenty of Tokens; their keys."""
+    """Set up the tables and customers with plenty of Tokens; return their API keys."""
     import django
     from django.core.management import call_command
 
@@ -87,7 +86,7 @@ def responds(port: int) -> bool:
 
 
 def turn(port: int, path: str, keys: list[str], seconds: float) -> list[float]:
-    """Latencies, in seconds, of all requests that all clients made in this time."""
+    """Have all clients make requests for this time; return their latencies in seconds."""
     each = CLIENTS // CLIENT_PROCESSES
     with multiprocessing.get_context("fork").Pool(CLIENT_PROCESSES) as pool:
         found = pool.starmap(client_process, [(port, path, keys, seconds, each)] * CLIENT_PROCESSES)
@@ -135,7 +134,7 @@ def summary(turns: list[dict[str, list[float]]], seconds: float) -> dict[str, An
 
 
 def profile(key: str, count: int) -> dict[str, Any]:
-    """Shares of a request's time in this process, by place, under cProfile (which slows Python more than waiting)."""
+    """Return shares of a request's time in this process, by cProfile (which slows Python more than waiting)."""
     from django.test import Client
 
     client = Client(headers={"Authorization": f"Bearer {key}"})

@@ -1,4 +1,4 @@
-"""Kiln's settings with the benchmark's addresses."""
+"""Kiln's settings with the benchmark's URLs."""
 
 from marketplace.settings import *  # noqa: F403
 

@@ -1,4 +1,4 @@
-"""Kiln's addresses, and one view that does nothing, for comparison."""
+"""Kiln's URLs, and one view that does nothing, for comparison."""
 
 from django.urls import path
 from rest_framework.request import Request

@@ -1,10 +1,10 @@
-"""The engine beside diffusers' own pipeline and its bare transformer: `python -m bench.engine [--quick]`.
+"""Measures the engine beside diffusers' pipeline and its bare transformer: `python -m bench.engine [--quick]`.
 
 A step is one picture's denoising step with guidance, 128 by 128 pixels, on one thread. All take turns in one process,
-so that a ratio compares neighbours in time; it is given as the median over the rounds, with quartiles:
+so that ratios compare neighbours in time; they are given as the median over the rounds, with quartiles:
 
     kiln       the engine with 1, 2, 4 and 8 requests in a batch
-    diffusers  QwenImagePipeline called for one picture at a time; compared from text to pixels
+    diffusers  QwenImagePipeline called for one picture at a time, timed from text to pixels
     raw        forwards of diffusers' unmodified transformer on ready tensors, padded to the longest prompt; a round's
                median forward is compared with the engine's median time from step to step, scheduling included
 """
@@ -35,7 +35,7 @@ PROMPTS = (
 
 
 def main(quick: bool = False) -> dict[str, Any]:
-    """Measures and returns the figures by batch, JSON-ready."""
+    """Measure and return the figures by batch, JSON-ready."""
     rounds, steps = (3, 6) if quick else (11, 20)
     torch.set_num_threads(1)
     pipeline = QwenImagePipeline.from_pretrained(catalog.card().path, dtype=torch.float32)
@@ -46,7 +46,7 @@ def main(quick: bool = False) -> dict[str, Any]:
 
 
 class Kiln:
-    """An engine that is given a batch at once, between two of its own batches, and timed phase by phase."""
+    """An engine that gets a whole batch at once, between two of its own batches, and is timed phase by phase."""
 
     def __init__(self) -> None:
         self.engine = Engine(device="cpu", max_batch_tokens=2048, on_batch=self._note)
@@ -55,7 +55,7 @@ class Kiln:
         self._stepped: list[float] = []
 
     def make(self, requests: list[Request]) -> tuple[float, float]:
-        """Seconds of everything, and of a step."""
+        """Make pictures; return the seconds of everything, and of a step."""
         self._arriving = requests
         self.engine.submit(request(0, steps=1)).result()
         for each in requests:
@@ -75,7 +75,7 @@ class Kiln:
 
 
 def compare(kiln: Kiln, pipeline: QwenImagePipeline, rows: int, steps: int, rounds: int) -> dict[str, Any]:
-    """One row of the table."""
+    """Measure one row of the table."""
     inputs = ready(pipeline, rows)
     everything, step, single, forward = [], [], [], []
     for index in range(rounds + 1):
@@ -97,19 +97,19 @@ def compare(kiln: Kiln, pipeline: QwenImagePipeline, rows: int, steps: int, roun
 
 
 def spread(name: str, ratios: list[float]) -> dict[str, float]:
-    """The median of the ratios, and their quartiles."""
+    """Return the median of the ratios, and their quartiles."""
     low, middle, high = statistics.quantiles(ratios, n=4)
     return {name: round(middle, 3), f"{name}, q1": round(low, 3), f"{name}, q3": round(high, 3)}
 
 
 def request(row: int, steps: int) -> Request:
-    """The same picture for the same row in every round."""
+    """Make the request of a row, the same in every round."""
     prompt = PROMPTS[row % len(PROMPTS)]
     return Request(prompt, width=SIDE, height=SIDE, steps=steps, guidance_scale=GUIDANCE, seed=row)
 
 
 def plain(pipeline: QwenImagePipeline, index: int, steps: int) -> float:
-    """Seconds of one picture by diffusers' pipeline."""
+    """Return the seconds of one picture by diffusers' pipeline."""
     begun = time.perf_counter()
     pipeline(
         PROMPTS[index % len(PROMPTS)],
@@ -125,7 +125,7 @@ def plain(pipeline: QwenImagePipeline, index: int, steps: int) -> float:
 
 @torch.inference_mode()
 def ready(pipeline: QwenImagePipeline, rows: int) -> dict[str, Any]:
-    """A forward's arguments for `rows` guided pictures: twice as many rows, the second half with no prompt."""
+    """Return a forward's arguments for `rows` guided pictures: twice as many rows, the second half without prompts."""
     prompts = [PROMPTS[row % len(PROMPTS)] for row in range(rows)] + [""] * rows
     texts = [pipeline.encode_prompt(prompt)[0][0] for prompt in prompts]
     longest = max(map(len, texts))
@@ -141,7 +141,7 @@ def ready(pipeline: QwenImagePipeline, rows: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def forwards(pipeline: QwenImagePipeline, inputs: dict[str, Any], steps: int) -> float:
-    """Seconds of the median of that many forwards of the bare transformer."""
+    """Return the median seconds of so many forwards of the bare transformer."""
     ended = [time.perf_counter()]
     for _ in range(steps):
         pipeline.transformer(**inputs, return_dict=False)

@@ -1,10 +1,10 @@
-"""What a GPU does with Kiln, in one command of eight minutes: `python -m bench.gpu [SECTION …]`.
+"""Measures Kiln on a GPU, in one command of eight minutes: `python -m bench.gpu [SECTION …]`.
 
 Needs this checkout, torch, transformers, diffusers, safetensors, numpy and pillow; no server, no Django, no download.
-The transformer has Qwen-Image's size and random weights (41 GB in bf16), made on the card. Sections run in the order
-of their worth, each with a deadline of its own; after each its table is printed and everything so far written, so that
-a run cut short leaves what it had. `--tiny` runs them all on the processor, with a model of two small blocks, to show
-that they work; its figures mean nothing. `--page` writes the figures of a run into docs/gpu.md.
+The transformer has Qwen-Image's size and random weights (41 GB in bf16), made on the card. Sections run in order of
+importance, each with its own deadline. After each, its table is printed and all results so far are written, so that a
+run cut short keeps what it had. `--tiny` runs them all on the processor, with a model of two small blocks, to show that
+they work; its figures mean nothing. `--page` writes the figures of a run into docs/gpu.md.
 """
 
 import argparse
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "gpu.json"
 TINY_RESULTS = ROOT / "out" / "gpu-tiny.json"
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
-# what a call into the driver that does not come back may cost beyond the whole time
+# how far beyond the whole time a hanging call into the driver may go
 GRACE_SECONDS = 20.0
 
 
@@ -64,11 +64,11 @@ SECTIONS = {
 
 
 class OutOfTime(BaseException):
-    """A section's time is up. Not an Exception, so that nothing on the way takes it for a failure of its own."""
+    """A section's time is up. Not an Exception, so that no code in between handles it as a failure."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 where every section ran or ran out of time; 1 where one raised."""
+    """Run the sections; return 0, or 1 if one raised (running out of time is no failure)."""
     options = parse(arguments)
     if options.page:
         page.write(json.loads(RESULTS.read_text()) if RESULTS.is_file() else None)
@@ -109,7 +109,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(name: str, rig: Rig, ends: float, report: dict[str, Any], file: Path) -> None:
-    """Run one section as far as there is time; its rows go into the report one by one."""
+    """Run one section while there is time, adding its rows to the report one by one."""
     section = SECTIONS[name]
     seconds = min(section.seconds, ends - time.monotonic())
     found: dict[str, Any] = {"rows": []}
@@ -157,7 +157,7 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:
-    """When, where and with what the figures were measured."""
+    """Return when, where and with what the figures were measured."""
     on_gpu = device.type == "cuda"
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -170,7 +170,7 @@ def circumstances(device: torch.device) -> dict[str, Any]:
 
 
 def _said(*command: str) -> str:
-    """The first line that a command prints; "unknown" where it is not there or fails."""
+    """Return the first line that a command prints; "unknown" if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,14 +1,14 @@
-"""What the caches save and what they lose: `python -m bench.latent_cache [--quick]`.
+"""Measures what the caches save and what they lose: `python -m bench.latent_cache [--quick]`.
 
-A whole Kiln but for its web server: PostgreSQL, Redis and one worker with the house model, on one thread. Customers
-have themes of their own, half of them another one with a single part changed, and order them by Zipf's law. Every
-order of a first pass is in words that its customer has not used before, in two languages, mostly of scenes that
-neither training nor calibrating saw; sixteen are under way at once. Later some orders come again as they were: those
-are the exact cache's, and count for nothing else. Beside Kiln's mapping the thresholds that Nirvana published, on the
-same similarity and without the guard of wording. Several such traces, with other customers and themes each, are
-counted together.
+A whole Kiln except its web server: PostgreSQL, Redis and one worker with the house model, on one thread. Customers have
+themes of their own, half of which repeat another with a single part changed, and order them by Zipf's law. In a first
+pass every order uses words that its customer has not used before, in two languages, mostly for scenes that neither
+training nor calibration saw; sixteen run at once. Later some orders are repeated as they were: those are for the exact
+cache, and count for nothing else. For comparison, the same with the thresholds that Nirvana published, on the same
+similarity and without the guard of wording. Several such traces, each with other customers and themes, are counted
+together.
 
-    steps saved     of the first pass
+    steps saved     share of the first pass's steps
     followed        share of first-pass pictures that the judge finds right: all steps from the order's own seed, all
                     steps from the noise that the hit's picture began from, and as delivered
     lost, won       pictures that followed with all steps from that noise and not as delivered, and the other way round
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 SEEDS = (23, 24, 25, 26)
 CUSTOMERS, THEMES, SIZES = 6, 20, ((128, 128), (192, 128))
 TOGETHER = 16
-# of the orders of the first pass
+# share of the first pass's orders that are repeated
 REPEATED = 0.1
 # similarity → share of the steps that is skipped (Agarwal et al. 2024, as MoDM copied it)
 NIRVANA = {0.65: 0.1, 0.75: 0.2, 0.85: 0.3, 0.9: 0.4, 0.95: 0.5}
@@ -74,7 +74,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Delivered:
-    """One order's job when it was done; `began` is the seed of the noise that its picture goes back to."""
+    """One order's finished job; `began` is the seed of the noise that its picture goes back to."""
 
     order: Order
     tier: str
@@ -86,7 +86,7 @@ class Delivered:
 
 
 class Full:
-    """Whether an order's picture follows where all steps are run, from any seed; each is drawn once."""
+    """Whether an order's picture follows its prompt with all steps, from any seed; each is drawn once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Order, int], bool] = {}
@@ -104,7 +104,7 @@ Row = tuple[list[Delivered], list[Delivered], Counter[str]]
 
 
 def main(quick: bool = False) -> dict[str, Any]:
-    """Figures of both mappings on the same orders, JSON-ready."""
+    """Measure both mappings on the same orders; return the figures, JSON-ready."""
     card = catalog.card()
     own = mapping.load(card)
     if own is None:
@@ -126,7 +126,7 @@ def main(quick: bool = False) -> dict[str, Any]:
 
 
 def serve(seed: int, count: int) -> dict[str, Row]:
-    """One trace with either mapping, in a process of its own."""
+    """Serve one trace with either mapping, in a process of its own."""
     torch.set_num_threads(1)
     orders = trace(count, seed)
     with servers.temporary_home() as home, servers.running(home, durable=False) as found:
@@ -144,7 +144,7 @@ def serve(seed: int, count: int) -> dict[str, Row]:
 
 
 def trace(count: int, seed: int) -> list[Order]:
-    """The same orders for a seed every time: a first pass, and some of them again, long after."""
+    """Draw the orders of a seed: a first pass, and later some of them again."""
     dice = random.Random(seed)
     themes = [list(draw_themes(dice)) for _ in range(CUSTOMERS)]
     popularity = [1 / rank for rank in range(1, THEMES + 1)]
@@ -176,7 +176,7 @@ def nirvana(card: catalog.ModelCard) -> Mapping:
 
 
 def set_up() -> None:
-    """Tables, and customers with plenty of Tokens."""
+    """Set up the tables and customers with plenty of Tokens."""
     import django
     from django.core.management import call_command
 
@@ -185,7 +185,7 @@ def set_up() -> None:
 
 
 def run(store: Path, orders: Sequence[Order], full: Full) -> Row:
-    """All orders in a new store, as new customers."""
+    """Run all orders with a new store, as new customers."""
     began: dict[str, int] = {}
     with working(store, began) as worker:
         accounts = [funded(f"{store.stem}-{number}@example.com") for number in range(CUSTOMERS)]
@@ -198,7 +198,7 @@ def run(store: Path, orders: Sequence[Order], full: Full) -> Row:
         again = [outcome(order, job, began) for order, job in zip(repeats, copies, strict=True)]
         plain = full.draw(worker, [(each.order, each.order.seed) for each in delivered])
         same_noise = full.draw(worker, [(each.order, each.began) for each in delivered])
-        worker.reuse[0].settle()  # type: ignore[index]
+        worker.reuse[0].flush()  # type: ignore[index]
     with sqlite3.connect(store) as file:
         entries, held = file.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM entry").fetchone()
     both = list(zip(same_noise, delivered, strict=True))
@@ -247,7 +247,7 @@ def sent_again(rows: Sequence[Row]) -> dict[str, Any]:
 
 @contextmanager
 def working(store: Path, began: dict[str, int]) -> Iterator["Worker"]:
-    """A worker with its latents in that store; `began` learns from which seed each hit's picture came."""
+    """Run a worker with its latents in that store; record in `began` from which seed each hit's picture came."""
     from django.conf import settings
 
     from marketplace.jobs.worker import Worker
@@ -280,7 +280,7 @@ def funded(email: str) -> Any:
 
 
 def buy(worker: "Worker", account: Any, order: Order) -> "Job":
-    """The order's job, done, in the thread of this order as in a Celery worker's."""
+    """Buy an order's job and run it in this thread, as in a Celery worker's."""
     from django.db import connection
 
     from marketplace.jobs import lifecycle
@@ -314,7 +314,7 @@ def buy(worker: "Worker", account: Any, order: Order) -> "Job":
 
 
 def request(card: catalog.ModelCard, order: Order, seed: int) -> Request:
-    """What the worker would ask of the engine without a cache, from that seed."""
+    """Return the request that the worker would make without a cache, from that seed."""
     return Request(
         order.prompt,
         width=order.size[0],

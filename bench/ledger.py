@@ -1,4 +1,4 @@
-"""How fast Tokens are held and captured, beside pgbench and django-hordak: `python -m bench.ledger [--quick]`.
+"""Measures how fast Tokens are held and captured, beside pgbench and django-hordak: `python -m bench.ledger [--quick]`.
 
 A pair is a hold of 100 Tokens and its capture at 80, each committed on its own, on a PostgreSQL of the
 benchmark's own with fsync and synchronous_commit on. Eight clients, each with one connection kept open:
@@ -7,15 +7,15 @@ benchmark's own with fsync and synchronous_commit on. Eight clients, each with o
     pgbench   the same two statements, prepared, from PostgreSQL's own C client: what the database can do
     hordak    eight Python processes moving Money between django-hordak accounts, with a lock and a balance check
 
-Statistics are gathered once, after a round of warming up. Kiln's connections stay open and keep their plans; on
-a table that was analysed while empty they keep a sequential scan until it is analysed again (autovacuum's work).
-pgbench connects, and plans, anew for each turn.
+Statistics are gathered once, after a round to warm up. Kiln's connections stay open and keep their plans; on a table
+that was analysed while empty they keep a sequential scan until it is analysed again (by autovacuum). pgbench connects,
+and plans, anew for each turn.
 
-All take turns in each round, so that a ratio compares neighbours in time; the ratio is the median over rounds. After
+All take turns in each round, so that ratios compare neighbours in time; a ratio is the median over the rounds. After
 the rounds of a scenario the lots follow everything that Kiln captured in it; "with lots" is the rate of all of Kiln's
 pairs over its turns and that time together, as if nothing else ran meanwhile.
 
-`--transfers 10000000` measures on a second server too, which has so many transfers already; both take turns.
+`--transfers 10000000` also measures on a second server that already has so many transfers; both take turns.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ Turn = tuple[float, Latencies]
 
 
 def main(quick: bool = False, transfers: int = 0) -> dict[str, Any]:
-    """Measures, prints a table, and returns it JSON-ready; CalledProcessError where the books do not add up."""
+    """Measure, print a table, and return it JSON-ready. Raises CalledProcessError if the books do not add up."""
     results = contend(quick, transfers)
     print(table(results))
     return results
 
 
 def contend(quick: bool, transfers: int) -> dict[str, Any]:
-    """Everything that `main` returns."""
-    configure("")  # for the text of the statements; whatever is at the database is done by other processes
+    """Measure everything that `main` returns."""
+    configure("")  # only for the text of the statements; other processes use the database
     rounds, seconds = (3, 2) if quick else (10, 2)
     histories = {"empty": 0} | ({f"{transfers:,} transfers": transfers} if transfers else {})
     with contextlib.ExitStack() as stops:
@@ -93,7 +93,7 @@ def contend(quick: bool, transfers: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def contest(transfers: int) -> Any:
-    """A server of its own with its books and everybody's clients."""
+    """Run a contest on a server of its own, with its books and all clients."""
     with servers.temporary_home() as home:
         server = postgres.Postgres(home / "postgres", durable=True)
         try:
@@ -104,7 +104,7 @@ def contest(transfers: int) -> Any:
 
 
 class Contest:
-    """The clients of every contender, waiting, and the turns that they take; hordak's tables have no history."""
+    """The waiting clients of all contenders, and their turns; hordak's tables have no history."""
 
     def __init__(self, url: str, transfers: int) -> None:
         self.url = url
@@ -123,14 +123,14 @@ class Contest:
                 client.stop()
 
     def books(self, verb: str, *number: int) -> dict[str, Any]:
-        """A verb of `ledger_books` in a process of its own, because Django takes its settings once a process."""
+        """Call a function of `ledger_books` in a process of its own, since Django has one configuration a process."""
         command = [sys.executable, "-m", "bench.ledger_books", verb, self.url, *map(str, number)]
         done = subprocess.run(command, cwd=addresses.ROOT, stdout=subprocess.PIPE, text=True, check=True)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
     def run_round(self, scenario: str, seconds: int) -> dict[str, Turn]:
-        """A turn of each contender; who goes first rotates."""
+        """Give each contender a turn; the first one rotates."""
         self.turns += 1
         count = len(self.contenders)
         order = [self.contenders[(self.turns + offset) % count] for offset in range(count)]
@@ -144,7 +144,7 @@ class Contest:
         return len(latencies) / seconds, latencies
 
     def by_clients(self, scenario: str, seconds: int) -> dict[str, dict[str, Any]]:
-        """Kiln and pgbench with so many clients at once."""
+        """Measure Kiln and pgbench with so many clients at once."""
         found: dict[str, dict[str, Any]] = {}
         for clients in BY_CLIENTS:
             row: dict[str, Any] = {}
@@ -155,13 +155,13 @@ class Contest:
         return found
 
     def run_dry(self) -> dict[str, Any]:
-        """Clients empty one wallet that pays for exactly DRY_PAIRS pairs; then the proof of all the books."""
+        """Have clients empty one wallet that pays for exactly DRY_PAIRS pairs; then prove all the books."""
         bought = len(ask(self.clients["kiln"][:CLIENTS], {"dry": True, "seconds": 60}))
         return self.books("prove", bought)
 
 
 class Client:
-    """A process of its own, with a connection of its own, that measures when asked."""
+    """A client: a process with its own connection that measures when asked."""
 
     def __init__(self, contender: str, url: str) -> None:
         self.process = subprocess.Popen(
@@ -186,7 +186,7 @@ class Client:
 
 
 def ask(clients: Sequence[Client], task: dict[str, Any]) -> Latencies:
-    """What all clients measure from the same moment on."""
+    """Have all clients measure from the same moment on, and return their latencies."""
     task["start"] = time.monotonic() + 0.2
     for client in clients:
         client.say(task)
@@ -194,7 +194,7 @@ def ask(clients: Sequence[Client], task: dict[str, Any]) -> Latencies:
 
 
 def serve(contender: str, url: str) -> None:
-    """The life of a client's process: a task comes in, latencies go out, until the parent hangs up."""
+    """Run a client's process: take tasks and send latencies until the parent hangs up."""
     configure(url)
     verb = VERBS[contender]()
     connection.ensure_connection()
@@ -204,7 +204,7 @@ def serve(contender: str, url: str) -> None:
 
 
 def measure(pair: Callable[[UUID, int], None], task: dict[str, Any]) -> Latencies:
-    """Pairs until the time is over, or until the wallet is empty where that is the task."""
+    """Make pairs until the time is over or, if that is the task, until the wallet is empty."""
     from billing.errors import InsufficientTokens
 
     found: Latencies = []
@@ -234,7 +234,7 @@ def kiln() -> Callable[[UUID, int], None]:
 
 
 def hordak() -> Callable[[UUID, int], None]:
-    """Hold: wallet → held, where the locked wallet has enough. Capture: held → revenue, the rest → wallet."""
+    """Hold: wallet → held, if the locked wallet has enough. Capture: held → revenue, the rest → wallet."""
     from hordak.models import Account, Leg, Transaction
     from moneyed import Money
 
@@ -265,7 +265,7 @@ VERBS: dict[str, Callable[[], Callable[[UUID, int], None]]] = {"kiln": kiln, "ho
 
 
 def run_pgbench(url: str, count: int, seconds: int, clients: int) -> Turn:
-    """The statements of `wallets`, word for word, prepared, on so many connections; connecting is not counted."""
+    """Run the very statements of `wallets`, prepared, on so many connections; connecting is not counted."""
     program = postgres.programs() / "pgbench"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -321,9 +321,9 @@ def _line(sql: str) -> str:
 def summary(
     rounds: Sequence[dict[str, Turn]], seconds: int, traced: float, empty: Sequence[dict[str, Turn]]
 ) -> dict[str, Any]:
-    """For each contender the median rate, its ratio to pgbench's in the same round, and latencies.
+    """Return each contender's median rate, its ratio to pgbench's in the same round, and its latencies.
 
-    For Kiln also the rate with the time that its lots took, and the ratio to its own on the empty server.
+    For Kiln also the rate with its lots' time, and the ratio to its own rate on the empty server.
     """
     found: dict[str, Any] = {}
     for name in (each for each in CONTENDERS if each in rounds[0]):
@@ -349,12 +349,12 @@ def summary(
 
 
 def percentile(latencies: Latencies, which: int) -> float:
-    """Milliseconds."""
+    """Return a percentile in milliseconds."""
     return round(statistics.quantiles(latencies, n=100)[which - 1] / 1000, 1)
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown, for `docs/benchmarks.md`."""
+    """Format the figures as Markdown for `docs/benchmarks.md`."""
     lines = [
         "| hold + capture, 8 clients | pairs/s | of pgbench (range) | with lots | of empty | p50 ms | p99 ms |",
         "| --- | --: | --: | --: | --: | --: | --: |",

@@ -1,4 +1,4 @@
-"""The books that `bench.ledger` measures on: made, filled with a long history, followed by their lots, and proved."""
+"""The books that `bench.ledger` measures on: sets them up, fills them with a long history, traces lots, proves them."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ DRY_PAIRS = 200
 DRY_OWNER = UUID(int=WALLETS + 1)
 CHUNK = 500_000
 
-# Capture number n (from 0) is of wallet n modulo WALLETS. References ascend, as those of jobs do.
+# Capture number n (from 0) is of wallet n modulo WALLETS. References ascend, like those of jobs.
 _HISTORY = f"""
 WITH pair AS (
     SELECT n, payer.id AS wallet, payer.transfer, ('01800000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid AS job,
@@ -70,7 +70,7 @@ WHERE indrelid = ANY (ARRAY['billing_transfer', 'billing_hold', 'billing_draw']:
 
 
 def configure(url: str) -> None:
-    """Billing and hordak, on the database settings that the marketplace has."""
+    """Configure Django with billing and hordak, on the marketplace's database settings."""
     settings.configure(
         INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "mptt", "hordak", "billing"],
         DATABASES={"default": environment.database(url)},
@@ -82,7 +82,7 @@ def configure(url: str) -> None:
 
 
 def prepare(transfers: int) -> dict[str, Any]:
-    """Tables, rich wallets for everybody, and so many captures that were; what the machine and the server are."""
+    """Set up the tables, rich wallets and so many past captures; return what the machine and the server are."""
     call_command("migrate", verbosity=0)
     with transaction.atomic():
         _open_wallets()
@@ -117,7 +117,7 @@ def _open_wallets() -> None:
 
 
 def fill(transfers: int) -> dict[str, Any]:
-    """A history of so many captures with their holds, draws, lots and cursors; seconds, and gigabytes on disk."""
+    """Write a history of so many captures with holds, draws, lots and cursors; return seconds, and GB on disk."""
     from billing.models import PLATFORM_ID
     from billing.tokens import rollups
 
@@ -140,7 +140,7 @@ def fill(transfers: int) -> dict[str, Any]:
         read = time.monotonic()
         cursor.execute("SELECT pg_database_size(current_database())")
         (size,) = cursor.fetchone()
-    connection.close()  # its settings are not those that the clients have
+    connection.close()  # its settings differ from the clients'
     return {
         "fill_seconds": round(filled - begun),
         "gigabytes": round(size / 1e9, 1),
@@ -151,7 +151,7 @@ def fill(transfers: int) -> dict[str, Any]:
 
 @contextmanager
 def _without_indexes(cursor: Any) -> Iterator[None]:
-    """Those that are no constraints are built afterwards, which is quicker."""
+    """Drop the indexes that are not constraints, and build them again afterwards, which is quicker."""
     cursor.execute(_SECONDARY)
     found = cursor.fetchall()
     for name, _ in found:
@@ -162,7 +162,7 @@ def _without_indexes(cursor: Any) -> Iterator[None]:
 
 
 def trace() -> dict[str, Any]:
-    """Lets the lots follow all that was captured lately, as the minute's task does; how long that took."""
+    """Let the lots follow all recent captures, like the periodic task; return the seconds it took."""
     from billing.tokens import lots
 
     begun = time.monotonic()
@@ -170,7 +170,7 @@ def trace() -> dict[str, Any]:
 
 
 def prove(bought: int) -> dict[str, Any]:
-    """That the wallet which ran dry paid for `bought` pairs and no more, and that all the books add up."""
+    """Prove that the emptied wallet paid for `bought` pairs and no more, and that all the books add up."""
     from billing.models import Hold, Transfer
     from billing.tokens import proof, wallets
 

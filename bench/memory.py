@@ -1,8 +1,8 @@
-"""How much memory the engine takes: `python -m bench.memory [--quick]`.
+"""Measures how much memory the engine takes: `python -m bench.memory [--quick]`.
 
-by batch   the most that a process of its own ever took, by the number of requests that denoise together: guided,
-           256 by 256 pixels, the model and the libraries included; of a GPU, what torch had allocated on it
-flatness   what one process takes while 1,000 small pictures pass through it, eight at a time, of several sizes,
+by batch   the peak of a process of its own, by the number of requests that denoise together: guided, 256 by 256
+           pixels, the model and the libraries included; on a GPU, what torch had allocated
+flatness   the memory of one process while 1,000 small pictures pass through it, eight at a time, of several sizes,
            with and without guidance and adapters: after each 100, and the slope of a line through all but the first
 """
 
@@ -34,7 +34,7 @@ Figures = dict[str, Any]
 
 
 def main(quick: bool = False) -> Figures:
-    """Measures and returns the figures, JSON-ready; memory in MiB."""
+    """Measure and return the figures, JSON-ready; memory in MiB."""
     count = 100 if quick else 1000
     with tempfile.TemporaryDirectory() as folder:
         adapters = [str(Path(folder, name)) for name in alone(make_adapters, Path(folder))]
@@ -42,13 +42,13 @@ def main(quick: bool = False) -> Figures:
 
 
 def alone(measure: Any, *arguments: Any) -> Any:
-    """What that function returns in a process of its own."""
+    """Call a function in a process of its own, and return its result."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(measure, *arguments).result()
 
 
 def peak(rows: int) -> Figures:
-    """The most this process ever took to make that many pictures in one batch."""
+    """Make so many pictures in one batch; return the peak memory of this process."""
     torch.set_num_threads(1)
     requests = [order(row, 256, 256, steps=3, guidance_scale=3.0) for row in range(rows)]
     together: list[int] = []
@@ -69,7 +69,7 @@ def peak(rows: int) -> Figures:
 
 
 def flatness(count: int, adapters: list[str]) -> Figures:
-    """What this process takes after each tenth of `count` pictures."""
+    """Make `count` pictures; return the memory of this process after each tenth of them."""
     torch.set_num_threads(1)
     taken: list[float] = []
     with Engine() as engine:
@@ -112,13 +112,13 @@ def order(
 
 
 def most_taken() -> dict[str, int]:
-    """Bytes at most so far of the process, and on the GPU where there is one."""
+    """Return the peak bytes so far of the process, and on the GPU if there is one."""
     taken = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     return taken | ({"GPU": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {})
 
 
 def now_taken() -> int:
-    """Bytes of the process that are in memory."""
+    """Return the bytes of the process that are in memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

@@ -1,13 +1,13 @@
-"""A mixed load on three servers of the same model: `python -m bench.mixed [--quick] [--seconds N]`.
+"""Measures a mixed load on three servers of the same model: `python -m bench.mixed [--quick] [--seconds N]`.
 
-Customers ask for pictures of three sizes, five numbers of steps, with and without guidance, with one of three adapters
-or none (`bench/mixed_servers.py` has the servers). Each server has a process of its own on one core, and serves the
-same seeded orders, one server after the other:
+Customers order pictures of three sizes and five numbers of steps, with and without guidance, with one of three adapters
+or none (the servers are in `bench/mixed_servers.py`). Each server has a process of its own on one core, and serves the
+same seeded orders, one server after another:
 
-    all at once        everything waits from the start: throughput. How many orders there are is what diffusers makes of
-                       them in N seconds, which also says what its capacity is
-    80 %, 120 %        Poisson arrivals at that share of diffusers' capacity, as many as there are orders: latency from
-                       arrival to picture
+    all at once        everything waits from the start: throughput. There are as many orders as diffusers serves in N
+                       seconds, which also measures its capacity
+    80 %, 120 %        Poisson arrivals of the same orders at that share of diffusers' capacity: latency from arrival to
+                       picture
 
 The pictures of the first load are compared with diffusers', pixel by pixel, so that equal work is timed.
 """
@@ -46,7 +46,7 @@ Moments = NDArray[np.float64]
 
 
 def main(quick: bool = False, seconds: float | None = None) -> Figures:
-    """Measures and returns the figures by load and server, JSON-ready; `seconds` is how long diffusers takes."""
+    """Measure and return the figures by load and server, JSON-ready; `seconds` is how long diffusers runs."""
     random = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as folder:
         orders = draw(random, make_adapters(Path(folder)))
@@ -59,7 +59,7 @@ def main(quick: bool = False, seconds: float | None = None) -> Figures:
 
 
 def make_adapters(folder: Path) -> list[str]:
-    """Adapters of random numbers, small enough that pictures stay pictures; their files' names."""
+    """Write random adapters, small enough that pictures stay recognisable; return their files' names."""
     torch.manual_seed(SEED)
     layers = Layers(qwen_image.load(catalog.card(), torch.device("cpu")).transformer)
     names = [f"{name}.safetensors" for name in ADAPTERS]
@@ -76,7 +76,7 @@ def draw(random: np.random.Generator, adapters: list[str]) -> list[Order]:
 
 
 def start(name: str, folder: Path) -> ProcessPoolExecutor:
-    """One server, alone in its process."""
+    """Start one server, alone in its process."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), mixed_servers.prepare, (name, folder))
 
 
@@ -84,7 +84,7 @@ def measure(
     servers: dict[str, ProcessPoolExecutor], orders: list[Order], random: np.random.Generator, seconds: float
 ) -> Figures:
     plain, *others = servers
-    for server in servers.values():  # each is warm before any is timed
+    for server in servers.values():  # each server is warm before any is timed
         server.submit(mixed_servers.warm_up).result()
     first = serve(servers[plain], orders, np.zeros(len(orders)), seconds)
     orders = orders[: len(first.pictures)]
@@ -115,7 +115,7 @@ def serve(server: ProcessPoolExecutor, orders: list[Order], arrivals: Moments, l
 
 
 def table(served: dict[str, Served]) -> dict[str, Figures]:
-    """A row a server; a picture's latency counts from its order's arrival."""
+    """Return one row for each server; a picture's latency counts from its order's arrival."""
     return {
         name: {
             "pictures/s": round(len(run.latencies) / run.seconds, 3),

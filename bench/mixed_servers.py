@@ -1,12 +1,12 @@
 """The three servers of `bench/mixed.py`, each for a process of its own:
 
-    diffusers   QwenImagePipeline with the adapters that it loaded through PEFT, one order at a time as they came
-    triton      dynamic batching of requests as Triton's batcher does it, before the same pipeline: orders of one size,
-                number of steps, guidance and adapter wait for mates until the batch is full or the oldest has waited
-                100 ms; a batch runs from its first step to its last
+    diffusers   QwenImagePipeline with the adapters loaded through PEFT, one order at a time, first come, first served
+    triton      request-level dynamic batching in the manner of Triton, before the same pipeline: orders of one size,
+                number of steps, guidance and adapter wait for others of their kind until the batch is full or the
+                oldest has waited 100 ms; a batch runs from its first step to its last
     kiln        the engine
 
-Batches of the last two are full at the same number of image tokens.
+The last two have the same cap of image tokens on a batch.
 """
 
 import itertools
@@ -37,7 +37,7 @@ CUSTOMERS = 16
 
 
 class Order(NamedTuple):
-    """What a customer asks for; `side` in pixels, `adapter` the name of a file."""
+    """A customer's order; `side` in pixels, `adapter` the name of a file."""
 
     prompt: str
     side: int
@@ -48,14 +48,14 @@ class Order(NamedTuple):
 
     @property
     def kind(self) -> tuple[int, int, float, str | None]:
-        """What orders must have in common to be one call of the pipeline."""
+        """What orders must have in common to share one call of the pipeline."""
         return self[1:5]
 
 
 @dataclass(frozen=True)
 class Served:
-    """Seconds from the first arrival to the last picture, and by order from its arrival to its picture; pictures as
-    [height, width, 3]; the mean rows of a forward, guidance's second one not counted."""
+    """The result of a load: seconds from the first arrival to the last picture, and for each order from its arrival to
+    its picture; pictures [height, width, 3]; the mean rows of a forward, guidance's second ones not counted."""
 
     seconds: float
     latencies: list[float]
@@ -65,14 +65,14 @@ class Served:
 
 class Server(Protocol):
     def serve(self, orders: list[Order], arrivals: list[float], limit: float) -> Served:
-        """Make the pictures of orders that arrive at these seconds from now, in order.
+        """Serve orders that arrive at these seconds from now, in order.
 
-        Diffusers alone takes none after `limit` seconds, once it has `FEWEST`.
+        Only diffusers stops taking orders after `limit` seconds, once it has `FEWEST`.
         """
 
 
 def prepare(name: str, folder: Path) -> None:
-    """Make this process the server of that name, on one core, with the adapters in `folder`."""
+    """Make the server of that name in this process, on one core, with the adapters in `folder`."""
     global _server, _folder
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -93,7 +93,7 @@ def serve(orders: list[Order], arrivals: list[float], limit: float) -> Served:
 
 
 class Pipeline:
-    """Diffusers' own, with every adapter loaded."""
+    """Diffusers' pipeline with every adapter loaded."""
 
     def __init__(self, folder: Path) -> None:
         logging.disable_progress_bar()
@@ -103,7 +103,7 @@ class Pipeline:
             self._pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=path.stem)
 
     def make(self, orders: list[Order]) -> list[Image.Image]:
-        """One call, of orders of one kind."""
+        """Make the pictures of orders of one kind in one call."""
         first = orders[0]
         if first.adapter:
             self._pipeline.enable_lora()
@@ -221,7 +221,7 @@ def request(order: Order, adapters: tuple[tuple[str, float], ...] = ()) -> Reque
 
 
 def most(order: Order) -> int:
-    """How many of such orders are a full batch."""
+    """Return how many of these orders fill a batch."""
     return max(1, MAX_BATCH_TOKENS // request(order).image_tokens)
 
 

@@ -1,8 +1,8 @@
-"""What the step cache spares and what it loses: `python -m bench.step_cache [--quick]`.
+"""Measures what the step cache saves and what it loses: `python -m bench.step_cache [--quick]`.
 
 Held-out captions of the house model, drawn in batches on one thread without the cache and with several thresholds; the
-same captions, seeds and sizes each time. Seconds are those of the processor, in
-denoising steps, so that neighbours on the machine matter little.
+same captions, seeds and sizes each time. Seconds are processor time in denoising steps, so that other work on the
+machine matters little.
 
     reused      share of all steps that ran the first block only
     × faster    denoising seconds without the cache, divided by those with it
@@ -33,7 +33,7 @@ THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5)
 
 
 class CachingEngine(Engine):
-    """Gives each request the threshold that is being measured, and keeps what came of it."""
+    """An engine that gives each request the threshold being measured, and keeps the requests."""
 
     def __init__(self) -> None:
         super().__init__(device="cpu", on_batch=self._note)
@@ -47,7 +47,7 @@ class CachingEngine(Engine):
         return super().submit(request)
 
     def draw(self, threshold: float, captions: int, steps: int) -> tuple[list[Drawn], list[Picture], float]:
-        """Pictures of the first captions, and the seconds of their denoising."""
+        """Draw the first captions; return the pictures and the seconds of their denoising."""
         self.threshold, self.seconds, self.requests = threshold, 0.0, []
         drawn = draw(self, captions, Sampling(steps, catalog.card().default_guidance_scale))
         return drawn, [request.ticket.future.result() for request in self.requests], self.seconds
@@ -59,7 +59,7 @@ class CachingEngine(Engine):
 
 
 def main(quick: bool = False) -> dict[str, Any]:
-    """Measures and returns the figures by threshold, JSON-ready."""
+    """Measure and return the figures by threshold, JSON-ready."""
     torch.set_num_threads(1)
     captions, steps = (20, 6) if quick else (200, catalog.card().default_steps)
     with CachingEngine() as engine:
@@ -91,7 +91,7 @@ def moved(one: Drawn, other: Drawn) -> float:
 
 
 def preview(engine: CachingEngine) -> float:
-    """The median time of a preview, as a share of the median step, previews included, of one guided request alone."""
+    """Measure a preview's median time, as a share of one guided request's median step with its preview."""
     costs, ended = [], []
 
     def look(request: Request) -> None:

@@ -1,6 +1,6 @@
-"""The engine alone: `python -m inference "a red circle" --out x.png`. No database, no Tokens.
+"""The engine on its own, without a database or Tokens: `python -m inference "a red circle" --out x.png`.
 
-`--operation edit --image x.png` makes another picture of one, `--operation outpaint --extend 0,0,64,0` a wider one.
+`--operation edit --image x.png` edits a picture, `--operation outpaint --image x.png --extend 0,0,64,0` widens it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ BAR = 30
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the pictures and print their paths; 0 when made, 1 when the engine failed, 2 for a bad value."""
+    """Make the pictures and print their paths; return 0, 1 if the engine failed, or 2 for a bad value."""
     options = _parser().parse_args(arguments)
     try:
         requests = _requests(options)
@@ -48,12 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="the first picture's; the next ones count up (default: random)")
     parser.add_argument("--operation", choices=list(Operation), default=Operation.GENERATE)
     parser.add_argument("--image", type=Path, action="append", default=[], help="an input picture; up to three to edit")
-    parser.add_argument("--mask", type=Path, help="a picture, white where inpaint paints anew")
+    parser.add_argument("--mask", type=Path, help="a picture, white where inpaint repaints")
     parser.add_argument("--strength", type=float, help="how far img2img, inpaint and redraw go back to noise, up to 1")
     parser.add_argument(
         "--extend", type=_four, default=(0, 0, 0, 0), metavar="LEFT,TOP,RIGHT,BOTTOM", help="pixels that outpaint adds"
     )
-    parser.add_argument("--box", type=_four, metavar="LEFT,TOP,RIGHT,BOTTOM", help="pixels that redraw paints anew")
+    parser.add_argument("--box", type=_four, metavar="LEFT,TOP,RIGHT,BOTTOM", help="pixels that redraw repaints")
     parser.add_argument(
         "--adapter",
         type=_adapter,
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--deterministic", action="store_true", help="the same bits every time, one picture at a time")
     parser.add_argument("--step-cache", type=float, default=0.0, help="change below which blocks are reused (0: off)")
     parser.add_argument("--model", help="a diffusers folder or hub name (default: KILN_MODEL, else the house model)")
-    parser.add_argument("--n", type=int, default=1, help="how many pictures, all in one batch where they fit")
+    parser.add_argument("--n", type=int, default=1, help="how many pictures, in one batch if they fit")
     return parser
 
 
@@ -74,7 +74,7 @@ def _requests(options: argparse.Namespace) -> list[Request]:
     if options.n < 1:
         raise InferenceError("n must be at least 1")
     if options.out.suffix.lower() not in Image.registered_extensions():
-        raise InferenceError(f"{options.out.name or options.out} does not end like a picture's name, such as .png")
+        raise InferenceError(f"{options.out.name or options.out} must have a picture's extension, such as .png")
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     repaints = (Operation.IMG2IMG, Operation.INPAINT, Operation.REDRAW)
     strength = card.default_strength if options.operation in repaints else 1.0
@@ -107,7 +107,7 @@ def _requests(options: argparse.Namespace) -> list[Request]:
 
 
 def _size(options: argparse.Namespace, card: ModelCard, images: Sequence[Image.Image]) -> tuple[int, int]:
-    """As asked for; else of the picture with what outpaint adds, or the model's default."""
+    """Return width and height as asked for; else those of the picture that outpaint extends, or the model's default."""
     width, height = card.default_width, card.default_height
     if options.operation == Operation.OUTPAINT and images:
         left, top, right, bottom = options.extend
@@ -134,7 +134,7 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError) as error:
-        raise InferenceError(f"{path} is no picture that can be read: {error}") from error
+        raise InferenceError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def _paths(out: Path, count: int) -> list[Path]:
@@ -142,7 +142,7 @@ def _paths(out: Path, count: int) -> list[Path]:
 
 
 def _make(model: str | None, requests: list[Request], paths: list[Path]) -> None:
-    # torch takes seconds to import: a bad value is answered before
+    # imported late: torch takes seconds, and a bad value should be refused before that
     from inference.engine import Engine
 
     with Engine(model) as engine:

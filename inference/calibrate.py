@@ -1,4 +1,4 @@
-"""Prints how long a step takes here by image tokens, and the cap: `python -m inference.calibrate [--again]`."""
+"""Prints the step times of this device by image tokens, and the cap: `python -m inference.calibrate [--again]`."""
 
 import argparse
 import sys
@@ -8,11 +8,11 @@ from inference.errors import InferenceError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when the table was printed, 1 when the model could not be loaded."""
+    """Print the table; return 0, or 1 if the model could not be loaded."""
     parser = argparse.ArgumentParser(prog="python -m inference.calibrate", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--model", help="a diffusers folder or hub name (default: KILN_MODEL, else the house model)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cuda where there is one)")
-    parser.add_argument("--again", action="store_true", help="measure, though a table is kept")
+    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cuda if there is one)")
+    parser.add_argument("--again", action="store_true", help="measure again, even if there is a stored table")
     options = parser.parse_args(arguments)
     try:
         with Engine(options.model, device=options.device, calibrate_again=options.again) as engine:

@@ -1,7 +1,8 @@
-"""How long a step takes on this device, by image tokens: measured once, kept on disk, and what the cap follows from.
+"""Step times on this device by image tokens: measured once, stored on disk, and the basis of the batch cap.
 
-The table is kept in the folder KILN_CALIBRATION, a file for each model revision, device, torch and number of threads.
-A file that is broken or speaks of something else is measured anew. `python -m inference.calibrate` prints the table.
+The table is stored in the folder KILN_CALIBRATION, one file for each model revision, device, torch version and number
+of threads. If a file is broken or belongs to something else, the table is measured again. `python -m
+inference.calibrate` prints it.
 """
 
 import hashlib
@@ -26,10 +27,10 @@ from inference.scheduling.scheduler import Batch
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-# what measuring one size may take, as far as the size before foretells it
+# what measuring one size may take, predicted from the size before
 POINT_SECONDS = 4.0
 MAX_ROWS = 64
-# twice as large a batch must bring so much more throughput, or larger ones are not tried
+# a batch twice as large must raise throughput by this factor, or larger ones are not tried
 WORTH_IT = 1.03
 # the cap is the smallest batch with this share of the best throughput
 KNEE = 0.9
@@ -38,13 +39,13 @@ _RUNS = 3
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of a step by image tokens of its forward, ascending; both as long, at least one."""
+    """Seconds of a step by image tokens of its forward, in ascending order; at least one of each."""
 
     tokens: tuple[int, ...]
     seconds: tuple[float, ...]
 
     def at(self, tokens: int) -> float:
-        """Seconds of a step of so many tokens: between two that were measured, or in proportion to the largest."""
+        """Return the seconds of a step of so many tokens: interpolated, or in proportion to the largest measured."""
         index = bisect_left(self.tokens, tokens)
         if index == 0:
             return self.seconds[0]
@@ -54,13 +55,13 @@ class StepTimes:
         return fast + (slow - fast) * (tokens - low) / (high - low)
 
     def knee(self) -> int:
-        """The fewest tokens a forward that bring nearly as many tokens a second as the best."""
+        """Return the fewest tokens per forward with at least KNEE of the best throughput."""
         rates = [tokens / seconds for tokens, seconds in zip(self.tokens, self.seconds, strict=True)]
         return next(tokens for tokens, rate in zip(self.tokens, rates, strict=True) if rate >= KNEE * max(rates))
 
 
 def step_times(card: ModelCard, device: torch.device, runner: Runner, *, again: bool = False) -> StepTimes:
-    """The table on disk, or measured now (`again`: in any case) and kept."""
+    """Return the stored table, or measure one and store it; with `again` always measure."""
     identity = _identity(card, device)
     path = _path(identity)
     if not again and (found := _read(path, identity)):
@@ -72,12 +73,12 @@ def step_times(card: ModelCard, device: torch.device, runner: Runner, *, again: 
 
 
 def max_batch_tokens(card: ModelCard, times: StepTimes) -> int:
-    """The cap: the knee, and never less than one guided picture of the model's usual size."""
+    """Return the cap: the knee, but never less than one guided picture of the model's usual size."""
     return max(times.knee(), _request(card, card.default_width, card.default_height).image_tokens)
 
 
 def measure(card: ModelCard, runner: Runner) -> StepTimes:
-    """Steps of 1, 2, 4… guided pictures of half the usual side, until two doublings brought nothing or are too slow."""
+    """Time steps of 1, 2, 4… guided pictures of half the usual side, until that gains nothing or takes too long."""
     sides = (max(card.min_side, side // 2 // card.side_multiple * card.side_multiple) for side in _usual(card))
     first = _request(card, *sides)
     runner.run(Batch(Phase.ENCODE, (first,)))
@@ -93,13 +94,13 @@ def measure(card: ModelCard, runner: Runner) -> StepTimes:
 
 
 def _worth_it(table: list[tuple[int, float]]) -> bool:
-    """Whether one of the last two doublings brought more pictures a second."""
+    """Return whether one of the last two doublings raised the throughput."""
     rates = [tokens / seconds for tokens, seconds in table]
     return len(rates) < 3 or max(rates[-2:]) >= WORTH_IT * max(rates[:-2])
 
 
 def _step_seconds(runner: Runner, first: Request, rows: int) -> float:
-    """The shortest of a few steps, after one that warms the shape up."""
+    """Return the shortest time of a few steps, after one that warms up the shape."""
     batch, took = Batch(Phase.DENOISE, tuple(_twin(first) for _ in range(rows))), []
     for _ in range(_RUNS):
         begun = time.perf_counter()
@@ -109,7 +110,7 @@ def _step_seconds(runner: Runner, first: Request, rows: int) -> float:
 
 
 def _twin(request: Request) -> Request:
-    """Another request that has come as far."""
+    """Return another request with the same progress."""
     twin = replace(request)
     vars(twin.state).update(vars(request.state))
     return twin
@@ -160,7 +161,7 @@ def _write(path: Path, identity: dict[str, Any], times: StepTimes) -> None:
             json.dump({"identity": identity, "steps": _pairs(times)}, file)
         Path(file.name).replace(path)
     except OSError as error:
-        log.warning("the measured steps are not kept: %s", error)
+        log.warning("the measured steps could not be stored: %s", error)
 
 
 def _pairs(times: StepTimes) -> list[tuple[int, float]]:

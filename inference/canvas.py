@@ -1,8 +1,8 @@
-"""Where an input picture lies in what the model paints: what the model starts from, what it paints anew, and how that
-and the original make the result, in which every other pixel is the original's.
+"""How an input picture fits into what the model paints: what the model starts from, what it repaints, and how that is
+put together with the original, whose other pixels are kept.
 
 Outpainting is inpainting of the margins around a picture. A redraw is inpainting of a box, cut out with its
-surroundings and enlarged to what the model paints at, as diffusers' pipeline does with `padding_mask_crop`.
+surroundings and enlarged to the size that the model paints at, like `padding_mask_crop` in diffusers' pipeline.
 """
 
 import numpy as np
@@ -12,19 +12,18 @@ from PIL import Image
 from inference import pictures
 from inference.request import TILE, Operation, Request
 
-# of the original around a redrawn box, in its own pixels
+# pixels of the original kept around a redrawn box
 SURROUNDINGS = 32
 
 _processor = VaeImageProcessor(vae_scale_factor=TILE)
 
 
 def source(request: Request) -> Image.Image:
-    """The picture that img2img, inpaint, outpaint and redraw start from; it is yet to be resized where it has another
-    size than the request."""
+    """Return the picture that img2img, inpaint, outpaint and redraw start from, not yet resized to the request."""
     image = request.images[0]
     if request.operation == Operation.OUTPAINT:
         left, top, right, bottom = request.extend
-        # what lies in the margins is painted over; an edge that goes on spares the latents beside it a false contour
+        # the margins are painted over; repeating the edge keeps a false contour out of the latents beside it
         pixels = np.pad(np.asarray(_inner(request)), ((top, bottom), (left, right), (0, 0)), mode="edge")
         return Image.fromarray(pixels)
     if request.operation == Operation.REDRAW:
@@ -33,7 +32,7 @@ def source(request: Request) -> Image.Image:
 
 
 def mask(request: Request) -> Image.Image | None:
-    """White where the request paints anew; None where it paints everything."""
+    """Return a mask, white where the request repaints; None if it repaints everything."""
     if request.operation == Operation.OUTPAINT:
         white = Image.new("L", (request.width, request.height), 255)
         white.paste(0, _inner_box(request))
@@ -44,7 +43,7 @@ def mask(request: Request) -> Image.Image | None:
 
 
 def finish(request: Request, painted: Image.Image) -> Image.Image:
-    """The result, of what the model painted and the original."""
+    """Put together the result from what the model painted and the original."""
     if request.operation == Operation.OUTPAINT:
         painted.paste(_inner(request), _inner_box(request))
         return painted
@@ -62,7 +61,7 @@ def _inner_box(request: Request) -> tuple[int, int, int, int]:
 
 
 def _inner(request: Request) -> Image.Image:
-    """The original as it lies on the canvas of an outpainting."""
+    """Return the original at its size on the canvas of an outpainting."""
     left, top, right, bottom = _inner_box(request)
     return pictures.resize(request.images[0], (right - left, bottom - top))
 
@@ -75,7 +74,7 @@ def _box(request: Request) -> Image.Image:
 
 
 def _region(request: Request) -> tuple[int, int, int, int]:
-    """The box and its surroundings, in the proportions of what the model paints as far as the picture has them."""
+    """Return the box with its surroundings, in the request's proportions as far as the picture allows."""
     left, top, right, bottom = VaeImageProcessor.get_crop_region(
         _box(request), request.width, request.height, pad=SURROUNDINGS
     )

@@ -1,18 +1,18 @@
-"""A model's card: its name and place, and what it accepts. Loads no torch."""
+"""A model's card: its name, where it is, and what it accepts. Loads no torch."""
 
 from dataclasses import dataclass
 
 from inference.request import TILE, Operation
 
-# what any Qwen-Image can do; an edit needs a processor for the pictures besides, and a model that learnt it
+# what any Qwen-Image can do; edits also need a processor for pictures, and a model trained for them
 FROM_LATENTS = tuple(operation.value for operation in Operation if operation != Operation.EDIT)
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A model's name, place, revision and limits; sizes in pixels, prompt length in code points.
+    """A model's name, path, revision and limits; sizes in pixels, prompt length in code points.
 
-    `condition_area` is at how many pixels an edit's pictures join the sequence; None: as many as the output has.
+    `condition_area` is the number of pixels at which an edit's pictures join the sequence; None: the output's.
     """
 
     name: str

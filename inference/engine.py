@@ -1,8 +1,8 @@
-"""The engine: takes requests, hands out futures, and runs two threads that do schedule → run → finish for ever, one
-for denoising steps and one for codec work: pictures and prompts, read, encoded and decoded beside the steps.
+"""The engine: takes requests, returns futures, and runs two threads, each in a loop of schedule → run → finish: one for
+denoising steps, one for codec work (reading, encoding and decoding pictures and prompts beside the steps).
 
-Requests join and leave between denoising steps. What runs next is the scheduler's business, how it runs the runner's,
-and what happens when it raises recovery's; no queue and no arithmetic here.
+Requests join and leave between denoising steps. The scheduler decides what runs next, the runner runs it, and recovery
+handles a batch that raises; there is no queue and no arithmetic here.
 """
 
 import logging
@@ -33,22 +33,23 @@ from inference.request import Phase, Request
 from inference.runner import Runner, warm_up
 from inference.scheduling.scheduler import Batch, Scheduler
 from inference.state import Picture
-from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, Device, Doing, Watchdog
+from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, DeviceLock, RunningBatch, Watchdog
 
 log = logging.getLogger(__name__)
 
 Argument = TypeVar("Argument")
 Load = Callable[[ModelCard, torch.device], QwenImage]
 
-# bytes of adapters that stay on the device; Qwen-Image's attention at rank 16 takes 47 MB
+# bytes of adapters kept on the device; for Qwen-Image's attention at rank 16 one takes 47 MB
 MAX_ADAPTER_BYTES = {"cuda": 4 * 1024**3, "cpu": 1024**3}
 
 
 @dataclass(frozen=True)
 class BatchReport:
-    """One batch that ran: its phase, requests in it, image tokens of its forward, seconds it took.
+    """A batch that ran: its phase, number of requests, image tokens of its forward, and seconds.
 
-    `waited`: for how many seconds a step of rows that had begun waited since the last one; 0 for any other batch.
+    `waited`: seconds between the end of the last step and the start of this one, if a row of it had begun before; else
+    0.
     """
 
     phase: str
@@ -59,7 +60,7 @@ class BatchReport:
 
 
 class Engine:
-    """One model on one device; use as a context manager or with `start` and `stop`."""
+    """One model on one device, used as a context manager or with `start` and `stop`."""
 
     def __init__(
         self,
@@ -74,11 +75,11 @@ class Engine:
         latent_cache: Reuse | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
-        """`load` brings the model into memory. `on_batch` runs after a batch, in the thread that ran it. Raises
-        ModelUnavailable for no such model.
+        """Look up the model's card; `start` loads the model, by `load`. Raises ModelUnavailable if there is none.
 
-        Without `max_batch_tokens` the cap is the knee of the step times on this device. A batch is stuck after
-        `stuck_seconds`, or later where it is known to take long.
+        `on_batch` runs after each batch, in the thread that ran it. Without `max_batch_tokens` the cap is the knee of
+        the step times measured on this device. A batch counts as stuck after `stuck_seconds`, or later if it is
+        expected to take long.
         """
         self.card = model if isinstance(model, ModelCard) else catalog.card(model)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -88,19 +89,19 @@ class Engine:
         self._on_batch = on_batch
         self._max_batch_tokens = max_batch_tokens
         self._calibrate_again = calibrate_again
-        self._rooms = Device()
+        self._device_lock = DeviceLock()
         self._stuck = False
         self._stuck_seconds = stuck_seconds
-        self._watchdog = Watchdog(self._rooms.doing, self._on_stuck, min(1.0, stuck_seconds / 4))
+        self._watchdog = Watchdog(self._device_lock.running, self._on_stuck, min(1.0, stuck_seconds / 4))
         self._stepped_at = 0.0
         self._changed = threading.Condition()
         self._max_adapter_bytes = max_adapter_bytes or MAX_ADAPTER_BYTES.get(self.device.type, 1024**3)
-        # requests whose adapters are on their way, and those that go: canceled, or for an error
+        # requests whose adapters are being loaded, and those to take out: canceled, or failed with an error
         self._fetching: set[Request] = set()
         self._leaving: list[tuple[Request, BaseException | None]] = []
         self._stopping = False
         self._reason: InferenceError = EngineStopped("the engine stopped")
-        # made by `start`
+        # set by `start`
         self.step_times: StepTimes
         self._scheduler: Scheduler
         self._runner: Runner
@@ -111,7 +112,7 @@ class Engine:
         self._serving = 0
 
     def start(self) -> None:
-        """Load the model, run it once, and begin to serve; returns when warm."""
+        """Load the model, warm it up, and begin to serve; return when warm."""
         assert not self._threads, "an engine starts once"
         model = self._load(self.card, self.device)
         backend = TorchBackend(model.transformer)
@@ -121,7 +122,7 @@ class Engine:
         self._recovery = Recovery(
             self._runner,
             self.card,
-            self._rooms,
+            self._device_lock,
             limit=self._limit,
             enter=self._enter_batch,
             leave=self._leave_batch,
@@ -139,8 +140,9 @@ class Engine:
         self._watchdog.start()
 
     def stop(self) -> None:
-        """End after the batches that run, unless one is stuck; futures still pending raise EngineStopped. Safe to call
-        twice.
+        """Stop once the running batches have ended, without waiting for a stuck one. Safe to call twice.
+
+        Futures that are still pending raise EngineStopped.
         """
         with self._changed:
             self._stopping = True
@@ -151,20 +153,20 @@ class Engine:
                 thread.join(0.1)
         self._watchdog.stop()
 
-    def doing(self) -> tuple[Doing, ...]:
-        """What runs at this moment: a step, codec work, both, or nothing."""
-        return self._rooms.doing()
+    def running(self) -> tuple[RunningBatch, ...]:
+        """Return what is running now: a step, codec work, both, or nothing."""
+        return self._device_lock.running()
 
     @property
     def max_batch_tokens(self) -> int:
-        """The cap of image tokens a forward; half as much after each time that memory ran out."""
+        """The cap on image tokens per forward; halved each time memory runs out."""
         return self._scheduler.max_batch_tokens
 
     def submit(self, request: Request) -> Future[Picture]:
-        """Queue a new request. Raises InvalidRequest for a bad value, EngineStopped when not running.
+        """Queue a new request. Raises InvalidRequest if a value is not accepted, EngineStopped if not running.
 
-        One with adapters joins the queue when they are on the device; where they cannot be had, its future raises
-        AdapterUnavailable.
+        A request with adapters joins the queue once they are on the device; its future raises AdapterUnavailable if
+        they cannot be loaded.
         """
         catalog.validate(request, self.card)
         request.state.condition_grids = pictures.condition_grids(request, self.card)
@@ -180,22 +182,22 @@ class Engine:
                 self._scheduler.add(request)
                 self._changed.notify_all()
         if request.adapters:
-            # looks at files, so no step waits for the lock meanwhile
+            # outside the lock, since it looks at files and steps must not wait for that
             self._fetch(request)
         return request.ticket.future
 
     def cancel(self, request: Request) -> None:
-        """Take a request out at the next step boundary: its future raises Canceled. No-op when it is done."""
+        """Take a request out at the next step boundary; its future raises Canceled. No-op if it is done."""
         with self._changed:
             if request.ticket.future.running():
                 self._leaving.append((request, None))
                 self._changed.notify_all()
 
     def preview(self, request: Request) -> Image.Image | None:
-        """What a picture will look like as far as its last step foresaw it, at an eighth of width and height; the
-        canvas of an outpainting and the enlarged box of a redraw. From any thread.
+        """Return a preview of the last step's predicted x0, at an eighth of the width and height. From any thread.
 
-        None before the first step, and where the model has no previews (see `inference.previews`).
+        An outpainting shows its whole canvas, a redraw its enlarged box. None before the first step, or if the model
+        has no previews (see `inference.previews`).
         """
         if self._colours is None or (latents := request.state.x0) is None:
             return None
@@ -217,7 +219,7 @@ class Engine:
         loan.ready.add_done_callback(lambda _: self._fetched(request, loan))
 
     def _fetched(self, request: Request, loan: Loan) -> None:
-        """A request's adapters are there, or cannot be had; in the bank's thread, mostly."""
+        """Queue a request whose adapters are loaded, or fail it if they cannot be; usually in the bank's thread."""
         with self._changed:
             if not request.ticket.future.running():
                 return
@@ -243,7 +245,10 @@ class Engine:
             self._leave_loop()
 
     def _next_step(self) -> Batch | None:
-        """Let go of requests that leave, none of which is in a step now, until there is a step; None: stop."""
+        """Wait for the next step and meanwhile fail the requests that leave, none of which is in a step now.
+
+        None if the engine stops.
+        """
         while True:
             with self._changed:
                 batch = None
@@ -264,8 +269,10 @@ class Engine:
         return None
 
     def _finish(self, batch: Batch, outcome: Outcome) -> bool:
-        """Tell the requests of a batch that ran what came of it, and the scheduler that it ended. False where the
-        engine works no more: nobody else may have begun by then."""
+        """Deliver a batch's outcome to its requests and return it to the scheduler; False if the engine is broken.
+
+        A broken engine is marked as stopping before anything else, so that no further batch begins.
+        """
         with self._changed:
             self._stopping = self._stopping or not outcome.works
             if outcome.too_large:
@@ -281,13 +288,13 @@ class Engine:
             self._changed.notify_all()
         for request in pending:
             if batch.phase is Phase.DECODE:
-                # it may have been failed just now
+                # the watchdog may just have failed it
                 with suppress(InvalidStateError):
                     request.ticket.future.set_result(request.picture())
         return outcome.works
 
     def _leave_loop(self) -> None:
-        """End one of the two threads, and the other one with it; the last ends what is left."""
+        """Leave one of the two loops and stop the other; the last one out fails whatever is left."""
         with self._changed:
             self.warm = False
             self._stopping = True
@@ -299,40 +306,40 @@ class Engine:
             self._bank.close()
 
     def _limit(self, batch: Batch) -> float:
-        """After how many seconds a batch counts as stuck."""
+        """Return the seconds after which a batch counts as stuck."""
         return max(self._stuck_seconds, STUCK_FACTOR * self.step_times.at(batch.image_tokens))
 
-    def _enter_batch(self, batch: Batch, doing: Doing) -> None:
+    def _enter_batch(self, batch: Batch, running: RunningBatch) -> None:
         if self._stopping:
             raise Stopped
         for request in batch.requests:
-            request.ticket.started_at = request.ticket.started_at or doing.since
+            request.ticket.started_at = request.ticket.started_at or running.since
 
     def _leave_batch(self, batch: Batch, since: float, seconds: float) -> None:
         waited = 0.0
         if batch.phase is Phase.DENOISE:
-            # one of its rows had begun before
+            # counts only if one of its rows had begun before
             waited = since - self._stepped_at if any(request.steps_run > 1 for request in batch.requests) else 0.0
             self._stepped_at = time.monotonic()
         if self._on_batch:
             _call(self._on_batch, BatchReport(batch.phase, len(batch.requests), batch.image_tokens, seconds, waited))
 
-    def _on_stuck(self, doing: Doing) -> None:
-        """The watchdog's: fail the requests of a batch that is stuck, give back all others, and take no more."""
-        log.critical("the engine is stuck: %s", doing)
+    def _on_stuck(self, running: RunningBatch) -> None:
+        """Fail the requests of a stuck batch, give all others back, and take no more. Called by the watchdog."""
+        log.critical("the engine is stuck: %s", running)
         with self._changed:
             self._stuck = self._stopping = True
             self._changed.notify_all()
-        for request in doing.batch.requests:
-            self._fail(request, EngineFault(f"the engine was stuck: {doing}"))
+        for request in running.batch.requests:
+            self._fail(request, EngineFault(f"the engine was stuck: {running}"))
         self._abandon(EngineStopped("the engine was stuck"))
 
     def _fail(self, request: Request, error: BaseException) -> None:
         with self._changed:
             self._scheduler.discard(request)
             self._fetching.discard(request)
-            self._changed.notify_all()  # another one may be due now
-        # outside the lock: whoever waits for the future may call the engine at once
+            self._changed.notify_all()  # another request may be due now
+        # outside the lock: whoever waits for the future may call the engine right away
         with suppress(InvalidStateError):
             request.ticket.future.set_exception(error)
 
@@ -345,7 +352,7 @@ class Engine:
 
 
 def _call(callback: Callable[[Argument], object], argument: Argument) -> None:
-    """Call what was given from outside; what it raises is logged and stops nothing."""
+    """Call a caller's callback; if it raises, log that and go on."""
     try:
         callback(argument)
     except Exception:
@@ -353,7 +360,7 @@ def _call(callback: Callable[[Argument], object], argument: Argument) -> None:
 
 
 def _half(batch: Batch) -> int:
-    """The cap after a batch for which there was no memory: half of it, and never less than one of its rows."""
+    """Return the new cap after a batch ran out of memory: half its tokens, but never less than one of its rows."""
     cap = max(batch.requests[0].image_tokens, batch.image_tokens // 2)
-    log.warning("no memory for %d image tokens; from now on a forward has at most %d", batch.image_tokens, cap)
+    log.warning("out of memory with %d image tokens; from now on a forward has at most %d", batch.image_tokens, cap)
     return cap

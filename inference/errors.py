@@ -1,11 +1,11 @@
-"""Everything the engine can raise, as one tree; what an error means over HTTP is not decided here.
+"""Everything the engine can raise, as one tree. What an error means over HTTP is not decided here.
 
 InferenceError
 ├── InvalidRequest      refused at once: a value the model does not accept (`param` names it)
-├── AdapterUnavailable  no adapter at that path, not one of this model, or none that there is room for
+├── AdapterUnavailable  no adapter at that path, not one for this model, or too large for the device
 ├── ModelUnavailable    no model at that path or name, or not of a kind that this engine runs
 ├── Canceled            the request was canceled (`steps_run` were done)
-├── BrokenPicture       the numbers stopped being finite; nothing worth showing or charging
+├── BrokenPicture       the numbers are no longer finite; there is nothing to show or charge
 ├── EngineStopped       the engine is not running, or stopped before the picture was done
 └── EngineFault         an unexpected exception while the request ran; its cause is chained
 """
@@ -42,7 +42,7 @@ class Canceled(InferenceError):
 
 
 class BrokenPicture(InferenceError):
-    """The latents or pixels are not finite: those of the batch's `rows` by number, whose mates went on, or of all."""
+    """The latents or pixels are not finite; `rows` are the batch's broken rows by number, empty for all of them."""
 
     def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
         super().__init__(message)

@@ -1,17 +1,17 @@
-"""Latents as the transformer sees them: each patch of two by two is one token."""
+"""Packs latents into the transformer's tokens: each patch of two by two becomes one."""
 
 import torch
 
 
 def pack(spread: torch.Tensor) -> torch.Tensor:
-    """[channels, 2 * rows, 2 * columns] → [rows * columns, 4 * channels], in diffusers' order."""
+    """Pack [channels, 2 * rows, 2 * columns] into [rows * columns, 4 * channels], in diffusers' order."""
     channels, height, width = spread.shape
     patches = spread.reshape(channels, height // 2, 2, width // 2, 2).permute(1, 3, 0, 2, 4)
     return patches.reshape(height * width // 4, 4 * channels)
 
 
 def unpack(latents: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """[rows * columns, 4 * channels] → [channels, 2 * rows, 2 * columns]: `pack` undone."""
+    """Unpack [rows * columns, 4 * channels] into [channels, 2 * rows, 2 * columns]; the inverse of `pack`."""
     rows, columns = grid
     channels = latents.shape[-1] // 4
     patches = latents.view(rows, columns, channels, 2, 2).permute(2, 0, 3, 1, 4)

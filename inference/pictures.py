@@ -1,6 +1,6 @@
-"""Input pictures: which are accepted, at what size a model sees them, and what of them stays in the result.
+"""Input pictures: which are accepted, at what size a model sees them, and what of them is kept in the result.
 
-Loads no torch: the sizes are known before any work, since requests are batched by them.
+Loads no torch. Requests are batched by these sizes, so they are known before any work.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
     from inference.card import ModelCard
 
-# where the text encoder finds a picture; in a prompt it would stand for a picture that is not there
+# marks a picture for the text encoder; in a prompt it would stand for one that is not there
 PLACEHOLDER = "<|image_pad|>"
 _PLACEHOLDERS = (PLACEHOLDER, "<|video_pad|>")
-# sides of a condition picture are multiples of this, in pixels
+# the sides of a condition picture are multiples of this, in pixels
 _MULTIPLE = 32
-# the autoencoder makes one latent of a cell of 8 by 8 pixels
+# the autoencoder makes one latent of each cell of 8 by 8 pixels
 _CELL = TILE // 2
 
 
 def check(request: Request, card: ModelCard) -> None:
-    """Raise InvalidRequest, naming the field, where the operation and its pictures do not fit each other or the model.
+    """Check that a request's operation and pictures fit each other and the model, and load the pictures' pixels.
 
-    Loads the pictures' pixels, which may be on disk still.
+    Raises InvalidRequest, with the field's name, if they do not.
     """
     if request.operation not in card.operations:
         raise InvalidRequest("operation", f"{card.name} can {', '.join(card.operations)}, not {request.operation}")
@@ -56,14 +56,14 @@ def check(request: Request, card: ModelCard) -> None:
 
 
 def fit(size: tuple[int, int], area: int) -> tuple[int, int]:
-    """Width and height of about `area` pixels in the proportions of `size`, rounded as diffusers does for edits."""
+    """Return a width and height of about `area` pixels in the proportions of `size`, rounded as in diffusers' edits."""
     width = math.sqrt(area * size[0] / size[1])
     height = width * size[1] / size[0]
     return _rounded(width), _rounded(height)
 
 
 def condition_grids(request: Request, card: ModelCard) -> tuple[Grid, ...]:
-    """Height and width in image tokens of each picture that joins the sequence as condition; those of an edit do."""
+    """Return height and width in image tokens of each picture that joins the sequence as condition: an edit's."""
     if request.operation != Operation.EDIT:
         return ()
     area = card.condition_area or request.width * request.height
@@ -72,22 +72,22 @@ def condition_grids(request: Request, card: ModelCard) -> tuple[Grid, ...]:
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """An RGB picture of that width and height in pixels; alpha is dropped."""
+    """Resize a picture to width and height in pixels, as RGB; alpha is dropped."""
     return image.convert("RGB").resize(size, Resampling.LANCZOS)
 
 
 def cells(mask: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """[height / 8, width / 8], 1 where the latents of a picture of `size` are painted anew, 0 where they are kept."""
+    """Return [height / 8, width / 8], 1 where the latents of a picture of `size` are repainted, 0 where kept."""
     return (np.asarray(_binary(mask, size))[::_CELL, ::_CELL] > 0).astype(np.float32)
 
 
 def composite(painted: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
-    """`painted` where the mask is white, elsewhere the pixels of the original, resized where it has another size."""
+    """Take `painted` where the mask is white, and elsewhere the original, resized if it has another size."""
     return Image.composite(painted, resize(original, painted.size), _binary(mask, painted.size))
 
 
 def _binary(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Black and white, white from half on, resized first: as diffusers does it."""
+    """Resize a mask, then make it black and white, white from half on, as in diffusers."""
     grey = mask.resize(size, Resampling.LANCZOS).convert("L")
     return grey.point([0] * 128 + [255] * 128)
 
@@ -118,7 +118,7 @@ def _check_strength(request: Request) -> None:
     elif not 0 < request.strength <= 1:
         raise InvalidRequest("strength", f"strength must be above 0 and at most 1, not {request.strength}")
     elif request.steps_due == 0:
-        raise InvalidRequest("strength", f"strength must be greater: of {request.steps} steps not one is left to do")
+        raise InvalidRequest("strength", f"strength must be greater: of {request.steps} steps it leaves none to run")
 
 
 def _check_mask(request: Request) -> None:
@@ -127,14 +127,14 @@ def _check_mask(request: Request) -> None:
             raise InvalidRequest("mask", f"{request.operation} takes no mask")
         return
     if request.mask is None:
-        raise InvalidRequest("mask", "inpaint takes a mask, white where the picture is painted anew")
+        raise InvalidRequest("mask", "inpaint takes a mask, white where the picture is repainted")
     if request.mask.size != request.images[0].size:
         raise InvalidRequest(
             "mask", f"mask must have the size of its image, {_size(request.images[0])}, not {_size(request.mask)}"
         )
     _check_readable("mask", request.mask, "L")
     if not cells(request.mask, (request.width, request.height)).any():
-        raise InvalidRequest("mask", "mask has no white, so nothing would be painted anew")
+        raise InvalidRequest("mask", "mask has no white, so nothing would be repainted")
 
 
 def _check_extend(request: Request) -> None:

@@ -1,9 +1,9 @@
 """Small previews straight from latents, without the autoencoder's decoder: one pixel for each cell of 8 by 8.
 
-A cell's colour is a linear function of its latents and of fixed random features of them (Rahimi and Recht 2008): the
-latents alone say too little, in the house model's autoencoder at least. The function is fitted by least squares to
-pictures and what the autoencoder makes of them, and lies beside the model in `previews.json`; without it there are no
-previews. `python -m inference.training.previews` fits it.
+A cell's colour is a linear function of its latents and of fixed random features of them (Rahimi and Recht 2008); the
+latents alone say too little, at least in the house model's autoencoder. The function is fitted by least squares to
+pictures and their latents, and stored beside the model in `previews.json`; without that file there are no previews.
+`python -m inference.training.previews` fits it.
 """
 
 import json
@@ -25,19 +25,23 @@ CELL = TILE // 2
 
 
 class Colours(NamedTuple):
-    """Latents with a one below them are seen through `features` [features, channels + 1]; these and they, through
-    `weights` [3, features + channels + 1], are colours in -1..1."""
+    """The function from latents to colours in -1..1.
+
+    `features` [features, channels + 1] makes random features of a cell's latents and a constant one; `weights` [3,
+    features + channels + 1] makes colours of these, the latents and the one.
+    """
 
     features: torch.Tensor
     weights: torch.Tensor
 
     def draw(self, latents: torch.Tensor, grid: Grid) -> Image.Image:
-        """Packed latents [tokens, channels] → an RGB picture an eighth as wide and high as the whole one."""
+        """Draw packed latents [tokens, channels] as an RGB picture, an eighth as wide and high as the whole one."""
         cells = patches.unpack(latents.float(), grid)
         colours = self.weights @ seen(self.features, cells)
         return autoencoder.to_image(colours.view(3, *cells.shape[1:]).clamp(-1, 1))
 
     def save(self, folder: Path) -> None:
+        """Write the function beside the model in `folder`."""
         rounded = {
             name: [[round(value, 5) for value in row] for row in rows.tolist()] for name, rows in self._asdict().items()
         }
@@ -45,7 +49,7 @@ class Colours(NamedTuple):
 
 
 def load(folder: str, device: torch.device) -> Colours | None:
-    """What lies beside the model; None where nothing does."""
+    """Load the function stored beside the model; None if there is none."""
     path = Path(folder, FILE)
     if not path.is_file():
         return None
@@ -53,7 +57,7 @@ def load(folder: str, device: torch.device) -> Colours | None:
 
 
 def seen(features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """What a cell's colour is a linear function of: its latents and a one, and the features of these."""
+    """Return the inputs of the linear function, by cell: random features, latents and a one."""
     flat = cells.flatten(1)
     flat = torch.cat([flat, torch.ones_like(flat[:1])])
     return torch.cat([torch.relu(features @ flat), flat])

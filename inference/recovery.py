@@ -1,9 +1,9 @@
-"""Runs a batch so that whatever it raises costs as few pictures as possible, and proves that the engine still works.
+"""Runs a batch so that whatever it raises costs as few pictures as possible, and checks that the engine still works.
 
-A row whose numbers broke fails alone. Where memory runs out, the batch has the device to itself for another try; where
-it does again, several rows are left as they were, for smaller batches. Where a batch of several raises otherwise, each
-of its rows runs again by itself, so that the one at fault is found. After a batch of which every row raised, the engine
-makes a picture that it made before: where it cannot, it stops.
+A row whose numbers are not finite fails alone. If memory runs out, the batch is tried again with the device to itself;
+if it runs out again, the rows are left as they were, to run in smaller batches (a single row fails). If a batch of
+several rows raises anything else, each row runs again by itself, which finds the one at fault. If every row raised, the
+engine repeats its warm-up, and stops if even that fails.
 """
 
 import logging
@@ -17,20 +17,20 @@ from inference.errors import BrokenPicture, EngineFault, InferenceError
 from inference.request import Request
 from inference.runner import Runner, warm_up
 from inference.scheduling.scheduler import Batch
-from inference.watchdog import Device, Doing
+from inference.watchdog import DeviceLock, RunningBatch
 
 log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """The engine was stopped before there was room for the batch."""
+    """The engine was stopped before the batch had the device."""
 
 
 @dataclass
 class Outcome:
-    """What became of a batch: requests that are over, each with its error, and whether the engine works.
+    """What became of a batch: the requests that failed, each with its error, and whether the engine still works.
 
-    `too_large`: there was no memory for so many rows, which are as they were.
+    `too_large`: memory ran out, and the rows are as they were before.
     """
 
     failed: dict[Request, InferenceError] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Try:
-    """What one try raised: on purpose, by request, or otherwise; when it began (monotonic seconds) and what it took."""
+    """One try at a batch: its failed requests, any unexpected error, its start (monotonic seconds) and its seconds."""
 
     failed: dict[Request, InferenceError]
     error: Exception | None
@@ -53,38 +53,41 @@ class _Try:
 
 
 class Recovery:
-    """`enter` is asked with each batch that has its room on the device, and raises Stopped to call it off; `leave` is
-    told of each batch that ran, when it began and its seconds; `limit` says after how many seconds one is stuck."""
+    """The runner, with a second try for batches that raise.
+
+    `enter` is called when a batch gets the device, and may raise Stopped to call it off. `leave` is called after a
+    batch that ran, with its start and its seconds. `limit` returns the seconds after which a batch counts as stuck.
+    """
 
     def __init__(
         self,
         runner: Runner,
         card: ModelCard,
-        device: Device,
+        device_lock: DeviceLock,
         *,
         limit: Callable[[Batch], float],
-        enter: Callable[[Batch, Doing], None],
+        enter: Callable[[Batch, RunningBatch], None],
         leave: Callable[[Batch, float, float], None],
     ) -> None:
         self._runner = runner
         self._card = card
-        self._device = device
+        self._device_lock = device_lock
         self._limit = limit
         self._enter = enter
         self._leave = leave
 
     def run(self, batch: Batch) -> Outcome:
-        """Run a batch to its end. Raises Stopped."""
+        """Run a batch to its end. Raises Stopped if the engine stops first."""
         outcome = self._run(batch)
         if sum(isinstance(error, EngineFault) for error in outcome.failed.values()) == len(batch.requests):
             outcome.works = self._still_works(batch)
         return outcome
 
     def _run(self, batch: Batch) -> Outcome:
-        tried = self._try(batch, alone=any(request.deterministic for request in batch.requests))
+        tried = self._try(batch, exclusive=any(request.deterministic for request in batch.requests))
         if tried.out_of_memory:
             _free_memory()
-            tried = self._try(batch, alone=True)
+            tried = self._try(batch, exclusive=True)
         if tried.error is None or len(batch.requests) == 1:
             self._leave(batch, tried.since, tried.seconds)
             return Outcome({batch.requests[0]: _fault(batch, tried.error)} if tried.error else tried.failed)
@@ -97,11 +100,11 @@ class Recovery:
             outcome.failed |= self._run(Batch(batch.phase, (request,))).failed
         return outcome
 
-    def _try(self, batch: Batch, *, alone: bool) -> _Try:
-        with self._device.room(batch, self._limit(batch), alone=alone) as doing:
-            self._enter(batch, doing)
+    def _try(self, batch: Batch, *, exclusive: bool) -> _Try:
+        with self._device_lock.hold(batch, self._limit(batch), exclusive=exclusive) as running:
+            self._enter(batch, running)
             failed, error = self._attempt(batch)
-            return _Try(failed, error, doing.since, doing.seconds)
+            return _Try(failed, error, running.since, running.seconds)
 
     def _attempt(self, batch: Batch) -> tuple[dict[Request, InferenceError], Exception | None]:
         try:
@@ -110,18 +113,18 @@ class Recovery:
             rows = error.rows if isinstance(error, BrokenPicture) else ()
             broken = [batch.requests[row] for row in rows] or batch.requests
             return dict.fromkeys(broken, error), None
-        except Exception as error:  # noqa: BLE001 - judged above
+        except Exception as error:  # noqa: BLE001 - the caller decides
             if _out_of_memory(error):
-                error.__traceback__ = None  # its frames hold what the forward had in hand
+                error.__traceback__ = None  # its frames keep the forward's tensors alive
             return {}, error
         return {}, None
 
     def _still_works(self, batch: Batch) -> bool:
         try:
-            with self._device.room(batch, self._limit(batch), alone=True):
+            with self._device_lock.hold(batch, self._limit(batch), exclusive=True):
                 warm_up(self._runner, self._card)
         except Exception:
-            log.exception("the engine cannot make its smallest picture any more, and stops")
+            log.exception("the engine can no longer make its smallest picture, and stops")
             return False
         return True
 
@@ -134,7 +137,7 @@ def _fault(batch: Batch, error: Exception) -> EngineFault:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Also on a CPU, where it is no error of its own."""
+    """Return whether memory ran out; on a CPU torch has no error class for that."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 

@@ -1,5 +1,5 @@
-"""One picture's work as it was asked for, and what follows from that: its size in tokens, its phase, who it can share a
-forward with. How far it has come is `inference.state`'s. Loads no torch.
+"""A request: the engine's work for one picture as it was asked for, and what follows from that, such as its size in
+tokens, its phase, and which requests it can share a forward with. Its progress is in `inference.state`. Loads no torch.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from inference.state import Grid, Picture, RowState, Ticket
 if TYPE_CHECKING:
     from PIL import Image
 
-# a model sees a picture in tiles of 16x16 pixels: eightfold autoencoder, patches of two
+# pixels a side of an image token: the autoencoder reduces eightfold, and a patch is two by two latents
 TILE = 16
-# by the share of a device that each is given, the largest first
+# by their share of a device, the largest first
 SERVICE_CLASSES = ("interactive", "standard", "batch")
 
 
 class Operation(StrEnum):
-    """What a request does with its images: nothing, follow an instruction, start from one, repaint a masked part of it,
-    go on beyond its edges, or repaint a box of it, seen enlarged."""
+    """What a request does with its images: nothing, follow an instruction, start from one, repaint its masked part,
+    extend it beyond its edges, or repaint a box of it, enlarged."""
 
     GENERATE = "generate"
     EDIT = "edit"
@@ -34,6 +34,8 @@ class Operation(StrEnum):
 
 
 class Phase(StrEnum):
+    """A request's phases, in their order."""
+
     READ = "read"
     ENCODE = "encode"
     DENOISE = "denoise"
@@ -41,9 +43,9 @@ class Phase(StrEnum):
 
 
 class BatchKey(NamedTuple):
-    """Requests with equal keys can share a forward; model revision and backend are the engine's own.
+    """What requests must have in common to share a forward, in one engine.
 
-    `alone` is what sets a deterministic request apart from all others.
+    `alone` is unique to each deterministic request, and 0 for all others.
     """
 
     width: int
@@ -57,22 +59,22 @@ class BatchKey(NamedTuple):
 class Request:
     """One picture to make; `width` and `height` in pixels, `guidance_scale` 1 or less turns guidance off.
 
-    `images` are what an edit is about, or the one picture that the other operations start from. `strength` is how far
-    those go back to noise, and so the share of the steps that they do. `mask` is white where inpaint paints anew.
-    `extend` is how far outpaint goes on, in pixels: left, top, right, bottom; `width` and `height` are of the canvas.
-    `box` is what redraw paints anew, in pixels of its picture: left, top, right, bottom; it is seen at `width` by
-    `height`, and the result has the size of the picture.
+    `images` are an edit's input pictures, or the one picture that the other operations start from. `strength` is how
+    far those go back to noise, and so the share of the steps that they run. `mask` is white where inpaint repaints.
+    `extend` is how far outpaint goes beyond the picture, in pixels: left, top, right, bottom; `width` and `height` are
+    those of the whole canvas. `box` is what redraw repaints, in pixels of its picture: left, top, right, bottom; the
+    model paints it at `width` by `height`, and the result has the size of the picture.
 
-    With `use_cache` it may begin from latents of an earlier picture of its account, and leaves its own for later ones.
+    With `use_cache` it may begin from latents of an earlier picture of its account, and stores its own for later ones.
 
-    `adapters` are LoRAs, each the path of a safetensors file and a scale; what they change adds up.
+    `adapters` are LoRAs, each the path of a safetensors file and a scale; their changes add up.
 
-    Guidance is Qwen-Image's "true CFG": where it is on and `negative_prompt` is empty, the empty prompt is
-    the negative (diffusers' pipeline does the same when given `negative_prompt=""`).
+    Guidance is Qwen-Image's "true CFG": if it is on and `negative_prompt` is empty, the empty prompt is the negative
+    (as in diffusers' pipeline when given `negative_prompt=""`).
 
-    A `deterministic` one shares no forward and is computed on one thread of the CPU, so that the same request gives the
-    same bits whatever else runs. `step_cache` is the threshold of `inference.step_cache`; 0 turns it off.
-    `on_step` runs after each step in the thread that makes them, so it must be quick.
+    A `deterministic` request shares no forward and is computed on a single CPU thread, so that it gives the same bits
+    whatever else runs. `step_cache` is the threshold of `inference.step_cache`; 0 turns it off. `on_step` runs after
+    each step in the engine's thread, so it must be quick.
     """
 
     prompt: str
@@ -98,32 +100,36 @@ class Request:
     on_step: Callable[[Request], object] | None = field(default=None, repr=False)
     use_cache: bool = False
 
-    # not what was asked, but what came of it so far
+    # not what was asked for: its progress
     state: RowState = field(default_factory=RowState, init=False, repr=False)
     ticket: Ticket = field(default_factory=Ticket, init=False, repr=False)
 
     @property
     def guided(self) -> bool:
+        """Whether guidance is on."""
         return self.guidance_scale > 1
 
     @property
     def grid(self) -> Grid:
+        """Height and width in image tokens."""
         return self.height // TILE, self.width // TILE
 
     @property
     def image_tokens(self) -> int:
-        """Image tokens this request adds to a forward, condition pictures included; guidance runs it all twice."""
+        """Image tokens that this request adds to a forward, condition pictures included; twice as many if guided."""
         tokens = sum(rows * columns for rows, columns in (self.grid, *self.state.condition_grids))
         return tokens * (2 if self.guided else 1)
 
     @property
     def steps_due(self) -> int:
-        """How many of `steps` are done: all of them, or the share by strength that diffusers' pipelines do."""
+        """How many of `steps` are to run: all of them, or the share by strength, as in diffusers' pipelines."""
         return self.steps - int(max(self.steps - min(self.steps * self.strength, self.steps), 0))
 
     @property
     def steps_run(self) -> int:
-        return max(0, self.state.step_index - self.state.steps_skipped)  # of a hit, what was skipped is written first
+        """Steps run so far, without those that a hit of the latent cache skipped."""
+        # another thread may read between the two writes of a hit, which writes `steps_skipped` first
+        return max(0, self.state.step_index - self.state.steps_skipped)
 
     @property
     def batch_key(self) -> BatchKey:
@@ -137,7 +143,7 @@ class Request:
         return Phase.DENOISE if self.state.step_index < self.steps_due else Phase.DECODE
 
     def picture(self) -> Picture:
-        """The finished picture, once decoded."""
+        """Return the finished picture; the request must be decoded."""
         assert self.state.image is not None
         now = time.monotonic()
         return Picture(

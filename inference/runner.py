@@ -1,7 +1,7 @@
-"""Runs a batch: read a picture, encode, denoise one step, or decode. Keeps no queue and no request's state.
+"""Runs a batch: reads a picture, encodes, denoises one step, or decodes. Holds no queue and no request's state.
 
 A phase writes to its requests only after all its arithmetic is done, so a batch that raised can be run again. One
-thread may denoise while another one does the rest, on a GPU in a stream of its own.
+thread may denoise while another does codec work, on a GPU in a stream of its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from inference.step_cache import StepCache
 
 
 class Runner:
-    """Moves requests on by one phase of one batch; tensors lie on the backend's device."""
+    """A model and the backend that runs it; tensors are on the backend's device."""
 
     def __init__(self, model: QwenImage, backend: Backend, latent_cache: Reuse | None = None) -> None:
         self._model = model
@@ -40,8 +40,8 @@ class Runner:
         }
 
     def run(self, batch: Batch) -> None:
-        """Run one phase. Raises BrokenPicture where a picture's numbers are not finite, once its mates have gone on."""
-        # how many threads share a sum may change its last bit
+        """Run one phase. Raises BrokenPicture, once the other rows are done, if a row's numbers are not finite."""
+        # the number of threads that share a sum may change its last bit
         alone = any(request.deterministic for request in batch.requests)
         stream = None if batch.phase is Phase.DENOISE else self._beside_steps
         with torch.inference_mode(), torch.cuda.stream(stream), _one_thread() if alone else nullcontext():
@@ -58,7 +58,7 @@ class Runner:
             request.state.posteriors += (self._model.read(image, grid),)
 
     def _encode(self, requests: Sequence[Request]) -> None:
-        # one by one and unpadded: a prompt's embedding cannot depend on its neighbours
+        # one by one and unpadded, so that a prompt's embedding cannot depend on its neighbours
         for request in requests:
             request.state.text, request.state.negative_text = self._texts(request)
             rows, columns = request.grid
@@ -75,7 +75,7 @@ class Runner:
                 _resume_from(request, hit)
 
     def _texts(self, request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Embeddings of the prompt and, where guidance is on, of the negative prompt."""
+        """Return the embeddings of the prompt and, if guided, of the negative prompt."""
         prompts = [request.prompt, request.negative_prompt] if request.guided else [request.prompt]
         if request.operation == Operation.EDIT:
             texts = self._model.encode_edit(prompts, request.images)
@@ -87,7 +87,7 @@ class Runner:
         return sampler.noise(self._model.channels, request.grid, generator).to(self._model.device)
 
     def _start_from_picture(self, request: Request, generator: torch.Generator) -> torch.Tensor:
-        """First latents: the picture's, drawn from its posterior, and noise, in the order in which diffusers draws."""
+        """Return the picture's latents, sampled from its posterior, with noise added; drawn in diffusers' order."""
         (posterior,) = request.state.posteriors
         original = posterior.mean + posterior.std * self._noise(request, generator)
         noise = self._noise(request, generator)
@@ -100,7 +100,7 @@ class Runner:
     def _denoise(self, batch: Sequence[Request]) -> None:
         requests = sorted(batch, key=lambda request: layers.order(_adapters(request)))
         latents = torch.stack([_present(request.state.latents) for request in requests])
-        # all numbers of the step cross to the device at once, before its work is queued: nothing waits half way
+        # one copy of all the step's numbers, before its work is queued, so that the step never waits for another
         now, after, scales = _to_device(
             [
                 [request.state.sigmas[request.state.step_index] for request in requests],
@@ -162,7 +162,7 @@ class Runner:
 
 
 def warm_up(runner: Runner, card: ModelCard) -> None:
-    """Make the smallest picture of each operation. Raises whatever keeps the device from it."""
+    """Make the smallest picture of each operation. Raises whatever the device raises."""
     image = Image.new("RGB", (card.min_side, card.min_side))
     for operation in card.operations:
         request = Request(
@@ -182,7 +182,7 @@ def warm_up(runner: Runner, card: ModelCard) -> None:
 
 
 def _resume_from(request: Request, hit: Hit) -> None:
-    """Go on from another picture's latents, at their noise level."""
+    """Start a request from another picture's latents, at their noise level."""
     request.state.latents = hit.latents.to(_present(request.state.latents).device)
     request.state.sigmas = (*request.state.sigmas[: hit.step], hit.sigma, *request.state.sigmas[hit.step + 1 :])
     request.state.steps_skipped = request.state.step_index = hit.step
@@ -190,7 +190,7 @@ def _resume_from(request: Request, hit: Hit) -> None:
 
 
 def _inpainted(request: Request, moved: torch.Tensor) -> torch.Tensor:
-    """Latents after a step: outside the mask, the original's with the noise that is left."""
+    """Return the latents after a step; those outside the mask are the original's at the new noise level."""
     if request.state.inpainting is None:
         return moved
     original, noise, mask = request.state.inpainting
@@ -215,7 +215,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _to_device(rows: list[list[float]], device: torch.device) -> torch.Tensor:
-    """Numbers [rows, columns], 32 bits, on their way to a device whose other work they do not wait for."""
+    """Copy numbers [rows, columns], 32 bits, to the device without waiting for its other work."""
     numbers = torch.tensor(rows)
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 

@@ -1,9 +1,8 @@
 """The noise schedule and the arithmetic of a step, row by row; no state and no model.
 
-Sigmas are those of diffusers' QwenImagePipeline with FlowMatchEulerDiscreteScheduler, computed once a
-request, since that class keeps a step index and so cannot serve rows at different steps. The step is
-explicit Euler on the flow dx/dsigma = v (Lipman et al. 2023, "Flow Matching"; Esser et al. 2024) in 32
-bits.
+Sigmas are those of diffusers' QwenImagePipeline with FlowMatchEulerDiscreteScheduler, computed once per request, since
+that class keeps a step index and so cannot serve rows at different steps. The step is explicit Euler on the flow
+dx/dsigma = v (Lipman et al. 2023, "Flow Matching"; Esser et al. 2024) in 32 bits.
 """
 
 from collections.abc import Mapping
@@ -18,9 +17,9 @@ from inference import patches
 
 
 def sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> tuple[float, ...]:
-    """The `steps + 1` noise levels from 1 down to 0 for a picture of `tokens` image tokens."""
+    """Return the `steps + 1` noise levels from 1 down to 0 for a picture of `tokens` image tokens."""
     if steps == 1:
-        # stretching to shift_terminal divides by zero here; from pure noise to the picture is what is left
+        # stretching to shift_terminal would divide by zero; a single step leads from pure noise to the picture
         return (1.0, 0.0)
     schedule = FlowMatchEulerDiscreteScheduler.from_config(config)
     shift = calculate_shift(
@@ -35,18 +34,18 @@ def sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> tuple[float, .
 
 
 def noise(channels: int, grid: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
-    """Initial latents [tokens, channels] of a grid of 2x2 patches, drawn and packed as diffusers does."""
+    """Draw initial latents [tokens, channels] for a grid of 2x2 patches, in diffusers' order and packing."""
     rows, columns = grid
     return patches.pack(torch.randn((channels // 4, 2 * rows, 2 * columns), generator=generator, dtype=torch.float32))
 
 
 def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Latents on the straight way from themselves, at sigma 0, to the noise, at sigma 1."""
+    """Interpolate between latents, at sigma 0, and noise, at sigma 1."""
     return sigma * noise + (1 - sigma) * latents
 
 
 def guide(velocity: torch.Tensor, negative: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """True CFG on velocities [rows, tokens, channels], one scale a row, rescaled to each token's own norm."""
+    """Apply true CFG to velocities [rows, tokens, channels], one scale a row, and keep each token's own norm."""
     combined = negative + scales[:, None, None] * (velocity - negative)
     norm = torch.linalg.vector_norm(velocity, dim=-1, keepdim=True)
     combined_norm = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)
@@ -56,5 +55,5 @@ def guide(velocity: torch.Tensor, negative: torch.Tensor, scales: torch.Tensor) 
 
 
 def step(latents: torch.Tensor, velocity: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
-    """One Euler step on latents [rows, tokens, channels], 32 bits; `deltas`: the rows' changes of sigma."""
+    """Take one Euler step on latents [rows, tokens, channels], 32 bits; `deltas` are the rows' changes of sigma."""
     return latents + deltas[:, None, None] * velocity

@@ -1,7 +1,7 @@
-"""How far a request has come: the row state of its picture, and its standing with the engine.
+"""A request's progress: the row state of its picture, and its ticket in the engine.
 
-Row state lives here and nowhere else, so that requests at different steps can share a forward. Whichever of the
-engine's threads has the request in a batch writes it; others may read `step_index`. Loads no torch.
+Row state lives here and nowhere else, so that requests at different steps can share a forward. Only the engine's thread
+that has the request in a batch writes it; others may read `step_index`. Loads no torch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Grid = tuple[int, int]
 
 
 class Posterior(NamedTuple):
-    """What the autoencoder says of an input picture's latents: mean and deviation, each [tokens, channels]."""
+    """The autoencoder's distribution of an input picture's latents: mean and deviation, each [tokens, channels]."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
 
 class Inpainting(NamedTuple):
-    """Latents of the original, the noise they were given and 1 where they are painted anew, each [tokens, channels]."""
+    """Latents of the original, the noise added to them, and 1 where they are repainted, each [tokens, channels]."""
 
     original: torch.Tensor
     noise: torch.Tensor
@@ -36,8 +36,8 @@ class Inpainting(NamedTuple):
 
 
 class StepMemory(NamedTuple):
-    """What the first block and the others added to the picture when all last ran, each [sequences, tokens, width]; with
-    guidance there are two sequences."""
+    """What the first block and the others added to the picture when all blocks last ran, each [sequences, tokens,
+    width]; with guidance there are two sequences."""
 
     first: torch.Tensor
     others: torch.Tensor
@@ -45,10 +45,11 @@ class StepMemory(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture: RGB image, steps done and skipped, seconds from its first work to its last.
+    """A finished picture: RGB image, steps run and skipped, seconds from its first batch to its end.
 
-    `steps_reused`: how many of the steps done ran the first block only (see `inference.step_cache`).
-    `similarity` is that of the prompt whose latents it began from; None where it began from noise.
+    `seconds_waited`: from submission to its first batch. `steps_reused`: how many of the steps run used the first block
+    only (see `inference.step_cache`). `similarity`: that of the prompt whose latents it began from; None if it began
+    from noise.
     """
 
     image: Image.Image
@@ -62,8 +63,8 @@ class Picture:
 
 @dataclass(eq=False)
 class RowState:
-    """Written phase by phase, all of a phase at once. `x0` is the finished picture's latents as far as the last step
-    predicted them; `condition_grids` are the sizes at which an edit's pictures join the sequence."""
+    """The progress of one row, written at the end of each phase. `x0` is the last step's prediction of the finished
+    latents; `condition_grids` are the sizes at which an edit's pictures join the sequence."""
 
     condition_grids: tuple[Grid, ...] = ()
     step_index: int = 0
@@ -85,8 +86,8 @@ class RowState:
 
 @dataclass(eq=False)
 class Ticket:
-    """A request's standing with the engine: the future of its picture, its loan of adapters, and when it was taken and
-    first worked on (monotonic seconds)."""
+    """A request's place in the engine: the future of its picture, its loan of adapters, and when it was submitted and
+    first run (monotonic seconds)."""
 
     future: Future[Picture] = field(default_factory=Future)
     loan: Loan | None = None

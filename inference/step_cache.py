@@ -1,8 +1,8 @@
-"""Spares most of a step where it would change little: the first block runs for every request, and where what it adds
-to the picture has hardly changed since all blocks last ran, what the others added then is added again.
+"""Skips most of a step that would change little: the first block runs for every request, and if what it adds to the
+picture has hardly changed since all blocks last ran, what the others added then is added again.
 
-The first-block cache of ParaAttention and diffusers, after TeaCache (Liu et al. 2024), here decided request by
-request inside a batch: those that reuse leave the forward after the first block, the rest go on without them.
+The first-block cache of ParaAttention and diffusers, after TeaCache (Liu et al. 2024), but decided for each request of
+a batch: those that reuse leave the forward after the first block, and the rest go on without them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from torch import nn
 
 from inference.state import StepMemory
 
-# runs some rows of a forward, each with its own adapters
+# restricts a forward to some of its rows, each with its own adapters
 Only = Callable[[Sequence[int]], AbstractContextManager[None]]
 
 
 class StepCache:
-    """Of one forward. Before it: each request's threshold and memory; after it: the memories to keep, and which were
-    reused. A threshold is the relative change below which a request reuses; at 0 it never does."""
+    """The step cache of one forward: each request's threshold and memory; afterwards the memories to keep, and which
+    requests reused theirs. A threshold is the relative change below which a request reuses; at 0 it never does."""
 
     def __init__(self, thresholds: Sequence[float], memories: Sequence[StepMemory | None]) -> None:
         self.thresholds = thresholds
@@ -37,10 +37,10 @@ class StepCache:
         encoder_hidden_states: torch.Tensor,
         **shared: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All blocks as one: text and image streams [rows, tokens, width] out, as a block of diffusers returns them.
+        """Run all blocks as one; return text and image streams [rows, tokens, width], as a block of diffusers does.
 
-        A request's sequences lie as many rows apart as there are requests. `tokens` are those of the picture that is
-        made; what becomes of the condition's is not needed afterwards.
+        A request's sequences are as many rows apart as there are requests. `tokens` counts those of the picture being
+        made; the condition's tokens behind them are not needed afterwards.
         """
         first, *others = blocks
         text, image = first(hidden_states=hidden_states, encoder_hidden_states=encoder_hidden_states, **shared)
@@ -50,18 +50,18 @@ class StepCache:
         result = image.clone()
         if rows:
             result[rows] = _run(others, only, rows, text, image, shared)
-        brought = self._by_request((result - image)[:, :tokens])
+        added_by_others = self._by_request((result - image)[:, :tokens])
         picture = self._by_request(result[:, :tokens])
         for index, reused in enumerate(self.reused):
             memory = self.memories[index]
             if reused and memory:
                 picture[:, index] += memory.others
             elif self.thresholds[index]:
-                self.memories[index] = StepMemory(added[:, index].clone(), brought[:, index].clone())
+                self.memories[index] = StepMemory(added[:, index].clone(), added_by_others[:, index].clone())
         return text, result
 
     def _by_request(self, rows: torch.Tensor) -> torch.Tensor:
-        """[rows, …] → [sequences, requests, …], the same memory."""
+        """View [rows, …] as [sequences, requests, …]."""
         by_request: torch.Tensor = rows.unflatten(0, (-1, len(self.memories)))
         return by_request
 
@@ -70,7 +70,7 @@ class StepCache:
         known = [(index, memory.first) for index, memory in enumerate(self.memories) if memory]
         if not known:
             return unchanged
-        # one look at the device for all of them; of a request's sequences the one that changed most decides
+        # one read from the device for all requests; the sequence of a request that changed most decides
         changes = torch.stack([_change(added[:, index], first).max() for index, first in known]).tolist()
         for (index, _), change in zip(known, changes, strict=True):
             unchanged[index] = change < self.thresholds[index]
@@ -78,7 +78,7 @@ class StepCache:
 
 
 def _change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Mean absolute change [sequences], as a share of what was there before."""
+    """Return the mean absolute change [sequences], relative to what was there before."""
     return (now - before).abs().mean((1, 2), dtype=torch.float32) / before.abs().mean((1, 2), dtype=torch.float32)
 
 
@@ -90,10 +90,10 @@ def _run(
     image: torch.Tensor,
     shared: dict[str, Any],
 ) -> torch.Tensor:
-    """The image stream of some rows after these blocks."""
+    """Run some rows through these blocks, and return their image stream."""
     count = len(image)
     some = shared | {
-        # a model that sees its condition at another time has the times of all rows twice
+        # models that see their condition at another time have the times of all rows twice
         "temb": shared["temb"].unflatten(0, (-1, count))[:, rows].flatten(0, 1),
         "joint_attention_kwargs": {
             name: [values[row] for row in rows] for name, values in shared["joint_attention_kwargs"].items()

@@ -1,4 +1,4 @@
-"""What the engine is doing, and a thread that notices when it takes far too long."""
+"""The lock on the device, which knows what is running, and a thread that notices a batch that takes far too long."""
 
 import threading
 import time
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from inference.scheduling.scheduler import Batch
 
-# a batch is stuck after so many times what it should take, and never before so many seconds
+# a batch is stuck after this many times its expected seconds, but never before this many seconds
 STUCK_FACTOR = 20
 STUCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Doing:
-    """A batch that runs, since when (monotonic seconds), and the seconds after which it counts as stuck."""
+class RunningBatch:
+    """A running batch, its start (monotonic seconds), and the seconds after which it counts as stuck."""
 
     batch: Batch
     since: float
@@ -24,6 +24,7 @@ class Doing:
 
     @property
     def seconds(self) -> float:
+        """Seconds since it began."""
         return time.monotonic() - self.since
 
     def __str__(self) -> str:
@@ -35,58 +36,63 @@ class Doing:
         return f"{self.batch.phase} for {self.seconds:.1f} s, {tokens} image tokens, requests: {rows}"
 
 
-class Device:
-    """Who runs on it: batches of several threads beside one another, or one that has it alone; who comes first goes
-    first."""
+class DeviceLock:
+    """A shared or exclusive lock on the device, first come, first served."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._line: deque[object] = deque()
-        self._running: list[Doing] = []
-        self._taken = False
+        self._queue: deque[object] = deque()
+        self._running: list[RunningBatch] = []
+        self._exclusive = False
 
-    def doing(self) -> tuple[Doing, ...]:
-        """From any thread."""
+    def running(self) -> tuple[RunningBatch, ...]:
+        """Return the batches that hold the lock. From any thread."""
         return tuple(self._running)
 
     @contextmanager
-    def room(self, batch: Batch, limit: float, *, alone: bool = False) -> Iterator[Doing]:
-        """Within, the batch runs. Waits for one that is alone and, to be `alone`, for all others."""
+    def hold(self, batch: Batch, limit: float, *, exclusive: bool = False) -> Iterator[RunningBatch]:
+        """Hold the lock while a batch runs: beside other batches, or with the device to itself if `exclusive`."""
         with self._changed:
-            self._line.append(place := object())
-            self._changed.wait_for(lambda: self._line[0] is place and not self._taken and not (alone and self._running))
-            self._line.popleft()
+            self._queue.append(place := object())
+            self._changed.wait_for(
+                lambda: self._queue[0] is place and not self._exclusive and not (exclusive and self._running)
+            )
+            self._queue.popleft()
             self._changed.notify_all()
-            self._taken = alone
-            doing = Doing(batch, time.monotonic(), limit)
-            self._running.append(doing)
+            self._exclusive = exclusive
+            running = RunningBatch(batch, time.monotonic(), limit)
+            self._running.append(running)
         try:
-            yield doing
+            yield running
         finally:
             with self._changed:
-                self._running.remove(doing)
-                self._taken = self._taken and not alone
+                self._running.remove(running)
+                self._exclusive = self._exclusive and not exclusive
                 self._changed.notify_all()
 
 
 class Watchdog:
-    """Asks again and again what is being done, and calls `on_stuck` once when one of that is stuck."""
+    """A thread that checks the running batches every `seconds`, and calls `on_stuck` once, for the first stuck one."""
 
-    def __init__(self, doing: Callable[[], Sequence[Doing]], on_stuck: Callable[[Doing], None], seconds: float) -> None:
-        self._doing = doing
+    def __init__(
+        self, running: Callable[[], Sequence[RunningBatch]], on_stuck: Callable[[RunningBatch], None], seconds: float
+    ) -> None:
+        self._running = running
         self._on_stuck = on_stuck
         self._seconds = seconds
         self._ended = threading.Event()
 
     def start(self) -> None:
+        """Start the thread."""
         threading.Thread(target=self._watch, name="kiln-watchdog", daemon=True).start()
 
     def stop(self) -> None:
+        """End the thread."""
         self._ended.set()
 
     def _watch(self) -> None:
         while not self._ended.wait(self._seconds):
-            for doing in self._doing():
-                if doing.seconds > doing.limit:
-                    self._on_stuck(doing)
+            for running in self._running():
+                if running.seconds > running.limit:
+                    self._on_stuck(running)
                     return

@@ -1,4 +1,4 @@
-"""Compares Kiln's books with Stripe's, with the pictures and with what customers were told."""
+"""The accountant: compares Kiln's books with Stripe's, with the pictures, and with what customers were told."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ WHERE (job.status = 'succeeded' OR captures.number IS NOT NULL)
 
 @dataclass
 class Accountant:
-    """`look` may be asked at any time; `audit` once nobody buys and everything runs."""
+    """The one who checks the books: `look` at any time, `audit` once nobody buys and everything runs."""
 
     stripe: StripeSide
     memory: Memory
@@ -38,7 +38,7 @@ class Accountant:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def look(self) -> list[str]:
-        """What `check_ledger` says; nothing where the database is away."""
+        """Return what `check_ledger` finds; nothing if the database is away."""
         from django.core.management import CommandError, call_command
         from django.db import OperationalError, connection
 
@@ -54,9 +54,9 @@ class Accountant:
         return []
 
     def audit(self) -> list[str]:
-        """Lets everything come to rest, then compares; a line for each difference."""
+        """Wait until everything is idle, then compare; return a line for each difference."""
         return [
-            *self._rest(),
+            *self._wait_until_idle(),
             *self.look(),
             *self._jobs(),
             *self._pictures(),
@@ -64,8 +64,8 @@ class Accountant:
             *self._customers(),
         ]
 
-    def _rest(self) -> list[str]:
-        """Waits for the jobs as long as they get on, and does what the nightly and the minute's tasks do."""
+    def _wait_until_idle(self) -> list[str]:
+        """Wait for the jobs as long as they make progress, and run the periodic tasks."""
         from billing.models import Hold, TopUp
         from billing.payments import reconcile
         from billing.tokens import debts, lots
@@ -86,7 +86,7 @@ class Accountant:
         for request in requests.Request.objects.filter(status=requests.Status.APPROVED):
             if requests.finish(request).status == requests.Status.APPROVED:
                 stuck.append(f"{request} is not finished: {request.outcome}")
-        for _ in range(5):  # what it repairs may make events of its own
+        for _ in range(5):  # repairs may cause further events
             repaired, failed = reconcile.run()
             if not repaired and not failed:
                 break
@@ -103,7 +103,7 @@ class Accountant:
         return stuck + [f"{top_up} is {top_up.status}, and Stripe has the money" for top_up in unpaid]
 
     def _jobs(self) -> list[str]:
-        """One job a key, each one asked for by somebody, each charged as its transfers say, once."""
+        """Check that each key has one job, each asked for by a client, and charged once, as its transfers say."""
         from django.db import connection
 
         from marketplace.jobs.models import Job
@@ -120,7 +120,7 @@ class Accountant:
         return wrong
 
     def _pictures(self) -> list[str]:
-        """Every picture of a job that was paid for can be read and is what its row says."""
+        """Check that every picture of a paid job can be read and matches its row."""
         from marketplace.jobs import storage
         from marketplace.jobs.models import Image, Job, Status
 
@@ -139,7 +139,7 @@ class Accountant:
         return wrong
 
     def _money(self) -> list[str]:
-        """Each charge, refund and dispute of Stripe's is booked with the same amount, and nothing else is."""
+        """Check that each charge, refund and dispute at Stripe is booked with the same amount, and nothing else is."""
         from billing.models import Reversal, TopUp
 
         back: dict[str, dict[str, tuple[int, bool]]] = defaultdict(dict)
@@ -172,7 +172,7 @@ class Accountant:
         return wrong
 
     def _given_up(self) -> Any:
-        """Refunds that we asked for and Stripe refused."""
+        """Return the refunds that Kiln asked for and Stripe refused."""
         from billing.models import Reversal
 
         ours = Reversal.objects.exclude(id__startswith="re_").exclude(kind=Reversal.Kind.DISPUTE)
@@ -200,9 +200,9 @@ class Accountant:
         return wrong
 
     def _sum(self, charges: Any, back: Any, top_ups: Any) -> None:
-        """For the reader: both sides' sums by currency, and what became of the Tokens that were demanded back.
+        """Record, for the report, both sides' sums by currency, and what became of the Tokens demanded back.
 
-        What is open, paid or waived was a debt.
+        Those open, paid or waived were debts.
         """
         from billing.models import Clawback
 
@@ -219,7 +219,7 @@ class Accountant:
             }  # fmt: skip
 
     def _customers(self) -> list[str]:
-        """What a customer adds up from the statement is the balance, and its lots are all of it."""
+        """Check that each customer's statement adds up to the balance, and so do the lots."""
         from django.db.models import Sum
 
         from billing.models import Transfer

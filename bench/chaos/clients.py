@@ -1,4 +1,4 @@
-"""Customers who do what they like, by a plan that the seed decides, and remember what they were told."""
+"""The clients: customers who act at random, by a plan that the seed decides, and remember what they were told."""
 
 import hashlib
 import http.client
@@ -29,7 +29,7 @@ WEIGHTS = {
 
 
 class Unanswered(Exception):
-    """Nobody knows what became of it."""
+    """No answer came, so nobody knows what became of the request."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass
 class Memory:
-    """What all clients of a run were told, for the accountant. Lists and dicts are only ever added to."""
+    """What all clients of a run were told, for the accountant; it only ever grows."""
 
     jobs: dict[str, str] = field(default_factory=dict)
     """By idempotency key: the id of the job that it bought."""
@@ -61,7 +61,7 @@ class Memory:
 
 
 class Http:
-    """Requests to one server, again and again until somebody answers for sure."""
+    """Requests to one server, repeated until there is a definite answer."""
 
     def __init__(self, url: str, key: str, rng: random.Random, memory: Memory) -> None:
         self.address = urlsplit(url).netloc
@@ -83,7 +83,7 @@ class Http:
             connection.close()
 
     def ask(self, method: str, path: str, body: Any = None, key: str | None = None) -> Answer:
-        """The first answer that does not ask to try again. Raises Unanswered when patience ends.
+        """Return the first answer that does not ask to try again. Raises Unanswered if none comes in time.
 
         Some first tries hang up at once.
         """
@@ -109,7 +109,7 @@ def is_in_flight(answer: Answer) -> bool:
 
 
 def patiently(verb: Callable[[], Any]) -> Any:
-    """An operator's verb, again and again until the database has answered; it does nothing twice."""
+    """Repeat an operator's act until the database has answered; the act must be idempotent."""
     from django.db import OperationalError
 
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -123,7 +123,7 @@ def patiently(verb: Callable[[], Any]) -> Any:
 
 
 class Client(threading.Thread):
-    """One of several at an account. Its operations come from its own generator, so a seed repeats the plan."""
+    """One of several clients of an account; its operations come from its own generator, so a seed repeats them."""
 
     def __init__(
         self, number: int, seed: int, account: tuple[UUID, str], places: tuple[str, StripeSide], memory: Memory
@@ -206,7 +206,7 @@ class Client(threading.Thread):
         return "bought"
 
     def twice(self, path: str, body: Any, key: str) -> list[Answer]:
-        """The same request, sent at the same moment by somebody else; its answer, if there was one for sure."""
+        """Send the same request from another connection at the same moment; return its answer, if it is definite."""
         found: list[Answer] = []
 
         def send() -> None:
@@ -299,11 +299,11 @@ class Client(threading.Thread):
         return paid
 
     def intent(self) -> str | None:
-        """The payment of one of our top-ups."""
+        """Return the payment of one of this client's top-ups."""
         return self.stripe.intent(self.paid[-1]) if self.paid else None
 
     def refund_job(self) -> str:
-        """By the operator: the verb itself."""
+        """Refund a job, as the operator."""
         from billing.errors import RefundAboveCapture
         from billing.tokens import wallets
 
@@ -318,7 +318,7 @@ class Client(threading.Thread):
         return "refunded"
 
     def refund_top_up(self) -> str:
-        """By the operator: unspent Tokens for their money, of a top-up that may be refunded or disputed as well."""
+        """Refund a top-up's unspent Tokens, as the operator; others may refund or dispute it at the same time."""
         from billing.models import TopUp
         from marketplace.accounts.models import Person
         from marketplace.approvals import acts, requests
@@ -370,7 +370,7 @@ class Client(threading.Thread):
         return verdict if done else "refused"
 
     def waive(self) -> str:
-        """The operator forgives the oldest debt, so that frozen accounts go on."""
+        """Waive the oldest debt, as the operator, so that frozen accounts can go on."""
         from billing.tokens import debts
 
         owed = patiently(lambda: debts.of(self.account))

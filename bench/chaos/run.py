@@ -1,4 +1,4 @@
-"""One run: a site, its customers, the saboteur and the accountant; and the report."""
+"""One run of a site with its clients, the saboteur and the accountant, and its report."""
 
 import sys
 import time
@@ -23,7 +23,7 @@ PACK = {"tokens": 17, "bonus": 3, "prices": {"eur": 101, "usd": 113}}
 
 @dataclass
 class Report:
-    """What was done, what went wrong on purpose, and what nobody wanted."""
+    """What was done, the faults that were caused, and the violations found."""
 
     seed: int
     seconds: float
@@ -33,7 +33,7 @@ class Report:
     violations: list[str] = field(default_factory=list)
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each kind of operation, the most frequent outcome first."""
+        """Return a row for each kind of operation, the most frequent outcome first."""
         return [
             {"operation": name, "times": sum(outcomes.values()),
              "outcomes": ", ".join(f"{outcome} {times}" for outcome, times in sorted(outcomes.items(), key=_rarest))}
@@ -41,7 +41,7 @@ class Report:
         ]  # fmt: skip
 
     def tell(self) -> int:
-        """Prints it; the exit code."""
+        """Print the report, and return the exit code."""
         total = sum(row["times"] for row in self.table())
         print(f"{total} operations in {self.seconds:.0f} s of chaos, seed {self.seed}")
         for row in self.table():
@@ -58,7 +58,7 @@ class Report:
 
 
 def main(quick: bool = False, seconds: float = 300, seed: int = 1) -> dict[str, Any]:
-    """For `python -m bench`: the figures; SystemExit where something was violated."""
+    """Return the figures for `python -m bench`. Raises SystemExit if something was violated."""
     report = run(20 if quick else seconds, seed, 60, 32)
     if report.violations:
         sys.exit(report.tell())
@@ -67,7 +67,7 @@ def main(quick: bool = False, seconds: float = 300, seed: int = 1) -> dict[str, 
 
 
 def run(seconds: float, seed: int, round_seconds: float, number: int) -> Report:
-    """So many seconds of chaos by this seed, in rounds that end with a full audit; the report."""
+    """Run so many seconds of chaos by this seed, in rounds that end with a full audit; return the report."""
     with servers.temporary_home() as home:
         site = Site(home)
         try:
@@ -111,7 +111,7 @@ def _run(site: Site, seconds: float, seed: int, round_seconds: float, number: in
 
 
 def _open_shop() -> list[tuple[Any, str]]:
-    """Customers with a few milli-Tokens, a pack so small that wallets run dry, an operator; ids and API keys."""
+    """Set up poor customers, a pack so small that wallets run dry, and an operator; return ids and API keys."""
     import django
 
     django.setup()
@@ -131,7 +131,7 @@ def _open_shop() -> list[tuple[Any, str]]:
 def _round(
     saboteur: Saboteur, accountant: Accountant, plan: Iterator[Fault], fault: Fault, span: tuple[float, float]
 ) -> tuple[Fault, list[str]]:
-    """Chaos from one second of the plan to another: the first fault that is left, and what the accountant saw."""
+    """Run the plan from one second to another; return the first fault left, and what the accountant saw."""
     begun, look_at, violations = time.monotonic() - span[0], span[0] + LOOK_SECONDS, list[str]()
     back: list[tuple[float, None]] = []
     while (now := time.monotonic() - begun) < span[1] and not violations:
@@ -151,7 +151,7 @@ def _round(
 
 
 def _let(clients: list[Client], go: bool) -> None:
-    """Lets them go on, or waits until each has ended what it was at."""
+    """Let the clients go on, or wait until each has ended its operation."""
     for client in clients:
         (client.may_go.set if go else client.may_go.clear)()
     for client in clients if not go else []:

@@ -1,4 +1,4 @@
-"""What goes wrong, and when: a plan of faults that the seed decides."""
+"""The saboteur: causes faults by a plan that the seed decides."""
 
 import random
 import signal
@@ -20,7 +20,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Fault:
-    """At so many seconds of chaos; what was killed starts again `pause` seconds later. `choice` is 0 to 1."""
+    """A fault at so many seconds of chaos; what it kills starts again `pause` seconds later. `choice` is 0 to 1."""
 
     second: float
     kind: str
@@ -30,7 +30,7 @@ class Fault:
 
 @dataclass
 class Saboteur:
-    """Strikes by its plan. All kinds come equally often: they are dealt like a deck of cards, again and again."""
+    """One who causes faults by a plan; all kinds come equally often, dealt like a deck of cards."""
 
     site: Site
     stripe: StripeSide
@@ -61,7 +61,7 @@ class Saboteur:
         special.get(fault.kind, lambda: self.site.kill(part))()
 
     def heal(self) -> None:
-        """No fault is left at the double, and every part runs."""
+        """Remove all faults from the double, and start every part."""
         self.site.wait_ready()
         self.stripe.control("faults", "DELETE")
 
@@ -70,7 +70,7 @@ class Saboteur:
 
     def _ail(self, choice: float) -> None:
         kind = REQUESTS[int(choice * len(REQUESTS))]
-        # an error after a refund was made is stored under its key for a day, and so would its event fail for a day
+        # an error after a refund is stored under its key for a day, so the event behind it would fail for a day
         match = "POST /v1/checkout/sessions*" if kind == "error_after" else "POST /v1/*"
         self.stripe.control("faults", kind=kind, match=match, count=3, seconds=3)
 

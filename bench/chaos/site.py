@@ -1,4 +1,4 @@
-"""A whole Kiln of its own, whose every part can be killed and started again at the same address."""
+"""A complete Kiln, each part of which can be killed and started again at the same address."""
 
 import contextlib
 import http.client
@@ -31,7 +31,7 @@ HASTE = {
 
 
 class Site:
-    """Call it from the main thread only: the kernel ends its children with the thread that started them."""
+    """The site; used from the main thread only, since the kernel ends children with the thread that started them."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -45,7 +45,7 @@ class Site:
         self.stripe = ""
 
     def start(self) -> None:
-        """Servers, tables, then all parts, which get ready in their own time."""
+        """Start the servers, make the tables, then start all parts, without waiting for them."""
         part, settings = parts.stripe_double(self.home, self.port, processes.free_port())
         double = replace(part, command=(*part.command, "--retry-scale", "0.001", "--webhook-timeout", "5"))
         self.stripe = settings["STRIPE_API_BASE"]
@@ -53,7 +53,7 @@ class Site:
         self.environment = parts.environment(self.home, found) | HASTE
         for folder in ("metrics", "logs"):
             (self.home / folder).mkdir()
-        os.environ.update(self.environment)  # for the accountant, who reads the same tables
+        os.environ.update(self.environment)  # the accountant reads the same tables
         migration = processes.spawn([*parts.MANAGE, "migrate", "--noinput"], self.log("migrate"), cwd=ROOT)
         if migration.wait() != 0:
             raise processes.StartFailed(processes.tail(self.log("migrate")))
@@ -66,19 +66,19 @@ class Site:
         self.servers.stop()
 
     def kill(self, name: str) -> None:
-        """The whole group of a part, where it runs."""
+        """Kill a part with its whole process group, if it runs."""
         if child := self.children.pop(name, None):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
 
     def end(self, name: str) -> None:
-        """Asks a part to end; `revive` starts it again once it has."""
+        """Ask a part to end; `revive` starts it again once it has."""
         if child := self.children.get(name):
             child.terminate()
 
     def revive(self) -> None:
-        """Starts every part that does not run."""
+        """Start every part that does not run."""
         for name, part in self.parts.items():
             if name not in self.children or self.children[name].poll() is not None:
                 self.starts += 1
@@ -89,7 +89,7 @@ class Site:
                 )
 
     def restart_postgres(self, number: signal.Signals) -> None:
-        """SIGINT cuts all connections and writes all out; SIGQUIT leaves it to crash recovery."""
+        """Restart PostgreSQL: SIGINT cuts all connections and shuts down cleanly, SIGQUIT leaves crash recovery."""
         server = next(each for each in self.servers.started if isinstance(each, Postgres))
         child = server.running()
         child.send_signal(number)
@@ -100,7 +100,7 @@ class Site:
         )  # type: ignore[arg-type]
 
     def restart_redis(self) -> None:
-        """Killed; its file may lack the last moments."""
+        """Kill Redis and start it again; its file may lack the last moments."""
         server = next(each for each in self.servers.started if isinstance(each, Redis))
         child = server.running()
         child.kill()
@@ -112,7 +112,7 @@ class Site:
             client.flushall()
 
     def ready(self) -> bool:
-        """Whether the web server, the double and this very worker are there."""
+        """Return whether the web server, the double and the present worker answer."""
         from django.db import OperationalError, connection
 
         from marketplace.jobs.models import Worker
@@ -125,13 +125,13 @@ class Site:
             names = Worker.objects.filter(warm=True).values_list("name", flat=True)
             return any(name.split("-")[-2] == str(self.children["worker"].pid) for name in names)
         except (OSError, http.client.HTTPException, OperationalError):
-            time.sleep(0.5)  # a part that cannot start should not do so all the time
+            time.sleep(0.5)  # a part that cannot start must not be retried all the time
             return False
         finally:
-            connection.close()  # a server that was restarted knows it no more
+            connection.close()  # a restarted server no longer knows it
 
     def wait_ready(self) -> None:
-        """Raises StartFailed with the logs' ends."""
+        """Wait until everything is ready. Raises StartFailed, with the ends of the logs, if it takes too long."""
         if not processes.wait_until(self.ready, READY_SECONDS):
             raise processes.StartFailed(f"not ready after {READY_SECONDS:.0f} s\n{self.logs()}")
 

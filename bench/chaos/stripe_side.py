@@ -1,4 +1,4 @@
-"""What happens at Stripe and not at Kiln: payments on its page, refunds and disputes, and its own books."""
+"""What happens at Stripe and not in Kiln: payments on its page, refunds and disputes, and Stripe's own books."""
 
 import http.client
 import json
@@ -11,14 +11,14 @@ PATIENCE_SECONDS = 20.0
 
 
 class StripeSide:
-    """Talks to the double. `faults` may break its API for Kiln; here, what fails is not tried twice, unless said."""
+    """A client of the double of Stripe, with the `faults` that it may cause for Kiln."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.address = urlsplit(url).netloc
 
     def pay(self, page: str, card: str) -> str:
-        """Fills in the payment page: paid, refused, or no answer."""
+        """Fill in the payment page; return whether it was paid, refused, or not answered."""
         method = {"method": "us_bank_account"} if card == "bank" else {"number": card, "expiry": "12/34"}
         fields = urllib.parse.urlencode({"email": "chaos@example.com", "name": "Chaos", **method})
         kind = "application/x-www-form-urlencoded"
@@ -26,17 +26,17 @@ class StripeSide:
         return {303: "paid", 402: "refused", None: "no answer"}.get(status, str(status))
 
     def intent(self, session: str) -> str | None:
-        """The payment of a session."""
+        """Return the payment of a session."""
         status, body = self._patiently("GET", f"/v1/checkout/sessions/{session}", None, "")
         return json.loads(body)["payment_intent"] if status == 200 else None
 
     def control(self, path: str, method: str = "POST", **given: Any) -> Any:
-        """What the double did; None where it would not, or did not answer. Sent once."""
+        """Tell the double once to do something; return what it did, None if it refused or did not answer."""
         status, body = self._once(method, f"/_control/{path}", json.dumps(given), "application/json")
         return json.loads(body) if status == 200 else None
 
     def every(self, kind: str) -> list[dict[str, Any]]:
-        """All objects of a kind (`charges`, `refunds`, `disputes`, `checkout/sessions`)."""
+        """Return all objects of a kind (`charges`, `refunds`, `disputes`, `checkout/sessions`)."""
         found: list[dict[str, Any]] = []
         while True:
             after = f"&starting_after={found[-1]['id']}" if found else ""

@@ -1,1 +1,1 @@
-"""The sections of `bench.gpu`: each a function that takes the rig and yields the rows of its table as it finds them."""
+"""The sections of `bench.gpu`: functions that take the rig and yield the rows of their tables, one by one."""

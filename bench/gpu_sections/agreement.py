@@ -1,4 +1,4 @@
-"""Numbers that must agree: the house model's pictures of every operation on this device beside the processor's."""
+"""Numbers that must agree: the house model's pictures of every operation, on this device and on the processor."""
 
 import random
 import tempfile
@@ -20,14 +20,14 @@ from inference.models import catalog, qwen_image
 from inference.request import Operation, Request
 
 SEED = 2026
-# jobs that are drawn once more, alone
+# jobs that are repeated alone
 SAMPLE = 8
 ADAPTER_RANK = 8
 
 
 def agreement(rig: Rig) -> Iterator[Row]:
-    """Differences of 255: from the processor's picture in 32 bits, from being alone, from running without streams; and
-    many random jobs, of which none may fail."""
+    """Measure differences, of 255, from the processor's pictures in 32 bits, from running alone, and from running
+    without streams; then run many random jobs, none of which may fail."""
     with tempfile.TemporaryDirectory() as folder:
         orders = Orders(Path(folder), rig.scale)
         with Engine(device="cpu", max_batch_tokens=1024) as processor:
@@ -46,12 +46,12 @@ def agreement(rig: Rig) -> Iterator[Row]:
 
 
 class Orders:
-    """One request of each kind, made anew at each call."""
+    """Makes requests, one of each kind."""
 
     def __init__(self, folder: Path, scale: Scale) -> None:
         self.steps = scale.steps
         self.side = scale.side
-        self.mates = scale.mates
+        self.batch_mates = scale.batch_mates
         torch.manual_seed(SEED)
         layers = Layers(qwen_image.load(catalog.card(), torch.device("cpu")).transformer)
         self.adapter = str(folder / "adapter.safetensors")
@@ -62,7 +62,7 @@ class Orders:
 
     @property
     def kinds(self) -> dict[str, dict[str, Any]]:
-        """What each kind changes of a plain order."""
+        """The changes of each kind to a plain order."""
         side, picture = self.side, {"images": (drawing(self.side),)}
         box = (side // 8, side // 8, 5 * side // 8, 5 * side // 8)
         beyond = {"images": (drawing(side // 2),), "extend": (side // 4,) * 4}
@@ -90,7 +90,7 @@ def drawing(side: int) -> Image.Image:
 
 
 def mask(side: int) -> Image.Image:
-    """White on the right half."""
+    """Draw a mask, white on the right half."""
     image = Image.new("L", (side, side))
     ImageDraw.Draw(image).rectangle((side // 2, 0, side, side), fill=255)
     return image
@@ -101,18 +101,18 @@ def alone(engine: Engine, orders: dict[str, Request]) -> dict[str, Image.Image]:
 
 
 def together(engine: Engine, orders: Orders) -> dict[str, Image.Image]:
-    """The same pictures while mates of the same kinds, with other seeds, run beside them."""
+    """Make the same pictures again, with batch-mates of the same kinds and other seeds."""
     wanted = orders.all()
-    mates = [orders.one(kind, 100 + seed) for kind in wanted for seed in range(orders.mates)]
+    batch_mates = [orders.one(kind, 100 + seed) for kind in wanted for seed in range(orders.batch_mates)]
     futures = {kind: engine.submit(request) for kind, request in wanted.items()}
-    others = [engine.submit(mate) for mate in mates]
+    others = [engine.submit(mate) for mate in batch_mates]
     for future in others:
         future.result()
     return {kind: future.result().image for kind, future in futures.items()}
 
 
 def jobs(engine: Engine, orders: Orders, count: int) -> Row:
-    """Random kinds, sizes and numbers of steps, all at once; a few of them are compared with being made alone."""
+    """Run random kinds, sizes and numbers of steps all at once, and compare a few of them with running alone."""
     choose = random.Random(SEED)
 
     def kind(index: int) -> tuple[str, dict[str, Any]]:
@@ -136,13 +136,13 @@ def jobs(engine: Engine, orders: Orders, count: int) -> Row:
 
 
 def worst(ones: dict[str, Image.Image], others: dict[str, Image.Image]) -> Row:
-    """The kind that differs most."""
+    """Return the kind that differs most."""
     found = {kind: difference(ones[kind], others[kind]) for kind in ones}
     kind = max(found, key=lambda each: found[each]["largest"])
     return {**found[kind], "in": kind}
 
 
 def difference(one: Image.Image, other: Image.Image) -> Row:
-    """The largest and the mean difference of a channel of a pixel, of 255."""
+    """Return the largest and the mean difference of a channel of a pixel, of 255."""
     moved: Sequence[Any] = np.abs(np.asarray(one).astype(int) - np.asarray(other))
     return {"largest": int(np.max(moved)), "mean": round(float(np.mean(moved)), 3)}

@@ -1,4 +1,4 @@
-"""What the card can do at most: products of square matrices, and copies of its own memory."""
+"""The card's limits: products of square matrices, and copies within its memory."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from bench.gpu_sections.rig import Rig, Row, middle
 
 
 def card(rig: Rig) -> Iterator[Row]:
-    """TFLOP/s in the model's type and in 8 bits, GB/s read and written."""
+    """Measure TFLOP/s in the model's type and in 8 bits, and GB/s read and written."""
     yield {"": f"products of {rig.scale.matrix}² in {_name(rig.dtype)}", "TFLOP/s": round(rig.peak / 1e12, 2)}
     size = rig.scale.matrix
     eight = torch.float8_e4m3fn

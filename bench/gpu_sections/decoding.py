@@ -1,4 +1,4 @@
-"""Qwen-Image's autoencoder at its real size: what a finished picture and an input picture cost."""
+"""Qwen-Image's autoencoder at its real size: the cost of decoding a picture and of reading one."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from inference.request import TILE
 
 @torch.inference_mode()
 def decode(rig: Rig) -> Iterator[Row]:
-    """Seconds and memory of one picture, decoded and read, at the usual size and at the largest."""
+    """Measure seconds and memory of decoding and of reading one picture, at the usual size and at the largest."""
     for side in (rig.scale.large, 2 * rig.scale.large):
         grid = (side // TILE, side // TILE)
         latents = torch.randn(grid[0] * grid[1], 64, device=rig.device)

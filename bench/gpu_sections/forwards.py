@@ -1,6 +1,6 @@
 """Forwards of the transformer: as Kiln's backend runs them, as diffusers does, and in ways that may be faster.
 
-One step of one guided picture is two rows of a forward. All contenders of a table share the weights and take turns.
+One step of one guided picture is two rows of a forward. All variants in a table share the weights and take turns.
 """
 
 import re
@@ -27,8 +27,9 @@ ATTENTION = re.compile(r"flash|fmha|attention|sdpa", re.IGNORECASE)
 
 @torch.inference_mode()
 def transformer(rig: Rig) -> Iterator[Row]:
-    """Both sizes and every batch: Kiln's backend, the same with a mask for the text's padding, diffusers' transformer
-    given the same rows with nothing padded (raw), and as its pipeline calls it, prompts and negative ones apart."""
+    """Measure both sizes and every batch: Kiln's backend, the same with a mask for the text's padding, diffusers'
+    transformer on the same rows with nothing padded (raw), and as its pipeline calls it, prompts and negative prompts
+    in separate forwards."""
     backend, plain = rig.backend(), rig.share()
     for side, batch in product((rig.scale.small, rig.scale.large), rig.scale.batches):
         rig.empty()
@@ -56,7 +57,7 @@ def transformer(rig: Rig) -> Iterator[Row]:
 
 @torch.inference_mode()
 def graphs(rig: Rig) -> Iterator[Row]:
-    """The backend's forward recorded as a CUDA graph and played again, beside the same called anew."""
+    """Measure the backend's forward replayed from a CUDA graph, beside the same forward called normally."""
     backend = rig.backend()
     for side, batch in ((rig.scale.small, 1), (rig.scale.large, 1), (rig.scale.small, rig.scale.batches[-1])):
         rig.empty()
@@ -71,7 +72,7 @@ def graphs(rig: Rig) -> Iterator[Row]:
 
 @torch.inference_mode()
 def compiled(rig: Rig) -> Iterator[Row]:
-    """Each block through torch.compile, beside eager ones; the first call compiles, and its time is told."""
+    """Measure blocks through torch.compile beside eager ones, and the first call, which compiles."""
     eager, backend = rig.backend(), rig.backend()
     compile_blocks(rig, backend)
     small, large = rig.scale.small, rig.scale.large
@@ -94,7 +95,7 @@ def compiled(rig: Rig) -> Iterator[Row]:
 
 @torch.inference_mode()
 def eight_bits(rig: Rig) -> Iterator[Row]:
-    """The blocks' linear layers in 8 bits, weights and inputs, converted in place: no later section has the model."""
+    """Measure the blocks' linear layers in 8 bits, weights and inputs; converts them in place, so this comes last."""
     backend = rig.backend()
     rig.release()
     shapes = [(rig.scale.small, rig.scale.batches[-1]), (rig.scale.large, 1), (rig.scale.small, 1)]
@@ -126,7 +127,7 @@ def forward(backend: TorchBackend, inputs: Inputs) -> Callable[[], torch.Tensor]
 
 
 def masked(act: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """The same with all rows in one call of attention and a mask for the padding of their texts."""
+    """Run the forward with all rows in one call of attention and a mask for the padding of their texts."""
 
     def run() -> torch.Tensor:
         with _attending(_attend_masked):
@@ -136,14 +137,14 @@ def masked(act: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
 
 
 def raw(plain: QwenImageTransformer2DModel, inputs: Inputs) -> torch.Tensor:
-    """Diffusers' forward of all rows, every text as long as the longest, so that there is nothing to mask."""
+    """Run diffusers' forward of all rows, every text as long as the longest, so that there is nothing to mask."""
     longest = next(size for size in TEXT_BUCKETS if size >= max(map(len, inputs.texts)))
     texts = [functional.pad(text, (0, 0, 0, longest - len(text)), value=0.5) for text in inputs.texts]
     return _plain(plain, inputs.latents, inputs, torch.stack(texts))
 
 
 def as_the_pipeline(plain: QwenImageTransformer2DModel, inputs: Inputs) -> None:
-    """Two forwards of as many pictures of one prompt, which is how its pipeline makes several at once."""
+    """Run two forwards of as many pictures of one prompt, as diffusers' pipeline does for several at once."""
     count = inputs.rows // 2
     for text, latents in zip((inputs.texts[0], inputs.texts[-1]), inputs.latents.chunk(2), strict=True):
         _plain(plain, latents, inputs, text.expand(count, -1, -1))
@@ -177,7 +178,7 @@ def _attend_masked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
 
-@lru_cache(maxsize=1)  # one for all blocks of a forward
+@lru_cache(maxsize=1)  # one mask for all blocks of a forward
 def _mask(lengths: tuple[int, ...], tokens: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     mask = torch.zeros(len(lengths), 1, 1, tokens, dtype=dtype, device=device)
     for row, length in enumerate(lengths):
@@ -186,7 +187,7 @@ def _mask(lengths: tuple[int, ...], tokens: int, dtype: torch.dtype, device: tor
 
 
 def attention_kernels(rig: Rig, act: Callable[[], object]) -> str:
-    """What the device runs for attention, by the names of its kernels; on a CPU by those of torch's operators."""
+    """Return the names of the device's kernels for attention; on a CPU, of torch's operators."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if rig.on_gpu else [])]
     with profile(activities=activities) as seen:
         act()
@@ -199,7 +200,7 @@ def attention_kernels(rig: Rig, act: Callable[[], object]) -> str:
 
 
 def recorded(act: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    """What `act` does on the device, as a graph. It has run before, on a stream of its own as torch asks."""
+    """Record what `act` does on the device as a graph, after a run on a stream of its own, as torch requires."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -218,15 +219,15 @@ def recorded(act: Callable[[], torch.Tensor]) -> Callable[[], None]:
 
 
 def compile_blocks(rig: Rig, backend: TorchBackend) -> None:
-    """Have each block compiled for each shape that it meets, at the first call with it."""
+    """Have each block compiled for each new shape, at its first call."""
     torch.compiler.reset()
     for block in backend.transformer.transformer_blocks:
-        # on a processor the compiler would need a C++ compiler: there it is only shown that all can be traced
+        # on a processor this would need a C++ compiler, so there it only shows that everything can be traced
         block.compile(backend="inductor" if rig.on_gpu else "eager", fullgraph=True, dynamic=False)
 
 
 class EightBitLinear(nn.Module):
-    """y = xWᵀ + b with both factors in 8 bits, each row of x and of W by a scale of its own."""
+    """A linear layer y = xWᵀ + b with both factors in 8 bits, and a scale for each row of x and of W."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -250,12 +251,12 @@ class EightBitLinear(nn.Module):
 
 
 def _scale(matrix: torch.Tensor) -> torch.Tensor:
-    """[rows, 1], 32 bits: what brings each row's largest number to the largest there is."""
+    """Return the scales [rows, 1], 32 bits, that map each row's largest number to the type's largest."""
     return (matrix.float().abs().amax(1, keepdim=True) / LARGEST).clamp_min(1e-12)
 
 
 def convert(blocks: nn.Module) -> None:
-    """Replace one linear layer after the other, so that the old weights go as the new ones come."""
+    """Replace the linear layers one after another, so that old weights are freed as new ones are made."""
     for parent in list(blocks.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, nn.Linear):

@@ -1,4 +1,4 @@
-"""The figures of a run as docs/gpu.md shows them: what was hoped for beside what was found, then every section."""
+"""The figures of a run as shown in docs/gpu.md: goals beside results, then every section."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ Report = dict[str, Any]
 
 
 class Goal(NamedTuple):
-    """What is hoped for, and how a report's sections say what came of it (KeyError: they do not)."""
+    """A goal, and how to read its result from a report's sections (KeyError if it is missing)."""
 
     name: str
     wanted: str
@@ -80,7 +80,7 @@ GOALS = (
 
 
 def goals(report: Report) -> list[Row]:
-    """A row a goal."""
+    """Return one row for each goal."""
     scale = TINY if report.get("tiny") else FULL
     return [{"": goal.name, "goal": goal.wanted, "found": _found(goal, report, scale)} for goal in GOALS]
 
@@ -93,14 +93,14 @@ def _found(goal: Goal, report: Report, scale: Scale) -> str:
 
 
 def write(report: Report | None, page: Path = PAGE) -> None:
-    """Put a run's figures, or that there are none yet, between the page's two marks."""
+    """Write a run's figures, or that there are none yet, between the page's two marks."""
     text = page.read_text()
     before, _, rest = text.partition(BEGIN)
     page.write_text(f"{before}{BEGIN}\n\n{figures(report or {'sections': {}})}\n{END}{rest.partition(END)[2]}")
 
 
 def figures(report: Report) -> str:
-    """Markdown: where it was measured, the goals, and a table a section."""
+    """Return Markdown: where it was measured, the goals, and one table for each section."""
     lines = [_where(report), "", markdown(goals(report)), ""]
     for name, title in SECTIONS.items():
         found = report["sections"].get(name)

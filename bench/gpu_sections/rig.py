@@ -1,7 +1,7 @@
-"""What the sections share: a device, a transformer of Qwen-Image's size with random weights, and a clock.
+"""The rig that the sections share: a device, a transformer of Qwen-Image's size with random weights, and a clock.
 
-Random weights cost what trained ones cost. Modules that run the same weights in different ways (diffusers' own, Kiln's
-backend, a compiled one) share one copy of them, so that they can take turns in one process.
+Random weights cost as much time as trained ones. Modules that run the same weights in different ways (diffusers' own,
+Kiln's backend, a compiled one) share one copy of them, so that they can take turns in one process.
 """
 
 import gc
@@ -25,7 +25,7 @@ from inference.state import Grid
 
 Row = dict[str, Any]
 
-# Qwen-Image's own, from its published scheduler configuration
+# Qwen-Image's, from its published scheduler configuration
 SAMPLER: Mapping[str, Any] = {
     "base_image_seq_len": 256,
     "base_shift": 0.5,
@@ -35,17 +35,17 @@ SAMPLER: Mapping[str, Any] = {
     "time_shift_type": "exponential",
     "use_dynamic_shifting": True,
 }
-# tokens of prompts; the last is what Qwen-Image's template leaves of an empty one
+# lengths of prompts in tokens; the last is that of an empty one in Qwen-Image's template
 PROMPT_TOKENS = (40, 57, 83, 120)
 EMPTY_TOKENS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is measured: on a GPU in full, on a processor with a model of two small blocks.
+    """How much is measured: on a GPU everything, on a processor a model of two small blocks.
 
-    Of the random model: its configuration where it is not Qwen-Image's own, both sides in pixels, batches of guided
-    pictures. Of the house model: the side in pixels, how many mates a picture is given, how many random jobs.
+    For the random model: its configuration if it differs from Qwen-Image's, both sides in pixels, and batches of guided
+    pictures. For the house model: the side in pixels, the number of batch-mates of a picture, and of random jobs.
     """
 
     transformer: Mapping[str, Any]
@@ -58,7 +58,7 @@ class Scale:
     rounds: int
     steps: int
     side: int
-    mates: int
+    batch_mates: int
     jobs: int
 
 
@@ -73,7 +73,7 @@ FULL = Scale(
     rounds=3,
     steps=8,
     side=128,
-    mates=3,
+    batch_mates=3,
     jobs=200,
 )
 TINY = Scale(
@@ -93,13 +93,13 @@ TINY = Scale(
     rounds=2,
     steps=2,
     side=64,
-    mates=1,
+    batch_mates=1,
     jobs=6,
 )
 
 
 class Inputs(NamedTuple):
-    """What a forward of guided pictures takes, all prompts first, then as many negative ones."""
+    """The inputs of a forward of guided pictures, all prompts first, then as many negative prompts."""
 
     latents: torch.Tensor
     sigmas: torch.Tensor
@@ -112,7 +112,7 @@ class Inputs(NamedTuple):
 
 
 class Rig:
-    """One device and the modules on it, made when a section first asks."""
+    """One device and the modules on it, made when a section first needs them."""
 
     def __init__(self, device: torch.device, scale: Scale) -> None:
         self.device = device
@@ -133,14 +133,14 @@ class Rig:
         return self.device.type == "cuda"
 
     def share(self) -> QwenImageTransformer2DModel:
-        """Another transformer with the same weights, unmodified."""
+        """Return another, unmodified transformer with the same weights."""
         if self._transformer is None:
             torch.manual_seed(0)
             self._transformer = self._made(QwenImageTransformer2DModel, self.scale.transformer)
         with torch.inference_mode(False), torch.device("meta"):
             other = QwenImageTransformer2DModel(**self.scale.transformer)
             other.load_state_dict(self._transformer.state_dict(), assign=True)
-        # its tables of angles are no weights
+        # its tables of angles are not weights
         other.pos_embed = self._transformer.pos_embed
         return other.eval().requires_grad_(False)
 
@@ -153,13 +153,13 @@ class Rig:
 
     @cached_property
     def peak(self) -> float:
-        """Products of square matrices in the model's type, in operations a second."""
+        """The speed of products of square matrices in the model's type, in operations a second."""
         size = self.scale.matrix
         one, other = (torch.randn(size, size, device=self.device, dtype=self.dtype) for _ in range(2))
         return 2 * size**3 / middle(self.seconds({"product": lambda: one @ other}, 10)["product"])
 
     def release(self) -> None:
-        """Let go of the weights, so that those who share them are their only holders."""
+        """Drop the rig's own references to the weights, so that only modules that share them hold them."""
         self._transformer = None
 
     def _made(self, kind: type, config: Mapping[str, Any]) -> Any:
@@ -179,7 +179,7 @@ class Rig:
         return int(self.scale.transformer.get("joint_attention_dim", 3584))
 
     def inputs(self, side: int, batch: int) -> Inputs:
-        """A forward of `batch` guided pictures: twice as many rows, of prompts of several lengths."""
+        """Return the inputs for `batch` guided pictures: twice as many rows, with prompts of several lengths."""
         grid = (side // TILE, side // TILE)
         latents = torch.randn(2 * batch, grid[0] * grid[1], 64, device=self.device)
         texts = [self.text(PROMPT_TOKENS[row % len(PROMPT_TOKENS)]) for row in range(batch)]
@@ -187,11 +187,11 @@ class Rig:
         return Inputs(latents, torch.full((2 * batch,), 0.5, device=self.device), texts, [grid])
 
     def operations(self, inputs: Inputs) -> float:
-        """Floating-point operations of a forward that pads nothing: products of the blocks, attention included."""
+        """Return the floating-point operations of an unpadded forward: the blocks' products, attention included."""
         width = self.inner_width
         image = inputs.latents.shape[1]
         tokens = [image + len(text) for text in inputs.texts]
-        # a token passes 12 width² weights a block; each pair of tokens costs 2 products of 2 · width operations
+        # each token passes 12 width² weights a block; each pair of tokens costs 2 products of 2 · width operations
         blocks = int(self.scale.transformer.get("num_layers", 60))
         return blocks * sum(24 * width**2 * each + 4 * width * each**2 for each in tokens)
 
@@ -205,7 +205,7 @@ class Rig:
             torch.cuda.synchronize(self.device)
 
     def seconds(self, acts: Mapping[str, Callable[[], object]], rounds: int | None = None) -> dict[str, list[float]]:
-        """Seconds of each act, round by round in turns, after one of each that warms up."""
+        """Time each act, round by round in turns, after one of each to warm up; return the seconds."""
         times: dict[str, list[float]] = {name: [] for name in acts}
         for index in range((rounds or self.scale.rounds) + 1):
             for name, act in acts.items():
@@ -218,21 +218,21 @@ class Rig:
         return times
 
     def empty(self) -> None:
-        """Give back what no tensor needs, and count the peak of memory from here."""
+        """Free cached memory, and count the peak of memory from here."""
         gc.collect()
         if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_memory(self) -> Row:
-        """GiB that tensors had at once since `empty`, weights included; nothing to say of a CPU."""
+        """Return the peak of tensors' memory since `empty` in GiB, weights included; on a CPU it is unknown."""
         if not self.on_gpu:
             return {}
         return {"peak GiB": round(torch.cuda.max_memory_allocated(self.device) / 2**30, 1)}
 
 
 class RandomModel(QwenImage):
-    """The rig's parts for an engine: prompts become random numbers, each always the same."""
+    """The rig's parts as a model for an engine; prompts become random numbers, always the same for each."""
 
     def __init__(self, rig: Rig) -> None:
         self.device = rig.device
@@ -250,7 +250,7 @@ class RandomModel(QwenImage):
 
 
 def load(rig: Rig) -> Callable[[ModelCard, torch.device], QwenImage]:
-    """What an engine is given to load the rig's model."""
+    """Return the function by which an engine loads the rig's model."""
     return lambda card, device: RandomModel(rig)
 
 
@@ -264,5 +264,5 @@ def middle(times: Sequence[float]) -> float:
 
 
 def ratios(ones: Sequence[float], others: Sequence[float]) -> float:
-    """The median of neighbours' ratios."""
+    """Return the median of the ratios of neighbours."""
     return round(middle([one / other for one, other in zip(ones, others, strict=True)]), 3)

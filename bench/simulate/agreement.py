@@ -1,4 +1,4 @@
-"""One machine: the engine with the house model, and its simulation with a table that was measured just before."""
+"""One machine: the engine with the house model beside its simulation, with a table measured just before."""
 
 import os
 import statistics
@@ -28,13 +28,13 @@ Figures = dict[str, Any]
 
 
 def run(count: int) -> Figures:
-    """The same short trace in the engine and in its simulation."""
+    """Run the same short trace in the engine and in its simulation."""
     torch.set_num_threads(1)
     times = measure(MIX.sides, 8, 6)
     trace = runs.at_load(count, 1, 1.2, times, MIX)
     with Engine(device="cpu", max_batch_tokens=times.max_batch_tokens) as engine:
         real = in_reality(trace, engine)
-    simulated = Fleet(trace, times, scaling.Fixed(1), places=count, fewest=1).run().finished
+    simulated = Fleet(trace, times, scaling.Fixed(1), slots=count, fewest=1).run().finished
     ratio = float(simulated.max() / real.max())
     return {
         "pictures": count,
@@ -47,7 +47,7 @@ def run(count: int) -> Figures:
 
 
 def in_reality(trace: Trace, engine: Engine) -> Floats:
-    """Seconds from the start until each picture was made."""
+    """Run the engine; return the seconds from the start until each picture was made."""
     finished = np.full(len(trace), np.nan)
     begun, futures = time.monotonic(), []
     for index, arrival in enumerate(trace.arrivals):
@@ -64,7 +64,7 @@ def in_reality(trace: Trace, engine: Engine) -> Floats:
 
 
 def measure(sides: Sequence[int], most_rows: int, steps: int) -> StepTimes:
-    """This machine's own table, of the house model in the engine; from batch to batch, scheduling included."""
+    """Measure this machine's table with the house model in the engine, from batch to batch, scheduling included."""
     curves: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     encode, decode = [], []
     ended: list[tuple[BatchReport, float]] = []
@@ -91,12 +91,12 @@ def measure(sides: Sequence[int], most_rows: int, steps: int) -> StepTimes:
         {row: curve(points) for row, points in curves.items()},
         statistics.median(encode),
         statistics.median(decode),
-        shared=0.0 if len(os.sched_getaffinity(0)) > 1 else 1.0,  # on one thread each, they have a core each
+        shared=0.0 if len(os.sched_getaffinity(0)) > 1 else 1.0,  # with one thread each, each has a core of its own
     )
 
 
 def kinds(sides: Sequence[int], most_rows: int) -> list[tuple[int, float, int]]:
-    """Sides, guidance scales and numbers of rows: powers of two."""
+    """Return sides, guidance scales and numbers of rows, the last as powers of two."""
     rows = [2**power for power in range(most_rows.bit_length())]
     return [(side, guidance_scale, count) for side in sides for guidance_scale in (1.0, 3.0) for count in rows]
 

@@ -1,12 +1,12 @@
-"""The discrete-event simulation: machines with the engine's scheduler each, the workers' queues before them.
+"""The discrete-event simulation: machines, each with the engine's scheduler, behind the workers' queues.
 
-A machine has in hand as many requests as a worker has threads. One that arrives goes to the machine with the least in
-hand, one that finds no place waits in the queue of its class, and a machine with a free place takes the next by
-stride, as a worker does. With `affinity`, machines that have requests of the same batch key and room in their batch
-come first; a queue of Celery cannot do that.
+A machine has as many slots for requests as a worker has threads. A request goes to the machine with the fewest in
+progress; if there is no free slot it waits in the queue of its class, and a machine with a free slot takes the next one
+by stride, as a worker does. With `affinity`, machines that have requests of the same batch key and room in their batch
+come first; Celery's queues cannot do that.
 
-A step and codec work that run beside each other share a GPU's processors: each takes as much longer as the other has of
-it meanwhile.
+A step and codec work that run beside each other share a GPU: each takes longer by the share that the other uses
+meanwhile.
 """
 
 from collections import deque
@@ -26,7 +26,7 @@ from inference.request import BatchKey, Phase, Request
 from inference.scheduling.scheduler import Batch, Scheduler
 from marketplace.jobs.queues import StrideOrder
 
-PLACES = 16
+SLOTS = 16
 TICK = 15.0
 LOOK_AT = 8
 _LATENTS = SimpleNamespace()
@@ -34,19 +34,19 @@ _LATENTS = SimpleNamespace()
 
 @dataclass(eq=False)
 class Machine:
-    """One GPU with its worker; paid from the order on. `running`: a step and codec work, and when each ends."""
+    """One GPU with its worker, paid for from when it is ordered. `running`: a step and codec work with their ends."""
 
     scheduler: Scheduler
     ordered: float
     running: dict[str, tuple[Batch, float]] = field(default_factory=dict)
-    in_hand: int = 0
+    in_progress: int = 0
     keys: dict[BatchKey, int] = field(default_factory=dict)
     draining: bool = False
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The fleet at a tick: machines that serve, that start, the busy share since the last tick, requests that wait."""
+    """The fleet at a tick: machines serving and starting, the busy share since the last tick, requests waiting."""
 
     at: float
     machines: int
@@ -57,7 +57,7 @@ class Moment:
 
 @dataclass
 class Outcome:
-    """`finished` by request, in seconds from the start; `busy` and `paid` are seconds of GPUs."""
+    """The result of a run: `finished` by request, in seconds from the start; `busy` and `paid` in seconds of GPUs."""
 
     finished: NDArray[np.float64]
     busy: float = 0.0
@@ -70,7 +70,7 @@ class Outcome:
 
 
 class Fleet:
-    """Serves one trace: `run` once."""
+    """A fleet that serves one trace; `run` it once."""
 
     def __init__(
         self,
@@ -79,22 +79,23 @@ class Fleet:
         rule: Rule,
         *,
         start_up: float = 180.0,
-        places: int = PLACES,
+        slots: int = SLOTS,
         fewest: int = 2,
         affinity: bool = False,
     ) -> None:
-        """`start_up`: seconds from ordering a machine until it serves; `places`: requests that one has in hand at most;
-        `fewest` machines are always kept.
+        """Set up a fleet of `fewest` machines or more; `slots` is each one's limit of requests in progress.
+
+        `start_up`: seconds from ordering a machine until it serves.
         """
         self._trace, self._times, self._rule = trace, times, rule
-        self._start_up, self._most, self._fewest, self._affinity = start_up, places, fewest, affinity
+        self._start_up, self._slots, self._fewest, self._affinity = start_up, slots, fewest, affinity
         self.now = 0.0
         self._left = len(trace)
         self._outcome = Outcome(np.full(len(trace), np.nan))
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbered = 0
-        # machines that serve, by how many requests they have in hand; those that start, and those that end
-        self._serving: list[dict[Machine, None]] = [{} for _ in range(places + 1)]
+        # machines that serve, by their number of requests in progress; those that start, and those that drain
+        self._serving: list[dict[Machine, None]] = [{} for _ in range(slots + 1)]
         self._starting: dict[Machine, None] = {}
         self._draining: dict[Machine, None] = {}
         self._with_room: dict[BatchKey, dict[Machine, None]] = {}
@@ -141,33 +142,33 @@ class Fleet:
     def _arrive(self, request: Request) -> None:
         request.ticket.submitted_at = self.now
         if machine := self._choose(request):
-            self._hand(machine, request)
+            self._assign(machine, request)
         else:
             self._waiting[request.service_class].append(request)
 
     def _choose(self, request: Request) -> Machine | None:
-        if self._affinity and (machine := self._mate(request)):
+        if self._affinity and (machine := self._with_batch_mates(request)):
             return machine
-        return next((next(iter(machines)) for machines in self._serving[: self._most] if machines), None)
+        return next((next(iter(machines)) for machines in self._serving[: self._slots] if machines), None)
 
-    def _mate(self, request: Request) -> Machine | None:
-        """Of a few machines that have such requests, the one with the least in hand."""
-        mates = islice(self._with_room.get(request.batch_key, ()), LOOK_AT)
-        free = (machine for machine in mates if machine.in_hand < self._most)
-        return min(free, key=lambda machine: machine.in_hand, default=None)
+    def _with_batch_mates(self, request: Request) -> Machine | None:
+        """Return, of a few machines that have such requests, the one with the fewest in progress."""
+        candidates = islice(self._with_room.get(request.batch_key, ()), LOOK_AT)
+        free = (machine for machine in candidates if machine.in_progress < self._slots)
+        return min(free, key=lambda machine: machine.in_progress, default=None)
 
-    def _hand(self, machine: Machine, request: Request) -> None:
+    def _assign(self, machine: Machine, request: Request) -> None:
         self._count(machine, request, +1)
         machine.scheduler.add(request)
         self._begin(machine)
 
-    def _take(self, machine: Machine) -> None:
-        """Fill free places from the queues."""
-        while machine.in_hand < self._most and not machine.draining:
+    def _fill(self, machine: Machine) -> None:
+        """Fill free slots from the queues."""
+        while machine.in_progress < self._slots and not machine.draining:
             queue = next((name for name in self._order.consume(len(CLASSES)) if self._waiting[name]), None)
             if queue is None:
                 return
-            self._hand(machine, self._waiting[self._order.rotate(queue)].popleft())
+            self._assign(machine, self._waiting[self._order.rotate(queue)].popleft())
 
     # batches
 
@@ -189,7 +190,7 @@ class Fleet:
 
     def _end(self, machine: Machine, name: str) -> None:
         batch, ends = machine.running[name]
-        if ends > self.now:  # another one has begun beside it
+        if ends > self.now:  # another batch has begun beside it
             self._at(ends, lambda: self._end(machine, name))
             return
         del machine.running[name]
@@ -209,18 +210,18 @@ class Fleet:
                 self._outcome.finished[request.seed] = self.now
                 self._count(machine, request, -1)
                 self._left -= 1
-            self._take(machine)
+            self._fill(machine)
         self._begin(machine)
-        if machine.draining and not machine.in_hand:
+        if machine.draining and not machine.in_progress:
             self._retire(machine)
 
     def _count(self, machine: Machine, request: Request, change: int) -> None:
-        """Note what a machine has in hand."""
+        """Record a change of a machine's requests in progress."""
         key = request.batch_key
-        del self._places(machine)[machine]
-        machine.in_hand += change
+        del self._listing(machine)[machine]
+        machine.in_progress += change
         machine.keys[key] = machine.keys.get(key, 0) + change
-        self._places(machine)[machine] = None
+        self._listing(machine)[machine] = None
         if self._affinity:
             alike = self._with_room.setdefault(key, {})
             if 0 < machine.keys[key] < self._times.max_batch_tokens // request.image_tokens and not machine.draining:
@@ -228,9 +229,9 @@ class Fleet:
             else:
                 alike.pop(machine, None)
 
-    def _places(self, machine: Machine) -> dict[Machine, None]:
-        """Where the machine is listed: among those that end, or that have as much in hand."""
-        return self._draining if machine.draining else self._serving[machine.in_hand]
+    def _listing(self, machine: Machine) -> dict[Machine, None]:
+        """Return the list that a machine is in: of those that drain, or of those with as many requests in progress."""
+        return self._draining if machine.draining else self._serving[machine.in_progress]
 
     # machines
 
@@ -241,8 +242,8 @@ class Fleet:
         return [machine for machines in self._serving for machine in machines]
 
     def _ready(self, machine: Machine) -> None:
-        self._serving[machine.in_hand][machine] = None
-        self._take(machine)
+        self._serving[machine.in_progress][machine] = None
+        self._fill(machine)
 
     def _started(self, machine: Machine) -> None:
         if machine in self._starting:
@@ -250,7 +251,7 @@ class Fleet:
             self._ready(machine)
 
     def _tick(self) -> None:
-        """Tell the rule how things are and do as it says."""
+        """Give the rule its signals, and scale as it says."""
         serving = self._machines()
         busy = self._running_busy(serving)
         oldest = min((queue[0].ticket.submitted_at for queue in self._waiting.values() if queue), default=self.now)
@@ -260,7 +261,7 @@ class Fleet:
             machines=len(serving),
             starting=len(self._starting),
             busy=busy,
-            in_hand=sum(machine.in_hand for machine in serving) / (self._most * max(1, len(serving))),
+            slots_taken=sum(machine.in_progress for machine in serving) / (self._slots * max(1, len(serving))),
             waiting=waiting,
             waited=self.now - oldest,
         )
@@ -288,17 +289,17 @@ class Fleet:
             del self._starting[machine]
             self._outcome.paid += self.now - machine.ordered
             surplus -= 1
-        # those with the least in hand go first
+        # those with the fewest requests in progress go first
         for machine in serving[: max(0, surplus)]:
             self._drain(machine)
 
     def _drain(self, machine: Machine) -> None:
-        del self._serving[machine.in_hand][machine]
+        del self._serving[machine.in_progress][machine]
         for machines in self._with_room.values():
             machines.pop(machine, None)
         machine.draining = True
         self._draining[machine] = None
-        if not machine.in_hand:
+        if not machine.in_progress:
             self._retire(machine)
 
     def _retire(self, machine: Machine) -> None:

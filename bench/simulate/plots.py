@@ -10,7 +10,7 @@ Figures = dict[str, Any]
 
 
 def draw(figures: Figures, folder: Path) -> None:
-    """Writes the three plots; needs matplotlib."""
+    """Write the three plots; needs matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,10 +1,10 @@
-"""What is simulated, and the figures of it, all of an H200 but the first:
+"""The simulations of a report, all of an H200 except the first:
 
-    agreement      one machine: the engine with the house model, and its simulation with a table measured just before
+    agreement      one machine: the engine with the house model beside its simulation, with a table measured just before
     fleet          the largest run: requests at a constant rate over all GPUs
-    by load        50 GPUs: least loaded first, or those first where a request finds mates
+    by load        50 GPUs: the least loaded first, or first those where a request finds batch-mates
     rules          a day, without and with bursts: what each autoscaling rule costs and whether it keeps the p99
-    latent cache   50 GPUs at a high load, by the share of requests that find something and of the steps it saves
+    latent cache   50 GPUs at a high load, by the share of requests with a hit and the share of steps that it saves
 
 A day has a quarter of the largest run's requests, the other runs a twentieth.
 """
@@ -29,9 +29,9 @@ Runs = dict[str, Future[Figures]]
 
 
 def main(quick: bool = False, requests: int | None = None, gpus: int | None = None, price: float = PRICE) -> Figures:
-    """Simulates and returns the figures, JSON-ready; draws the plots, too, where it is not `quick`.
+    """Simulate and return the figures, JSON-ready; unless `quick`, also draw the plots.
 
-    `requests` and `gpus` are of the largest run, `price` is dollars an hour of a GPU.
+    `requests` and `gpus` are those of the largest run, `price` is in dollars per GPU-hour.
     """
     count = requests or (4000 if quick else REQUESTS)
     gpus = gpus or (20 if quick else GPUS)
@@ -45,8 +45,8 @@ def main(quick: bool = False, requests: int | None = None, gpus: int | None = No
         fleet = begin(runs.fleet, count, gpus)
         days = {day: {rule: begin(runs.day, count // 4, day, rule) for rule in runs.RULES} for day in runs.DAYS}
         loads = {
-            name: {f"{load:.0%}": begin(runs.load, count // 20, load, mates) for load in LOADS}
-            for name, mates in ROUTERS.items()
+            name: {f"{load:.0%}": begin(runs.load, count // 20, load, affinity) for load in LOADS}
+            for name, affinity in ROUTERS.items()
         }
         caches = {
             f"{found:.0%} find {saved:.0%}": begin(runs.cache, count // 20, found, saved) for found, saved in CACHES

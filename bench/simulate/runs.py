@@ -1,6 +1,6 @@
 """The runs of a report, each for a process of its own. Loads no torch.
 
-A load is a share of what the GPUs could do one picture at a time.
+Loads are shares of what the GPUs could do one picture at a time.
 """
 
 import time
@@ -26,7 +26,7 @@ Figures = dict[str, Any]
 
 
 def at_load(count: int, gpus: int, load: float, times: StepTimes, mix: Mix) -> Trace:
-    """Requests at a constant rate that is this share of what the GPUs could do one picture at a time."""
+    """Draw requests at a constant rate, this share of what the GPUs could do one picture at a time."""
     work = traces.draw(count, 1.0, traces.poisson, mix, SEED).work(times)
     return traces.draw(count, work / (gpus * load), traces.poisson, mix, SEED)
 
@@ -46,9 +46,9 @@ def fleet(count: int, price: float, gpus: int) -> Figures:
     }
 
 
-def load(count: int, price: float, share: float, mates: bool) -> Figures:
+def load(count: int, price: float, share: float, batch_mates: bool) -> Figures:
     trace = at_load(count, SOME_GPUS, share, H200, Mix())
-    return summary(trace, Fleet(trace, H200, scaling.Fixed(SOME_GPUS), affinity=mates).run(), price)
+    return summary(trace, Fleet(trace, H200, scaling.Fixed(SOME_GPUS), affinity=batch_mates).run(), price)
 
 
 def cache(count: int, price: float, found: float, saved: float) -> Figures:
@@ -60,7 +60,7 @@ def cache(count: int, price: float, found: float, saved: float) -> Figures:
 
 def day(count: int, price: float, kind: str, rule: str) -> Figures:
     trace = traces.draw(count, 24 * HOUR, DAYS[kind], Mix(), SEED)
-    # what a usual day needs on average, one picture at a time; nobody knows of the bursts
+    # what a usual day needs on average, one picture at a time; the bursts are unforeseen
     usual = traces.draw(count, 24 * HOUR, traces.diurnal, Mix(), SEED).work(H200) / (24 * HOUR)
     outcome = Fleet(trace, H200, RULES[rule](usual), start_up=START_UP).run()
     figures = summary(trace, outcome, price)
@@ -75,7 +75,7 @@ def day(count: int, price: float, kind: str, rule: str) -> Figures:
 
 
 def plan(usual: float) -> Callable[[float], float]:
-    """Machines at a time of a usual day, at three quarters of what they could do one picture at a time."""
+    """Return the machines at a time of a usual day, at three quarters of what they could do one picture at a time."""
     return lambda now: usual / 0.75 * float(traces.diurnal(np.array([now]))[0])
 
 
@@ -83,17 +83,17 @@ RULES: dict[str, Callable[[float], scaling.Rule]] = {
     "fixed, for the peak": lambda usual: scaling.Fixed(ceil(1.8 * usual / 0.75)),
     "fixed, for the mean": lambda usual: scaling.Fixed(ceil(usual / 0.75)),
     "busy 70 %": lambda usual: scaling.Utilisation(ceil(usual / 3)),
-    "places 15 %": lambda usual: scaling.Places(ceil(usual / 3)),
+    "places 15 %": lambda usual: scaling.Slots(ceil(usual / 3)),
     "wait over 5 s": lambda usual: scaling.QueueWait(ceil(usual / 3)),
     "by plan": lambda usual: scaling.Scheduled(plan(usual), START_UP),
     "by plan, or places 15 %": lambda usual: scaling.Most(
-        (scaling.Scheduled(plan(usual), START_UP), scaling.Places(ceil(usual / 3)))
+        (scaling.Scheduled(plan(usual), START_UP), scaling.Slots(ceil(usual / 3)))
     ),
 }
 
 
 def summary(trace: Trace, outcome: Outcome, price: float) -> Figures:
-    """One row of a table; latency from arrival to picture."""
+    """Return one row of a table; latency is from arrival to picture."""
     latencies = outcome.finished - trace.arrivals
     by_class = {name: latencies[trace.classes == index] for index, name in enumerate(CLASSES)}
     hours = outcome.paid / HOUR

@@ -1,7 +1,7 @@
-"""Rules that say how many machines a fleet should have, asked every 15 seconds.
+"""Autoscaling rules, which say every 15 seconds how many machines a fleet should have.
 
-Less is wanted only when it was so for five minutes without a break, as in Kubernetes' HorizontalPodAutoscaler, whose
-formula for a target share the first rule uses: machines × share / target, with a tolerance of a tenth.
+They scale down only after wanting less for five minutes without a break, like Kubernetes' HorizontalPodAutoscaler,
+whose formula for a target share they use as well: machines × share / target, with a tolerance of a tenth.
 """
 
 from collections import deque
@@ -16,29 +16,31 @@ PATIENCE = 300.0
 
 @dataclass(frozen=True)
 class Signals:
-    """What a fleet can tell: the share of the time since the last question that GPUs were busy, the share of the
-    machines' places that are taken, requests that found none, and for how many seconds the oldest has been waiting."""
+    """What a rule knows of a fleet: the share of time that GPUs were busy since the last question, the share of slots
+    taken, the requests waiting for one, and the seconds that the oldest of these has waited."""
 
     now: float
     machines: int
     starting: int
     busy: float
-    in_hand: float
+    slots_taken: float
     waiting: int
     waited: float
 
 
 class Rule(Protocol):
+    """An autoscaling rule."""
+
     def first(self) -> int:
-        """Machines to begin with."""
+        """Return the machines to begin with."""
 
     def wanted(self, signals: Signals) -> int:
-        """Machines to have, those that start included."""
+        """Return the machines to have, including those that start."""
 
 
 @dataclass
 class Fixed:
-    """Always as many."""
+    """A fixed number of machines."""
 
     count: int
 
@@ -51,7 +53,7 @@ class Fixed:
 
 @dataclass
 class Patient:
-    """The most that was wanted in the last five minutes, where that is no more than there are."""
+    """A base for rules that scale down late: to the most that was wanted in the last five minutes."""
 
     count: int
     _wanted: deque[tuple[float, int]] = field(default_factory=deque)
@@ -59,7 +61,7 @@ class Patient:
     def first(self) -> int:
         return self.count
 
-    def settle(self, signals: Signals, wanted: int) -> int:
+    def stabilise(self, signals: Signals, wanted: int) -> int:
         self._wanted.append((signals.now, wanted))
         while self._wanted[0][0] < signals.now - PATIENCE:
             self._wanted.popleft()
@@ -68,42 +70,42 @@ class Patient:
 
 @dataclass
 class Utilisation(Patient):
-    """A target share of busy time."""
+    """A rule with a target share of busy time."""
 
     target: float = 0.7
 
     def wanted(self, signals: Signals) -> int:
-        return self.settle(signals, proportional(signals, signals.busy / self.target))
+        return self.stabilise(signals, proportional(signals, signals.busy / self.target))
 
 
 @dataclass
-class Places(Patient):
-    """A target share of the places that workers have for requests; what waits counts as if it had one."""
+class Slots(Patient):
+    """A rule with a target share of the workers' slots; requests that wait count as if they had one."""
 
     target: float = 0.15
-    places: int = 16
+    slots: int = 16
 
     def wanted(self, signals: Signals) -> int:
-        load = signals.in_hand + signals.waiting / (self.places * max(1, signals.machines))
-        return self.settle(signals, proportional(signals, load / self.target))
+        load = signals.slots_taken + signals.waiting / (self.slots * max(1, signals.machines))
+        return self.stabilise(signals, proportional(signals, load / self.target))
 
 
 @dataclass
 class QueueWait(Patient):
-    """A quarter more while somebody has waited longer than the limit; a tenth less while GPUs are half idle."""
+    """A quarter more machines while a request has waited too long; a tenth less while GPUs are half idle."""
 
     limit: float = 5.0
 
     def wanted(self, signals: Signals) -> int:
         have = signals.machines + signals.starting
         if signals.waited > self.limit and not signals.starting:
-            return self.settle(signals, ceil(1.25 * have))
-        return self.settle(signals, have - ceil(have / 10) if signals.busy < 0.5 else have)
+            return self.stabilise(signals, ceil(1.25 * have))
+        return self.stabilise(signals, have - ceil(have / 10) if signals.busy < 0.5 else have)
 
 
 @dataclass
 class Scheduled:
-    """By a plan: machines at a time, asked for `lead` seconds ahead."""
+    """A plan of machines over time, read `lead` seconds ahead."""
 
     plan: Callable[[float], float]
     lead: float
@@ -117,7 +119,7 @@ class Scheduled:
 
 @dataclass
 class Most:
-    """What the one that wants most of several rules wants."""
+    """The maximum of several rules."""
 
     rules: tuple[Rule, ...]
 
@@ -129,7 +131,7 @@ class Most:
 
 
 def proportional(signals: Signals, ratio: float) -> int:
-    """So many machines that the ratio of load to target would be 1."""
+    """Return the number of machines at which the load would equal the target."""
     if abs(ratio - 1) <= TOLERANCE:
         return signals.machines + signals.starting
     return ceil(signals.machines * ratio)

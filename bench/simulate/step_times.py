@@ -1,9 +1,9 @@
-"""How long a batch takes: the published figures of an H200; `agreement` measures those of this machine.
+"""Times of batches: the published figures of an H200; `agreement` measures those of this machine.
 
 A forward's time depends on its image tokens (guidance runs every row twice) and on how many of them attend to one
-another. So a table has a curve, tokens of the forward → seconds, for each length of a row. Between two points and two
-lengths it is read linearly; a forward with fewer tokens than a curve begins with takes as long as its first point, and
-one with more goes on along its last slope.
+another. So a table has one curve, tokens of the forward → seconds, for each length of a row, with linear interpolation
+between points and between lengths. Below a curve's first point a forward takes as long as there; beyond the last, the
+last slope continues.
 """
 
 from bisect import bisect_left
@@ -18,7 +18,7 @@ Curve = Sequence[tuple[int, float]]
 
 @dataclass
 class StepTimes:
-    """`curves` by image tokens of a row; `encode` is a prompt's seconds, `decode` those of an image token.
+    """A table: `curves` by image tokens of a row; `encode` in seconds a prompt, `decode` in seconds an image token.
 
     `shared` is the share of the device that a step and codec work beside it take from each other.
     """
@@ -32,7 +32,7 @@ class StepTimes:
     _read: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def seconds(self, batch: Batch) -> float:
-        """What the device takes for that batch."""
+        """Return the seconds that the device takes for a batch."""
         request = batch.requests[0]
         passes = 2 if request.guided else 1
         if batch.phase is Phase.DENOISE:
@@ -42,7 +42,7 @@ class StepTimes:
         return self.decode * len(batch.requests) * request.image_tokens / passes
 
     def step(self, row: int, tokens: int) -> float:
-        """Seconds of a forward of so many image tokens in all, in rows of so many."""
+        """Return the seconds of a forward of so many image tokens in all, in rows of so many."""
         if (row, tokens) not in self._read:
             lengths = sorted(self.curves)
             above = min(bisect_left(lengths, row), len(lengths) - 1)
@@ -53,7 +53,7 @@ class StepTimes:
         return self._read[row, tokens]
 
 
-# A step of Qwen-Image with guidance, bf16, compiled: github.com/sgl-project/sglang, issue 22183. Not in there, and so
+# A step of Qwen-Image with guidance, bf16, compiled: github.com/sgl-project/sglang, issue 22183. Not given there, so
 # assumed: one row of 4096 tokens (as long as four of 1024), prompts and pictures (both small beside the steps).
 H200 = StepTimes(
     "H200",

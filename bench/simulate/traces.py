@@ -1,7 +1,7 @@
-"""Who asks for what and when: seeded traces of requests, as arrays.
+"""Seeded traces of requests, as arrays: who asks for what, and when.
 
-Accounts are Zipf distributed (the k-th asks 1/k as often as the first). A latent cache is a share of the requests that
-find something and a share of the steps that it saves them.
+Accounts are Zipf distributed (the k-th asks 1/k as often as the first). A latent cache is modelled as a share of
+requests with a hit and a share of steps that a hit saves.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Rate = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class Mix:
-    """Sides in pixels with their shares, and the share with guidance; the cache's two shares."""
+    """A mix of requests: sides in pixels with their shares, the share with guidance, the cache's two shares."""
 
     sides: tuple[int, ...] = (512, 768, 1024)
     shares: tuple[float, ...] = (0.35, 0.25, 0.4)
@@ -35,7 +35,7 @@ class Mix:
 
 @dataclass(frozen=True)
 class Trace:
-    """Requests by arrival, in seconds from the start; `skipped`: the first steps that a cached latent saves."""
+    """A trace of requests by arrival, in seconds from the start; `skipped`: the first steps that a hit saves."""
 
     arrivals: Floats
     accounts: NDArray[np.int64]
@@ -49,7 +49,7 @@ class Trace:
         return len(self.arrivals)
 
     def work(self, times: StepTimes) -> float:
-        """Seconds of one GPU that made every picture alone."""
+        """Return the seconds of one GPU that makes every picture alone."""
         rows = (self.sides // 16) ** 2
         kinds, counts = np.unique(np.stack([rows, self.guided, self.steps - self.skipped]), axis=1, return_counts=True)
         return sum(
@@ -60,24 +60,24 @@ class Trace:
 
 
 def poisson(times: Floats) -> Floats:
-    """The same rate at any time."""
+    """Return the rate at a time: always the same."""
     return np.ones_like(times)
 
 
 def diurnal(times: Floats) -> Floats:
-    """Nine times as many at noon as at midnight."""
+    """Return the rate at a time: nine times as many at noon as at midnight."""
     return 1 - 0.8 * np.cos(2 * np.pi * times / (24 * HOUR))
 
 
 def bursts(times: Floats) -> Floats:
-    """A day in which, six times, three times as many come for ten minutes, unannounced."""
+    """Return the rate at a time: a day with six bursts of ten minutes, each three times the usual rate."""
     begins = np.random.default_rng(7).uniform(0, 24 * HOUR, 6)
     within = (times[:, None] >= begins) & (times[:, None] < begins + HOUR / 6)
     return diurnal(times) * np.where(within.any(axis=1), 3.0, 1.0)
 
 
 def draw(count: int, seconds: float, rate: Rate, mix: Mix, seed: int) -> Trace:
-    """So many requests in that time, as a Poisson process whose rate follows `rate`."""
+    """Draw so many requests in that time, as a Poisson process whose rate follows `rate`."""
     random = np.random.default_rng(seed)
     grid = np.linspace(0, seconds, 1 + max(1, round(seconds / 10)))
     passed = np.concatenate([[0.0], np.cumsum(rate((grid[1:] + grid[:-1]) / 2))])

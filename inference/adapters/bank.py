@@ -1,7 +1,7 @@
-"""Which adapters are on the device: loaded when first wanted, pinned while a request runs, evicted by last use.
+"""The adapters on the device: loaded when first wanted, pinned while a request runs, evicted by last use.
 
-A loader thread reads files, one at a time, so that no denoising step waits for one. Where all that lies on the device
-is pinned, a request waits until there is room; those that come later wait behind it, so that it gets its turn.
+A loader thread reads files, one at a time, so that no denoising step waits for one. If everything on the device is
+pinned, a request waits until there is room; later ones wait behind it, so that it gets its turn.
 """
 
 import logging
@@ -30,7 +30,7 @@ class Resident:
 
 @dataclass(eq=False)
 class Loan:
-    """A request's hold on its adapters, from when it asks for them until it gives them back."""
+    """A request's loan of its adapters, from when it asks for them until it releases them."""
 
     wanted: tuple[tuple[Path, float], ...]
     ready: Future[None] = field(default_factory=Future)
@@ -38,42 +38,42 @@ class Loan:
 
     @property
     def row(self) -> Row:
-        """The adapters on the device, once `ready` is done; none after the release."""
+        """The request's adapters with their scales, once `ready` is done; none after the release."""
         return tuple((resident.adapter, scale) for resident, (_, scale) in zip(self.pinned, self.wanted, strict=False))
 
 
 class Bank:
-    """Adapters of one model on its device, at most `budget` bytes of them. Thread-safe."""
+    """The adapters of one model on its device, at most `budget` bytes of them. Thread-safe."""
 
     def __init__(self, layers: Layers, budget: int) -> None:
         self.budget = budget
         self._layers = layers
-        # the longest unused first
+        # least recently used first
         self._residents: OrderedDict[files.Identity, Resident] = OrderedDict()
         self._changed = threading.Condition()
-        self._someone_waits = False
+        self._waiting_for_room = False
         self._closed = False
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="kiln-adapters")
 
     def acquire(self, wanted: Sequence[tuple[str | Path, float]]) -> Loan:
-        """Begin to bring in adapters, each file with the scale it is to have; returns at once.
+        """Begin to load adapters, each a file with its scale; return at once.
 
-        The loan's `ready` raises AdapterUnavailable where one of them cannot be had, EngineStopped after `close`,
-        EngineFault where the device has no room after all.
+        The loan's `ready` raises AdapterUnavailable if one of them cannot be loaded, EngineStopped after `close`, and
+        EngineFault if loading fails unexpectedly.
         """
         loan = Loan(tuple((Path(path), scale) for path, scale in wanted))
         identities = [_identity(path) for path, _ in loan.wanted]
         with self._changed:
             if self._closed:
                 loan.ready.set_exception(EngineStopped("the engine stopped"))
-            elif self._someone_waits or not self._pin_residents(loan, identities):
-                self._loader.submit(self._grant, loan)
+            elif self._waiting_for_room or not self._pin_residents(loan, identities):
+                self._loader.submit(self._load_wanted, loan)
             else:
                 loan.ready.set_result(None)
         return loan
 
     def release(self, loan: Loan) -> None:
-        """Give the adapters back, or up where they are still to come. Safe to call twice."""
+        """Return the adapters, or give up the ones that are still being loaded. Safe to call twice."""
         loan.ready.cancel()
         with self._changed:
             for resident in loan.pinned:
@@ -83,7 +83,7 @@ class Bank:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End the loader; loans that still wait raise EngineStopped."""
+        """End the loader thread; loans that still wait raise EngineStopped."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -96,7 +96,7 @@ class Bank:
             return sum(resident.adapter.nbytes for resident in self._residents.values())
 
     def _pin_residents(self, loan: Loan, identities: Sequence[files.Identity | None]) -> bool:
-        """Pin all that the loan wants, where all of it is on the device."""
+        """Pin all adapters of a loan if all of them are on the device; return whether they are."""
         known = [identity for identity in identities if identity and identity in self._residents]
         if len(known) < len(identities):
             return False
@@ -104,19 +104,19 @@ class Bank:
             self._pin(loan, identity)
         return True
 
-    def _grant(self, loan: Loan) -> None:
-        """In the loader's thread: bring in what the loan wants, then say so, or why not."""
+    def _load_wanted(self, loan: Loan) -> None:
+        """Load a loan's adapters and set its `ready`. Runs in the loader's thread."""
         failure: InferenceError | None = None
         try:
             for path, _ in loan.wanted:
-                self._bring(loan, path)
+                self._load(loan, path)
         except CancelledError:
             return
         except InferenceError as error:
             failure = error
         except Exception as error:
-            log.exception("an adapter could not be brought in")
-            failure = EngineFault(f"bringing in an adapter raised {error!r}")
+            log.exception("an adapter could not be loaded")
+            failure = EngineFault(f"loading an adapter raised {error!r}")
         if not loan.ready.set_running_or_notify_cancel():
             return
         if failure is None:
@@ -125,7 +125,7 @@ class Bank:
             loan.ready.set_exception(failure)
             self.release(loan)
 
-    def _bring(self, loan: Loan, path: Path) -> None:
+    def _load(self, loan: Loan, path: Path) -> None:
         identity = files.identify(path)
         with self._changed:
             known = identity in self._residents
@@ -136,7 +136,7 @@ class Bank:
         adapter = files.read(path, self._layers.sizes, self._layers.dtype)
         with self._changed:
             self._make_room(loan, adapter.nbytes)
-        # nobody else loads, so the room stays
+        # no other thread loads, so the room is still there
         adapter = adapter.to(self._layers.device)
         with self._changed:
             self._residents[identity] = Resident(adapter)
@@ -151,17 +151,17 @@ class Bank:
         self._residents.move_to_end(identity)
 
     def _make_room(self, loan: Loan, nbytes: int) -> None:
-        """Evict, and wait until enough can be. Raises AdapterUnavailable where that would be never."""
+        """Wait until enough bytes can be evicted, and evict them. Raises AdapterUnavailable if they never can be."""
         own = sum(resident.adapter.nbytes for resident in set(loan.pinned))
         if own + nbytes > self.budget:
             raise AdapterUnavailable(f"adapters of {own + nbytes} bytes: there is room for {self.budget} on the device")
-        self._someone_waits = True
+        self._waiting_for_room = True
         try:
             self._changed.wait_for(
                 lambda: self._closed or loan.ready.cancelled() or self._pinned() + nbytes <= self.budget
             )
         finally:
-            self._someone_waits = False
+            self._waiting_for_room = False
         if self._closed:
             raise EngineStopped("the engine stopped")
         if loan.ready.cancelled():
@@ -172,7 +172,7 @@ class Bank:
         return sum(resident.adapter.nbytes for resident in self._residents.values() if resident.pins)
 
     def _evict(self, most: int) -> None:
-        """Let the longest unused go until no more than `most` bytes are left."""
+        """Evict the least recently used adapters until at most `most` bytes are left."""
         used = self.nbytes
         for identity, resident in list(self._residents.items()):
             if used <= most:
@@ -183,7 +183,7 @@ class Bank:
 
 
 def _identity(path: Path) -> files.Identity | None:
-    """None where there is no such file."""
+    """Return the identity of a file; None if there is no such file."""
     try:
         return files.identify(path)
     except AdapterUnavailable:

@@ -1,14 +1,14 @@
-"""Reads an adapter from a safetensors file that nobody vouches for: what its header says is checked before any weight
-is read, and nothing in it is executed.
+"""Reads an adapter from an untrusted safetensors file: its header is checked before any weight is read, and nothing in
+it is executed.
 
 Names may be those of diffusers, PEFT or kohya's scripts:
 
-    transformer.transformer_blocks.0.attn.to_q.lora_A.weight       without or with another prefix, `lora_A.default`
+    transformer.transformer_blocks.0.attn.to_q.lora_A.weight       another prefix or none, also `lora_A.default`
     transformer_blocks.0.attn.to_q.lora_down.weight · .alpha
     lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight · .alpha
 
 Factors are multiplied by alpha / rank. Alpha comes from a tensor, else from the configuration that diffusers writes to
-the header and PEFT to a file beside it; where nothing says what it is, it is the rank.
+the header and PEFT to a file beside it; if neither has one, it is the rank.
 """
 
 import json
@@ -35,7 +35,7 @@ _CONFIGURATION = "lora_adapter_metadata"
 
 
 class Identity(NamedTuple):
-    """A file as it is now: once it is written anew, it is another adapter."""
+    """A file in its present version; once it is rewritten, it is another adapter."""
 
     path: Path
     inode: int
@@ -44,7 +44,7 @@ class Identity(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """What one layer's tensors are called in the file."""
+    """The names of one layer's tensors in the file."""
 
     down: str
     up: str
@@ -52,9 +52,10 @@ class _Names(NamedTuple):
 
 
 def read(path: Path, sizes: Mapping[str, tuple[int, int]], dtype: torch.dtype) -> Adapter:
-    """The adapter in a file, in CPU memory; `sizes` are the in and out features of the model's linear layers.
+    """Read the adapter in a file into CPU memory; `sizes` are the in and out features of the model's linear layers.
 
-    Raises AdapterUnavailable: no such file, not safetensors, too large, not a LoRA, not of this model, not finite.
+    Raises AdapterUnavailable if there is no such file, or it is not safetensors, too large, not a LoRA, not for this
+    model, or not finite.
     """
     with _explained(path):
         _check_size(path, sizes)
@@ -73,7 +74,7 @@ def read(path: Path, sizes: Mapping[str, tuple[int, int]], dtype: torch.dtype) -
 
 
 def identify(path: Path) -> Identity:
-    """Which adapter that is. Raises AdapterUnavailable where there is no such file."""
+    """Return which adapter a file is now. Raises AdapterUnavailable if there is no such file."""
     with _explained(path):
         found = path.stat()
         _require(stat.S_ISREG(found.st_mode), "not a file")
@@ -86,14 +87,15 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise AdapterUnavailable(f"there is no adapter {path.name}") from error
-    except OSError as error:  # whose own words would name folders
+    except OSError as error:  # its own message would name folders
         raise AdapterUnavailable(f"adapter {path.name}: {error.strerror or 'cannot be read'}") from error
     except (SafetensorError, ValueError, RecursionError) as error:
         raise AdapterUnavailable(f"adapter {path.name}: {error}") from error
 
 
 def _check_size(path: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
-    """No larger than the largest adapter for this model in 32 bits, and no header of absurd length."""
+    """Check that the file is no larger than the largest adapter for this model in 32 bits, and its header not absurdly
+    long."""
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
         size = file.seek(0, 2)
@@ -104,12 +106,12 @@ def _check_size(path: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _sort(keys: list[str], sizes: Mapping[str, tuple[int, int]]) -> dict[str, _Names]:
-    """The tensors' names by layer of the model, in the model's order."""
+    """Sort the tensors' names by layer of the model, in the model's order."""
     layers = {name: name for name in sizes} | {f"lora_unet_{name.replace('.', '_')}": name for name in sizes}
     found: dict[str, dict[str, str]] = {}
     for key in keys:
         part = _PART.search(key)
-        _require(part is not None, f"{_short(key)} is no LoRA weight")
+        _require(part is not None, f"{_short(key)} is not a LoRA weight")
         assert part is not None
         layer = layers.get(_PREFIX.sub("", key[: part.start()], count=1))
         _require(layer is not None, f"the model has no linear layer for {_short(key)}")
@@ -129,7 +131,7 @@ def _sort(keys: list[str], sizes: Mapping[str, tuple[int, int]]) -> dict[str, _N
 def _shape(
     file: Any, names: _Names, layer: str, size: tuple[int, int], configuration: Callable[[str, int], float]
 ) -> Shape:
-    """A layer's shape, from the header but for alpha itself."""
+    """Return a layer's shape, all of it from the header but for alpha's value."""
     for name in names:
         if name is not None:
             dtype = file.get_slice(name).get_dtype()
@@ -139,7 +141,7 @@ def _shape(
     fits = len(down) == 2 and len(up) == 2 and [down[1], up[0]] == [inputs, outputs] and down[0] == up[1]
     _require(fits, f"{layer} needs factors [rank, {inputs}] and [{outputs}, rank], not {down} and {up}")
     rank = down[0]
-    _require(1 <= rank <= MAX_RANK, f"{layer} has rank {rank}; ranks from 1 to {MAX_RANK} are run")
+    _require(1 <= rank <= MAX_RANK, f"{layer} has rank {rank}; ranks from 1 to {MAX_RANK} are supported")
     if names.alpha is None:
         return Shape(rank, inputs, outputs, configuration(layer, rank))
     alpha = file.get_slice(names.alpha).get_shape()
@@ -148,7 +150,7 @@ def _shape(
 
 
 def _configuration(path: Path, metadata: Mapping[str, str]) -> Callable[[str, int], float]:
-    """A layer's scale by name and rank, as the file's configuration has it."""
+    """Return the configuration's scale as a function of a layer's name and rank."""
     beside = path.with_name("adapter_config.json")
     if _CONFIGURATION in metadata:
         written = metadata[_CONFIGURATION]
@@ -157,14 +159,14 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> Callable[[str, in
     else:
         return lambda layer, rank: 1.0
     values = json.loads(written)
-    _require(isinstance(values, dict), "the configuration is no JSON object")
+    _require(isinstance(values, dict), "the configuration is not a JSON object")
     values = {name.removeprefix("transformer."): value for name, value in values.items()}
-    _require(not values.get("use_dora"), "DoRA is not run, LoRA is")
+    _require(not values.get("use_dora"), "DoRA is not supported, only LoRA")
     patterns = values.get("alpha_pattern") or {}
-    _require(isinstance(patterns, dict), "alpha_pattern is no JSON object")
+    _require(isinstance(patterns, dict), "alpha_pattern is not a JSON object")
 
     def scale(layer: str, rank: int) -> float:
-        # patterns are names here, never regular expressions: whoever wrote the file chose them
+        # patterns are taken as names, never as regular expressions, since the file is not trusted
         written = [alpha for name, alpha in patterns.items() if f".{layer}".endswith(f".{name.removeprefix('^')}")]
         alpha = _finite(written[0] if written else values.get("lora_alpha", rank))
         return alpha / (math.sqrt(rank) if values.get("use_rslora") else rank)

@@ -1,9 +1,9 @@
 """Linear layers that give each row of a forward its own adapters: y[row] += s·(x[row] Aᵀ)Bᵀ, with the row's A, B, s.
 
-Rows side by side in one rank bucket share two batched products (Punica, Chen et al. 2023; S-LoRA, Sheng et al. 2023).
-Their factors are gathered layer by layer, in each forward anew: that costs less than two products on what was kept,
-and no memory. A rank is padded with zeros to its bucket, whoever the neighbours are, so they change nothing. Rows
-without adapters are left out, and a forward in which no row has one runs the layers as they were.
+Neighbouring rows in one rank bucket share two batched products (Punica, Chen et al. 2023; S-LoRA, Sheng et al. 2023).
+Their factors are gathered anew for each layer of each forward, which costs little beside the products, and no memory. A
+rank is always padded with zeros to its bucket, so a row's numbers do not depend on its neighbours. Rows without
+adapters are left out, and a forward in which no row has one runs the plain layers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ SMALLEST_BUCKET = 16
 
 
 class Run(NamedTuple):
-    """Neighbouring rows of one rank bucket, and their factors row by row; scales [rows, 1, rank]."""
+    """Neighbouring rows in one rank bucket, with their factors row by row; scales [rows, 1, rank]."""
 
     rows: slice
     downs: list[torch.Tensor]
@@ -29,7 +29,7 @@ class Run(NamedTuple):
 
 
 class Plan:
-    """Which rows of a forward have which adapters, worked out for a layer when it first asks."""
+    """Which rows of a forward have which adapters, worked out for each layer when it first asks."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = tuple(rows)
@@ -38,7 +38,7 @@ class Plan:
         self._scales: dict[tuple[tuple[float, ...], ...], torch.Tensor] = {}
 
     def runs(self, layer: str) -> list[Run]:
-        """The layer's rows that have adapters, in few runs where rows of like rank are neighbours."""
+        """Return the layer's rows with adapters as runs; there are few if rows of similar rank are neighbours."""
         if layer not in self._runs:
             self._runs[layer] = list(self._group(layer))
         return self._runs[layer]
@@ -73,20 +73,20 @@ class Plan:
         return self._zeros[key]
 
     def _scale(self, scales: tuple[tuple[float, ...], ...], device: torch.device) -> torch.Tensor:
-        # most layers of a batch have the same: one small copy to the device for all
+        # most layers of a batch have the same scales, so one small copy to the device serves them all
         if scales not in self._scales:
             self._scales[scales] = torch.tensor(scales, device=device)[:, None]
         return self._scales[scales]
 
 
 class AdaptedLinear(nn.Linear):
-    """What a linear layer of the transformer becomes, its weights and their names untouched."""
+    """A linear layer of the transformer with adapters by row; its weights and their names are unchanged."""
 
     name: str
     layers: "Layers"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [rows, tokens, in features], or [any number for each row, in features] with the rows as the faster axis."""
+        """Apply the layer to x [rows, tokens, in features], or to [n · rows, in features] with rows the faster axis."""
         y = super().forward(x)
         plan = self.layers.plan
         if plan is None:
@@ -96,7 +96,7 @@ class AdaptedLinear(nn.Linear):
             count, _, rank = scales.shape
             down = torch.cat(downs).view(count, rank, -1)
             up = torch.cat(ups).view(count, rank, -1)
-            # the scales have 32 bits, the rest what the model has
+            # the scales have 32 bits, the rest the model's type
             inner = torch.bmm(inputs[rows], down.transpose(1, 2)).mul_(scales)
             outputs[rows].baddbmm_(inner, up)
         return y
@@ -106,7 +106,7 @@ class Layers:
     """The linear layers of one transformer, by name. One forward at a time."""
 
     def __init__(self, transformer: nn.Module) -> None:
-        """Makes every linear layer an AdaptedLinear, in place."""
+        """Turn every linear layer into an AdaptedLinear, in place."""
         self.plan: Plan | None = None
         self._last: Plan | None = None
         found = {name: layer for name, layer in transformer.named_modules() if type(layer) is nn.Linear}
@@ -121,7 +121,7 @@ class Layers:
 
     @contextmanager
     def given(self, rows: Sequence[Row]) -> Iterator[None]:
-        """Forwards of these many rows, each with its own adapters."""
+        """Run the forwards inside with these adapters, one entry for each of their rows."""
         before = self.plan
         self.plan = self._planned(rows) if any(rows) else None
         try:
@@ -130,30 +130,30 @@ class Layers:
             self.plan = before
 
     def only(self, rows: Sequence[int]) -> AbstractContextManager[None]:
-        """Within `given`: a part of the forward that only these of its rows go through."""
+        """Run a part of the forward with only these of its rows; use inside `given`."""
         return self.given([self.plan.rows[row] for row in rows] if self.plan else ())
 
     def _planned(self, rows: Sequence[Row]) -> Plan:
-        plan = self._last  # which `forget` may take away at any moment
+        plan = self._last  # `forget` may clear it at any moment
         if plan is None or plan.rows != tuple(rows):
             self._last = plan = Plan(rows)
         return plan
 
     def forget(self) -> None:
-        """Let go of the adapters of the last forward, once it is over."""
+        """Drop the last forward's adapters, so that they can be freed."""
         self._last = None
 
 
 def bucket(rank: int) -> int:
-    """What a rank is padded to: the next power of two from 16 on; 0 stays 0."""
+    """Return the rank that a rank is padded to: the next power of two, at least 16; 0 stays 0."""
     return max(SMALLEST_BUCKET, 1 << (rank - 1).bit_length()) if rank else 0
 
 
 def order(row: Row) -> int:
-    """Rows sorted by this come in few runs."""
+    """Return a sort key for rows that makes for few runs."""
     return bucket(sum(adapter.rank for adapter, _ in row))
 
 
 def _by_row(x: torch.Tensor, rows: int) -> torch.Tensor:
-    """[any number · rows, features] → [rows, any number, features], the same memory."""
+    """View [n · rows, features] as [rows, n, features]."""
     return x.view(-1, rows, x.shape[-1]).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""An adapter's weights in memory: for each linear layer that it changes, two factors of rank r.
+"""An adapter's weights in memory: two factors of rank r for each linear layer that it changes.
 
 A layer y = Wx becomes y = Wx + s·B(Ax) with A [r, in features] and B [out features, r] (Hu et al. 2021, "LoRA").
 """
@@ -12,7 +12,7 @@ import torch
 
 
 class Shape(NamedTuple):
-    """What one layer's factors are like; `scale` is alpha / rank."""
+    """The shape of one layer's factors; `scale` is alpha / rank."""
 
     rank: int
     inputs: int
@@ -21,7 +21,7 @@ class Shape(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many numbers both factors have."""
+        """The number of elements of both factors."""
         return self.rank * (self.inputs + self.outputs)
 
 
@@ -35,7 +35,7 @@ class Factors(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """An adapter on one device: a single block of memory, in which each layer's factors lie one after the other."""
+    """An adapter on one device: a single block of memory that holds the factors of all layers, one after another."""
 
     memory: torch.Tensor
     shapes: Mapping[str, Shape]
@@ -50,11 +50,11 @@ class Adapter:
 
     @cached_property
     def rank(self) -> int:
-        """The highest of any layer."""
+        """The highest rank of any layer."""
         return max(shape.rank for shape in self.shapes.values())
 
     def to(self, device: torch.device) -> "Adapter":
-        """The same on another device. On a GPU the copy runs beside the work that is under way there."""
+        """Copy the adapter to another device; on a GPU, beside the work that runs there."""
         if device.type != "cuda":
             return Adapter(self.memory.to(device), self.shapes)
         beside = _beside(device)
@@ -74,9 +74,9 @@ class Adapter:
 
 @lru_cache
 def _beside(device: torch.device) -> torch.cuda.Stream:
-    # one and the same: memory that a stream took is used again by that stream alone
+    # a single stream: torch reuses memory only in the stream that allocated it
     return torch.cuda.Stream(device)
 
 
-# the adapters of one row of a forward, each with the scale that the request gives it; they add up
+# the adapters of one row of a forward, each with the request's scale; they add up
 Row = tuple[tuple[Adapter, float], ...]

@@ -1,4 +1,4 @@
-"""What the runner asks of a backend: one forward of the transformer over a batch of rows. Nothing else."""
+"""What the runner needs of a backend: one forward of the transformer over a batch of rows, and nothing else."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from inference.step_cache import StepCache
 
 
 class Backend(Protocol):
-    """A transformer somewhere: in torch, ONNX Runtime or a TensorRT plan."""
+    """A transformer, wherever it runs: in torch, ONNX Runtime or a TensorRT plan."""
 
     name: str
 
@@ -24,8 +24,7 @@ class Backend(Protocol):
         adapters: Sequence[Row],
         cache: StepCache | None = None,
     ) -> torch.Tensor:
-        """Predict the flow's velocity of the first picture [rows, its tokens, channels], 32 bits, for rows that do not
-        see one another.
+        """Predict the flow's velocity of the first picture [rows, its tokens, channels], 32 bits, for independent rows.
 
         latents: [rows, tokens, channels], 32 bits, of the picture and its condition pictures; sigmas: [rows], 1 is
         noise; texts: each row's own embedding [text tokens, width]; grids: the pictures' heights and widths in tokens,
@@ -34,5 +33,5 @@ class Backend(Protocol):
         ...
 
     def synchronize(self) -> None:
-        """Return once the device has done what the caller's stream was given."""
+        """Wait until the device has done all work in the caller's stream."""
         ...

@@ -13,12 +13,12 @@ from inference.models import transformer as rows
 from inference.state import Grid
 from inference.step_cache import StepCache
 
-# text is padded to one of these lengths, so that the linear layers meet few shapes
+# text is padded to one of these lengths, so that the linear layers see few shapes
 TEXT_BUCKETS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
 class TorchBackend:
-    """See `backends.base.Backend`. Replaces attention, RoPE and linear layers of the transformer, but no weight."""
+    """The torch `Backend`. Replaces the transformer's attention, RoPE and linear layers in place, but no weight."""
 
     name = "torch"
 
@@ -43,7 +43,7 @@ class TorchBackend:
         with self.layers.given(adapters), self._blocks.running(through):
             predicted: torch.Tensor = self.transformer(
                 hidden_states=latents.to(dtype),
-                # diffusers' pipelines round the time like this, too
+                # rounded as in diffusers' pipelines
                 timestep=(1000 * sigmas).to(dtype) / 1000,
                 encoder_hidden_states=_pad(texts),
                 img_shapes=[[(1, *grid) for grid in grids]] * len(texts),
@@ -58,7 +58,7 @@ class TorchBackend:
 
 
 def _pad(texts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Texts [rows, bucket, width]."""
+    """Pad texts to their bucket and stack them: [rows, bucket, width]."""
     longest = max(len(text) for text in texts)
     bucket = next(size for size in TEXT_BUCKETS if size >= longest)
     return torch.stack([functional.pad(text, (0, 0, 0, bucket - len(text))) for text in texts])

@@ -1,6 +1,6 @@
-"""A small, real Qwen-Image of flat shapes on coloured backgrounds, which ships with the repository.
+"""A small but real Qwen-Image that draws flat shapes on coloured backgrounds, and ships with the repository.
 
-The folder holds its world, its judge, its training and its weights; the engine only loads the weights.
+The folder holds its world, its judge, its training and its weights; the engine loads only the weights.
 """
 
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""The house model's parts, untrained: diffusers' and transformers' own classes at laptop size.
-
-Training fills them, `export` writes them; nothing here trains.
-"""
+"""The untrained parts of the house model: diffusers' and transformers' own classes at laptop size."""
 
 from typing import Any
 
@@ -23,7 +20,7 @@ HEADS, HEAD_WIDTH, LAYERS = 6, 32, 6
 
 
 def autoencoder(mean: list[float] | None = None, std: list[float] | None = None) -> AutoencoderKLQwenImage:
-    """An 8x autoencoder with 8 latent channels; mean and std are those of its latents, one a channel."""
+    """Make an 8x autoencoder with 8 latent channels; `mean` and `std` are those of its latents, one a channel."""
     return AutoencoderKLQwenImage(
         base_dim=8,
         z_dim=LATENT_CHANNELS,
@@ -36,7 +33,7 @@ def autoencoder(mean: list[float] | None = None, std: list[float] | None = None)
 
 
 def text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
-    """A two-layer Qwen2.5-VL of width 128, with the smallest vision tower the class accepts."""
+    """Make a two-layer Qwen2.5-VL of width 128, with the smallest vision tower that the class accepts."""
     text: dict[str, Any] = {
         "hidden_size": TEXT_WIDTH,
         "intermediate_size": 3 * TEXT_WIDTH,
@@ -72,14 +69,14 @@ def text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneratio
 
 
 def processor(tokenizer: Qwen2Tokenizer) -> PictureProcessor:
-    """Shows the text encoder a picture at 56 pixels a side, as four tokens."""
+    """Make the processor that shows the text encoder a picture at 56 pixels a side, as four tokens."""
     return PictureProcessor(
         Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 64 * 64}), tokenizer
     )
 
 
 def transformer() -> QwenImageTransformer2DModel:
-    """A six-layer image transformer whose blocks start as the identity and whose first prediction is zero.
+    """Make a six-layer image transformer whose blocks start as the identity and whose first prediction is zero.
 
     Zero-initialised modulation and output follow DiT (Peebles and Xie 2023, adaLN-Zero).
     """
@@ -103,7 +100,7 @@ def transformer() -> QwenImageTransformer2DModel:
 
 
 def sampler() -> FlowMatchEulerDiscreteScheduler:
-    """The noise schedule: shifted towards noise the more, the more image tokens there are (64 to 256 here)."""
+    """Make the noise schedule: the more image tokens (64 to 256 here), the more it is shifted towards noise."""
     return FlowMatchEulerDiscreteScheduler(
         num_train_timesteps=1000,
         shift=1.0,
@@ -118,7 +115,7 @@ def sampler() -> FlowMatchEulerDiscreteScheduler:
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
-    """(batch, channels, height, width) latents → (batch, height/2 · width/2, 4 · channels) image tokens."""
+    """Pack latents (batch, channels, height, width) into tokens (batch, height/2 · width/2, 4 · channels)."""
     batch, channels, height, width = latents.shape
     tiles = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return tiles.reshape(batch, height * width // 4, 4 * channels)

@@ -1,6 +1,6 @@
-"""What people call a scene, in English and in Chinese, in many phrasings of the same thing.
+"""Captions of scenes in English and in Chinese, in many phrasings.
 
-Unsaid means: medium size, in the center, a plain background, a white one. Nothing here draws.
+What a caption leaves out has its default: medium size, in the center, on a plain white background. Nothing here draws.
 """
 
 import random
@@ -36,7 +36,7 @@ RELATIONS_EN = {"left": "to the left of", "right": "to the right of", "top": "ab
 SIZES_ZH = {"small": "小的", "medium": "", "large": "大的"}
 PATTERNS_ZH = {"plain": "", "striped": "条纹", "checkered": "格子"}
 
-# part of a scene only, and which parts those are; "colour" alone is what negative prompts look like
+# forms that tell only some parts of a scene, and which; "colour" alone is what negative prompts look like
 PARTIAL_EN = {
     "{colour}": ("colour",),
     "{colour} shape": ("colour",),
@@ -95,7 +95,7 @@ TWO_ZH = (
 
 
 def a(phrase: str) -> str:
-    """An English phrase behind its indefinite article."""
+    """Put the indefinite article before an English phrase."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
@@ -155,7 +155,7 @@ def _form(scene: Scene, dice: random.Random, forms: tuple[tuple[str, ...], ...],
     one, centred, two = forms
     if len(scene.shapes) == 2:
         related = tuple(shape.position for shape in scene.shapes) in PAIRS
-        # of shapes that stand neither side by side nor one above the other, one can only say where each is
+        # of shapes neither side by side nor one above the other, one can only say where each is
         return dice.choice(two) if related else two[-1]
     central = scene.shapes[0].position == "center" and dice.random() < 0.5
     if (scene.background, scene.pattern) == ("white", "plain") and dice.random() < 0.3:
@@ -164,9 +164,9 @@ def _form(scene: Scene, dice: random.Random, forms: tuple[tuple[str, ...], ...],
 
 
 def partial_caption(scene: Scene, dice: random.Random, language: str) -> tuple[str, frozenset[str]]:
-    """A caption that leaves parts of a scene open, and the parts of its first shape and ground that it says.
+    """Return a caption that leaves parts of a scene open, and the parts of its first shape and ground that it tells.
 
-    Only a scene of one shape is told where that shape stands.
+    The position is told only if the scene has one shape.
     """
     shape, forms = scene.shapes[0], PARTIAL_ZH if language == "zh" else PARTIAL_EN
     text, said = dice.choice([form for form in forms.items() if len(scene.shapes) == 1 or "position" not in form[1]])
@@ -180,7 +180,7 @@ def partial_caption(scene: Scene, dice: random.Random, language: str) -> tuple[s
 
 
 def caption(scene: Scene, dice: random.Random, language: str) -> str:
-    """One phrasing of a scene in "en" or "zh"; English ones are sometimes capitalised or end in a full stop."""
+    """Phrase a scene in "en" or "zh"; English captions are sometimes capitalised or end in a full stop."""
     if language == "zh":
         return _chinese(scene, dice) + dice.choice(("", "", "", "。"))
     text = _english(scene, dice)

@@ -1,4 +1,4 @@
-"""Edits of a scene: what is asked in English or Chinese, and the scene before and after it."""
+"""Edits of a scene: an instruction in English or Chinese, and the scene before and after it."""
 
 import random
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ PHRASES_ZH = {
 
 @dataclass(frozen=True)
 class Edit:
-    """One change: `was` became `now` (a removed shape becomes None); both are None where the background changed."""
+    """One change: `was` became `now` (a removed shape becomes None); both are None if the background changed."""
 
     verb: str
     before: Scene
@@ -83,10 +83,10 @@ def _changed(shape: Shape, scene: Scene, verb: str, dice: random.Random) -> Shap
 
 
 def draw_edit(dice: random.Random, *, held_out: bool = False, pair_share: float = 0.4) -> Edit:
-    """Sample an edit whose scenes are both of the training split, or whose result is of the held-out split.
+    """Sample an edit whose scenes are both in the training split, or whose result is in the held-out split.
 
-    A removal brings no new combination: there it is the scene before that is held out. The two shapes of a pair differ
-    in kind, so that an instruction can name one of them.
+    A removal makes no new combination, so there it is the scene before that is held out. The two shapes of a pair
+    differ in kind, so that an instruction can name one of them.
     """
     verb = dice.choice(VERBS)
     while True:
@@ -108,7 +108,7 @@ def draw_edit(dice: random.Random, *, held_out: bool = False, pair_share: float 
 
 
 def instruction(edit: Edit, dice: random.Random, language: str) -> str:
-    """One phrasing in "en" or "zh" of what an edit asks for."""
+    """Phrase an edit as an instruction in "en" or "zh"."""
     shown = edit.now or Shape("circle", edit.after.background)
     by_colour = dice.random() < NAMED_BY_COLOUR
     if language == "zh":

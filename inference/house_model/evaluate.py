@@ -1,7 +1,7 @@
-"""How well the house model draws what it is told: `python -m inference.house_model.evaluate`.
+"""Measures how well the house model follows prompts: `python -m inference.house_model.evaluate`.
 
-Its figure is the share of held-out captions, of combinations never trained on, whose picture the judge finds right.
-Captions take turns in language, number of shapes and picture size. Pictures come from the engine, in batches.
+The figure is the share of held-out captions, of combinations never trained on, whose picture the judge finds right.
+Captions alternate in language, number of shapes and picture size. Pictures come from the engine, in batches.
 """
 
 import argparse
@@ -36,7 +36,7 @@ TEXT_SIZE = 13
 
 @dataclass(frozen=True)
 class Drawn:
-    """A caption in one language, the scene it tells, its picture and the judge's verdict."""
+    """A caption in one language, the scene that it describes, its picture, and the judge's verdict."""
 
     scene: Scene
     language: str
@@ -54,7 +54,7 @@ class Sampling:
 
 
 def draw(engine: Engine, captions: int, sampling: Sampling) -> list[Drawn]:
-    """Pictures of held-out captions, a fifth of them with two shapes; the same captions and seeds every time."""
+    """Draw held-out captions, a fifth of them with two shapes; the same captions and seeds every time."""
     dice = random.Random(11)
     scenes = [draw_scene(dice, held_out=True, pair_share=float(index // 2 % 5 == 0)) for index in range(captions)]
     languages = [LANGUAGES[index % 2] for index in range(captions)]
@@ -66,7 +66,7 @@ def draw(engine: Engine, captions: int, sampling: Sampling) -> list[Drawn]:
 
 
 def shares(drawn: Sequence[Drawn]) -> dict[str, Any]:
-    """The share of pictures that are right: in all, by part of the scene, language, number of shapes and size."""
+    """Return the shares of right pictures: overall, and by part of the scene, language, number of shapes and size."""
 
     def followed(some: Iterable[Drawn]) -> float:
         return _mean(one.verdict.followed for one in some)
@@ -83,8 +83,8 @@ def shares(drawn: Sequence[Drawn]) -> dict[str, Any]:
 
 
 def negative(engine: Engine, sampling: Sampling, seeds: int = 4) -> dict[str, float]:
-    """The share of pictures with a red shape on captions that leave the colour open, without and with a negative
-    prompt that names it."""
+    """Return the shares of pictures with a red shape for captions that leave the colour open, without and with a
+    negative prompt that names it."""
     prompts = [
         f"a {kind} {POSITIONS_EN[place]} on a white background" for kind in SHAPES for place in POSITIONS
     ] * seeds
@@ -100,9 +100,9 @@ def negative(engine: Engine, sampling: Sampling, seeds: int = 4) -> dict[str, fl
 
 
 def edit(engine: Engine, edits: int, sampling: Sampling) -> dict[str, Any]:
-    """The share of edits towards held-out scenes that did what was asked, left the rest as it was, and both.
+    """Return the shares of edits towards held-out scenes that did what was asked, left the rest as it was, and both.
 
-    Told by verb too. The pictures to edit are drawn, not generated; languages and sizes take turns.
+    Also by verb. The pictures to edit are rendered, not generated; languages and sizes alternate.
     """
     dice = random.Random(17)
     asked = [draw_edit(dice, held_out=True) for _ in range(edits)]
@@ -129,7 +129,7 @@ def edit(engine: Engine, edits: int, sampling: Sampling) -> dict[str, Any]:
 
 
 def _done(asked: Edit, seen: Scene) -> bool:
-    """Whether the background, or the shape that was named, is as asked; a removed one is gone."""
+    """Return whether the background, or the shape that was named, is as asked (a removed shape: gone)."""
     if asked.verb == "background":
         return seen.background == asked.after.background
     if asked.now is None:
@@ -138,7 +138,7 @@ def _done(asked: Edit, seen: Scene) -> bool:
 
 
 def _kept(asked: Edit, seen: Scene) -> bool:
-    """Whether all that was not named is as it was, and nothing has come that nobody asked for."""
+    """Return whether everything that was not named is as it was, and nothing was added."""
     others = [shape for shape in asked.before.shapes if shape is not asked.was]
     return (
         (asked.verb == "background" or seen.background == asked.before.background)
@@ -148,13 +148,13 @@ def _kept(asked: Edit, seen: Scene) -> bool:
 
 
 def _same(wanted: Shape | None, seen: Shape) -> bool:
-    """Whether the judge, who does not tell sizes, reads one as the other."""
+    """Return whether two shapes are the same to the judge, which does not read sizes."""
     return wanted is not None and replace(wanted, size=seen.size) == seen
 
 
 @torch.inference_mode()
 def judge_accuracy(autoencoder: AutoencoderKLQwenImage, count: int = 500) -> dict[str, float]:
-    """The share of held-out pictures that the judge finds right as drawn, and after encoding and decoding."""
+    """Return the shares of held-out pictures that the judge finds right as drawn, and after encoding and decoding."""
     flatten_time(autoencoder)
     dice = random.Random(13)
     drawn, decoded = [], []
@@ -168,8 +168,8 @@ def judge_accuracy(autoencoder: AutoencoderKLQwenImage, count: int = 500) -> dic
 
 
 def sheet(drawn: Sequence[Drawn]) -> Image.Image:
-    """The first English captions under their pictures, in red where not followed; unselected otherwise."""
-    # the font that comes with Pillow has no Chinese
+    """Draw a contact sheet: the first English captions under their pictures, red if not followed; not a selection."""
+    # Pillow's own font has no Chinese
     shown = [one for one in drawn if one.language == "en"][: COLUMNS * ROWS]
     font = ImageFont.load_default(TEXT_SIZE)
     cell, line = PICTURE + MARGIN, TEXT_SIZE + 4
@@ -198,10 +198,10 @@ def evaluate(
     *,
     sheet_path: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """All figures of a model: of its autoencoder, negative prompts and edits, and of captions for each number of steps.
+    """Measure a model's autoencoder, negative prompts and edits, and its captions for each number of steps.
 
-    The first of `steps` (the model's own where there are none) is that of negative prompts, edits and the contact
-    sheet, which is written where a path is given.
+    Negative prompts, edits and the contact sheet use the first of `steps` (the model's default if there are none). The
+    sheet is written if a path is given.
     """
     card = catalog.card(model)
     guidance = guidance or card.default_guidance_scale
@@ -229,7 +229,7 @@ def _pictures(
     negative_prompt: str = "",
     images: Sequence[Image.Image] = (),
 ) -> list[Image.Image]:
-    """One picture a prompt; each edits the one of `images` at its place, where there are any."""
+    """Make one picture a prompt; if there are `images`, each prompt edits its own one."""
     futures = [
         engine.submit(
             Request(
@@ -250,7 +250,7 @@ def _pictures(
 
 
 def _step_milliseconds(reports: Sequence[BatchReport]) -> float:
-    """Time of a denoising step for one picture, in batches."""
+    """Return the time of a denoising step per picture, in batches."""
     steps = [report for report in reports if report.phase == "denoise"]
     return round(1000 * sum(report.seconds for report in steps) / sum(report.rows for report in steps), 2)
 
@@ -277,7 +277,7 @@ def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How well the house model draws what it is told.")
+    parser = argparse.ArgumentParser(description="Measure how well the house model follows prompts.")
     parser.add_argument("--captions", type=int, default=500, help="held-out captions (default: %(default)s)")
     parser.add_argument("--edits", type=int, default=200, help="edits towards held-out scenes (default: %(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", default=[], help="denoising steps (default: the model's)")

@@ -1,4 +1,4 @@
-"""Write a trained house model as a diffusers folder: `python -m inference.house_model.export --from FOLDER`."""
+"""Writes a trained house model as a diffusers folder: `python -m inference.house_model.export --from FOLDER`."""
 
 import argparse
 import json
@@ -38,10 +38,10 @@ def export(
     text_encoder: Qwen2_5_VLForConditionalGeneration,
     transformer: QwenImageTransformer2DModel,
 ) -> None:
-    """Write the whole model beside `folder` and move it there, so that no folder is ever half written.
+    """Write the whole model beside `folder` and move it there, so that the folder is never half written.
 
-    The transformer and the autoencoder are stored in 16 bits; the text encoder stays in 32, since transformers
-    loads a model as it was stored and diffusers loads the others in 32.
+    The transformer and the autoencoder are stored in 16 bits. The text encoder stays in 32, since transformers loads a
+    model in the type it was stored in, while diffusers loads the others in 32.
     """
     colours = previews.fit(flatten_time(autoencoder.float()), previews.world())
     pipeline = QwenImagePipeline(
@@ -67,7 +67,7 @@ def export(
 
 
 def _add_processor(folder: Path, processor: PictureProcessor) -> None:
-    """Add what the pipelines for edits need besides, under the name of transformers' own class."""
+    """Add what the pipelines for edits also need, under the name of transformers' own class."""
     processor.save_pretrained(folder / "processor")
     index = json.loads((folder / "model_index.json").read_text())
     index["processor"] = ["transformers", "Qwen2VLProcessor"]
@@ -77,7 +77,7 @@ def _add_processor(folder: Path, processor: PictureProcessor) -> None:
 
 
 def _forget_origin(config: Path) -> None:
-    """Take out where the checkpoint lay on the machine that trained it."""
+    """Remove the checkpoint's path on the machine that trained it."""
     kept = {name: value for name, value in json.loads(config.read_text()).items() if name != "_name_or_path"}
     config.write_text(json.dumps(kept, indent=2) + "\n")
 

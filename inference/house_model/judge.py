@@ -1,8 +1,8 @@
 """Reads a picture back into a scene, and says which parts of a wanted scene it shows.
 
-Each pixel goes to its nearest palette colour; the background is the majority on the border, its two tones as one;
-the rest falls into segments; a segment's colour is its majority, its shape the best overlap with the drawn
-templates, its position the nearest named one. Size and pattern are not judged.
+Each pixel is assigned to its nearest palette colour. The background is the majority on the border, its two tones
+counted as one; the rest is split into segments. A segment's colour is its majority, its shape the template with the
+largest overlap, its position the nearest named one. Size and pattern are not judged.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ SMALLEST_SEGMENT = 0.012  # of the square of the shorter side; the smallest shap
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which parts of a scene a picture shows rightly."""
+    """Which parts of a scene a picture shows correctly."""
 
     background: bool
     colour: bool
@@ -57,14 +57,14 @@ def _background(picture: Pixels) -> int:
     rim = np.concatenate([picture[:2].reshape(-1, 3), picture[-2:].reshape(-1, 3)])
     rim = np.concatenate([rim, picture[:, :2].reshape(-1, 3), picture[:, -2:].reshape(-1, 3)])
     nearest = _distances(rim, TONES).argmin(axis=-1)
-    # a second tone resembles other colours' first, so a colour must show its first tone to count
+    # a second tone resembles the first tone of other colours, so a colour counts only if its first tone shows
     first = np.bincount(nearest[nearest < len(NAMES)], minlength=len(NAMES))
     both = np.bincount(nearest % len(NAMES), minlength=len(NAMES))
     return int((both * (first > 0.2 * len(rim))).argmax() if (first > 0.2 * len(rim)).any() else both.argmax())
 
 
 def _segments(mask: Mask, smallest: float) -> list[Mask]:
-    """Connected parts (four neighbours), largest first; labels spread along rows and columns till all is still."""
+    """Find connected parts (four neighbours), largest first, by spreading labels until none changes."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
         spread = labels.copy()
@@ -82,7 +82,7 @@ def _segments(mask: Mask, smallest: float) -> list[Mask]:
 
 
 def _square(mask: Mask) -> npt.NDArray[np.float32]:
-    """A segment cut to its bounding box, scaled to TEMPLATE by TEMPLATE."""
+    """Crop a segment to its bounding box, and scale it to TEMPLATE by TEMPLATE."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scaled = Image.fromarray(box.astype(np.uint8) * 255).resize((TEMPLATE, TEMPLATE), Image.Resampling.BILINEAR)
@@ -110,7 +110,7 @@ def _position(segment: Mask) -> str:
 
 
 def read(picture: Pixels) -> Scene:
-    """What a (height, width, 3) picture shows: up to two shapes, the largest first."""
+    """Read the scene that a (height, width, 3) picture shows: up to two shapes, the largest first."""
     background = _background(picture)
     ours = [background, background + len(NAMES)]
     ground = _distances(picture, TONES[ours]).min(axis=-1)
@@ -126,7 +126,7 @@ def read(picture: Pixels) -> Scene:
 
 
 def _pairing(wanted: Scene, seen: Scene) -> Sequence[tuple[Shape, Shape | None]]:
-    """Each wanted shape with the seen one at its place, or with what is left over."""
+    """Pair each wanted shape with the seen one at its position, or with one left over."""
     left = list(seen.shapes)
     pairs: list[tuple[Shape, Shape | None]] = []
     for shape in sorted(wanted.shapes, key=lambda one: all(other.position != one.position for other in left)):
@@ -138,7 +138,7 @@ def _pairing(wanted: Scene, seen: Scene) -> Sequence[tuple[Shape, Shape | None]]
 
 
 def judge(wanted: Scene, picture: Pixels) -> Verdict:
-    """Whether a (height, width, 3) picture shows the wanted scene, part by part; one shape too many is wrong."""
+    """Judge whether a (height, width, 3) picture shows the wanted scene, part by part; an extra shape is wrong."""
     seen = read(picture)
     pairs = _pairing(wanted, seen)
     return Verdict(

@@ -1,4 +1,4 @@
-"""Training by the clock: steps until the time is up, a falling learning rate, an averaged model, a progress bar."""
+"""Training for a given time: steps until it is up, a falling learning rate, averaged weights, a progress bar."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Pace:
-    """How far a stage of training is, in time. `spent` seconds count as already used (a resumed stage)."""
+    """The progress of a stage of training in time; a resumed stage has already used `spent` seconds."""
 
     def __init__(self, name: str, seconds: float, spent: float = 0.0, step: int = 0) -> None:
         self.name, self.seconds = name, seconds
@@ -27,19 +27,20 @@ class Pace:
 
     @property
     def spent(self) -> float:
+        """The seconds used."""
         return time.monotonic() - self._started
 
     @property
     def share(self) -> float:
-        """Share of the time used, 0..1."""
+        """The share of the time used, 0..1."""
         return min(self.spent / self.seconds, 1.0)
 
     def rate(self, warm_up: int = 100, floor: float = 0.02) -> float:
-        """Factor of the learning rate: a linear rise over the first steps, then a linear fall with time."""
+        """Return the learning rate's factor: a linear rise over the first steps, then a linear fall with time."""
         return min(1.0, (self.step + 1) / warm_up) * max(1.0 - self.share, floor)
 
     def steps(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Pass items on until the time is up; the first step, which compiles, is not counted."""
+        """Pass items on until the time is up; the first step, which compiles, is not timed."""
         compiling = True
         for item in items:
             if self.spent >= self.seconds:
@@ -51,7 +52,7 @@ class Pace:
                 self._started, compiling = time.monotonic() - self._spent_before, False
 
     def report(self, loss: torch.Tensor, every: int = 100) -> None:
-        """Move the bar and, every so many steps, show mean loss and time left; or log them without a terminal."""
+        """Move the bar and, every so many steps, show the mean loss and time left, or log them if not a terminal."""
         self._losses.append(loss)
         self._bar.update(min(round(self.spent), self._bar.total) - self._bar.n)
         if len(self._losses) == every:
@@ -72,7 +73,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the model; quickly at first, when both are far from good."""
+        """Move the average towards the model's weights, faster at first, while both are far from good."""
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         ours = list(self.weights.values())
@@ -85,5 +86,5 @@ class Average:
         self._model.load_state_dict(self.weights)
 
     def follow(self, model: nn.Module) -> None:
-        """Go on averaging, now this model's weights (after a resumed start)."""
+        """Continue with the weights of this model, after training was resumed."""
         self._model, self._updates = model, 10_000

@@ -1,7 +1,7 @@
-"""The transformer's training material: latents and text features, computed once and kept on disk.
+"""The transformer's training data: latents and text features, computed once and stored on disk.
 
-One pool a picture size. Held-out combinations never get in here. Trained on the same pools for more than about six
-turns, the transformer gets better at those edits alone; pools of another `drawing` have other scenes and instructions.
+There is one pool for each picture size, without held-out combinations. After about six epochs on the same pools, the
+transformer only gets better at their own edits; pools with another `drawing` have other scenes and instructions.
 """
 
 import logging
@@ -34,7 +34,7 @@ PAIR_SHARE = 0.65
 
 @dataclass(frozen=True)
 class Frozen:
-    """The parts of the model that are finished when the transformer is trained."""
+    """The parts of the model that are already trained when the transformer is."""
 
     reader: text.Reader
     autoencoder: AutoencoderKLQwenImage
@@ -42,22 +42,22 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Prompts:
-    """States of several prompts a row, and how many of each are real."""
+    """The states of several prompts a row, and how many of each are real."""
 
     states: torch.Tensor  # (rows, phrasings, TEXT_ROOM, 128), bf16
     lengths: torch.Tensor  # (rows, phrasings)
 
     def pick(self, rows: torch.Tensor, phrasings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, TEXT_ROOM, 128) states and (batch, TEXT_ROOM) booleans, true where a state is real."""
+        """Return states (batch, TEXT_ROOM, 128) and booleans (batch, TEXT_ROOM), true where a state is real."""
         present = torch.arange(TEXT_ROOM)[None] < self.lengths[rows, phrasings][:, None]
         return self.states[rows, phrasings].float(), present
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Edits of pictures of one size: row i of `tokens` becomes row i + edits by row i of `instructions`.
+    """Edits of pictures of one size: row i of `instructions` turns row i of `tokens` into row i + edits.
 
-    `captions` go with `tokens`: English, Chinese, partial. Instructions: English, Chinese, empty.
+    Each row of `tokens` has captions: English, Chinese, partial; each edit has instructions: English, Chinese, empty.
     """
 
     width: int
@@ -72,7 +72,7 @@ class Pool:
 
 
 def load_frozen(folder: Path) -> Frozen:
-    """Read the finished stages' checkpoints; the autoencoder's decoder is the refined one where there is one."""
+    """Load the finished stages' checkpoints, with the autoencoder's refined decoder if there is one."""
     refined = folder / "decoder"
     autoencoder = AutoencoderKLQwenImage.from_pretrained(refined if refined.exists() else folder / "vae")
     encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", dtype=torch.float32)
@@ -84,7 +84,7 @@ def load_frozen(folder: Path) -> Frozen:
 
 
 def _fitting(scene: Scene, dice: random.Random, language: str, words: Qwen2Tokenizer) -> str:
-    """A caption that leaves room for what closes the template."""
+    """Return a caption short enough for the template's closing tokens."""
     while True:
         prompt = caption(scene, dice, language)
         if len(words.tokenize(prompt)) + text.CLOSING_TOKENS <= TEXT_ROOM:
@@ -99,7 +99,7 @@ def _captions(scene: Scene, dice: random.Random, words: Qwen2Tokenizer) -> list[
 
 
 def normalise(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor) -> torch.Tensor:
-    """Raw (batch, channels, height, width) latents → ones of mean 0 and deviation 1 a channel."""
+    """Normalise raw latents (batch, channels, height, width) to mean 0 and deviation 1 per channel."""
     mean = torch.tensor(autoencoder.config.latents_mean).view(1, -1, 1, 1)
     return (latents - mean) / torch.tensor(autoencoder.config.latents_std).view(1, -1, 1, 1)
 
@@ -143,7 +143,7 @@ def build(frozen: Frozen, width: int, height: int, count: int, seed: int) -> Poo
 
 
 def load_or_build(folder: Path, frozen: Frozen, width: int, height: int, count: int, drawing: int) -> Pool:
-    """The pool of one size from `folder`; built and written there the first time."""
+    """Load the pool of one size from `folder`; the first time, build it and write it there."""
     path = folder / f"pool-{drawing}-{width}x{height}.safetensors"
     if not path.exists():
         pool = build(frozen, width, height, count, seed=1_000_000 * drawing + 1000 * width + height)

@@ -1,4 +1,4 @@
-"""What a training transformer draws: sheets of held-out captions and edits with the judge's verdicts."""
+"""Samples of a transformer in training: sheets of held-out captions and edits with the judge's verdicts."""
 
 import logging
 import random
@@ -20,7 +20,7 @@ from inference.house_model.world import Pixels, draw_scene, render
 
 log = logging.getLogger(__name__)
 
-# (width, height) of captions' pictures and how many; edits are looked at in the first size
+# (width, height) of captions' pictures, and how many; edits are drawn in the first size
 CAPTIONS = {(128, 128): 24, (256, 256): 12}
 EDITS = 12
 COLUMNS = 6
@@ -29,7 +29,7 @@ GUIDANCE = 3.0
 
 
 def sheet(pictures: list[Pixels], followed: list[bool]) -> Image.Image:
-    """The pictures of one size in rows of COLUMNS; those that do not follow their caption have a red corner."""
+    """Draw pictures of one size in rows of COLUMNS, with a red corner on those that do not follow their caption."""
     height, width = pictures[0].shape[:2]
     whole = Image.new("RGB", (COLUMNS * (width + 4), -(-len(pictures) // COLUMNS) * (height + 4)), "white")
     pen = ImageDraw.Draw(whole)
@@ -80,7 +80,7 @@ def _edited(frozen: Frozen, transformer: QwenImageTransformer2DModel, asked: lis
     pictures = []
     for before, text in asked:
         height, width = before.shape[:2]
-        # the pipeline enlarges what it is given to a megapixel, which the house model never saw
+        # the pipeline enlarges its input to a megapixel, a size that the house model never saw
         with mock.patch.object(pipeline_qwenimage_edit_plus, "VAE_IMAGE_SIZE", width * height):
             drawn = pipeline(
                 [Image.fromarray(before)],
@@ -98,7 +98,7 @@ def _edited(frozen: Frozen, transformer: QwenImageTransformer2DModel, asked: lis
 
 
 def look(out: Path, frozen: Frozen, transformer: QwenImageTransformer2DModel, step: int) -> None:
-    """Draw held-out captions and edits, write `out`/sheets/STEP-*.png and log the shares that are right."""
+    """Draw held-out captions and edits, write `out`/sheets/STEP-*.png, and log the shares that are right."""
     dice, transformer = random.Random(7), transformer.eval()
     (out / "sheets").mkdir(exist_ok=True)
     for size, count in CAPTIONS.items():

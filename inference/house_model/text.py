@@ -1,6 +1,6 @@
-"""Training of the text encoder to tell a scene from its caption and an edit from its instruction.
+"""Training of the text encoder to recognise a scene by its caption and an edit by its instruction.
 
-The classifying heads are thrown away afterwards: what stays is an encoder whose states hold the scene.
+The classifying heads are discarded afterwards; what stays is an encoder whose states hold the scene.
 """
 
 import random
@@ -25,7 +25,7 @@ from inference.models.processor import PictureProcessor
 BATCH = 64
 PARTIAL_SHARE = 0.25
 INSTRUCTIONS = 32
-# <|im_end|> \n <|im_start|> assistant \n: every one of them learns the whole scene
+# <|im_end|> \n <|im_start|> assistant \n: each of them learns the whole scene
 CLOSING_TOKENS = 5
 ABSENT = -100
 UNSAID = "unsaid"
@@ -35,7 +35,7 @@ SHAPE_PARTS: dict[str, tuple[str, ...]] = {
     "position": tuple(POSITIONS),
     "size": tuple(SIZES),
 }
-# what a caption says of a scene, and an instruction of an edit
+# what a caption tells about a scene, and an instruction about an edit
 SCENE_PARTS: dict[str, tuple[str, ...]] = {
     "background": tuple(COLOURS),
     "pattern": PATTERNS,
@@ -53,15 +53,15 @@ Parts = dict[str, tuple[str, ...]]
 
 
 def _classes(parts: Parts, values: dict[str, str]) -> list[int]:
-    """Class numbers in the order of `parts`; the class behind the last name says that a part is unsaid."""
+    """Return class numbers in the order of `parts`; the class after the last name means that a part is unsaid."""
     numbers = {name: {value: index for index, value in enumerate((*names, UNSAID))} for name, names in parts.items()}
     return [numbers[name][values[name]] if name in values else ABSENT for name in parts]
 
 
 def scene_targets(scene: Scene, said: frozenset[str] | None = None) -> list[int]:
-    """Class numbers of a scene in the order of SCENE_PARTS, all of them or those `said` of the first shape and ground.
+    """Return a scene's class numbers in the order of SCENE_PARTS, ABSENT for the parts of a missing shape.
 
-    ABSENT for the parts of a shape that is not there.
+    `said` names the parts of the first shape and the ground that a caption tells; None: all of them.
     """
     values = {"background": scene.background, "pattern": scene.pattern, "count": str(len(scene.shapes))}
     for which, shape in zip(("first", "second"), scene.shapes, strict=False):
@@ -72,7 +72,7 @@ def scene_targets(scene: Scene, said: frozenset[str] | None = None) -> list[int]
 
 
 def edit_targets(edit: edits.Edit) -> list[int]:
-    """Class numbers of an edit in the order of EDIT_PARTS."""
+    """Return an edit's class numbers in the order of EDIT_PARTS."""
     told = {"recolour": "colour", "replace": "kind", "move": "position"}
     values = dict.fromkeys(EDIT_PARTS, UNSAID) | {"verb": edit.verb}
     if edit.was:
@@ -85,14 +85,14 @@ def edit_targets(edit: edits.Edit) -> list[int]:
 
 
 class Heads(nn.Module):
-    """One linear classifier a part."""
+    """Linear classifiers, one for each part."""
 
     def __init__(self, width: int, parts: Parts) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(width, len(names) + 1) for names in parts.values()])
 
     def loss(self, states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """Summed cross-entropy of (batch, tokens, width) states against (batch, parts) class numbers."""
+        """Return the summed cross-entropy of states (batch, tokens, width) and class numbers (batch, parts)."""
         losses = []
         for layer, column in zip(self.layers, wanted.T, strict=True):
             repeated = column[:, None].expand(-1, states.shape[1]).flatten()
@@ -101,14 +101,14 @@ class Heads(nn.Module):
 
 
 class Reader:
-    """Prompts and instructions → states, as the pipelines' `encode_prompt` makes them, template and all."""
+    """An encoder of prompts and instructions, template included, as in the pipelines' `encode_prompt`."""
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, processor: PictureProcessor) -> None:
         self.model, self._processor = model, processor
         self.words: Qwen2Tokenizer = processor.tokenizer
 
     def prompts(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, tokens, width) states behind the template, and their (batch,) lengths."""
+        """Return the states (batch, tokens, width) behind the template, and their lengths (batch,)."""
         tokens = self.words(
             [in_template(prompt) for prompt in prompts], padding=True, padding_side="right", return_tensors="pt"
         )
@@ -117,7 +117,7 @@ class Reader:
     def instructions(
         self, instructions: Sequence[str], pictures: npt.NDArray[np.uint8]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same for instructions about (batch, height, width, 3) pictures."""
+        """Return the same for instructions about pictures (batch, height, width, 3)."""
         inputs = self._processor(
             text=[in_edit_template(text) for text in instructions],
             images=[Image.fromarray(picture) for picture in pictures],
@@ -139,7 +139,7 @@ def _closing(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Examples:
-    """A batch of captions, the first PARTIAL_SHARE of them partial, and one of instructions with their pictures."""
+    """A batch of captions, the first PARTIAL_SHARE of them partial, and a batch of instructions with pictures."""
 
     captions: list[str]
     scenes: torch.Tensor
@@ -186,7 +186,7 @@ def adopt(reader: Reader, former: Reader) -> None:
 def train(reader: Reader, pace: Pace, former: Reader | None = None) -> None:
     """Train in place until the pace's time is up, then freeze.
 
-    With a former encoder, start from it and keep what it makes of whole captions, which a transformer knows already.
+    With a former encoder, start from it and preserve its states of whole captions, which the transformer already knows.
     """
     if former:
         adopt(reader, former)
@@ -214,12 +214,12 @@ def train(reader: Reader, pace: Pace, former: Reader | None = None) -> None:
 
 
 def padded(states: torch.Tensor, lengths: torch.Tensor, room: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch, tokens, width) states → (batch, room, width), zeros behind each one's length.
+    """Pad states (batch, tokens, width) to (batch, room, width), with zeros behind each one's length.
 
-    Raises ValueError where a prompt is longer than the room.
+    Raises ValueError if a prompt is longer than the room.
     """
     if int(lengths.max()) > room:
-        raise ValueError(f"a prompt takes {int(lengths.max())} tokens, there is room for {room}")
+        raise ValueError(f"a prompt takes {int(lengths.max())} tokens, but there is room for {room}")
     present = torch.arange(states.shape[1])[None] < lengths[:, None]
     filled = states.new_zeros(len(states), room, states.shape[2])
     filled[:, : states.shape[1]] = (states * present[..., None])[:, :room]

@@ -1,7 +1,7 @@
-"""The house model's tokenizer: Qwen2's byte-level BPE and special tokens, with a vocabulary of its own world.
+"""The house model's tokenizer: Qwen2's byte-level BPE and special tokens, with a vocabulary for its own world.
 
-The pipelines drop the first 34 tokens of the prompt template, and 64 of the one for edits, so every word of them
-must be one token; `build` makes sure of it.
+The pipelines drop the first 34 tokens of the prompt template, and 64 of the one for edits, so each of their words must
+be one token; `build` checks it.
 """
 
 import json
@@ -55,7 +55,7 @@ def _corpus() -> list[str]:
     plain = TEMPLATE_BEFORE + TEMPLATE_AFTER + EDIT_BEFORE + PICTURE
     for token in SPECIAL:
         plain = plain.replace(token, "")
-    # Chinese is learnt word by word, so that no entry straddles two words
+    # Chinese is learnt word by word, so that no token spans two words
     words = [
         *CHINESE_WORDS,
         *captions.COLOURS_ZH.values(),
@@ -66,7 +66,7 @@ def _corpus() -> list[str]:
 
 
 def build() -> Qwen2Tokenizer:
-    """Train the vocabulary on the world's captions; raises ValueError when a template is not as long as it must be."""
+    """Train the vocabulary on the world's captions. Raises ValueError if a template does not have its length."""
     raw = Tokenizer(models.BPE())
     raw.normalizer = normalizers.NFC()
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -92,15 +92,15 @@ def build() -> Qwen2Tokenizer:
     for template, dropped in ((TEMPLATE_BEFORE, TEMPLATE_TOKENS), (EDIT_BEFORE, EDIT_TOKENS)):
         length = len(tokenizer(template).input_ids)
         if length != dropped:
-            raise ValueError(f"a template takes {length} tokens, the pipeline drops {dropped}")
+            raise ValueError(f"a template takes {length} tokens, but the pipeline drops {dropped}")
     return tokenizer
 
 
 def in_template(prompt: str) -> str:
-    """A prompt as the text encoder reads it."""
+    """Put a prompt into its template."""
     return TEMPLATE_BEFORE + prompt + TEMPLATE_AFTER
 
 
 def in_edit_template(prompt: str) -> str:
-    """An instruction about one picture as the text encoder reads it."""
+    """Put an instruction about one picture into its template."""
     return EDIT_BEFORE + PICTURE + prompt + TEMPLATE_AFTER

@@ -1,11 +1,11 @@
-"""Train the house model from nothing: `python -m inference.house_model.train --out FOLDER --hours 2`.
+"""Trains the house model from scratch: `python -m inference.house_model.train --out FOLDER --hours 2`.
 
-Five stages, each from the checkpoints of the ones before: tokenizer, vae, decoder, text, transformer. A finished
-stage is skipped; the transformer goes on from its last checkpoint, and so does the decoder where it is asked for by
-name, at any time, since the latents do not change with it. Checkpoints are safetensors.
+There are five stages, each from the checkpoints of those before: tokenizer, vae, decoder, text, transformer. A finished
+stage is skipped; the transformer resumes from its last checkpoint. So does the decoder, at any time, if it is asked for
+by name, since the latents do not depend on it. Checkpoints are safetensors.
 
-With `--former FOLDER`, an exported model, the training goes on from it: its autoencoder is kept, the text encoder and
-the transformer start from its own.
+With `--former FOLDER`, an exported model, training continues from that: its autoencoder is kept, and the text encoder
+and the transformer start from its own.
 """
 
 import argparse
@@ -27,38 +27,36 @@ SHARES = {"vae": 0.1, "decoder": 0.15, "text": 0.05, "transformer": 0.7}
 
 
 @dataclass(frozen=True)
-class Course:
-    """Where a training keeps its checkpoints, the exported model that it started from, if any, and the number of its
-    pools.
-    """
+class Training:
+    """A training's checkpoints, the exported model that it started from, if any, and the number of its pools."""
 
     out: Path
     former: Path | None = None
     drawing: int = 0
 
 
-def _tokenizer(course: Course, seconds: float) -> None:
+def _tokenizer(training: Training, seconds: float) -> None:
     words = tokenizer.build()
-    architecture.processor(words).save_pretrained(course.out / "processor")
-    words.save_pretrained(course.out / "tokenizer")
+    architecture.processor(words).save_pretrained(training.out / "processor")
+    words.save_pretrained(training.out / "tokenizer")
 
 
-def _vae(course: Course, seconds: float) -> None:
-    if course.former:
-        model = AutoencoderKLQwenImage.from_pretrained(course.former / "vae", dtype=torch.float32)
+def _vae(training: Training, seconds: float) -> None:
+    if training.former:
+        model = AutoencoderKLQwenImage.from_pretrained(training.former / "vae", dtype=torch.float32)
     else:
         model = architecture.autoencoder()
         vae.train(model, Pace("vae", seconds))
         mean, std = vae.statistics(model)
         model.register_to_config(latents_mean=mean, latents_std=std)
-    model.save_pretrained(course.out / "vae")
-    fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(course.out / "vae"))
+    model.save_pretrained(training.out / "vae")
+    fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(training.out / "vae"))
     log.info("vae: %.1f dB on held-out pictures", fidelity)
 
 
-def _decoder(course: Course, seconds: float) -> None:
-    refined = course.out / "decoder"
-    model = AutoencoderKLQwenImage.from_pretrained(refined if refined.exists() else course.out / "vae")
+def _decoder(training: Training, seconds: float) -> None:
+    refined = training.out / "decoder"
+    model = AutoencoderKLQwenImage.from_pretrained(refined if refined.exists() else training.out / "vae")
     vae.refine(model, Pace("decoder", seconds))
     model.save_pretrained(refined)
     fidelity = vae.fidelity(AutoencoderKLQwenImage.from_pretrained(refined))
@@ -69,22 +67,22 @@ def _reader(encoder: Qwen2_5_VLForConditionalGeneration, words: Qwen2Tokenizer) 
     return text.Reader(encoder, architecture.processor(words))
 
 
-def _text(course: Course, seconds: float) -> None:
-    words = Qwen2Tokenizer.from_pretrained(course.out / "tokenizer")
+def _text(training: Training, seconds: float) -> None:
+    words = Qwen2Tokenizer.from_pretrained(training.out / "tokenizer")
     model, former = architecture.text_encoder(words), None
-    if course.former:
-        known = Qwen2Tokenizer.from_pretrained(course.former / "tokenizer")
-        encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(course.former / "text_encoder")
+    if training.former:
+        known = Qwen2Tokenizer.from_pretrained(training.former / "tokenizer")
+        encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(training.former / "text_encoder")
         former = _reader(encoder, known)
     text.train(_reader(model, words), Pace("text", seconds), former)
-    model.save_pretrained(course.out / "text_encoder")
+    model.save_pretrained(training.out / "text_encoder")
 
 
-def _transformer(course: Course, seconds: float) -> None:
-    transformer.train(course.out, seconds, course.former, course.drawing)
+def _transformer(training: Training, seconds: float) -> None:
+    transformer.train(training.out, seconds, training.former, training.drawing)
 
 
-STAGES: dict[str, Callable[[Course, float], None]] = {
+STAGES: dict[str, Callable[[Training, float], None]] = {
     "tokenizer": _tokenizer,
     "vae": _vae,
     "decoder": _decoder,
@@ -97,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--hours", type=float, default=2.0, help="wall-clock time of all stages together")
-    parser.add_argument("--former", type=Path, help="folder of an exported model to go on from")
+    parser.add_argument("--former", type=Path, help="folder of an exported model to start from")
     parser.add_argument(
         "--drawing", type=int, default=0, help="number of the pools; another has other scenes (default: %(default)s)"
     )
@@ -109,11 +107,11 @@ def main() -> None:
     torch.manual_seed(0)
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name, stage in STAGES.items():
-        goes_on = name == "transformer" or name == "decoder" == chosen.stage
-        finished = not goes_on and (chosen.out / {"text": "text_encoder"}.get(name, name)).exists()
+        resumes = name == "transformer" or name == "decoder" == chosen.stage
+        finished = not resumes and (chosen.out / {"text": "text_encoder"}.get(name, name)).exists()
         if chosen.stage in (None, name) and not finished:
             share = 1.0 if chosen.stage else SHARES.get(name, 0.0)
-            stage(Course(chosen.out, chosen.former, chosen.drawing), share * chosen.hours * 3600)
+            stage(Training(chosen.out, chosen.former, chosen.drawing), share * chosen.hours * 3600)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Training of the transformer on flow matching, from pools of latents and text features.
 
-x_t = (1 - t) x_0 + t ε, and the model learns ε - x_0 (Lipman et al. 2023; Esser et al. 2024 for the times).
-The blocks are diffusers' own; RoPE is computed with real numbers here, which the compiler can fuse.
+x_t = (1 - t) x_0 + t ε, and the model learns ε - x_0 (Lipman et al. 2023; for the times Esser et al. 2024). The blocks
+are diffusers' own; RoPE is computed with real numbers here, which the compiler can fuse.
 """
 
 import json
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Share:
-    """What one picture size gets: edits kept, rows a batch, and shares of the batches for pictures and for edits."""
+    """One picture size: edits in its pool, rows a batch, and its shares of the batches, for pictures and for edits."""
 
     edits: int
     rows: int
@@ -48,7 +48,7 @@ SIZES = {
 FIRST_SIZE_ONLY = 0.1
 # English, Chinese and partial
 CAPTIONS = (0.38, 0.38, 0.24)
-# English, Chinese, which is followed less often when both come as often, and empty
+# English, Chinese (more often, since it is followed less well at equal shares), and empty
 INSTRUCTIONS = (0.3, 0.5, 0.2)
 EMPTY_PROMPTS = ("", " ")
 EMPTY_SHARE = 0.1
@@ -62,7 +62,7 @@ Rotation = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass
 class Batch:
-    """Rows of one size: clean tokens, those of a picture to edit (or none), text states, which of those are real, and
+    """Rows of one size: clean tokens, tokens of a picture to edit (or none), text states, which of those are real, and
     the rotations of image and text."""
 
     tokens: torch.Tensor
@@ -79,8 +79,8 @@ def _rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
 
 
 class RealRotation:
-    """An attention processor with the arithmetic of diffusers' own, but for cosines and sines instead of complex
-    numbers, and with a mask that is always there."""
+    """An attention processor that computes the same as diffusers' own, but with cosines and sines instead of complex
+    numbers, and always with a mask."""
 
     def __call__(
         self,
@@ -115,7 +115,7 @@ class RealRotation:
 
 
 def predict(model: QwenImageTransformer2DModel, batch: Batch, noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-    """Velocities of (rows, tokens, 32) noisy tokens at (rows,) times in 0..1, as the model's own forward."""
+    """Predict velocities of noisy tokens (rows, tokens, 32) at times (rows,) in 0..1, like the model's own forward."""
     image = model.img_in(torch.cat([noisy, batch.given], dim=1))
     prompt = model.txt_in(model.txt_norm(batch.texts))
     moment = model.time_text_embed(times, image)
@@ -139,7 +139,7 @@ def _rotations(model: QwenImageTransformer2DModel, pool: Pool, pictures: int) ->
 
 
 def _times(rows: int) -> torch.Tensor:
-    # leaning to the noisy side, where the layout and the shapes are decided; a fifth uniform
+    # mostly on the noisy side, where layout and shapes are decided; a fifth are uniform
     times = torch.sigmoid(0.5 + 1.2 * torch.randn(rows))
     return torch.where(torch.rand(rows) < 0.2, torch.rand(rows), times)
 
@@ -190,7 +190,7 @@ def _save(out: Path, model: QwenImageTransformer2DModel, average: Average, pace:
 
 
 def load(out: Path, part: str = "average") -> QwenImageTransformer2DModel:
-    """The transformer of the last checkpoint in `out`: its averaged weights, or with "model" the raw ones."""
+    """Load the transformer of the last checkpoint in `out`, with its averaged weights, or with "model" the raw ones."""
     model = architecture.transformer()
     weights = load_file(out / "transformer.safetensors")
     model.load_state_dict({k.removeprefix(f"{part}."): v for k, v in weights.items() if k.startswith(f"{part}.")})
@@ -213,9 +213,9 @@ def _resume(out: Path, seconds: float, former: Path | None) -> tuple[QwenImageTr
 
 
 def train(out: Path, seconds: float, former: Path | None = None, drawing: int = 0) -> None:
-    """Train from the checkpoints in `out`, or go on, until `seconds` of training are used; checkpoints as it goes.
+    """Train, or resume, from the checkpoints in `out` until `seconds` of training are used; save checkpoints.
 
-    Without a checkpoint the transformer starts from that of the exported model `former`, or from nothing. `drawing`
+    Without a checkpoint the transformer starts from that of the exported model `former`, or from scratch. `drawing`
     numbers the pools.
     """
     frozen = load_frozen(out)

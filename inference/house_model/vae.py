@@ -1,6 +1,6 @@
-"""Training of the autoencoder on crops round the shapes, and its use on single pictures.
+"""Training of the autoencoder on crops around the shapes, and its use on single pictures.
 
-The weights are diffusers' AutoencoderKLQwenImage, trained with its convolutions flattened to single frames.
+The model is diffusers' AutoencoderKLQwenImage, trained with its convolutions flattened to single frames.
 """
 
 import random
@@ -18,13 +18,13 @@ from inference.models.autoencoder import flatten_time
 
 CROP = 64
 BATCH = 16
-# (width, height) of the pictures that the decoder alone is trained on, and how many of each
+# (width, height) of the whole pictures that only the decoder is trained on, and how many of each
 WHOLES = {(128, 128): 2048, (192, 128): 640, (128, 192): 640, (192, 192): 448, (256, 256): 320}
 BATCH_PIXELS = 6 * 128 * 128
 
 
 def to_tensor(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """(batch, height, width, 3) bytes → (batch, 3, 1, height, width) floats in -1..1."""
+    """Convert bytes (batch, height, width, 3) to floats (batch, 3, 1, height, width) in -1..1."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).unsqueeze(2).float() / 127.5 - 1
 
 
@@ -50,7 +50,7 @@ def _loss(autoencoder: AutoencoderKLQwenImage, crops: torch.Tensor) -> torch.Ten
     logvar = logvar.clamp(-20, 10)
     sampled = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
     error = autoencoder.decoder(autoencoder.post_quant_conv(sampled)).float() - crops
-    # edges: the difference to the neighbour must be right too
+    # for sharp edges: the difference to the neighbouring pixel must be right, too
     slopes = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     loss: torch.Tensor = error.abs().mean() + 2 * error.square().mean() + 0.5 * slopes + 2e-4 * divergence
@@ -58,7 +58,7 @@ def _loss(autoencoder: AutoencoderKLQwenImage, crops: torch.Tensor) -> torch.Ten
 
 
 def train(autoencoder: AutoencoderKLQwenImage, pace: Pace) -> None:
-    """Train in place until the pace's time is up; ends with the averaged weights."""
+    """Train in place until the pace's time is up, and end with the averaged weights."""
     flatten_time(autoencoder)
     compiled = torch.compile(_loss)
     optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-3)
@@ -82,9 +82,9 @@ def encode(
     pictures: npt.NDArray[np.uint8],
     encoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """(batch, height, width, 3) bytes → (batch, channels, height/8, width/8) raw latents (the means).
+    """Encode bytes (batch, height, width, 3) to raw latents (batch, channels, height/8, width/8), the means.
 
-    `encoder` stands in for the autoencoder's own, compiled.
+    `encoder` replaces the autoencoder's own, for example compiled.
     """
     with torch.autocast("cpu", torch.bfloat16):
         forward = autoencoder.encoder if encoder is None else encoder
@@ -94,7 +94,7 @@ def encode(
 
 
 def _wholes(autoencoder: AutoencoderKLQwenImage, dice: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Latents (batch, channels, 1, height/8, width/8) of whole pictures, and the pictures; one size a batch."""
+    """Yield latents (batch, channels, 1, height/8, width/8) of whole pictures, and the pictures, one size a batch."""
     pools = []
     for (width, height), count in WHOLES.items():
         scenes = [draw_scene(dice, pair_share=0.4) for _ in range(count)]
@@ -111,14 +111,14 @@ def _decoding_loss(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, p
     error = (autoencoder.decoder(autoencoder.post_quant_conv(latents)).float() - pixels)[:, :, 0]
     across, down = pixels[:, :, 0].diff(dim=-1).abs(), pixels[:, :, 0].diff(dim=-2).abs()
     edges = functional.pad(across, (0, 1)).sum(dim=1) + functional.pad(down, (0, 0, 0, 1)).sum(dim=1)
-    # corners are few among the pixels, and decide what shape one sees
+    # corners are few pixels, but decide which shape one sees
     weight = 1 + 4 * functional.max_pool2d(edges.clamp(max=1), 5, stride=1, padding=2)
     loss: torch.Tensor = (weight[:, None] * (error.abs() + 2 * error.square())).mean()
     return loss
 
 
 def refine(autoencoder: AutoencoderKLQwenImage, pace: Pace) -> None:
-    """Train the decoder alone, in place, on whole pictures; the latents stay what they were."""
+    """Train only the decoder, in place, on whole pictures; the latents stay as they were."""
     flatten_time(autoencoder)
     decoder = autoencoder.decoder
     compiled = torch.compile(_decoding_loss, dynamic=False)
@@ -140,7 +140,7 @@ def refine(autoencoder: AutoencoderKLQwenImage, pace: Pace) -> None:
 
 @torch.no_grad()
 def statistics(autoencoder: AutoencoderKLQwenImage) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each latent channel over a few hundred pictures."""
+    """Return the mean and standard deviation of each latent channel over a few hundred pictures."""
     dice = random.Random(2)
     latents = torch.cat(
         [encode(autoencoder, np.stack([render(draw_scene(dice)) for _ in range(32)])) for _ in range(12)]
@@ -150,7 +150,7 @@ def statistics(autoencoder: AutoencoderKLQwenImage) -> tuple[list[float], list[f
 
 @torch.no_grad()
 def fidelity(autoencoder: AutoencoderKLQwenImage, count: int = 64) -> float:
-    """Mean peak signal-to-noise ratio, in dB, of held-out 128 by 128 pictures after encoding and decoding."""
+    """Return the mean peak signal-to-noise ratio, in dB, of held-out 128 by 128 pictures encoded and decoded."""
     dice = random.Random(3)
     pictures = to_tensor(np.stack([render(draw_scene(dice, held_out=True)) for _ in range(count)]))
     decoded = autoencoder.decode(autoencoder.encode(pictures).latent_dist.mode()).sample

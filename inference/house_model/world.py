@@ -1,7 +1,7 @@
 """The world the house model draws: flat shapes on a background, as a scene and as a picture.
 
-A scene is the specification; `render` draws it without any randomness, `draw_scene` samples one from a seed.
-What people call a scene is in `captions`; reading a picture back into a scene is in `judge`.
+A scene is the specification; `render` draws it without any randomness, `draw_scene` samples one from a seed. Captions
+of a scene are in `captions`; `judge` reads a picture back into a scene.
 """
 
 import math
@@ -65,7 +65,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """Up to two shapes on a background; two that were drawn together stand at the positions of one of PAIRS."""
+    """Up to two shapes on a background; two shapes sampled together have the positions of one of PAIRS."""
 
     shapes: tuple[Shape, ...]
     background: str = "white"
@@ -114,7 +114,7 @@ SHAPES = tuple(OUTLINES)
 
 
 def second_tone(colour: str) -> Rgb:
-    """The other tone of a striped or checkered background: darker, or lighter where the colour is dark."""
+    """Return the other tone of a striped or checkered background: darker, or lighter if the colour is dark."""
     rgb = COLOURS[colour]
     if sum(rgb) / 3 < 50:
         red, green, blue = (round(value + 0.22 * (255 - value)) for value in rgb)
@@ -125,7 +125,7 @@ def second_tone(colour: str) -> Rgb:
 
 @lru_cache(maxsize=2048)
 def coverage(kind: str, centre: tuple[float, float], radius: float, width: int, height: int) -> Coverage:
-    """How much of each pixel a shape covers, (height, width) in 0..1; centre and radius in pixels.
+    """Return how much of each pixel a shape covers, (height, width) in 0..1; centre and radius in pixels.
 
     Outlines after the first are holes. Anti-aliased by drawing at four times the size.
     """
@@ -166,7 +166,7 @@ def render(scene: Scene, width: int = 128, height: int = 128) -> Pixels:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether a shape's (colour, kind, position, background) is one of the twentieth kept from training."""
+    """Return whether a shape's (colour, kind, position, background) is in the twentieth kept out of training."""
     return any(
         zlib.crc32(f"{shape.colour}|{shape.kind}|{shape.position}|{scene.background}".encode()) % HELD_OUT_SHARE == 0
         for shape in scene.shapes
@@ -191,7 +191,7 @@ def _any_scene(dice: random.Random, pair_share: float) -> Scene:
 
 
 def draw_scene(dice: random.Random, *, held_out: bool = False, pair_share: float = 0.25) -> Scene:
-    """Sample a scene of the training split, or of the held-out split."""
+    """Sample a scene from the training split, or from the held-out split."""
     while True:
         scene = _any_scene(dice, pair_share)
         if is_held_out(scene) is held_out:

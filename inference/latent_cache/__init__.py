@@ -1,1 +1,1 @@
-"""The latent cache: a picture whose prompt resembles an earlier one's begins from that one's latents. No Django."""
+"""The latent cache: a picture whose prompt resembles an earlier one begins from that one's latents. No Django."""

@@ -1,12 +1,12 @@
-"""Looks up latents to begin from, and keeps those of pictures that began from noise; used by the engine's threads.
+"""Looks up latents to begin from, and stores those of pictures that began from noise. Used by the engine's threads.
 
-Kept are intermediate latents at the mapping's noise levels, not finished ones to be noised again: those go on where the
-earlier picture was, on its own path (Agarwal et al. 2024, "Approximate Caching for Efficiently Serving Diffusion
-Models", Nirvana), and what a hit took can be measured, since the same path can be walked from its beginning (`shadow`).
-Levels are known by sigma, so that schedules of other lengths can join. A hit is not kept: its errors would add up.
+What is stored are intermediate latents at the mapping's noise levels, not finished ones to be noised again. A hit goes
+on along the earlier picture's own path (Agarwal et al. 2024, "Approximate Caching for Efficiently Serving Diffusion
+Models", Nirvana), and its error can be measured by following the same path from the beginning (`shadow`). Levels are
+identified by sigma, so that they fit schedules of other lengths. Hits are not stored: their errors would add up.
 
-Storing is done by a thread of its own, and let go of where that falls behind. Whatever is wrong with a store or an
-entry, the request is denoised in full.
+A thread of its own stores the latents, and drops them if it falls behind. Whatever is wrong with a store or an entry,
+the request is denoised in full.
 """
 
 import hashlib
@@ -36,20 +36,20 @@ from inference.request import Operation, Request
 
 log = logging.getLogger(__name__)
 
-# an entry's worth halves in so long
+# an entry's worth halves in this time
 HALF_LIFE_SECONDS = 7 * 24 * 3600
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 MAX_UNWRITTEN = 8
 PAUSE_SECONDS = 10.0
-# sigmas this close are one
+# sigmas this close count as equal
 SAME_SIGMA = 1e-4
-# whose descriptions are kept in memory; customers choose what makes a shelf
+# how many shelves' descriptions are kept in memory; a limit, since customers' orders decide how many there are
 MAX_SHELVES = 256
 
 
 @dataclass
 class _Seen:
-    """What a look-up learnt of a request, for when its latents are offered."""
+    """What a look-up found out about a request, for when its latents are offered."""
 
     feature: Feature
     wording: str
@@ -58,25 +58,26 @@ class _Seen:
 
 
 class LatentCache:
-    """`look_up` and `offer` are each one thread's of the engine; `close` is its owner's.
+    """The latent cache over a store; `look_up` and `offer` are each called by one thread of the engine.
 
-    Entries of `shared` owners are everybody's to begin from: templates that the operator published.
+    Everybody may begin from entries of the `shared` owners: templates that the operator published.
     """
 
     def __init__(self, store: Store, calibration: Calibration, *, shared: Sequence[str] = ()) -> None:
         self.calibration = calibration
         self._store = store
         self._shared = tuple(shared)
-        # the shelf read last is the last one
+        # by last use
         self._known: OrderedDict[Shelf, dict[str, Description]] = OrderedDict()
         self._seen: WeakKeyDictionary[Request, _Seen] = WeakKeyDictionary()
         self._writer = ThreadPoolExecutor(1, "kiln-latents")
         self._unwritten = threading.Semaphore(MAX_UNWRITTEN)
-        self._silent_until = 0.0
+        self._paused_until = 0.0
         self.on_hit: Callable[[Request, Hit], None] | None = None
 
     def look_up(self, request: Request) -> Hit | None:
-        if not _takes_part(request) or not self.calibration.sigmas:
+        """Return latents for a request that was just encoded to begin from; None: begin from noise."""
+        if not _is_eligible(request) or not self.calibration.sigmas:
             return None
         try:
             assert request.state.text is not None
@@ -85,31 +86,32 @@ class LatentCache:
             self._seen[request] = seen = _Seen(entries.feature(request.state.text), wording, None)
             seen.hit = self._find(request, seen)
         except Exception as error:  # noqa: BLE001 - whatever it is, the request is denoised in full
-            self._rest(error)
+            self._pause(error)
             return None
         return seen.hit
 
     def offer(self, request: Request) -> None:
-        """At the last of the levels a request's latents are stored."""
+        """Collect a request's latents at the mapping's levels, and store them once the last level is reached."""
         if (seen := self._seen.get(request)) is None:
             return
         try:
             self._keep(request, seen)
         except Exception as error:  # noqa: BLE001 - the request goes on
             del self._seen[request]
-            self._rest(error)
+            self._pause(error)
 
-    def settle(self) -> None:
-        """Return once all that was offered so far is stored."""
+    def flush(self) -> None:
+        """Wait until everything offered so far is stored."""
         self._writer.submit(lambda: None).result()
 
     def in_background(self, act: Callable[..., None], *arguments: object) -> None:
-        """Call behind what is being stored; no-op where that falls behind, quiet where it raises."""
+        """Call `act` after what is being stored; no-op if that falls behind. Errors are logged and not raised."""
         if not self._unwritten.acquire(blocking=False):
             return
         self._writer.submit(self._quietly, act, *arguments)
 
     def close(self) -> None:
+        """End the thread that stores, once it is done."""
         self._writer.shutdown()
 
     def _keep(self, request: Request, seen: _Seen) -> None:
@@ -129,7 +131,7 @@ class LatentCache:
             del self._seen[request]
 
     def _find(self, request: Request, seen: _Seen) -> Hit | None:
-        if time.monotonic() < self._silent_until:
+        if time.monotonic() < self._paused_until:
             return None
         for similarity, name, found in self._candidates(request, seen):
             sigma = self.calibration.entry(similarity)
@@ -139,12 +141,12 @@ class LatentCache:
                 self.in_background(self._store.credit, name, worth)
                 return hit
             if usable:
-                log.warning("an entry of the latent cache is broken and thrown away")
+                log.warning("an entry of the latent cache is broken and discarded")
                 self.in_background(self._store.discard, name)
         return None
 
     def _candidates(self, request: Request, seen: _Seen) -> list[tuple[float, str, Description]]:
-        """Entries in the same words, made in at least as many steps, most similar first."""
+        """Return the entries of the same wording, made in at least as many steps, most similar first."""
         found = []
         for owner in dict.fromkeys((request.account, *self._shared)):
             for name, each in self._entries(self._shelf(owner, request)).items():
@@ -153,7 +155,7 @@ class LatentCache:
         return sorted(found, key=lambda candidate: -candidate[0])
 
     def _entries(self, shelf: Shelf) -> Mapping[str, Description]:
-        """A shelf's descriptions; only what is new is read from the store."""
+        """Return a shelf's descriptions by entry, reading only new ones from the store."""
         names = self._store.names(shelf)
         known = {name: each for name, each in self._known.pop(shelf, {}).items() if name in names}
         for name, content in self._store.descriptions(shelf, names - known.keys()).items():
@@ -180,7 +182,7 @@ class LatentCache:
         latents = {entries.level(sigma): entries.pack(each) for sigma, each in seen.kept.items()}
         described = Description(seen.feature, seen.wording, seed, steps, tuple(seen.kept))
         size = sum(map(len, latents.values()))
-        # until it was used: worth as much as if it had been once, at its middle level
+        # a new entry is worth as much as after one use at its middle level
         worth = _worth(steps // 2, size)
         self._store.put(shelf, uuid4().hex, described.to_bytes(), latents, worth)
 
@@ -200,20 +202,20 @@ class LatentCache:
         try:
             act(*arguments)
         except Exception as error:  # noqa: BLE001 - nobody waits for it
-            self._rest(error)
+            self._pause(error)
         finally:
             self._unwritten.release()
 
-    def _rest(self, error: Exception) -> None:
-        """Look nothing up for a while, and say so once: a store that is away would hold up every request."""
-        if time.monotonic() >= self._silent_until:
+    def _pause(self, error: Exception) -> None:
+        """Look nothing up for a while, and log that once; an unreachable store would delay every request."""
+        if time.monotonic() >= self._paused_until:
             trace = None if isinstance(error, StoreUnavailable) else error
-            log.warning("the latent cache rests for %g seconds: %s", PAUSE_SECONDS, error, exc_info=trace)
-        self._silent_until = time.monotonic() + PAUSE_SECONDS
+            log.warning("the latent cache pauses for %g seconds: %s", PAUSE_SECONDS, error, exc_info=trace)
+        self._paused_until = time.monotonic() + PAUSE_SECONDS
 
 
-def _takes_part(request: Request) -> bool:
-    """One step has nothing to skip, and leaves nothing that another one could."""
+def _is_eligible(request: Request) -> bool:
+    """Return whether a request may use the cache; with one step there is nothing to skip or to store."""
     drawn = request.use_cache and not request.deterministic and request.operation == Operation.GENERATE
     return drawn and request.state.text is not None and request.steps > 1
 
@@ -223,8 +225,8 @@ def _bytes(latents: torch.Tensor) -> int:
 
 
 def _worth(steps_saved: int, size: int) -> float:
-    """Of one use: steps saved a byte, more the later it is, so that what was used long ago counts for less.
+    """Return the worth of one use: steps saved per byte, growing with time, so that old uses count for less.
 
-    Forward decay (Cormode et al. 2009): the sum of uses never has to be touched as time goes by.
+    Forward decay (Cormode et al. 2009): a sum of uses never has to be updated as time goes by.
     """
     return float(steps_saved / size * 2 ** ((time.time() - EPOCH) / HALF_LIFE_SECONDS))

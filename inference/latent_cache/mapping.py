@@ -1,7 +1,7 @@
-"""How similar two prompts must be for one to begin from the other's latents at a noise level; learnt by `calibrate`.
+"""How similar two prompts must be for one to begin from the other's latents at a noise level.
 
-A mapping belongs to one revision of one model: another one has other embeddings. Where there is none for a revision,
-nothing is looked up.
+`python -m inference.training.latent_cache` fits it. A mapping belongs to one revision of one model, since another has
+other embeddings. Without one for the revision nothing is looked up.
 """
 
 import json
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, Self
 from inference.card import ModelCard
 
 FOLDER = Path(__file__).parent / "mappings"
-# no two prompts are as similar
+# above any possible similarity
 NEVER = 2.0
 
 
 class Point(NamedTuple):
-    """From this similarity (cosine) on, latents at `sigma` will do."""
+    """The similarity (cosine) from which on latents at `sigma` may be used."""
 
     similarity: float
     sigma: float
@@ -25,10 +25,10 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Mapping:
-    """Points from the highest sigma, where most is still open, to the lowest; similarities rise with them.
+    """Points from the highest sigma, where most is still open, to the lowest; the similarities rise along them.
 
-    `drift` is how far a picture may be from the one that all its steps would have made of the same noise (see
-    `shadow`); `bound` the share of pictures that may follow their prompt no more.
+    `drift` is how far a picture may be from the one that all steps would have made from the same noise (see `shadow`),
+    `bound` the share of pictures that may fail to follow their prompt because of it.
     """
 
     revision: str
@@ -38,21 +38,21 @@ class Mapping:
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """Those that can be entered at all."""
+        """The levels that can be used at all."""
         return tuple(point.sigma for point in self.points if point.similarity < NEVER)
 
     def entry(self, similarity: float) -> float | None:
-        """The lowest sigma that may be entered at; None where all steps have to be run."""
+        """Return the lowest sigma to begin at; None if all steps have to be run."""
         reached = [point.sigma for point in self.points if similarity >= point.similarity]
         return min(reached, default=None)
 
     def point(self, sigma: float) -> Point:
-        """The one that latents at `sigma`, which are at its own or a little above, were entered by."""
+        """Return the point that allowed latents at `sigma`, which are at its sigma or a little above."""
         below = [point for point in self.points if point.sigma <= sigma + 1e-4]
         return max(below or self.points, key=lambda point: point.sigma if below else -point.sigma)
 
     def tightened(self, sigma: float, similarity: float) -> Self:
-        """Asks for at least that similarity at `sigma` and below."""
+        """Return a mapping that requires at least this similarity at `sigma` and below."""
         points = (
             Point(max(point.similarity, similarity), point.sigma) if point.sigma <= sigma else point
             for point in self.points
@@ -60,23 +60,27 @@ class Mapping:
         return replace(self, points=tuple(points))
 
     def to_json(self) -> dict[str, Any]:
+        """Return the mapping as JSON-ready values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Self:
+        """Make a mapping of what `to_json` returned."""
         return cls(**{**found, "points": tuple(Point(*point) for point in found["points"])})
 
     def save(self, path: Path) -> None:
+        """Write the mapping to a file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
 
 def path_of(card: ModelCard) -> Path:
+    """Return where a model's mapping is stored."""
     return FOLDER / f"{card.name}.json"
 
 
 def load(card: ModelCard) -> Mapping | None:
-    """The model's own mapping; None where there is none for this revision."""
+    """Load the model's mapping; None if there is none for this revision."""
     try:
         mapping = Mapping.from_json(json.loads(path_of(card).read_bytes()))
     except FileNotFoundError:

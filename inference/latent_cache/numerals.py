@@ -1,7 +1,7 @@
-"""Numbers as they are said, in English words and Chinese characters, to their values in digits.
+"""Reads numbers in English words and Chinese characters, and writes them in digits.
 
-A run of number words is read by place value: a scale multiplies what was said before it of smaller parts, and what
-does not fit below the part before it begins a number of its own, as in "two three" or 二三十.
+A run of number words is read by place value: a scale multiplies the smaller parts before it, and what does not fit
+below the part before it begins a new number, as in "two three" or 二三十.
 """
 
 import re
@@ -45,7 +45,7 @@ SCALES = {
     "million millions": 1_000_000,
     "亿": 100_000_000,
 }
-# so many times all that was said before
+# multiply everything before them
 GROUPS = {"pair pairs couple couples 双": 2, "dozen dozens": 12}
 ARTICLES = ("a", "an")
 # 一百五 is 150
@@ -63,12 +63,12 @@ CHINESE = "".join(word for word in WORDS if not word.isascii())
 
 
 def english(run: str) -> Iterator[str]:
-    """The numbers in number words and articles with blanks, hyphens and "and" between them."""
+    """Read the numbers in number words and articles with blanks, hyphens and "and" between them."""
     return _read(re.split(r"[\s-]+", run))
 
 
 def chinese(run: str) -> Iterator[str]:
-    """The numbers in a run of characters; three digits and more without a scale are read out one by one, as years."""
+    """Read the numbers in a run of characters; three or more digits without a scale are one number, as in years."""
     if len(run) > 2 and all(PLAIN_WORDS.get(character, 10) < 10 for character in run):
         return iter(["".join(str(PLAIN_WORDS[character]) for character in run)])
     scale, digit = run[-2:-1], run[-1]
@@ -77,7 +77,7 @@ def chinese(run: str) -> Iterator[str]:
 
 
 def _read(words: list[str]) -> Iterator[str]:
-    # of the number being read, each part and what the next one has to be below
+    # the parts of the number being read, each with what the next part has to be below
     parts: list[tuple[int, int]] = []
     joined = False
     for word in words:
@@ -114,7 +114,7 @@ def _scaled(scale: int, parts: list[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _sum(parts: list[tuple[int, int]]) -> int:
-    """The number that was read; the next one begins."""
+    """Return the number that was read, and clear its parts for the next one."""
     total = sum(value for value, _ in parts)
     parts.clear()
     return total

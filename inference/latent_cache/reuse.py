@@ -1,4 +1,4 @@
-"""What the engine asks of a latent cache; so the engine runs where none of the stores can be reached or installed."""
+"""The engine's interface to a latent cache, so that the engine runs without any store installed."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,12 +24,12 @@ class Hit:
 
 
 class Reuse(Protocol):
-    """What the engine asks of a cache: quick, and never raising. One thread looks up, another one offers."""
+    """A latent cache as the engine uses it: quick, and never raising. One thread looks up, another one offers."""
 
     def look_up(self, request: Request) -> Hit | None:
-        """Where a request that was just encoded may begin; None: at the beginning."""
+        """Return latents for a request that was just encoded to begin from; None: begin from noise."""
         ...
 
     def offer(self, request: Request) -> None:
-        """Take note of a request's latents after a step."""
+        """Record a request's latents after a step."""
         ...

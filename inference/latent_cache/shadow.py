@@ -1,9 +1,9 @@
-"""Recomputes a sample of hits in full and, where they drift too far, asks for more similarity: no judge is needed.
+"""Computes a sample of hits again in full and, if they drift too far, requires more similarity; it needs no judge.
 
-A hit went some steps by another prompt. The shadow goes all steps by its own prompt, from the same noise, so that what
-is between the two pictures is what the hit took (`drift`). How much of it is harmless is learnt with the mapping.
-Shadows wait behind all that customers wait for, and nobody is charged for them. What they find, and what follows from
-it, is kept in the store, where all workers take it over.
+A hit took some of its steps with another prompt. Its shadow takes all steps with its own prompt, from the same noise,
+so the difference between the two pictures is the hit's error (`drift`). How much of it is harmless is calibrated with
+the mapping. Shadows run after everything that customers wait for, and nobody is charged for them. What they find, and
+what follows from it, is kept in the store, where all workers read it.
 """
 
 import hashlib
@@ -30,18 +30,18 @@ from inference.state import Picture
 
 log = logging.getLogger(__name__)
 
-# who shadows are made for, so that they take from no customer's share
+# the account of shadows, so that they use no customer's share
 ACCOUNT = "shadows"
 MAX_RECORDS = 500
 MAX_OF_ACCOUNT = MAX_RECORDS // 10
 ENOUGH = 12
-# shadows that wait or are made; each holds a picture's latents
+# shadows waiting or running; each holds a picture's latents
 MAX_WAITING = 4
 EXCHANGE_SECONDS = 60.0
 
 
 class Record(NamedTuple):
-    """What one shadow found of a hit that began at `sigma`; `account` tells accounts apart and says no more."""
+    """What one shadow found about a hit that began at `sigma`; `account` is a pseudonym."""
 
     sigma: float
     similarity: float
@@ -50,7 +50,7 @@ class Record(NamedTuple):
 
 
 class Shadows:
-    """Watches the hits of a cache; `share` of those on the schedule that their latents come from are computed again."""
+    """Computes a share of a cache's hits again: of those with as many steps as the entry they began from."""
 
     def __init__(
         self, cache: LatentCache, store: Store, submit: Callable[[Request], Future[Picture]], share: float = 0.02
@@ -70,12 +70,12 @@ class Shadows:
         try:
             self._exchange()
         except Exception:
-            log.exception("what shadows found could not be read")
+            log.exception("the records of shadows could not be read")
             self._exchange_at = 0.0
         cache.on_hit = self._consider
 
-    def settle(self) -> None:
-        """Return once all shadows so far have been computed."""
+    def flush(self) -> None:
+        """Wait until all shadows so far have been computed."""
         self._worker.submit(lambda: None).result()
 
     def _consider(self, request: Request, hit: Hit) -> None:
@@ -109,7 +109,7 @@ class Shadows:
             self._waiting.release()
 
     def _exchange(self, *new: Record) -> None:
-        """Add to what the store's note says, and take over the rest. Where it cannot be read, nothing is written."""
+        """Add records to the store's note, and adopt what it says. If it cannot be read, nothing is written."""
 
         def added(content: bytes | None) -> bytes:
             note = json.loads(content) if content else {"points": [], "records": []}
@@ -120,7 +120,7 @@ class Shadows:
         self._store.change_note(self._note, added)
 
     def _tighten(self, found: Sequence[Point], records: Sequence[Record]) -> list[Point]:
-        """Ask for what was found and what the records say; answers all that is asked beyond what was learnt."""
+        """Tighten the mapping by points and records; return every point that is stricter than as calibrated."""
         with self._tightening:
             asked = tightened(self._cache.calibration, found, records)
             self._cache.calibration = asked
@@ -132,7 +132,7 @@ class Shadows:
 
 
 def bounded(records: Sequence[Record]) -> list[Record]:
-    """The newest, no more than a tenth of them one account's."""
+    """Return the newest records, at most MAX_OF_ACCOUNT of any one account."""
     kept: list[Record] = []
     of_account: Counter[str] = Counter()
     for record in reversed(records):
@@ -143,7 +143,7 @@ def bounded(records: Sequence[Record]) -> list[Record]:
 
 
 def tightened(calibration: Mapping, found: Sequence[Point], records: Sequence[Record]) -> Mapping:
-    """A mapping that asks for no less than before, than was found, and than the records say."""
+    """Return a mapping that requires at least as much as before, as the points, and as the records call for."""
     for point in found:
         calibration = calibration.tightened(point.sigma, point.similarity)
     alone = len({record.account for record in records}) == 1
@@ -152,26 +152,28 @@ def tightened(calibration: Mapping, found: Sequence[Point], records: Sequence[Re
         evidence = here if alone else without_worst(here, calibration.drift)
         wanted = needed(evidence, calibration.drift, calibration.bound)
         if wanted > max(0.0, calibration.point(sigma).similarity):
-            log.warning("hits at sigma %.3f ask for a similarity of %.4f from now on", sigma, wanted)
+            log.warning("hits at sigma %.3f require a similarity of %.4f from now on", sigma, wanted)
             calibration = calibration.tightened(sigma, wanted)
     return calibration
 
 
 def without_worst(records: Sequence[Record], harmless: float) -> list[Record]:
-    """All but those of the account that drifted most often, so that no customer decides for all."""
+    """Leave out the records of the account that drifted most often, so that no customer decides for all."""
     drifts = Counter(record.account for record in records if record.drift > harmless)
     worst = {account for account, _ in drifts.most_common(1)}
     return [record for record in records if record.account not in worst]
 
 
 def drift(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean square between two pictures' latents [tokens, channels], which have a deviation of about 1."""
+    """Return the mean square difference of two pictures' latents [tokens, channels], whose deviation is about 1."""
     return float((one.float() - other.float().to(one.device)).square().mean())
 
 
 def needed(records: Sequence[Record], harmless: float, bound: float) -> float:
-    """The lowest similarity from which on drifts are as rare as the bound, give or take two deviations; 0 where all
-    are, NEVER where none are."""
+    """Return the lowest similarity from which on drifts are as rare as the bound, within two deviations.
+
+    0 if that holds for all records, or there are too few of them; NEVER if for none.
+    """
     rest = sorted(records, key=lambda record: record.similarity)
     if len(rest) < ENOUGH:
         return 0.0

@@ -1,8 +1,8 @@
-"""Where entries lie, so that all workers share them: a file on disk or Redis, behind one interface. Bytes only.
+"""Stores of entries, shared by all workers: a file on disk or Redis, behind one interface. Bytes only.
 
-An entry belongs to an owner (an account) and to one of its shelves: entries of a shelf are alike in everything but the
-prompt and the seed. Beside its description, which is what a look-up reads, it has latents at several levels. What is
-worth least leaves first, within the owner's bytes and within those of all. Each blob carries its SHA-256.
+An entry belongs to an owner (an account) and to one of its shelves; the entries of a shelf are alike in everything but
+prompt and seed. It has a description, which look-ups read, and latents at several levels. The entries worth least are
+evicted first, within the owner's limit of bytes and within that of all. Each blob carries its SHA-256.
 """
 
 import hashlib
@@ -29,57 +29,68 @@ class StoreUnavailable(Exception):
 
 
 class Shelf(NamedTuple):
+    """An owner's entries that are alike in everything but prompt and seed."""
+
     owner: str
     key: str
 
 
 class Limits(NamedTuple):
-    """Bytes of one owner's entries, and of all."""
+    """Limits in bytes: for one owner's entries, and for all."""
 
     owner: int = 64 * MIB
     total: int = 2048 * MIB
 
 
 class Store(Protocol):
-    """Every method raises StoreUnavailable; what was damaged reads as missing."""
+    """A store of entries. Every method raises StoreUnavailable; what was damaged reads as missing."""
 
-    def names(self, shelf: Shelf) -> set[str]: ...
+    def names(self, shelf: Shelf) -> set[str]:
+        """Return the names of a shelf's entries."""
+        ...
 
-    def descriptions(self, shelf: Shelf, names: Collection[str]) -> dict[str, bytes]: ...
+    def descriptions(self, shelf: Shelf, names: Collection[str]) -> dict[str, bytes]:
+        """Return the descriptions of these entries by name."""
+        ...
 
-    def latents(self, name: str, level: str) -> bytes | None: ...
+    def latents(self, name: str, level: str) -> bytes | None:
+        """Return an entry's latents at a level."""
+        ...
 
     def put(self, shelf: Shelf, name: str, description: bytes, latents: Mapping[str, bytes], worth: float) -> None:
-        """Add a whole entry at once, then let go of what is beyond the limits."""
+        """Add a whole entry at once, then evict what is over the limits."""
         ...
 
     def credit(self, name: str, worth: float) -> None:
-        """Add to an entry's worth; no-op where it is gone."""
+        """Add to an entry's worth; no-op if it is gone."""
         ...
 
-    def discard(self, name: str) -> None: ...
+    def discard(self, name: str) -> None:
+        """Remove an entry, if it is there."""
+        ...
 
     def change_note(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
-        """Keep under that key what `change` makes of what is there, with nobody else's change in between.
+        """Replace the note under a key by what `change` makes of it, in one transaction.
 
-        It may be called more than once; what it raises leaves everything as it was.
+        `change` may be called more than once; if it raises, everything stays as it was.
         """
         ...
 
 
 def open_store(place: str, limits: Limits = Limits()) -> Store:  # noqa: B008 - a tuple
-    """The Redis at a `redis://` address, else the file at a path."""
+    """Open the Redis at a `redis://` address, else the file at a path."""
     if place.startswith(("redis://", "rediss://", "unix://")):
         return RedisStore(place, limits)
     return DiskStore(Path(place), limits)
 
 
 def sealed(content: bytes) -> bytes:
+    """Put the content's SHA-256 before it."""
     return hashlib.sha256(content).digest() + content
 
 
 def unsealed(blob: bytes | None) -> bytes | None:
-    """What was sealed; None where nothing is there or a byte has changed."""
+    """Return what was sealed; None if there is nothing, or a byte has changed."""
     if blob is None or hashlib.sha256(blob[DIGEST:]).digest() != blob[:DIGEST]:
         return None
     return blob[DIGEST:]
@@ -90,7 +101,7 @@ def _size(description: bytes, latents: Mapping[str, bytes]) -> int:
 
 
 class DiskStore:
-    """One SQLite file for the processes of a machine; a file that cannot be read is begun anew."""
+    """One SQLite file for the processes of a machine; a file that cannot be read is replaced by a new one."""
 
     SCHEMA = """
         PRAGMA journal_mode = WAL;
@@ -164,7 +175,7 @@ class DiskStore:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """One transaction on a connection of its own."""
+        """Open a connection for one transaction."""
         try:
             connection = self._connect()
             try:
@@ -199,17 +210,17 @@ class DiskStore:
 
 
 class RedisStore:
-    """Keys under `kiln:latents:`; waits a quarter of a second at most."""
+    """Keys under `kiln:latents:` in Redis; waits a quarter of a second at most."""
 
     PREFIX = "kiln:latents:"
 
     def __init__(self, url: str, limits: Limits) -> None:
-        # its types allow for text, which only comes where it was asked for
+        # its types allow for text, which it returns only on request
         self._redis: Any = Redis.from_url(
             url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS, retry=Retry(NoBackoff(), 0)
         )
         self._limits = limits
-        # what an entry is worth, by owner and in all; and where it belongs
+        # entries by worth, of one owner and of all; and each entry's shelf and size
         self._worth, self._places = f"{self.PREFIX}worth", f"{self.PREFIX}places"
 
     def names(self, shelf: Shelf) -> set[str]:

@@ -1,9 +1,9 @@
-"""Words that an embedding blurs and a customer does not: two prompts that differ in them never share latents.
+"""The words that an embedding blurs but a customer does not: prompts that differ in them never share latents.
 
-Colours, numbers, negations, symbols and quoted text, in English and Chinese, each under one name for both. Other
-languages are not known: a prompt in letters that are neither Latin nor Chinese shares with none, while one in another
-language in Latin letters is judged by its numbers, symbols and quoted text alone. A prompt is known by its signature
-alone, from which nobody reads it back.
+These are colours, numbers, negations, symbols and quoted text, in English and Chinese, with one name for both. Other
+languages are not known: a prompt in letters that are neither Latin nor Chinese shares with none, and one in another
+language in Latin letters is judged by its numbers, symbols and quoted text alone. Only a prompt's signature is stored,
+from which nobody can read it back.
 """
 
 import hashlib
@@ -73,19 +73,19 @@ NEGATIONS = (
     "没有 没 不 无 非 勿 别 未 除了"
 )
 QUOTES = re.compile(r"[\"“”„«»「」『』‘]([^\"“”„«»「」『』’]+)[\"“”«»「」『』’]|(?<!\w)'([^']+)'(?!\w)")
-# said together by people who mean no number, colour or negation: 十字 is a cross
+# expressions that mean no number, colour or negation: 十字 is a cross
 IDIOMS = (
     "十字 十分 千万 三角 四方 五角 八卦 双手 百合 万圣 一起 一样 一些 一直 一切 一般 "
     "不锈钢 非常 非洲 特别 别墅 性别 未来 玉米"
 )
-# the usual characters of Hong Kong and Taiwan for those used here
+# traditional characters, as used in Hong Kong and Taiwan, for the simplified ones here
 SIMPLIFIED = str.maketrans(
     "紅藍綠黃銀銅鏽鐵藏無沒別兩雙萬億倆貳參陸祖寶", "红蓝绿黄银铜锈铁藏无没别两双万亿俩贰叁陆祖宝"
 )
 
 
 def _words() -> dict[str, str]:
-    """Every word → what it stands for."""
+    """Map every word to what it stands for."""
     tables = {"colour": COLOURS, "negation": {"not": NEGATIONS}, "": {"": IDIOMS}}
     return {
         word: f"{kind} {name}".strip()
@@ -99,7 +99,7 @@ WORDS = _words()
 
 
 def _pattern() -> re.Pattern[str]:
-    """A word, digits, or a run of number words; those in Latin letters as wholes, also between Chinese characters."""
+    """Match a word, digits, or a run of number words; Latin ones only whole, also between Chinese characters."""
     longest_first = sorted(WORDS, key=len, reverse=True)
     latin = "|".join(word for word in longest_first if word.isascii() and word != "n't")
     chinese = "|".join(word for word in longest_first if not word.isascii())
@@ -117,8 +117,11 @@ BETWEEN_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def signature(prompt: str) -> str | None:
-    """Equal for prompts with the same colours, negations, symbols and quoted texts, each as often, in any order, and
-    the same numbers in the same order; None for a prompt in other letters than Latin and Chinese ones."""
+    """Return what prompts must have in common to share latents; None if the letters are neither Latin nor Chinese.
+
+    It is equal for prompts with the same colours, negations, symbols and quoted texts, each as often, in any order, and
+    the same numbers in the same order.
+    """
     text = unicodedata.normalize("NFKC", prompt).replace("’t", "'t")
     rest = QUOTES.sub(" ", text).lower().translate(SIMPLIFIED)
     if not all(map(_readable, rest)):
@@ -139,7 +142,7 @@ def _readable(character: str) -> bool:
 
 
 def _numbers(match: re.Match[str]) -> Iterator[str]:
-    """Beside other numbers "a" and 一 count too: of a cat and two dogs, and two cats and a dog, each is another."""
+    """Read the numbers of a match; beside other numbers "a" and 一 count as one: "a cat and two dogs"."""
     if digits := match["digits"]:
         plain = BETWEEN_THOUSANDS.sub("", digits)
         yield "".join(str(unicodedata.decimal(each, each)) for each in plain).lstrip("0") or "0"

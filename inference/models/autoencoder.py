@@ -1,8 +1,7 @@
-"""Pixels of one picture ↔ its latents, through diffusers' Qwen-Image autoencoder.
+"""Converts between the pixels of one picture and its latents, with diffusers' Qwen-Image autoencoder.
 
-A picture is a film of one frame: the frames before it are zeros, so each causal 3-D convolution amounts to
-a 2-D one with the last slice of its kernel in time. Run so, nothing is kept on the autoencoder between
-frames.
+A picture is a film of one frame: the frames before it are zeros, so each causal 3-D convolution amounts to a 2-D one
+with the last slice of its kernel in time. Run this way, the autoencoder keeps no state between frames.
 """
 
 import types
@@ -20,7 +19,7 @@ from inference.state import Grid, Posterior
 
 
 def flatten_time(autoencoder: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
-    """Let the autoencoder take single frames only, with equal results, several times faster; in place."""
+    """Restrict the autoencoder to single frames, in place: the results are equal, and several times faster."""
     for module in autoencoder.modules():
         if isinstance(module, QwenImageCausalConv3d):
             module.forward = types.MethodType(_convolve_one_frame, module)
@@ -28,7 +27,7 @@ def flatten_time(autoencoder: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
 
 
 def encode(autoencoder: AutoencoderKLQwenImage, pixels: torch.Tensor) -> Posterior:
-    """Pixels [3, height, width] in -1..1 → packed latents, 32 bits, of a grid of 2x2 patches."""
+    """Encode pixels [3, height, width] in -1..1 to packed latents, 32 bits, of a grid of 2x2 patches."""
     frames = autoencoder.encoder(pixels[None, :, None].to(autoencoder.dtype))
     posterior = DiagonalGaussianDistribution(autoencoder.quant_conv(frames))
     mean, std = _scale(autoencoder, frames)
@@ -37,7 +36,7 @@ def encode(autoencoder: AutoencoderKLQwenImage, pixels: torch.Tensor) -> Posteri
 
 
 def decode(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Packed latents [tokens, channels] of a grid of 2x2 patches → pixels [3, height, width] in -1..1."""
+    """Decode packed latents [tokens, channels] of a grid of 2x2 patches to pixels [3, height, width] in -1..1."""
     spread = patches.unpack(latents, grid)[None, :, None].to(autoencoder.dtype)
     mean, std = _scale(autoencoder, spread)
     frames = autoencoder.decoder(autoencoder.post_quant_conv(spread * std + mean))
@@ -46,18 +45,18 @@ def decode(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, grid: Gri
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:
-    """An RGB image → pixels [3, height, width] in -1..1."""
+    """Convert an RGB image to pixels [3, height, width] in -1..1."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 * 2 - 1
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
-    """Pixels [3, height, width] in -1..1 → an RGB image, rounded as diffusers rounds."""
+    """Convert pixels [3, height, width] in -1..1 to an RGB image, rounded as in diffusers."""
     levels = ((pixels / 2 + 0.5) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
 def _scale(autoencoder: AutoencoderKLQwenImage, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation of the latents, [1, channels, 1, 1, 1], by which the transformer's are normalised."""
+    """Return the mean and deviation [1, channels, 1, 1, 1] by which the transformer's latents are normalised."""
     mean, std = (
         torch.tensor(values).view(1, -1, 1, 1, 1).to(like)
         for values in (autoencoder.config.latents_mean, autoencoder.config.latents_std)

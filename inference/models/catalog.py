@@ -1,7 +1,7 @@
-"""Which model is served and what it accepts; read by the API as well as the engine, so it loads no torch.
+"""Which model is served and what it accepts. The API reads it as well as the engine, so it loads no torch.
 
-A model is a diffusers folder or a hub name. `kiln.json` in a folder overrides its card's fields, but
-for path and revision, which are the folder's own.
+A model is a diffusers folder or a hub name. `kiln.json` in a folder overrides the fields of its card, except path and
+revision, which are the folder's own.
 """
 
 import hashlib
@@ -24,7 +24,10 @@ _TAIL_BYTES = 65536
 
 
 def card(model: str | Path | None = None) -> ModelCard:
-    """The card of `model`, else of KILN_MODEL, else of the house model. Raises ModelUnavailable."""
+    """Return the card of `model`, else of KILN_MODEL, else of the house model.
+
+    Raises ModelUnavailable if there is no such folder, or it is not a usable model.
+    """
     place = str(model or os.environ.get("KILN_MODEL") or HOUSE_MODEL)
     folder = Path(place).expanduser()
     if folder.is_dir():
@@ -39,7 +42,7 @@ def card(model: str | Path | None = None) -> ModelCard:
 
 
 def validate(request: Request, card: ModelCard) -> None:
-    """Raise InvalidRequest, naming the field, for the first value that the model does not accept."""
+    """Check a request against a model. Raises InvalidRequest, with the field's name, for the first bad value."""
     for name in ("width", "height"):
         _check_side(name, getattr(request, name), card)
     if not _is_whole(request.steps) or not 1 <= request.steps <= card.max_steps:
@@ -88,9 +91,9 @@ def _is_whole(value: object) -> bool:
 
 @lru_cache(maxsize=16)
 def _folder_card(folder: Path, written: int | None) -> ModelCard:
-    """Read once for as long as the index stays as it was `written`: the API asks for each request."""
+    """Read a folder's card; cached until its index is `written` again, since the API asks for it with each request."""
     if written is None:
-        raise ModelUnavailable(f"{folder} is no diffusers folder: model_index.json is missing")
+        raise ModelUnavailable(f"{folder} is not a diffusers folder: model_index.json is missing")
     base = ModelCard(
         name=folder.name.lower(), path=str(folder), revision=_revision(folder), operations=_operations(folder)
     )
@@ -102,7 +105,7 @@ def _override(base: ModelCard, path: Path) -> ModelCard:
     try:
         values = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise ModelUnavailable(f"{path} is no JSON object: {error}") from error
+        raise ModelUnavailable(f"{path} is not a JSON object: {error}") from error
     if unknown := set(values) - {field.name for field in fields(ModelCard)} | values.keys() & {"path", "revision"}:
         raise ModelUnavailable(f"{path}: unknown fields {', '.join(sorted(unknown))}")
     if "operations" in values:
@@ -119,7 +122,7 @@ def _operations(folder: Path) -> tuple[str, ...]:
 
 
 def _revision(folder: Path) -> str:
-    """A short hash over the index and each weight file's name, size and last bytes: cheap for 40 GB, too."""
+    """Hash the index and each weight file's name, size and last bytes, which is cheap even for 40 GB."""
     digest = hashlib.sha256((folder / "model_index.json").read_bytes())
     for path in sorted(folder.rglob("*.safetensors")):
         size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Qwen2-VL's processor for pictures alone, which needs no torchvision."""
+"""Qwen2-VL's processor for pictures only, which needs no torchvision."""
 
 from transformers import Qwen2Tokenizer, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -6,9 +6,9 @@ from transformers.processing_utils import ProcessorMixin
 
 
 class PictureProcessor(Qwen2VLProcessor):  # type: ignore[misc]
-    """What QwenImageEditPlusPipeline takes as `processor`: texts and pictures → token ids and patches.
+    """The `processor` of QwenImageEditPlusPipeline, from texts and pictures to token ids and patches.
 
-    transformers' own class also asks for a video processor, whose module imports torchvision.
+    transformers' own class also requires a video processor, whose module imports torchvision.
     """
 
     def __init__(self, image_processor: Qwen2VLImageProcessorPil, tokenizer: Qwen2Tokenizer) -> None:

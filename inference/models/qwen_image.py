@@ -1,8 +1,8 @@
-"""A Qwen-Image model in memory: prompts and pictures to embeddings, pictures to latents and back. The transformer
-runs in a backend.
+"""A Qwen-Image model in memory: turns prompts and pictures into embeddings, and pictures into latents and back. The
+transformer runs in a backend.
 
-Parts, weights and templates are those of diffusers' QwenImagePipeline and QwenImageEditPlusPipeline, whose loops are
-not used: they make one picture at a time.
+Parts, weights and templates are those of diffusers' QwenImagePipeline and QwenImageEditPlusPipeline. Their loops are
+not used, since they make one picture at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,15 +25,15 @@ from inference.models.processor import PictureProcessor
 from inference.request import TILE, Operation
 from inference.state import Grid, Posterior
 
-# what diffusers' pipeline allows at most (its own default is 512)
+# the most that diffusers' pipeline allows (its default is 512)
 MAX_TEXT_TOKENS = 1024
-# of an instruction and the three pictures before it, each of about 200 tokens
+# for an instruction and the three pictures before it, each of about 200 tokens
 MAX_EDIT_TOKENS = 2048
 PICTURE = "Picture {}: <|vision_start|>" + pictures.PLACEHOLDER + "<|vision_end|>"
 
 
 class QwenImage:
-    """The loaded parts of one model on one device; it edits where the pipeline is the one for edits."""
+    """The loaded parts of one model on one device; it can edit if the pipeline is the one for edits."""
 
     def __init__(self, pipeline: DiffusionPipeline, device: torch.device) -> None:
         self.device = device
@@ -52,7 +52,7 @@ class QwenImage:
         self._template_tokens: int = plain.prompt_template_encode_start_idx
 
     def encode(self, prompt: str) -> torch.Tensor:
-        """A prompt's embedding [text tokens, width], as QwenImagePipeline's `encode_prompt` computes it."""
+        """Return a prompt's embedding [text tokens, width], as computed by `encode_prompt` of QwenImagePipeline."""
         tokens = self._tokenizer(
             self._template.format(prompt),
             max_length=MAX_TEXT_TOKENS + self._template_tokens,
@@ -62,8 +62,8 @@ class QwenImage:
         return self._embed(tokens, self._template_tokens)
 
     def encode_edit(self, instructions: Sequence[str], images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        """Each instruction's embedding [text tokens, width] beside the pictures, as QwenImageEditPlusPipeline's."""
-        assert self._processor is not None, "the model's card says that it does not edit"
+        """Return each instruction's embedding [text tokens, width] with the pictures, as in the pipeline for edits."""
+        assert self._processor is not None, "the model's card has no edits"
         shown = [pictures.resize(image, pictures.fit(image.size, CONDITION_IMAGE_SIZE)) for image in images]
         before = "".join(PICTURE.format(number) for number in range(1, len(images) + 1))
         embeddings = []
@@ -79,13 +79,13 @@ class QwenImage:
         return embeddings
 
     def read(self, image: Image.Image, grid: Grid) -> Posterior:
-        """A picture's latents, once it is resized to `grid`."""
+        """Encode a picture, resized to `grid`, to the distribution of its latents."""
         rows, columns = grid
         pixels = autoencoder.to_pixels(pictures.resize(image, (columns * TILE, rows * TILE)))
         return autoencoder.encode(self._autoencoder, pixels.to(self.device))
 
     def decode(self, latents: torch.Tensor, grid: Grid) -> Image.Image:
-        """Latents [tokens, channels] → the RGB picture. Raises BrokenPicture where pixels are not finite."""
+        """Decode latents [tokens, channels] to an RGB picture. Raises BrokenPicture if its pixels are not finite."""
         pixels = autoencoder.decode(self._autoencoder, latents, grid)
         if not pixels.isfinite().all():
             raise BrokenPicture("the pixels are not finite")
@@ -106,7 +106,10 @@ class QwenImage:
 
 
 def load(card: ModelCard, device: torch.device, dtype: torch.dtype | None = None) -> QwenImage:
-    """Load a card's model, where no `dtype` is given in bf16 on a GPU, in 32 bits on a CPU. Raises ModelUnavailable."""
+    """Load a card's model, by default in bf16 on a GPU and in 32 bits on a CPU.
+
+    Raises ModelUnavailable if it cannot be loaded, or is guidance-distilled.
+    """
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()

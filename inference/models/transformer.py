@@ -1,8 +1,8 @@
-"""Diffusers' Qwen-Image transformer made fit for batches: rows of a forward do not see one another.
+"""Makes the rows of a batch independent of one another in diffusers' Qwen-Image transformer.
 
-Replaced in place, weights untouched: the rotary embedding becomes one cached table for image and text, and the
-attention of a row ends where its own text ends. RoPE is that of Su et al. 2021 over three axes (frame, row, column),
-as Qwen-Image lays it out.
+Two parts are replaced in place, the weights unchanged: the rotary embedding becomes one cached table for image and
+text, and a row's attention ends where its own text ends. RoPE is that of Su et al. 2021 over three axes (frame, row,
+column), as laid out in Qwen-Image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ Shape = tuple[int, int, int]
 
 
 class JointRope(nn.Module):
-    """Drop-in for diffusers' `pos_embed`, for rows of one shape: unit complex [image + text tokens, 1, width / 2]."""
+    """A replacement for diffusers' `pos_embed`, for rows of one shape: complex [image + text tokens, 1, width / 2]."""
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class JointRope(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """The transformer's blocks; diffusers' loop over them meets each, or one function that stands for them all."""
+    """The transformer's blocks; diffusers' loop over them calls each block, or one function in place of them all."""
 
     _through: Callable[..., Any] | None = None
 
     @contextmanager
     def running(self, through: Callable[..., Any] | None) -> Iterator[None]:
-        """Forwards that call `through(blocks, …)` instead of block after block, where it is given."""
+        """Have forwards call `through(blocks, …)`, if given, instead of block after block."""
         self._through = through
         try:
             yield
@@ -56,7 +56,7 @@ class Blocks(nn.ModuleList):
 
 
 def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-    """Turn each pair of x [rows, tokens, heads, width] by its position's angle, in 32 bits."""
+    """Rotate each pair of x [rows, tokens, heads, width] by its position's angle, in 32 bits."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
@@ -64,8 +64,8 @@ def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
 class RowAttention:
     """Joint attention over [image, text], row by row without the text's padding.
 
-    A mask would do the same and rules out the fastest kernels. Rows beside one another whose texts are equally long
-    share a call; so which kernel a row meets depends on its own length alone, never on its mates.
+    A mask would give the same result, but rules out the fastest kernels. Neighbouring rows with equally long texts
+    share a call, so which kernel a row gets depends only on its own length, never on its batch-mates.
     """
 
     def __call__(
@@ -78,11 +78,11 @@ class RowAttention:
         attention_mask: None = None,
         encoder_hidden_states_mask: None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image and text streams [rows, tokens, width] in; their attention outputs, image first, out.
+        """Attend over image and text streams [rows, tokens, width]; return their outputs, image first.
 
-        text_lengths: how many of a row's text tokens are no padding; the outputs of the others mean nothing.
+        text_lengths: how many text tokens of each row are not padding; the outputs of the others mean nothing.
         """
-        assert attention_mask is encoder_hidden_states_mask is None, "padding is told by text_lengths"
+        assert attention_mask is encoder_hidden_states_mask is None, "text_lengths says what is padding"
         image, text = hidden_states, encoder_hidden_states
         heads, boundary = attn.heads, image.shape[1]
         query = torch.cat(
@@ -106,7 +106,7 @@ class RowAttention:
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-    """Attention over [rows, tokens, heads, width], of each row's first tokens alone; zeros for the rest."""
+    """Attend over [rows, tokens, heads, width] within each row's first `lengths` tokens; the rest become zeros."""
     if all(length == query.shape[1] for length in lengths):
         return _attend(query, key, value)
     mixed, start = torch.zeros_like(query), 0
@@ -123,7 +123,7 @@ def _attend(*projections: torch.Tensor) -> torch.Tensor:
 
 
 def make_rows_independent(transformer: QwenImageTransformer2DModel) -> QwenImageTransformer2DModel:
-    """Swap RoPE, attention and the list of blocks in place and return the transformer, ready to infer."""
+    """Replace RoPE, attention and the list of blocks in place, and return the transformer in evaluation mode."""
     transformer.pos_embed = JointRope(transformer.pos_embed)
     transformer.set_attn_processor(RowAttention())
     transformer.transformer_blocks.__class__ = Blocks

@@ -1,13 +1,13 @@
-"""The requests of one service class in the order in which they are due: fair between accounts, and none forgotten.
+"""The requests of one service class in the order in which they are due: fair between accounts, without starvation.
 
 Start-time fair queueing (Goyal, Vin and Cheng, 1996) with accounts as flows, and work counted in image tokens times
-steps. A request's tag is the queue's virtual time when it came or, where its account has work before it, the end of
-that work; the least tag is due first, and is the virtual time. So the 200 requests of one account stand one behind
-the other in virtual time, and the one of another account beside the first of them. A request longer than a slice is
-tagged anew after each, so that a short one need not wait for all of it.
+steps. A request's tag is the queue's virtual time when it came or, if its account has work before it, the end of that
+work; the least tag is due first, and is the virtual time. So the 200 requests of one account stand one behind another
+in virtual time, and the single request of another account beside the first of them. A request longer than a slice gets
+a new tag after each slice, so that a short one need not wait for all of it.
 
-Accounts that never stop coming would keep the later requests of one account back for ever. So every eighth turn is
-its oldest request's, whoever's that is. Adding, removing and looking up take a binary search in a sorted list.
+A steady stream of new accounts could keep the later requests of one account waiting for ever. So every eighth turn goes
+to the oldest request, whoever's it is. Adding, removing and looking up take a binary search in a sorted list.
 """
 
 from bisect import bisect_left, insort
@@ -23,7 +23,7 @@ _IDLE_ACCOUNTS = 1000
 
 
 class Place(NamedTuple):
-    """Where a request stands; `arrival` is unique, so places compare by tag and arrival alone."""
+    """A request's place in the queue; `arrival` is unique, so places compare by tag and arrival alone."""
 
     tag: int
     arrival: int
@@ -33,14 +33,17 @@ class Place(NamedTuple):
 
 @dataclass
 class _Account:
-    """An account's requests, the one due last at the end, and the virtual time at which their work ends."""
+    """An account's requests, the last one due at the end, and the virtual time at which their work ends."""
 
     end: int = 0
     requests: OrderedDict[Request, None] = field(default_factory=OrderedDict)
 
 
 class FairQueue:
-    """`weight` is the class's share of the device, `charge` what it has used of it; `slice_`: image tokens × steps."""
+    """The queue of one service class; `weight` is its share of the device, `charge` what it has used of that.
+
+    `slice_` is in image tokens × steps.
+    """
 
     def __init__(self, weight: int, slice_: int) -> None:
         self.weight = weight
@@ -64,7 +67,10 @@ class FairQueue:
         return request in self._places
 
     def add(self, request: Request, arrival: int) -> None:
-        """`arrival` grows from request to request."""
+        """Add a request; `arrival` must grow from one to the next."""
+        assert request not in self._places, "a request stands in the queue once"
+        assert _work_left(request) > 0, "a request comes with steps to run, each of some tokens"
+        assert not self._places or next(reversed(self._places.values())).arrival < arrival, "arrivals grow"
         self._forget_idle_accounts()
         account = self._accounts.setdefault(request.account, _Account())
         start = max(account.end, self._order[0].tag if self._order else 0)
@@ -73,7 +79,7 @@ class FairQueue:
         self._put(Place(start, arrival, request, start))
 
     def discard(self, request: Request) -> None:
-        """Forget a request. Where it leaves work undone, its account's last request moves up to its place."""
+        """Remove a request, if it is there. If it leaves work undone, its account's last request takes its place."""
         place = self._places.pop(request, None)
         if place is None:
             return
@@ -86,29 +92,32 @@ class FairQueue:
             if last.start > place.start:
                 self._move(last, place.start)
                 account.requests.move_to_end(last.request, last=False)
+        assert len(self._order) == len(self._places), "every request has one place in the order"
 
     def due(self) -> Request:
-        """Whose turn it is, in a queue that is not empty."""
+        """Return the request whose turn it is; the queue must not be empty."""
         if self._turns % AGEING == AGEING - 1:
             return next(iter(self._places))
         return self._order[0].request
 
     def took_turn(self, request: Request) -> None:
-        """Note a step that `request` led; the turn is used up where it was due."""
-        self._turns += request is self.due()
+        """Record a step that `request` led; it uses up a turn only if the request was due."""
+        if request is self.due():
+            self._turns += 1
 
     def stepped(self, request: Request) -> None:
-        """Note a step of a request, whoever led it."""
+        """Record a step of a request, whoever led it."""
         place = self._places[request]
         if place.tag != (tag := self._tag(request, place.start)):
             self._take(place)
             self._put(place._replace(tag=tag))
 
     def by_tag(self) -> Iterator[Request]:
+        """Iterate over the requests, the first one due first."""
         return (place.request for place in self._order)
 
     def with_key(self, key: BatchKey) -> Iterator[Request]:
-        """By tag."""
+        """Iterate over the requests that can share a forward, the first one due first."""
         return (place.request for place in self._by_key.get(key, ()))
 
     def _tag(self, request: Request, start: int) -> int:
@@ -126,12 +135,15 @@ class FairQueue:
     def _take(self, place: Place) -> None:
         key = place.request.batch_key
         for places in (self._order, self._by_key[key]):
-            del places[bisect_left(places, place)]
+            index = bisect_left(places, place)
+            assert places[index] is place, "a request stands where its tag says"
+            del places[index]
         if not self._by_key[key]:
             del self._by_key[key]
 
     def _forget_idle_accounts(self) -> None:
-        """What an account with no request has used counts until the queue is empty or too many are remembered."""
+        """Drop accounts without requests once the queue is empty or too many are remembered; until then, what they have
+        used counts."""
         if not self._places:
             self._accounts.clear()
         elif len(self._accounts) > 2 * len(self._places) + _IDLE_ACCOUNTS:

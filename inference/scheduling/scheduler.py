@@ -1,18 +1,17 @@
-"""Who runs next: waiting and running requests in; out come a denoising step and a codec batch (pictures and prompts to
-read, encode or decode) at a time.
+"""Decides which requests run next: one denoising step and, beside it, one codec batch (a picture or prompts to read,
+encode or decode) at a time.
 
-Holds no tensors and runs no model; it reads of a request only its class, account, batch key, phase, steps and token
-count.
-Not thread-safe: the engine calls it under its lock.
+Holds no tensors and runs no model; all it reads of a request is its class, account, batch key, phase, steps and token
+count. Not thread-safe: the engine calls it under its lock.
 
-Service classes take turns to lead by stride scheduling (Waldspurger and Weihl, 1995): each turn is charged
-the tokens it ran, divided by the class's weight, and the class with the least charge leads next. Within a class
+Service classes take turns at leading by stride scheduling (Waldspurger and Weihl, 1995): each turn is charged the
+tokens it ran, divided by the class's weight, and the class with the least charge leads next. Within a class
 `fair_queue` says who is due, and that request fixes the batch key. Its own class fills the batch first, then the
-others by weight, up to the cap; rows that find no room keep their state and wait. Only the leader is charged, so every
-class moves at its share at least, and nothing starves.
+others by weight, up to the cap; rows that do not fit keep their state and wait. Only the leader is charged, so every
+class gets at least its share, and nothing starves.
 
-Codec work is done one picture or prompt at a time beside the steps, which never wait for it. A batch that
-has not begun waits for those who could begin with it.
+Codec work is done one picture or prompt at a time beside the steps, which never wait for it. A batch that has not begun
+waits until all its requests are encoded.
 """
 
 from collections import OrderedDict
@@ -24,15 +23,15 @@ from inference.request import SERVICE_CLASSES, Phase, Request
 from inference.scheduling.fair_queue import FairQueue
 
 WEIGHTS: Mapping[str, int] = dict(zip(SERVICE_CLASSES, (6, 3, 1), strict=True))
-# after how much work, in steps of a full batch, a long request lets others of its class by
+# a slice: after so many steps of a full batch, a long request lets others of its class pass
 SLICE_STEPS = 64
-# requests of a class that are made ready beyond a batch
+# requests of each class that are encoded ahead of those in the next batch
 AHEAD = 4
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests that run together through one phase; a denoising batch shares one key."""
+    """Requests that run through one phase together; those of a denoising batch share one batch key."""
 
     phase: Phase
     requests: tuple[Request, ...]
@@ -49,11 +48,16 @@ class Scheduler:
     """
 
     def __init__(self, max_batch_tokens: int, weights: Mapping[str, int] = WEIGHTS) -> None:
+        assert max_batch_tokens > 0
+        assert all(weight > 0 for weight in weights.values())
         self.max_batch_tokens = max_batch_tokens
         self._queues = {name: FairQueue(weight, SLICE_STEPS * max_batch_tokens) for name, weight in weights.items()}
         self._decoding: OrderedDict[Request, None] = OrderedDict()
+        # what was given out and has not come back by `advance`
+        self._step: Batch | None = None
+        self._codec: Batch | None = None
         self._stepped: tuple[Request, ...] = ()
-        # whose pictures and prompts are not all read and encoded
+        # requests that still have pictures or prompts to read and encode
         self._unready: set[Request] = set()
         self._arrivals = 0
         self._now = 0.0
@@ -65,6 +69,8 @@ class Scheduler:
         return chain(self._decoding, *self._queues.values())
 
     def add(self, request: Request) -> None:
+        """Take in a new request."""
+        assert request not in self._decoding, "a request stands in one queue"
         queue = self._queues[request.service_class]
         if not queue:
             # a class that was idle has no claim on the past
@@ -74,13 +80,20 @@ class Scheduler:
         self._unready.add(request)
 
     def discard(self, request: Request) -> None:
-        """Forget a request wherever it stands; unknown ones are ignored."""
+        """Remove a request, wherever it stands; unknown ones are ignored."""
         self._queues[request.service_class].discard(request)
         self._decoding.pop(request, None)
         self._unready.discard(request)
+        assert self or not self._unready, "nobody is prepared who stands in no queue"
 
     def next_step(self) -> Batch | None:
-        """The next step: of the first batch that is ready or has begun, else of the one that ran last; or None."""
+        """Begin the next step, if there is one."""
+        assert self._step is None, "one step at a time"
+        self._step = self._pick_step()
+        return self._step
+
+    def _pick_step(self) -> Batch | None:
+        """Return the step of the first batch that is ready or has begun, else of the one that ran last."""
         queues = self._by_charge()
         for queue in queues:
             rows = self._fill(queue, queue.due())
@@ -94,25 +107,33 @@ class Scheduler:
         return None
 
     def next_codec(self) -> Batch | None:
-        """The next picture to decode, else the next to read or encode of a request whose turn is near; or None."""
-        begins = (row for row in self._near() if row in self._unready) if self._unready else ()
+        """Begin the next codec batch: a picture to decode, else what a request due soon has to read or encode."""
+        assert self._codec is None, "one codec batch at a time"
+        begins = (row for row in self._due_soon() if row in self._unready) if self._unready else ()
         first = next(chain(self._decoding, begins), None)
-        return Batch(first.phase, (first,)) if first else None
+        if first:
+            assert not (self._step and first in self._step.requests), "a row is in one batch"
+            self._codec = Batch(first.phase, (first,))
+        return self._codec
 
     def advance(self, batch: Batch) -> None:
-        """Take note of a batch that ran: rows past their last step go to be decoded, decoded ones leave."""
+        """End a batch that ran: rows past their last step are queued for decoding, decoded ones leave."""
         if batch.phase is Phase.DENOISE:
-            self._stepped = tuple(filter(self._goes_on, batch.requests))
+            assert batch is self._step, "the step that was given out"
+            self._step = None
+            self._stepped = tuple(filter(self._requeue, batch.requests))
             return
+        assert batch is self._codec, "the codec batch that was given out"
+        self._codec = None
         for request in batch.requests:
             if batch.phase is Phase.DECODE:
                 self.discard(request)
             elif request.phase not in (Phase.READ, Phase.ENCODE):
                 self._unready.discard(request)
-                self._goes_on(request)
+                self._requeue(request)
 
-    def _goes_on(self, request: Request) -> bool:
-        """Whether a request that ran has steps to go."""
+    def _requeue(self, request: Request) -> bool:
+        """Move a request on after its batch, and return whether it has steps left."""
         queue = self._queues[request.service_class]
         if request not in queue:
             return False
@@ -126,8 +147,8 @@ class Scheduler:
     def _by_charge(self) -> list[FairQueue]:
         return sorted((queue for queue in self._queues.values() if queue), key=lambda queue: queue.charge)
 
-    def _near(self) -> Iterator[Request]:
-        """Those who could be in the next steps, then a few that come after them, so that these find no step waiting."""
+    def _due_soon(self) -> Iterator[Request]:
+        """Iterate over the requests that could be in the next steps, then a few that are due after them."""
         queues = self._by_charge()
         batches = [self._fill(queue, queue.due()) for queue in queues]
         ahead = (islice(queue.by_tag(), len(rows) + AHEAD) for queue, rows in zip(queues, batches, strict=True))
@@ -138,6 +159,8 @@ class Scheduler:
 
     def _lead(self, leader: FairQueue, rows: tuple[Request, ...]) -> Batch:
         batch = Batch(Phase.DENOISE, rows)
+        assert rows, "somebody leads"
+        assert batch.image_tokens <= self.max_batch_tokens or len(rows) == 1, "no batch is over the cap"
         self._now = min(queue.charge for queue in self._queues.values() if queue)
         leader.charge += batch.image_tokens / leader.weight
         leader.took_turn(rows[0])
@@ -148,5 +171,5 @@ class Scheduler:
             (queue for queue in self._queues.values() if queue is not leader), key=lambda queue: -queue.weight
         )
         candidates = chain.from_iterable(queue.with_key(first.batch_key) for queue in (leader, *others))
-        mates = (request for request in candidates if request is not first)
-        return first, *islice(mates, max(0, self.max_batch_tokens // first.image_tokens - 1))
+        batch_mates = (request for request in candidates if request is not first)
+        return first, *islice(batch_mates, max(0, self.max_batch_tokens // first.image_tokens - 1))

@@ -1,2 +1,4 @@
-"""Everything that fits or measures what the engine runs with, beside the house model's own training. Nothing that
-serves imports from here."""
+"""Everything that fits or measures what the engine runs with, except the house model's own training.
+
+Nothing that serves imports from here.
+"""

@@ -1,9 +1,10 @@
-"""Learn how similar prompts must be to share latents: `python -m inference.training.latent_cache`.
+"""Calibrates how similar prompts must be to share latents: `python -m inference.training.latent_cache`.
 
-Prompts are phrased for scenes of the house model's world, in pairs: of one scene, or of two that differ in one part
-which the wording does not give away. Of each pair the first is drawn; the second is drawn from the same noise in full
-and, besides, from the first one's latents at each noise level. The judge says which pictures follow the second prompt.
-A level may be entered from the similarity on down to which, most similar first, no more than the bound was lost.
+Pairs of prompts are phrased for scenes of the house model's world: two for one scene, or one each for two scenes that
+differ in a part which the wording does not give away. The first of each pair is drawn in full; the second is drawn from
+the same noise, once in full and once from the first one's latents at each noise level. The judge says which pictures
+follow the second prompt. Going down from the most similar pair, a level may be used as long as no more than the bound
+of pictures was lost.
 """
 
 import argparse
@@ -34,11 +35,11 @@ from inference.state import Picture
 
 # shares of the steps that may be skipped
 LEVELS = (0.25, 0.45, 0.6)
-# pairs of one scene, of all pairs
+# share of pairs that tell one scene
 SAME_SCENE = 0.7
-# neighbours in similarity that are looked at together
+# how many neighbours in similarity are looked at together
 NEIGHBOURS = 20
-# pairs that are in the engine at once
+# pairs in the engine at once
 TOGETHER = 16
 
 
@@ -47,12 +48,12 @@ class Outcome:
     """What became of one pair at one level."""
 
     similarity: float
-    lost: int  # 1 where only the full picture follows, -1 where only the other one does
+    lost: int  # 1 if only the full picture follows its prompt, -1 if only the other one does
     drift: float
 
 
 class Fixed:
-    """A stand-in for the cache: keeps what is drawn at the levels, and gives each request what was set for it."""
+    """A stand-in for the cache: keeps all latents at the levels, and gives each request those chosen for it."""
 
     def __init__(self, steps: Sequence[int]) -> None:
         self.steps = steps
@@ -66,7 +67,7 @@ class Fixed:
         if request not in self.sources:
             return None
         source, step = self.sources[request]
-        # as they come back from a store
+        # rounded as by a store
         latents = self.latents[source, step].to(torch.bfloat16).float()
         return Hit(latents, request.state.sigmas[step], step, 1.0, source.seed, source.steps)
 
@@ -77,7 +78,7 @@ class Fixed:
 
 
 def other_scene(scene: Scene, dice: random.Random) -> Scene:
-    """The scene with one part changed that two prompts of the same wording can differ in."""
+    """Return the scene with one part changed in which two prompts of the same wording can differ."""
     index = dice.randrange(len(scene.shapes))
     shape = scene.shapes[index]
     part = dice.choice(("kind", "position", "size", "pattern") if len(scene.shapes) == 1 else ("kind", "size", "swap"))
@@ -93,7 +94,7 @@ def other_scene(scene: Scene, dice: random.Random) -> Scene:
 
 
 def pairs(count: int, dice: random.Random) -> list[tuple[str, str, Scene]]:
-    """Two prompts in the same words of the guard, and the scene that the second one tells."""
+    """Draw pairs of prompts of the same wording, each with the scene that the second one describes."""
     found: list[tuple[str, str, Scene]] = []
     while len(found) < count:
         scene = draw_scene(dice)
@@ -105,7 +106,7 @@ def pairs(count: int, dice: random.Random) -> list[tuple[str, str, Scene]]:
 
 
 def outcomes(model: str | None, count: int, seed: int) -> tuple[dict[float, list[Outcome]], ModelCard]:
-    """For each level's sigma, what became of each pair."""
+    """Return what became of each pair, by the sigma of each level."""
     card = catalog.card(model)
     skipped = [round(share * card.default_steps) for share in LEVELS]
     found: dict[float, list[Outcome]] = {}
@@ -137,9 +138,9 @@ def outcomes(model: str | None, count: int, seed: int) -> tuple[dict[float, list
 
 
 def threshold(found: Sequence[Outcome], bound: float) -> float:
-    """The lowest similarity down to which no more than the bound was lost, nor of the last NEIGHBOURS more than one.
+    """Return the lowest similarity down to which at most the bound was lost, and at most one of the last NEIGHBOURS.
 
-    One more is counted than was seen, so that few pairs, or luck, open no level.
+    One more loss is counted than was seen, so that neither few pairs nor luck open a level.
     """
     ordered = sorted(found, key=lambda outcome: -outcome.similarity)
     lowest, lost = NEVER, 0
@@ -154,7 +155,7 @@ def threshold(found: Sequence[Outcome], bound: float) -> float:
 
 
 def calibrate(found: dict[float, list[Outcome]], revision: str, bound: float) -> Mapping:
-    """Thresholds that rise as sigma falls; the drift that one in a hundred of the pairs above them goes beyond."""
+    """Fit thresholds that rise as sigma falls, and the drift that only the bound of pairs above them exceeds."""
     points: list[Point] = []
     harmless = [0.0]
     for sigma in sorted(found, reverse=True):
@@ -183,7 +184,7 @@ def _made(engine: Engine, requests: Sequence[Request]) -> list[Picture]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m inference.training.latent_cache",
-        description="Learn how similar prompts must be to share latents, and write it for the model's revision.",
+        description="Calibrate how similar prompts must be to share latents, and write it for the model's revision.",
     )
     parser.add_argument("--pairs", type=int, default=480, help="of prompts (default: %(default)s)")
     parser.add_argument("--bound", type=float, default=0.005, help="share that may be lost (default: %(default)s)")
@@ -191,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="a folder (default: KILN_MODEL, else the house model)")
     chosen = parser.parse_args(arguments)
     if chosen.pairs < 1 or not 0 <= chosen.bound < 1:
-        parser.error("there must be a pair at least, and a bound from 0 up to 1")
+        parser.error("--pairs must be at least 1, and --bound from 0 to below 1")
     found, card = outcomes(chosen.model, chosen.pairs, chosen.seed)
     mapping = calibrate(found, card.revision, chosen.bound)
     mapping.save(path_of(card))

@@ -1,6 +1,6 @@
 """Fits previews to a model's autoencoder: `python -m inference.training.previews --model FOLDER PICTURE…`.
 
-The house model's are fitted to its own world. What is fitted is `inference.previews`' function, by least squares.
+Without pictures it fits to the house model's own world. It fits the function of `inference.previews` by least squares.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from inference.models import autoencoder, catalog
 from inference.previews import CELL, FEATURES, Colours, seen
 from inference.request import TILE
 
-# pictures are fitted at this many pixels a side at most
+# pictures are used at no more than this many pixels a side
 LARGEST = 256
 
 
 @torch.inference_mode()
 def fit(vae: AutoencoderKLQwenImage, pictures: Iterable[Image.Image]) -> Colours:
-    """The function for an autoencoder that takes single frames, from RGB pictures whose sides are whole tiles."""
+    """Fit the function of an autoencoder for single frames to RGB pictures whose sides are whole tiles."""
     cells, colours = [], []
     for picture in pictures:
         grid = picture.height // TILE, picture.width // TILE
@@ -40,7 +40,7 @@ def fit(vae: AutoencoderKLQwenImage, pictures: Iterable[Image.Image]) -> Colours
 
 
 def world(count: int = 80) -> Iterator[Image.Image]:
-    """Pictures of the house model's world, of 128 pixels a side."""
+    """Draw pictures of the house model's world, 128 pixels a side."""
     dice = random.Random(19)
     for _ in range(count):
         yield Image.fromarray(render(draw_scene(dice), 128, 128))

@@ -28,7 +28,7 @@ from marketplace.jobs.models import ServiceClass
 
 if TYPE_CHECKING:  # the engine brings torch, which the web server does without
     from inference.engine import BatchReport
-    from inference.watchdog import Doing
+    from inference.watchdog import RunningBatch
     from marketplace.jobs.lifecycle import Result
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -59,9 +59,9 @@ def batch(report: BatchReport) -> None:
         STEP_WAIT.observe(report.waited)
 
 
-def engine(doing: Sequence[Doing], max_batch_tokens: int) -> None:
+def engine(running: Sequence[RunningBatch], max_batch_tokens: int) -> None:
     """What the engine is at, each second."""
-    BATCH_AGE.set(max((batch.seconds for batch in doing), default=0))
+    BATCH_AGE.set(max((batch.seconds for batch in running), default=0))
     BATCH_CAP.set(max_batch_tokens)
 
 

@@ -242,7 +242,7 @@ class Worker:
             if wanted.get(job_id, True):
                 task.lost = job_id not in wanted
                 self._cancel(task)
-        metrics.engine(self.engine.doing(), self.engine.max_batch_tokens)
+        metrics.engine(self.engine.running(), self.engine.max_batch_tokens)
         self._say_alive(len(tasks))
 
     def _say_alive(self, running: int) -> None:

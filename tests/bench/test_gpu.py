@@ -1,4 +1,4 @@
-"""The command that measures a GPU runs every section on the processor, and says what it could not do."""
+"""The command that measures a GPU runs every section on the processor, and reports what it could not do."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def test_every_section_runs_on_the_processor_prints_its_table_and_leaves_its_fig
     moved = {row[""]: row.get("largest") for row in report["sections"]["agreement"]["rows"]}
     assert {moved[f"{kind} · float32 beside the processor's"] for kind in ("generate", "edit", "redraw")} == {0}
     found = {row[""]: row["found"] for row in page.goals(report)}
-    # on a processor nothing is recorded as a graph, but blocks are traced
+    # a processor records no graph, but blocks are traced
     assert page.UNKNOWN not in found.values()
     assert found["random jobs that failed"] == "0"
 

@@ -1,4 +1,4 @@
-"""A simulated fleet loses nothing, invents no time, and says the same for the same seed."""
+"""A simulated fleet loses no request, invents no time, and gives the same result for the same seed."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ from inference.scheduling.scheduler import Batch
 RULES = {
     "fixed": lambda: scaling.Fixed(4),
     "utilisation": lambda: scaling.Utilisation(2),
-    "places": lambda: scaling.Places(2),
+    "places": lambda: scaling.Slots(2),
     "wait": lambda: scaling.QueueWait(2),
     "plan": lambda: scaling.Scheduled(lambda now: 2 + now / 60, 30),
 }
 
 
 class Watched(StepTimes):
-    """Adds up what it answered."""
+    """Step times that add up their answers."""
 
     def __init__(self) -> None:
         super().__init__(H200.device, H200.max_batch_tokens, H200.curves, H200.encode, H200.decode)

@@ -1,4 +1,4 @@
-"""One real engine on the real house model for all tests of the engine, watched batch by batch."""
+"""One real engine with the real house model for all tests of the engine, watched batch by batch."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from inference.state import Picture
 
 
 class Watch:
-    """Collects the engine's reports; `at(n, act)` acts after the n-th batch from now, in the thread that ran it."""
+    """A collector of reports; `at(n, act)` acts after the n-th batch from now, in the thread that ran it."""
 
     def __init__(self) -> None:
         self.reports: list[BatchReport] = []
@@ -45,7 +45,7 @@ class Watch:
 
 
 class FullCache:
-    """A latent cache that has something for everybody who may use it: grey under noise of their seed, half way."""
+    """A latent cache with a hit for everybody who may use it: grey under noise of their seed, half way."""
 
     def look_up(self, request: Request) -> Hit | None:
         if not request.use_cache or request.deterministic or request.operation != "generate":
@@ -89,7 +89,7 @@ def pipeline() -> QwenImagePipeline:
 
 @pytest.fixture(scope="session")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The path of a LoRA that changes every block."""
+    """Return the path of a LoRA that changes every block."""
     path, width = tmp_path_factory.mktemp("adapters") / "adapter.safetensors", HEADS * HEAD_WIDTH
     draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
     factors = {}
@@ -101,11 +101,11 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def order(prompt: str = "a red circle on a white background", **changes) -> Request:
-    """A small request: 128 by 128 pixels, 4 steps, guided."""
+    """Make a small request: 128 by 128 pixels, 4 steps, guided."""
     values = {"width": 128, "height": 128, "steps": 4, "guidance_scale": 4.0, "seed": 7} | changes
     return Request(prompt, **values)
 
 
 def difference(one: Picture, other: Picture) -> int:
-    """The largest difference of any channel of any pixel, of 255."""
+    """Return the largest difference of any channel of any pixel, of 255."""
     return int(np.abs(np.asarray(one.image).astype(int) - np.asarray(other.image)).max())

@@ -1,4 +1,4 @@
-"""Schedules played through without a model: requests, and what a runner would do to them."""
+"""Schedules played through without a model: requests, and what a runner would do with them."""
 
 import types
 from random import Random
@@ -13,7 +13,7 @@ IMAGE = Image.new("RGB", (64, 64))
 
 
 def accepted(*arguments, condition_grids=(), **values) -> Request:
-    """A request as the engine has it queued: an edit knows the sizes of its pictures."""
+    """Make a request as the engine queues it: an edit knows the sizes of its pictures."""
     request = Request(*arguments, images=(IMAGE,) * len(condition_grids), **values)
     request.state.condition_grids = condition_grids
     return request
@@ -25,7 +25,7 @@ def order(service_class: str = "standard", **changes) -> Request:
 
 
 def run(scheduler: Scheduler) -> Batch | None:
-    """Schedule one batch, codec work before a step, and do to its requests what a runner would."""
+    """Schedule one batch, codec work before a step, and do what a runner would."""
     batch = scheduler.next_codec() or scheduler.next_step()
     if batch:
         end(scheduler, batch)
@@ -33,7 +33,7 @@ def run(scheduler: Scheduler) -> Batch | None:
 
 
 def end(scheduler: Scheduler, batch: Batch) -> None:
-    """Do to the requests of a batch what a runner would."""
+    """Do with a batch what a runner would, and end it."""
     for request in batch.requests:
         assert request.phase is batch.phase
         if batch.phase is Phase.READ:
@@ -46,26 +46,26 @@ def end(scheduler: Scheduler, batch: Batch) -> None:
 
 
 class Threads:
-    """An engine's two, each with a batch in hand or none; `turn` lets one of them begin or end it."""
+    """An engine's two threads, each running a batch or none; `turn` lets one of them begin or end its batch."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.following = {"steps": scheduler.next_step, "codec": scheduler.next_codec}
-        self.in_hand: dict[str, Batch] = {}
+        self.running: dict[str, Batch] = {}
 
     def turn(self, thread: str) -> Batch | None:
-        """The batch that it ended, if it did."""
-        if ended := self.in_hand.pop(thread, None):
+        """Let a thread end its batch or begin one; return the batch that it ended."""
+        if ended := self.running.pop(thread, None):
             end(self.scheduler, ended)
         elif begun := self.following[thread]():
-            assert not any(set(begun.requests) & set(other.requests) for other in self.in_hand.values())
-            self.in_hand[thread] = begun
+            assert not any(set(begun.requests) & set(other.requests) for other in self.running.values())
+            self.running[thread] = begun
         return ended
 
     def drain(self, dice: Random) -> list[Batch]:
-        """All batches until nothing is left, one thread or the other ahead."""
+        """Run all batches, with either thread ahead, until nothing is left."""
         ended = []
-        while self.scheduler or self.in_hand:
+        while self.scheduler or self.running:
             ended.append(self.turn(dice.choice(list(self.following))))
         return [batch for batch in ended if batch]
 

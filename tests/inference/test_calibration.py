@@ -1,4 +1,4 @@
-"""Step times: measured once, kept, and measured again where what was kept is of no use."""
+"""Step times: measured once, stored, and measured again if what is stored is of no use."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def test_seconds_between_and_beyond_what_was_measured():
 
 @pytest.fixture
 def kept(engine, tmp_path, monkeypatch):
-    """Step times by way of an empty folder, and how often they were measured."""
+    """Return step times through an empty folder, and count the measurements."""
     measured = []
 
     def measure(card, runner):
@@ -68,7 +68,7 @@ def test_the_table_is_printed_and_a_usual_picture_fits_under_the_cap(tmp_path, m
 @pytest.mark.parametrize(
     ("seconds", "rows"),
     [
-        # an H200 with Qwen-Image at 512x512: four times the throughput of one row, so it goes on until that is found
+        # an H200 with Qwen-Image at 512x512: four times the throughput of one row, found by going on
         ((0.167, 0.2, 0.24, 0.425, 0.84, 1.7), [1, 2, 4, 8, 16]),
         ((0.1, 0.2, 0.4), [1, 2, 4]),
         ((1.0,), [1]),

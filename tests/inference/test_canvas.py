@@ -1,4 +1,4 @@
-"""Outpainting goes on beyond a picture's edges, a redraw paints a box of it anew; the rest keeps its pixels."""
+"""Outpainting extends a picture beyond its edges, a redraw repaints a box of it; the rest keeps its pixels."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ PROMPT = "a red circle on a white background"
 
 
 def scene(size: tuple[int, int] = (128, 128)) -> Image.Image:
-    """A red circle on white."""
+    """Draw a red circle on white."""
     image = Image.new("RGB", size, "white")
     ImageDraw.Draw(image).ellipse((30, 40, 80, 90), fill="red")
     return image
@@ -57,7 +57,7 @@ def test_no_seam_is_seen_where_a_picture_goes_on(engine, extend):
 
 
 def seam(picture: np.ndarray, extend: tuple[int, int, int, int]) -> float:
-    """The mean step of a channel, of 255, across the line where the original meets what was added on one side."""
+    """Return the mean step of a channel, of 255, across the line where the original meets what was added."""
     left, top, right, bottom = extend
     lines = picture.swapaxes(0, 1) if left or right else picture
     place = left or top or len(lines) - (right or bottom)

@@ -1,4 +1,4 @@
-"""What is served, known without loading it."""
+"""What is known of a model without loading it."""
 
 import json
 import subprocess

@@ -65,7 +65,7 @@ def test_an_operation_without_its_picture_or_with_a_broken_one_is_a_readable_lin
     broken.write_bytes(b"no picture")
     done = kiln("a red circle", "--operation", "img2img", "--image", str(broken))
     assert done.returncode == 2
-    assert done.stderr.startswith(f"python -m inference: {broken} is no picture")
+    assert done.stderr.startswith(f"python -m inference: {broken} cannot be read as a picture")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -99,7 +99,7 @@ def test_a_bad_size_is_a_readable_line_and_code_2(tmp_path):
 def test_a_name_that_is_no_pictures_is_refused_before_any_work(tmp_path):
     done = kiln("a red circle", "--out", str(tmp_path / "x.txt"))
     assert done.returncode == 2
-    assert done.stderr == "python -m inference: x.txt does not end like a picture's name, such as .png\n"
+    assert done.stderr == "python -m inference: x.txt must have a picture's extension, such as .png\n"
 
 
 def test_an_unknown_model_is_a_readable_line_and_code_2():

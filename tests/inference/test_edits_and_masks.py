@@ -1,4 +1,4 @@
-"""Edits, image to image and inpainting give the pictures of diffusers' pipelines of these names, alone or together."""
+"""Edits, image to image and inpainting give the pictures of diffusers' pipelines, alone or in batches."""
 
 import json
 from pathlib import Path
@@ -28,14 +28,14 @@ INSTRUCTION = "make the circle blue"
 
 
 def drawing(colour: str = "red", size: tuple[int, int] = (128, 128)) -> Image.Image:
-    """A circle on a background that differs from pixel to pixel."""
+    """Draw a circle on a background that differs from pixel to pixel."""
     image = Image.merge("RGB", [Image.linear_gradient("L").rotate(angle).resize(size) for angle in (0, 90, 180)])
     ImageDraw.Draw(image).ellipse((32, 32, 96, 96), fill=colour)
     return image
 
 
 def mask(size: tuple[int, int] = (128, 128)) -> Image.Image:
-    """White on the right half but for a black corner."""
+    """Draw a mask, white on the right half except for a corner."""
     image = Image.new("L", size)
     ImageDraw.Draw(image).rectangle((size[0] // 2, 0, size[0], size[1] - 20), fill=255)
     return image
@@ -171,16 +171,18 @@ def test_operations_share_batches_and_change_nothing_in_each_other(engine, watch
     assert 2 in watch.rows("denoise"), "edits with equal shapes share a forward"
 
 
-def test_what_the_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine, watch):
+def test_what_the_batch_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine, watch):
     for kind in (edit, inpaint):
         pictures = []
         for colour in ("green", "black"):
-            mate = kind(images=(drawing(colour),), seed=1) if kind is inpaint else edit(drawing(colour), seed=1)
+            batch_mate = kind(images=(drawing(colour),), seed=1) if kind is inpaint else edit(drawing(colour), seed=1)
             request = kind(steps=9)
-            watch.at(1, lambda request=request, mate=mate: (engine.submit(request), engine.submit(mate)))
+            watch.at(
+                1, lambda request=request, batch_mate=batch_mate: (engine.submit(request), engine.submit(batch_mate))
+            )
             engine.submit(order(steps=2, width=80)).result()
             pictures.append(request.ticket.future.result(timeout=60))
-            mate.ticket.future.result(timeout=60)
+            batch_mate.ticket.future.result(timeout=60)
         assert difference(*pictures) == 0
 
 
@@ -210,7 +212,7 @@ def test_pictures_are_read_while_a_batch_runs(engine, watch):
 
 
 def without_processor(folder: Path, **card) -> Path:
-    """The model with what it needs to read pictures taken out, and changes to its card."""
+    """Write the model without the processor that reads pictures, and with changes to its card."""
     source = Path(catalog.card().path)
     for part in source.iterdir():
         if part.is_dir() and part.name != "processor":

@@ -1,4 +1,4 @@
-"""What the engine promises to those who submit: sharing, leaving, failing alone, stopping."""
+"""What the engine promises its callers: sharing batches, leaving, failing alone, stopping."""
 
 import contextlib
 import threading
@@ -40,14 +40,14 @@ def test_progress_can_be_read_from_another_thread(engine, watch):
 
 
 def test_a_running_request_is_canceled_at_the_next_step(engine, watch):
-    request, mate = order(steps=50), order(steps=5, seed=1)
-    watch.at(1, lambda: engine.submit(mate))
-    # encoded, mate encoded, then three steps
+    request, batch_mate = order(steps=50), order(steps=5, seed=1)
+    watch.at(1, lambda: engine.submit(batch_mate))
+    # both are encoded, then three steps
     watch.at(5, lambda: engine.cancel(request))
     with pytest.raises(Canceled) as canceled:
         engine.submit(request).result()
     assert canceled.value.steps_run == 3
-    assert mate.ticket.future.result().steps_run == 5
+    assert batch_mate.ticket.future.result().steps_run == 5
     assert request.state.step_index == 3
 
 
@@ -72,30 +72,30 @@ def test_canceling_a_finished_request_changes_nothing(engine):
 def test_a_request_with_broken_numbers_fails_alone(engine, watch):
     alone = engine.submit(order()).result()
     watch.reset()
-    victim, mate = order(seed=1), order()
+    victim, batch_mate = order(seed=1), order()
 
     def break_it():
         victim.state.latents = torch.full_like(victim.state.latents, float("nan"))
 
-    watch.at(1, lambda: engine.submit(mate))
+    watch.at(1, lambda: engine.submit(batch_mate))
     watch.at(3, break_it)
     with pytest.raises(BrokenPicture):
         engine.submit(victim).result()
-    assert difference(mate.ticket.future.result(), alone) <= 1
+    assert difference(batch_mate.ticket.future.result(), alone) <= 1
 
 
 def test_a_request_that_raises_fails_alone_and_the_engine_lives_on(engine, watch):
-    victim, mate = order(seed=1), order(seed=2)
+    victim, batch_mate = order(seed=1), order(seed=2)
 
     def break_it():
         victim.state.text = torch.zeros(3, 5)
 
-    watch.at(1, lambda: engine.submit(mate))
+    watch.at(1, lambda: engine.submit(batch_mate))
     watch.at(3, break_it)
     with pytest.raises(EngineFault) as fault:
         engine.submit(victim).result()
     assert isinstance(fault.value.__cause__, RuntimeError)
-    assert mate.ticket.future.result().steps_run == 4
+    assert batch_mate.ticket.future.result().steps_run == 4
     assert engine.warm
     assert engine.submit(order(seed=3)).result().steps_run == 4
 

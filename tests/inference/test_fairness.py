@@ -1,4 +1,4 @@
-"""Fair between accounts, and nobody forgotten: what the scheduler promises inside a service class, without a model."""
+"""Fair between accounts, without starvation: what the scheduler promises inside a service class, without a model."""
 
 import itertools
 import sys
@@ -34,7 +34,7 @@ def crowd(scheduler, account, count, **changes):
 
 
 def steps_until_done(scheduler, request):
-    """Denoising batches, of anybody, until a request has all its steps."""
+    """Count denoising batches, of anybody, until a request has all its steps."""
     turns = 0
     while request.phase is not Phase.DECODE:
         step(scheduler)
@@ -85,7 +85,7 @@ def test_accounts_that_always_have_work_get_the_same(kinds, turns):
         step(scheduler)
     shares = sorted(work(each) for each in requests.values())
     largest = max(each[0].image_tokens * each[0].steps for each in requests.values())
-    # a request is the grain; a batch may run ahead of the shares by all its rows; every eighth turn is the oldest's
+    # shares hold within one request; a batch may run ahead by all its rows; every eighth turn is the oldest's
     assert shares[-1] - shares[0] <= largest * (1 + CAP // 16) + turns * CAP // AGEING
 
 
@@ -93,7 +93,7 @@ def test_accounts_that_always_have_work_get_the_same(kinds, turns):
 @given(sizes, sizes, st.sampled_from(sorted(WEIGHTS)), st.integers(1, 5), st.integers(1, 5))
 def test_a_rare_size_does_not_starve_beside_accounts_that_never_stop_coming(rare, common, name, before, steps):
     scheduler = Scheduler(CAP)
-    # an account's later requests have the most to fear from accounts that are new
+    # new accounts are the worst case for an account's later requests
     older = crowd(scheduler, "alice", before, service_class=name, steps=steps, **common)
     (patient,) = crowd(scheduler, "alice", 1, service_class=name, steps=steps, **rare)
     turns, strangers = 0, itertools.count()
@@ -104,7 +104,7 @@ def test_a_rare_size_does_not_starve_beside_accounts_that_never_stop_coming(rare
                 scheduler.add(order(other, account=f"stranger {next(strangers)}", steps=3, **common))
         step(scheduler)
         turns += 1
-    # between two turns of a class each other one has at most so many, its batches the smallest and ours the largest
+    # the most turns of each other class between two turns of ours: its batches are the smallest, ours the largest
     smallest = min(patient.image_tokens, 64 // older[0].image_tokens * older[0].image_tokens)
     others = sum(1 + CAP / smallest * weight / WEIGHTS[name] for other, weight in WEIGHTS.items() if other != name)
     assert turns <= AGEING * steps * (before + 1) * (1 + others)

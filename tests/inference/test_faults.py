@@ -1,4 +1,4 @@
-"""What goes wrong in the engine goes wrong for as few as possible, and is said."""
+"""A fault in the engine costs as few requests as possible, and is reported."""
 
 import gc
 import threading
@@ -14,7 +14,7 @@ from inference.errors import BrokenPicture, EngineFault, EngineStopped
 from inference.request import Phase
 from inference.scheduling import scheduler
 from inference.scheduling.scheduler import Batch
-from inference.watchdog import Device
+from inference.watchdog import DeviceLock
 from tests.inference.conftest import difference, order
 
 ROW = order().image_tokens
@@ -22,13 +22,13 @@ ROW = order().image_tokens
 
 @pytest.fixture
 def own():
-    """An engine that a test may break."""
+    """Start an engine that a test may break."""
     with Engine(device="cpu", max_batch_tokens=4 * ROW, stuck_seconds=5) as engine:
         yield engine
 
 
 def spoil(engine, monkeypatch, error, when):
-    """The runner raises for batches of which `when` is true; answers those that it was given."""
+    """Make the runner raise for batches of which `when` is true; return a list of the batches that it gets."""
     run, given = engine._runner.run, []
 
     def spoilt(batch):
@@ -41,26 +41,26 @@ def spoil(engine, monkeypatch, error, when):
     return given
 
 
-def test_a_row_whose_numbers_break_fails_at_that_step_and_its_mates_pictures_are_the_same(engine, watch):
+def test_a_row_whose_numbers_break_fails_at_that_step_and_its_batch_mates_pictures_are_the_same(engine, watch):
     pictures = []
     for poisoned in (False, True):
-        first, victim, mate = order(steps=6), order(steps=6, seed=1), order(steps=6, seed=2)
-        watch.at(1, lambda first=victim, second=mate: (engine.submit(first), engine.submit(second)))
+        first, victim, batch_mate = order(steps=6), order(steps=6, seed=1), order(steps=6, seed=2)
+        watch.at(1, lambda first=victim, second=batch_mate: (engine.submit(first), engine.submit(second)))
         if poisoned:
             watch.at(5, lambda row=victim: setattr(row.state, "latents", row.state.latents / 0))
         engine.submit(first).result()
-        mate.ticket.future.result()
+        batch_mate.ticket.future.result()
         if poisoned:
             assert isinstance(victim.ticket.future.exception(), BrokenPicture)
             assert victim.state.step_index == 2, "it goes no further"
             assert watch.rows("denoise") == [3, 3, 3, 2, 2, 2]
         else:
             victim.ticket.future.result()
-        pictures.append((first.ticket.future.result(), mate.ticket.future.result()))
+        pictures.append((first.ticket.future.result(), batch_mate.ticket.future.result()))
         watch.reset()
-    (first, mate), (beside, other) = pictures
+    (first, batch_mate), (beside, other) = pictures
     assert difference(first, beside) <= 1
-    assert difference(mate, other) <= 1
+    assert difference(batch_mate, other) <= 1
 
 
 def test_where_memory_runs_out_the_cap_halves_and_the_same_rows_go_on(own, monkeypatch):
@@ -115,7 +115,7 @@ def test_requests_that_raise_by_themselves_do_not_stop_an_engine_that_works(own,
 
 
 def test_an_engine_that_can_do_nothing_any_more_gives_back_what_waits(own, monkeypatch):
-    monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that nothing is done for the one that waits
+    monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that nothing is done for the waiting one
     running, waiting, finish = order(), order(width=64), own._finish
     # time enough for the other thread to begin something
     monkeypatch.setattr(own, "_finish", lambda *given: (time.sleep(0.2), finish(*given))[1])
@@ -162,7 +162,7 @@ def test_what_is_stuck_is_noticed_said_and_given_up(own, monkeypatch, caplog, ph
     try:
         with pytest.raises(EngineFault, match="stuck"):
             own.submit(stuck).result(timeout=20)
-        assert (stuck,) in [doing.batch.requests for doing in own.doing()]
+        assert (stuck,) in [running.batch.requests for running in own.running()]
         assert isinstance(waiting.ticket.future.exception(timeout=5), EngineStopped)
         assert not own.warm
         assert f"{phase} for" in caplog.text
@@ -200,7 +200,7 @@ def test_a_deterministic_request_has_the_device_alone(own, monkeypatch):
     def counted(batch):
         run(batch)
         if alone in batch.requests:
-            together.append(len(own.doing()))
+            together.append(len(own.running()))
 
     monkeypatch.setattr(own._runner, "run", counted)
     for future in [own.submit(request) for request in (*beside, alone)]:
@@ -213,7 +213,7 @@ def test_a_picture_for_which_there_is_no_memory_beside_a_step_is_tried_alone(own
 
     def greedy(batch):
         if batch.phase is Phase.DECODE:
-            tries.append(len(own.doing()))
+            tries.append(len(own.running()))
             if len(tries) == 1:
                 raise torch.OutOfMemoryError
         run(batch)
@@ -231,7 +231,7 @@ def test_a_batch_for_which_there_is_no_memory_beside_codec_work_keeps_the_cap(ow
 
     def greedy(batch):
         if len(batch.requests) > 1:
-            tries.append(len(own.doing()))
+            tries.append(len(own.running()))
             if len(tries) == 1:
                 raise torch.OutOfMemoryError
         run(batch)
@@ -244,7 +244,7 @@ def test_a_batch_for_which_there_is_no_memory_beside_codec_work_keeps_the_cap(ow
 
 
 def test_who_is_left_when_a_request_is_canceled_goes_on_at_once(own, monkeypatch):
-    monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that nobody is ready but those whose turn it is
+    monkeypatch.setattr(scheduler, "AHEAD", 0)  # so that only those whose turn it is are ready
     running, left, fail = order(steps=100), order(width=64), own._fail
     # by then the other thread has found that there is nothing to do
     monkeypatch.setattr(own, "_fail", lambda request, error: (time.sleep(0.3), fail(request, error)))
@@ -256,21 +256,21 @@ def test_who_is_left_when_a_request_is_canceled_goes_on_at_once(own, monkeypatch
 
 
 def test_who_asks_for_the_device_first_has_it_first():
-    device, batch, begun, ended = Device(), Batch(Phase.DENOISE, (order(),)), [], threading.Event()
+    lock, batch, begun, ended = DeviceLock(), Batch(Phase.DENOISE, (order(),)), [], threading.Event()
 
-    def alone_for_ever():
+    def exclusive_for_ever():
         while not ended.is_set():
-            with device.room(batch, 60, alone=True):
+            with lock.hold(batch, 60, exclusive=True):
                 begun.append(time.monotonic())
                 time.sleep(0.01)
 
-    greedy = threading.Thread(target=alone_for_ever)
+    greedy = threading.Thread(target=exclusive_for_ever)
     greedy.start()
     try:
         for _ in range(10):
-            assert wait_until(lambda: device.doing(), 5)
+            assert wait_until(lambda: lock.running(), 5)
             before = len(begun)
-            with device.room(batch, 60):
+            with lock.hold(batch, 60):
                 assert len(begun) <= before + 1
     finally:
         ended.set()

@@ -1,4 +1,4 @@
-"""A picture does not depend on its batch-mates, and is the one diffusers' own pipeline makes."""
+"""A picture does not depend on its batch-mates, and equals that of diffusers' own pipeline."""
 
 from collections.abc import Callable
 
@@ -38,25 +38,29 @@ def test_a_picture_made_alone_is_the_plain_pipelines(engine, pipeline, changes, 
     assert np.abs(np.asarray(picture.image).astype(int) - np.asarray(expected)).max() <= 1
 
 
-def test_mates_that_join_and_leave_change_nothing(engine, watch):
+def test_batch_mates_that_join_and_leave_change_nothing(engine, watch):
     alone = engine.submit(order(steps=12)).result()
     watch.reset()
-    mates = [order(LONG, steps=3, seed=1), order("", steps=5, guidance_scale=9.0, seed=2), order(steps=20, seed=3)]
-    for boundary, mate in zip((1, 4, 8), mates, strict=True):
-        watch.at(boundary, lambda mate=mate: engine.submit(mate))
+    batch_mates = [
+        order(LONG, steps=3, seed=1),
+        order("", steps=5, guidance_scale=9.0, seed=2),
+        order(steps=20, seed=3),
+    ]
+    for boundary, batch_mate in zip((1, 4, 8), batch_mates, strict=True):
+        watch.at(boundary, lambda batch_mate=batch_mate: engine.submit(batch_mate))
     together = engine.submit(order(steps=12)).result()
     assert set(watch.rows("denoise")) >= {2, 3}
     assert difference(alone, together) <= 1
-    for mate in mates:
-        assert mate.ticket.future.result().steps_run == mate.steps
+    for batch_mate in batch_mates:
+        assert batch_mate.ticket.future.result().steps_run == batch_mate.steps
 
 
-def test_what_the_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine, watch):
+def test_what_the_batch_mates_are_changes_nothing_at_all_within_a_batch_bucket(engine, watch):
     pictures = []
-    for mate in (order("a blue square", seed=1), order("a green star", seed=2, guidance_scale=7.0)):
-        watch.at(1, lambda mate=mate: engine.submit(mate))
+    for batch_mate in (order("a blue square", seed=1), order("a green star", seed=2, guidance_scale=7.0)):
+        watch.at(1, lambda batch_mate=batch_mate: engine.submit(batch_mate))
         pictures.append(engine.submit(order()).result())
-        mate.ticket.future.result()
+        batch_mate.ticket.future.result()
         assert watch.rows("denoise") == [2] * 4
         watch.reset()
     assert difference(*pictures) == 0
@@ -72,11 +76,11 @@ def test_a_deterministic_picture_has_the_same_bits_whoever_else_runs_and_on_howe
 
     alone = engine.submit(wish()).result()
     watch.reset()
-    mates, again = [wish(seed=seed, deterministic=False) for seed in range(3)], [wish(), wish()]
-    watch.at(1, lambda: [engine.submit(request) for request in (mates[0], again[0], *mates[1:], again[1])])
+    batch_mates, again = [wish(seed=seed, deterministic=False) for seed in range(3)], [wish(), wish()]
+    watch.at(1, lambda: [engine.submit(request) for request in (batch_mates[0], again[0], *batch_mates[1:], again[1])])
     engine.submit(order(steps=2)).result()
     assert all(difference(alone, request.ticket.future.result(timeout=120)) == 0 for request in again)
-    assert [mate.ticket.future.result(timeout=120).steps_run for mate in mates] == [4] * 3
+    assert [batch_mate.ticket.future.result(timeout=120).steps_run for batch_mate in batch_mates] == [4] * 3
     assert watch.rows("denoise").count(3) == 4, "the others share"
     threads = torch.get_num_threads()
     in_its_thread(lambda: torch.set_num_threads(1 if threads > 1 else 2))

@@ -1,4 +1,4 @@
-"""Whatever a request is, and whoever joins, leaves or is canceled while it runs, its picture stays the same."""
+"""Whatever a request is, and whatever joins, leaves or is canceled while it runs, its picture stays the same."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,7 +22,7 @@ PROMPTS = (
 
 
 class Wish(NamedTuple):
-    """What decides a picture."""
+    """Everything that decides a picture."""
 
     operation: str
     guidance: float
@@ -35,8 +35,8 @@ class Wish(NamedTuple):
     seed: int
 
 
-class Mate(NamedTuple):
-    """Joins after so many batches, and is canceled so many later, or runs to its end."""
+class BatchMate(NamedTuple):
+    """A request that joins after so many batches, and is canceled so many later, or runs to its end."""
 
     wish: Wish
     joins: int
@@ -55,7 +55,9 @@ wishes = st.builds(
     steps=st.integers(2, 6),
     seed=st.integers(0, 3),
 )
-mates = st.lists(st.builds(Mate, wishes, st.integers(1, 8), st.none() | st.integers(0, 4)), min_size=1, max_size=5)
+batch_mates = st.lists(
+    st.builds(BatchMate, wishes, st.integers(1, 8), st.none() | st.integers(0, 4)), min_size=1, max_size=5
+)
 
 
 def request(wish: Wish, adapter: str, **changes) -> Request:
@@ -91,26 +93,26 @@ def drawing() -> Image.Image:
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(wish=wishes, mates=mates, deterministic=st.booleans())
+@given(wish=wishes, batch_mates=batch_mates, deterministic=st.booleans())
 @example(
     wish=Wish("generate", 3.0, True, SIZES[0], 0.0, True, PROMPTS[0], 6, 1),
-    mates=[
-        Mate(Wish("generate", 7.0, False, SIZES[0], 0.3, True, PROMPTS[2], 4, 2), 1, None),
-        Mate(Wish("generate", 3.0, True, SIZES[0], 0.0, False, PROMPTS[0], 6, 1), 2, 3),
-        Mate(Wish("generate", 1.0, False, SIZES[1], 0.0, True, PROMPTS[3], 5, 3), 3, None),
+    batch_mates=[
+        BatchMate(Wish("generate", 7.0, False, SIZES[0], 0.3, True, PROMPTS[2], 4, 2), 1, None),
+        BatchMate(Wish("generate", 3.0, True, SIZES[0], 0.0, False, PROMPTS[0], 6, 1), 2, 3),
+        BatchMate(Wish("generate", 1.0, False, SIZES[1], 0.0, True, PROMPTS[3], 5, 3), 3, None),
     ],
     deterministic=False,
 )
-def test_mates_change_nothing(engine, watch, adapter, wish, mates, deterministic):
+def test_batch_mates_change_nothing(engine, watch, adapter, wish, batch_mates, deterministic):
     alone_request = request(wish, adapter, deterministic=deterministic)
     alone = pixels(engine.submit(alone_request))
     begins_later = wish.cached and wish.operation == "generate" and not deterministic
     assert alone_request.state.steps_skipped == (wish.steps // 2 if begins_later else 0)
     watch.reset()
     joined: list[Request] = []
-    for mate in mates:
-        join(watch, engine, mate, request(mate.wish, adapter), joined)
-    # somebody else is there already, so that the first batches come before it
+    for batch_mate in batch_mates:
+        join(watch, engine, batch_mate, request(batch_mate.wish, adapter), joined)
+    # another request runs already, so that the first batches come before it
     joined.append(first := order(steps=3, seed=9))
     engine.submit(first)
     together = pixels(engine.submit(request(wish, adapter, deterministic=deterministic)))
@@ -121,14 +123,14 @@ def test_mates_change_nothing(engine, watch, adapter, wish, mates, deterministic
         other.ticket.future.exception(timeout=60)
 
 
-def join(watch: Watch, engine: Engine, mate: Mate, other: Request, joined: list[Request]) -> None:
+def join(watch: Watch, engine: Engine, batch_mate: BatchMate, other: Request, joined: list[Request]) -> None:
     def act() -> None:
         joined.append(other)
         engine.submit(other)
-        if mate.canceled is not None:
-            watch.at(mate.canceled + 1, lambda: engine.cancel(other))
+        if batch_mate.canceled is not None:
+            watch.at(batch_mate.canceled + 1, lambda: engine.cancel(other))
 
-    watch.at(mate.joins, act)
+    watch.at(batch_mate.joins, act)
 
 
 def pixels(future) -> np.ndarray:

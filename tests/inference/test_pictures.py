@@ -33,7 +33,7 @@ def torn() -> Image.Image:
 
 
 def ready(operation: str, **changes) -> Request:
-    """A request that is accepted, but for the changes."""
+    """Make a request that is accepted except for the changes."""
     values = {
         "generate": {},
         "edit": {"images": (image(),)},
@@ -72,7 +72,7 @@ def test_each_operation_is_accepted_with_what_it_needs(operation):
         ("img2img", "strength", 0.0, "above 0"),
         ("img2img", "strength", 1.01, "at most 1"),
         ("img2img", "strength", float("nan"), "at most 1"),
-        ("img2img", "strength", 1e-20, "not one is left"),
+        ("img2img", "strength", 1e-20, "leaves none to run"),
         ("inpaint", "images", (), "must be 1 for"),
         ("inpaint", "mask", None, "takes a mask"),
         ("inpaint", "mask", white(64, 80), "the size of its image, 64 by 64, not 64 by 80"),

@@ -1,4 +1,4 @@
-"""Whoever waits is told of each step, and sees what the picture will look like."""
+"""The caller learns of each step, and sees previews of the picture."""
 
 import logging
 
@@ -13,13 +13,13 @@ from tests.inference.test_edits_and_masks import without_processor
 
 def test_each_step_is_told_while_others_run_beside(engine, watch):
     seen = {1: [], 2: []}
-    mates = [
+    batch_mates = [
         order(seed=seed, steps=steps, on_step=lambda one: seen[one.seed].append(one.state.step_index))
         for seed, steps in ((1, 4), (2, 6))
     ]
-    watch.at(1, lambda: engine.submit(mates[1]))
-    engine.submit(mates[0]).result()
-    mates[1].ticket.future.result()
+    watch.at(1, lambda: engine.submit(batch_mates[1]))
+    engine.submit(batch_mates[0]).result()
+    batch_mates[1].ticket.future.result()
     assert seen == {1: [1, 2, 3, 4], 2: [1, 2, 3, 4, 5, 6]}
 
 

@@ -1,4 +1,4 @@
-"""Attention of a row sees its own tokens alone, whatever its mates' texts are."""
+"""A row's attention sees only its own tokens, whatever its batch-mates' texts are."""
 
 import torch
 from torch.nn import functional

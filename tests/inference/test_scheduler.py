@@ -1,13 +1,14 @@
-"""Who runs next, without a model: the cap holds, keys do not mix, shares are kept and nothing starves."""
+"""The scheduler without a model: the cap holds, keys do not mix, shares are kept, and nothing starves."""
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.request import Phase
-from inference.scheduling.scheduler import AHEAD, WEIGHTS, Scheduler
-from tests.inference.schedules import Threads, accepted, drain, order, run, step
+from inference.scheduling.scheduler import AHEAD, WEIGHTS, Batch, Scheduler
+from tests.inference.schedules import Threads, accepted, drain, end, order, run, step
 
 CAP = 64
 orders = st.builds(
@@ -53,13 +54,13 @@ def test_nothing_starves_beside_an_endless_interactive_load(patient, size):
     scheduler.add(patient)
     turns = 0
     while patient.phase is not Phase.DECODE:
-        # eight big interactive requests wait at any time, and more come
+        # eight big interactive requests wait at any time
         waiting = sum(request.service_class == "interactive" for request in scheduler)
         for _ in range(8 - waiting):
             scheduler.add(order("interactive", **size, steps=3))
         batch = run(scheduler)
         turns += batch.phase is Phase.DENOISE
-        # its class's share at least, also where each turn of the others costs far more tokens than its own
+        # at least its class's share, even if each turn of the others costs far more tokens than its own
         assert turns <= 3 + patient.steps * 7 * 16
 
 
@@ -142,11 +143,11 @@ def test_a_row_joins_no_step_before_its_prompts_are_done_with():
     run(threads.scheduler), run(threads.scheduler)
     threads.scheduler.add(late)
     threads.turn("codec")
-    # the runner has written its result, and goes on with what is left to do
+    # the runner has written its result, but the batch has not ended
     late.state.latents = running.state.latents
     threads.turn("steps")
     assert threads.turn("steps").requests == (running,)
-    threads.scheduler.advance(threads.in_hand.pop("codec"))
+    threads.scheduler.advance(threads.running.pop("codec"))
     threads.turn("steps")
     assert threads.turn("steps").requests == (running, late)
 
@@ -203,3 +204,30 @@ def test_a_discarded_request_is_gone_wherever_it_stood():
         scheduler.discard(request)
     assert not scheduler
     assert scheduler.next_step() is scheduler.next_codec() is None
+
+
+def test_a_request_is_added_once():
+    scheduler, request = Scheduler(64), order(steps=1)
+    scheduler.add(request)
+    with pytest.raises(AssertionError, match="stands in the queue once"):
+        scheduler.add(request)
+    step(scheduler)
+    with pytest.raises(AssertionError, match="stands in one queue"):
+        scheduler.add(request)
+
+
+def test_only_the_batch_that_was_given_out_is_advanced():
+    scheduler, request = Scheduler(64), order()
+    scheduler.add(request)
+    codec = scheduler.next_codec()
+    with pytest.raises(AssertionError, match="one codec batch at a time"):
+        scheduler.next_codec()
+    with pytest.raises(AssertionError, match="given out"):
+        scheduler.advance(Batch(codec.phase, (request,)))
+    end(scheduler, codec)
+    begun = scheduler.next_step()
+    with pytest.raises(AssertionError, match="one step at a time"):
+        scheduler.next_step()
+    end(scheduler, begun)
+    with pytest.raises(AssertionError, match="given out"):
+        scheduler.advance(begun)

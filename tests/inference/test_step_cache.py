@@ -1,4 +1,4 @@
-"""The step cache: off unless asked for, decided row by row, and nobody else's business."""
+"""The step cache: off unless asked for, decided row by row, without effect on other rows."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The torch backend gives the transformer what diffusers' pipeline gives it."""
+"""The torch backend gives the transformer the same input as diffusers' pipeline."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ STEPS = 50
 
 
 def times_of(transformer, forward) -> list[torch.Tensor]:
-    """The times that forwards tell the transformer."""
+    """Return the times that forwards give the transformer."""
     seen = []
     hook = transformer.register_forward_pre_hook(lambda *call: seen.append(call[2]["timestep"]), with_kwargs=True)
     try:

@@ -17,7 +17,7 @@ from inference.adapters.weights import Adapter, Row
 from inference.models import catalog
 from inference.models.transformer import make_rows_independent
 
-# what diffusers' own training scripts change, and every linear layer there is
+# the layers that diffusers' own training scripts change, and all linear layers
 ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
 EVERYTHING = "all-linear"
 IMAGE_TOKENS, TEXT_TOKENS, TEXT_WIDTH, CHANNELS = 16, 8, 128, 32
@@ -28,7 +28,7 @@ Make = Callable[..., Path]
 
 
 class House:
-    """The house model's transformer with its linear layers made ready for adapters."""
+    """The house model's transformer with linear layers that take adapters."""
 
     def __init__(self, transformer: QwenImageTransformer2DModel) -> None:
         self.transformer = make_rows_independent(transformer)
@@ -38,14 +38,14 @@ class House:
         return files.read(path, self.layers.sizes, self.layers.dtype)
 
     def velocity(self, rows: list[Row], seeds: list[int] | None = None) -> torch.Tensor:
-        """One forward, row by row with its own adapters and its own input."""
+        """Run one forward in which each row has its own adapters and input."""
         with self.layers.given(rows):
             return forward(self.transformer, list(range(len(rows))) if seeds is None else seeds)
 
 
 @torch.inference_mode()
 def forward(transformer: QwenImageTransformer2DModel, seeds: list[int]) -> torch.Tensor:
-    """The velocities of a row a seed."""
+    """Return the velocities of one row for each seed."""
     dtype = transformer.dtype
     latents, texts = [], []
     for seed in seeds:
@@ -73,13 +73,13 @@ def house() -> House:
 
 @pytest.fixture
 def oracle() -> Iterator[QwenImageTransformer2DModel]:
-    """The same transformer, for PEFT to change."""
+    """Load the same transformer for PEFT to change."""
     return make_rows_independent(load())
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Writes an adapter as diffusers does, and returns its path. Factors are large enough to change pictures."""
+    """Write an adapter as diffusers does, and return its path. Its factors are large enough to change pictures."""
     bare = QwenImageTransformer2DModel.from_config(
         QwenImageTransformer2DModel.load_config(catalog.card().path, subfolder="transformer")
     )

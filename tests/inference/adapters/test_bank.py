@@ -1,4 +1,4 @@
-"""Adapters come in when they are wanted, stay while they are used, and leave by last use within the budget."""
+"""Adapters are loaded when wanted, stay while used, and are evicted by last use within the budget."""
 
 import random
 import threading
@@ -17,7 +17,7 @@ from tests.inference.adapters.conftest import ATTENTION, SECONDS, wait_until
 
 @pytest.fixture
 def paths(make) -> list[Path]:
-    """Adapters of one size."""
+    """Write adapters of one size."""
     return [make(f"adapter {number}", 16, ATTENTION) for number in range(5)]
 
 
@@ -28,7 +28,7 @@ def size(house, paths) -> int:
 
 @pytest.fixture
 def bank_for(house, size) -> Iterator[Callable[[float], Bank]]:
-    """A bank with room for so many adapters of that size."""
+    """Make a bank with room for so many adapters of that size."""
     banks = []
 
     def build(adapters: float) -> Bank:
@@ -42,7 +42,7 @@ def bank_for(house, size) -> Iterator[Callable[[float], Bank]]:
 
 @pytest.fixture
 def reads(monkeypatch) -> list[str]:
-    """The names of the files that were read."""
+    """Record the names of the files that are read."""
     read, names = files.read, []
 
     def noted(path, *rest):
@@ -99,10 +99,10 @@ def test_a_request_waits_for_room_and_those_after_it_wait_their_turn(bank_for, p
     first, second = bank.acquire([(paths[0], 1.0)]), bank.acquire([(paths[1], 1.0)])
     second.ready.result(SECONDS)
     both = bank.acquire([(paths[2], 1.0), (paths[3], 1.0)])
-    wait_until(lambda: bank._someone_waits)
+    wait_until(lambda: bank._waiting_for_room)
     late = bank.acquire([(paths[0], 1.0)])
     bank.release(first)
-    wait_until(lambda: len(both.pinned) == 1 and bank._someone_waits)
+    wait_until(lambda: len(both.pinned) == 1 and bank._waiting_for_room)
     assert not late.ready.done(), "what is there is not granted before one who waits for room"
     bank.release(second)
     both.ready.result(SECONDS)
@@ -116,7 +116,7 @@ def test_one_who_waits_and_gives_up_holds_nobody_up(bank_for, paths):
     held = bank.acquire([(paths[0], 1.0)])
     held.ready.result(SECONDS)
     waiting, behind = bank.acquire([(paths[1], 1.0)]), bank.acquire([(paths[0], 1.0)])
-    wait_until(lambda: bank._someone_waits)
+    wait_until(lambda: bank._waiting_for_room)
     bank.release(waiting)
     behind.ready.result(SECONDS)
     with pytest.raises(CancelledError):

@@ -1,4 +1,4 @@
-"""Adapter files: the usual names and scales are understood as diffusers and PEFT do, all else is refused."""
+"""Adapter files: the usual names and scales are read as in diffusers and PEFT, everything else is refused."""
 
 import json
 import os
@@ -37,7 +37,7 @@ NAMINGS = {
     "downs and ups": downs_and_ups,
     "kohya": kohya,
 }
-# nobody writes them, but what they mean is plain
+# nobody writes these, but their meaning is clear
 UNKNOWN_TO_DIFFUSERS = {("diffusers", 4.0), ("downs and ups", None)}
 
 

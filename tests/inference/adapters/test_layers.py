@@ -1,4 +1,4 @@
-"""What rows get from their adapters is what PEFT makes of them, whoever shares the forward."""
+"""Rows get from their adapters what PEFT computes, whatever else is in the forward."""
 
 import pytest
 import torch
@@ -54,17 +54,17 @@ def test_every_row_of_a_mixed_batch_is_what_it_is_alone(house, make):
         ((odd, 2.0),),
         ((tiny, 0.3), (odd, 1.0), (small, 0.1)),
     ]
-    # as guidance does: the same rows a second time with another text
+    # like guidance: the same rows a second time with another text
     together = house.velocity(rows * 2)
     for seed, row in enumerate(rows * 2):
         torch.testing.assert_close(together[seed], house.velocity([row], seeds=[seed])[0], **CLOSE)
 
 
 @pytest.mark.parametrize("rank", [4, 16, 64])
-def test_what_the_mates_have_changes_nothing_at_all(house, make, rank):
+def test_what_the_batch_mates_have_changes_nothing_at_all(house, make, rank):
     row = ((house.read(make(rank=rank)), 1.0),)
-    mates = [(), ((house.read(make("mate", 16)), 1.0),), ((house.read(make("other", 128)), -2.0),)]
-    results = [house.velocity([row, mate, mate, row])[0] for mate in mates]
+    batch_mates = [(), ((house.read(make("mate", 16)), 1.0),), ((house.read(make("other", 128)), -2.0),)]
+    results = [house.velocity([row, batch_mate, batch_mate, row])[0] for batch_mate in batch_mates]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 
@@ -105,7 +105,7 @@ def test_in_16_bits_it_is_as_exact_as_peft(house, make):
 
 
 def test_a_model_that_sees_its_condition_pictures_at_another_time(make):
-    """Such a transformer runs its time embedding and the image stream's modulation for twice as many rows."""
+    """Check a transformer that runs its time embedding and the image stream's modulation for twice as many rows."""
     torch.manual_seed(0)
     config = dict(QwenImageTransformer2DModel.load_config(catalog.card().path, subfolder="transformer"))
     transformers = [QwenImageTransformer2DModel.from_config(config | {"zero_cond_t": True}) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Requests with adapters of their own in one engine: they share batches, wait for nobody's file, and fail alone."""
+"""Requests with different adapters in one engine: they share batches, do not wait for others' files, and fail alone."""
 
 import threading
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def nothing_stays_pinned(engine) -> Iterator[None]:
 
 
 class Gate:
-    """Stands before every file that is read, until it is opened."""
+    """A gate that blocks every read of a file until it is opened."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -100,11 +100,11 @@ def test_an_adapter_works_in_every_operation(engine, make, operation):
 
 
 def test_a_file_that_is_being_read_holds_no_step_up(engine, watch, make, gate):
-    waiting, mates = order(adapters=((str(make()), 1.0),)), [order(seed=1), order(seed=2, width=80)]
+    waiting, batch_mates = order(adapters=((str(make()), 1.0),)), [order(seed=1), order(seed=2, width=80)]
     engine.submit(waiting)
     assert gate.reached.wait(SECONDS)
-    for mate in mates:
-        assert engine.submit(mate).result(SECONDS).steps_run == 4
+    for batch_mate in batch_mates:
+        assert engine.submit(batch_mate).result(SECONDS).steps_run == 4
     assert not waiting.ticket.future.done()
     gate.opened.set()
     assert waiting.ticket.future.result(SECONDS).steps_run == 4
@@ -116,11 +116,11 @@ def test_a_file_that_cannot_be_used_fails_its_request_alone(engine, watch, make,
     if content is not None:
         bad.write_bytes(content)
     good = str(make())
-    mate = engine.submit(order(seed=1, adapters=((good, 1.0),)))
+    batch_mate = engine.submit(order(seed=1, adapters=((good, 1.0),)))
     victim = engine.submit(order(adapters=((good, 1.0), (str(bad), 1.0))))
     with pytest.raises(AdapterUnavailable, match="bad"):
         victim.result(SECONDS)
-    assert mate.result(SECONDS).steps_run == 4
+    assert batch_mate.result(SECONDS).steps_run == 4
     assert watch.rows("encode") == [1], "nothing was done for the one that failed"
     assert engine.warm
 

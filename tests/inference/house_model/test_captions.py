@@ -1,4 +1,4 @@
-"""Captions say all that a scene shows, in both languages, in many ways."""
+"""Captions tell everything that a scene shows, in both languages, in many ways."""
 
 import random
 

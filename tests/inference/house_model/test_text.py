@@ -1,4 +1,4 @@
-"""The text encoder's training: what is said becomes a class, and a former encoder's knowledge is kept."""
+"""The text encoder's training: what a caption tells becomes classes, and a former encoder's knowledge is kept."""
 
 import random
 
@@ -20,7 +20,7 @@ def reader(seed: int) -> text.Reader:
 
 
 def said(parts: text.Parts, numbers: list[int]) -> dict[str, str]:
-    """Class numbers as names; parts that are not there are left out."""
+    """Return class numbers as names, without the parts that are absent."""
     return {
         name: (*names, text.UNSAID)[number]
         for (name, names), number in zip(parts.items(), numbers, strict=True)

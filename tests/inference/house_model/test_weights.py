@@ -1,4 +1,4 @@
-"""The weights that ship, how they are written, and that training trains the model that is served."""
+"""The weights that ship, how they are written, and training on the model that is served."""
 
 import json
 import stat
@@ -26,7 +26,7 @@ def megabytes(folder: Path) -> float:
 
 
 def lively() -> torch.nn.Module:
-    """The transformer with noise where it starts at zero."""
+    """Make the transformer with noise where it would start at zero."""
     model = architecture.transformer()
     with torch.no_grad():
         for weights in model.parameters():
@@ -42,7 +42,7 @@ def test_the_weights_are_small_safetensors_and_nothing_that_runs_code():
 
 
 def parts_for(kind: type) -> dict[str, object]:
-    """What the folder has, but transformers loads with torchvision only."""
+    """Load the parts that transformers itself only loads with torchvision."""
     edits = kind in (QwenImageEditPlusPipeline, QwenImageEditPipeline)
     return {"processor": PictureProcessor.from_pretrained(WEIGHTS / "processor")} if edits else {}
 

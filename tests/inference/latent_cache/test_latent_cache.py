@@ -1,4 +1,4 @@
-"""The real engine on the real house model: who begins from whose latents, and who never does."""
+"""The real engine with the real house model: which requests begin from whose latents, and which never do."""
 
 import sqlite3
 
@@ -18,7 +18,7 @@ CALIBRATION = Mapping(catalog.card().revision, (Point(0.9, 0.85), Point(0.95, 0.
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory):
-    """An engine, its cache, and the file that is the cache's store."""
+    """Start an engine with a cache, and return both with the cache's file."""
     path = tmp_path_factory.mktemp("cache") / "latents.sqlite3"
     cache = LatentCache(open_store(str(path)), CALIBRATION, shared=["templates"])
     with Engine(device="cpu", latent_cache=cache) as engine:
@@ -34,7 +34,7 @@ def order(prompt, account, **changes):
 def make(serving, *requests):
     engine, cache, _ = serving
     pictures = [future.result() for future in [engine.submit(request) for request in requests]]
-    cache.settle()
+    cache.flush()
     return pictures
 
 
@@ -119,11 +119,11 @@ def test_a_mapping_that_asks_for_too_little_is_tightened_by_its_shadows(tmp_path
     wrong = "a red ring in the bottom left corner on a white background"
     with Engine(device="cpu", latent_cache=cache) as engine:
         engine.submit(order(ONE, "alice", steps=4)).result()
-        cache.settle()
+        cache.flush()
         shadows = Shadows(cache, store, engine.submit, share=1.0)
         for seed in range(ENOUGH):
             assert engine.submit(order(wrong, "alice", seed=seed, steps=4)).result().steps_skipped > 0
-            shadows.settle()
+            shadows.flush()
         assert engine.submit(order(wrong, "alice", steps=4)).result().steps_skipped == 0
     cache.close()
     again = LatentCache(store, lax)

@@ -1,4 +1,4 @@
-"""The cache alone, with requests that no engine runs: what it does where something is amiss, and what it keeps."""
+"""The cache alone, with requests that no engine runs: what it does if something is wrong, and what it stores."""
 
 import logging
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def cache(store):
 
 
 def encoded(prompt: str = "a cat", account: str = "alice", steps: int = 8, **changes: object) -> Request:
-    """A request as it is when it was just encoded: every prompt means the same."""
+    """Make a request that was just encoded; every prompt means the same."""
     values = {"width": 32, "height": 32, "guidance_scale": 4.0, "seed": 7, "use_cache": True}
     request = Request(prompt, account=account, steps=steps, **{**values, **changes})
     request.state.text, request.state.latents = torch.ones(8, 16), torch.zeros(4, 16)
@@ -37,12 +37,12 @@ def encoded(prompt: str = "a cat", account: str = "alice", steps: int = 8, **cha
 
 
 def draw(cache: LatentCache, request: Request) -> bool:
-    """Whether it began from latents; all its steps are offered."""
+    """Play a request through and offer all its steps; return whether it began from latents."""
     hit = cache.look_up(request)
     for step in range(hit.step + 1 if hit else 1, request.steps + 1):
         request.state.step_index = step
         cache.offer(request)
-    cache.settle()
+    cache.flush()
     return hit is not None
 
 
@@ -66,7 +66,7 @@ def test_a_prompt_that_the_guard_cannot_read_takes_none_and_leaves_none(cache):
 
 
 @pytest.mark.parametrize("method", ["names", "descriptions", "latents"])
-def test_whatever_a_store_raises_the_request_is_denoised_in_full_and_the_cache_rests(
+def test_whatever_a_store_raises_the_request_is_denoised_in_full_and_the_cache_pauses(
     cache, store, monkeypatch, caplog, method
 ):
     draw(cache, encoded())
@@ -74,8 +74,8 @@ def test_whatever_a_store_raises_the_request_is_denoised_in_full_and_the_cache_r
     monkeypatch.setattr(store, method, fails(PermissionError("not yours")))
     assert not draw(cache, encoded())
     monkeypatch.undo()
-    assert not draw(cache, encoded()), "it rests"
-    monkeypatch.setattr(module.time, "monotonic", lambda: cache._silent_until)
+    assert not draw(cache, encoded()), "it pauses"
+    monkeypatch.setattr(module.time, "monotonic", lambda: cache._paused_until)
     assert draw(cache, encoded())
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "Traceback" in caplog.text
@@ -100,7 +100,7 @@ def test_what_customers_choose_fills_no_memory(cache, monkeypatch):
     monkeypatch.setattr(module, "MAX_SHELVES", 3)
     for index in range(9):
         cache.look_up(encoded(negative_prompt=f"never drawn {index}"))
-    assert not cache._known, "empty shelves are not kept"
+    assert not cache._known, "empty shelves are not kept in memory"
     for index in range(5):
         draw(cache, encoded(negative_prompt=str(index)))
         assert draw(cache, encoded(negative_prompt=str(index)))

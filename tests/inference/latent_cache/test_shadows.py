@@ -1,4 +1,4 @@
-"""What shadows find, whose evidence counts, and that nothing found is ever lost; no engine draws here."""
+"""What shadows find, whose evidence counts, and that no finding is ever lost; without an engine."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ FAR, SAME = torch.ones(4, 16), torch.zeros(4, 16)
 
 
 class Drawn:
-    """Stands for the engine: shadows come out as `SAME`, at once or when they are let go."""
+    """A stand-in for the engine that draws shadows as `SAME`, at once or when they are released."""
 
     def __init__(self) -> None:
         self.asked: list[Request] = []
@@ -37,7 +37,7 @@ class Drawn:
 
 
 class Worker:
-    """One process's cache and shadows, on a store of all."""
+    """One process's cache and shadows, on a shared store."""
 
     def __init__(self, place: str, learnt: Mapping = LEARNT) -> None:
         self.store = open_store(place)
@@ -53,7 +53,7 @@ class Worker:
     def learn(self, account: str, times: int, **of: object) -> None:
         for _ in range(times):
             self.hit(account, **of)
-            self.shadows.settle()
+            self.shadows.flush()
 
     @property
     def asked(self) -> float:
@@ -87,7 +87,7 @@ def test_a_few_drifts_are_chance_and_many_ask_for_more_similarity():
 
 def test_only_hits_on_their_entrys_own_schedule_are_compared(worker):
     worker.hit("alice", steps=6)
-    worker.shadows.settle()
+    worker.shadows.flush()
     assert not worker.engine.asked
     worker.learn("alice", 1)
     (shadow,) = worker.engine.asked
@@ -139,12 +139,12 @@ def test_other_workers_follow_behind_their_hits(worker, place, monkeypatch):
     worker.learn("alice", ENOUGH)
     other.shadows._share = 0.0
     other.hit("bob")
-    other.cache.settle()
+    other.cache.flush()
     assert other.asked == 0.95, "once a minute"
     later = module.time.monotonic() + module.EXCHANGE_SECONDS
     monkeypatch.setattr(module.time, "monotonic", lambda: later)
     other.hit("bob")
-    other.cache.settle()
+    other.cache.flush()
     assert other.asked == NEVER
 
 
@@ -177,7 +177,7 @@ def test_a_store_that_is_away_at_the_start_is_read_at_the_next_hit(worker, place
     assert late.asked == 0.95
     late.shadows._share = 0.0
     late.hit("bob")
-    late.cache.settle()
+    late.cache.flush()
     assert late.asked == NEVER
 
 
@@ -186,7 +186,7 @@ def test_few_shadows_wait_and_the_rest_are_dropped(worker):
     for _ in range(3 * MAX_WAITING):
         worker.hit("alice")
     worker.engine.let_go.set()
-    worker.shadows.settle()
+    worker.shadows.flush()
     assert len(worker.engine.asked) == MAX_WAITING
     worker.learn("alice", 1)
     assert len(worker.engine.asked) == MAX_WAITING + 1

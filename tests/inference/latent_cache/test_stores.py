@@ -1,4 +1,4 @@
-"""What both stores promise: whole entries or none, within their limits, and damage that reads as nothing there."""
+"""What both stores promise: whole entries or none, within their limits, and damage that reads as missing."""
 
 import os
 import sqlite3

@@ -101,7 +101,7 @@ def test_english_numbers_are_read_back_from_how_they_are_spelt():
 
 
 def english(value):
-    """The usual spelling of a number below a million."""
+    """Spell a number below a million."""
     units = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
     small = [*units.split(), "seventeen", "eighteen", "nineteen"]
     tens = ["-", "-", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]

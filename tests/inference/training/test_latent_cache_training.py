@@ -1,4 +1,4 @@
-"""What calibrating learns from pairs of pictures, and that its command and what ships with the weights work."""
+"""What calibration learns from pairs of pictures, its command, and the mapping that ships with the weights."""
 
 import random
 
@@ -13,7 +13,7 @@ from inference.training.latent_cache import Outcome, threshold
 
 
 def outcomes(*lost: int) -> list[Outcome]:
-    """Most similar first, a hundredth apart."""
+    """Make outcomes, most similar first, a hundredth apart."""
     return [Outcome(0.99 - index / 100, one, 0.01) for index, one in enumerate(lost)]
 
 

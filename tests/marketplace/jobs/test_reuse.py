@@ -55,7 +55,7 @@ def buy(worker, order):
         wanted = {"width": 64, "height": 64, "steps": STEPS, "cache": "on", "prompt": prompt, **changes}
         job = lifecycle.submit(who.account.id, order(**wanted)).job
         worker.fire(job.id)
-        worker.reuse[0].settle()
+        worker.reuse[0].flush()
         return Job.objects.get(id=job.id), who.get(f"/v1/jobs/{job.id}").json()
 
     return make
