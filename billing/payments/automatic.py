@@ -22,6 +22,7 @@ from billing.errors import CapBelowPrice, PaymentInFlight, PaymentsRefused, Paym
 from billing.models import AutomaticTopUp, Payer, TopUp, Wallet
 from billing.payments import cards, checkout
 from billing.payments.cards import Answer
+from billing.payments.stripe import Stripe
 from billing.prices import packs
 
 DAY = timedelta(hours=24)
@@ -48,7 +49,7 @@ class Terms:
     daily_cap_minor: int
 
 
-def order(owner: UUID, terms: Terms, pages: checkout.Order, new_card: bool = False) -> AutomaticTopUp:
+def order(stripe: Stripe, owner: UUID, terms: Terms, pages: checkout.Order, new_card: bool = False) -> AutomaticTopUp:
     """Sets automatic top-ups up, or anew; without a saved card, or for a new one, with the page to save it.
 
     `pages` says where those lead back to and who gets receipts. UnknownPack, UnknownCurrency, CapBelowPrice,
@@ -59,10 +60,10 @@ def order(owner: UUID, terms: Terms, pages: checkout.Order, new_card: bool = Fal
         raise UnknownCurrency(terms.currency, sorted(pack.prices))
     if terms.daily_cap_minor < pack.prices[terms.currency]:
         raise CapBelowPrice(pack.prices[terms.currency])
-    payer = checkout.payer_for(owner, pages.email)
+    payer = checkout.payer_for(stripe, owner, pages.email)
     url = ""
     if new_card or not payer.card_id:
-        url = cards.save_page(payer, terms.currency, pages.success_url, pages.cancel_url)
+        url = cards.save_page(stripe, payer, terms.currency, pages.success_url, pages.cancel_url)
     values = {
         "pack": pack,
         "currency": terms.currency,
@@ -79,15 +80,15 @@ def order(owner: UUID, terms: Terms, pages: checkout.Order, new_card: bool = Fal
     return made
 
 
-def cancel(owner: UUID) -> None:
+def cancel(stripe: Stripe, owner: UUID) -> None:
     """No more automatic top-ups, and the card is forgotten. PaymentsUnavailable or PaymentsRefused: send it again."""
     with transaction.atomic():
         _unpaid(owner=owner, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
         AutomaticTopUp.objects.filter(owner=owner).delete()
-    cards.forget(owner)
+    cards.forget(stripe, owner)
 
 
-def run(new_id: Callable[[], UUID], allowed: Callable[[Collection[UUID]], Collection[UUID]]) -> None:
+def run(stripe: Stripe, new_id: Callable[[], UUID], allowed: Callable[[Collection[UUID]], Collection[UUID]]) -> None:
     """Begins what is due and goes on with what was begun, for owners that are `allowed`; what fails is logged."""
     for owner in allowed(due()):
         begin(owner, new_id())
@@ -96,7 +97,7 @@ def run(new_id: Callable[[], UUID], allowed: Callable[[Collection[UUID]], Collec
     for top_up in begun:
         try:
             if top_up.owner in owners:
-                advance(top_up)
+                advance(stripe, top_up)
         except PaymentInFlight:
             continue
         except PaymentsUnavailable as error:
@@ -147,7 +148,7 @@ def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
     )  # fmt: skip
 
 
-def advance(top_up: TopUp) -> None:
+def advance(stripe: Stripe, top_up: TopUp) -> None:
     """Asks Stripe for the payment, or what came of it. PaymentsUnavailable or PaymentsRefused: advance it again."""
     standing = AutomaticTopUp.objects.filter(owner=top_up.owner, status=On)
     frozen = Wallet.objects.filter(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER, frozen=True)
@@ -156,9 +157,9 @@ def advance(top_up: TopUp) -> None:
         _unpaid(id=top_up.id, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
         return
     try:
-        outcome = cards.charge(top_up, payer)
+        outcome = cards.charge(stripe, top_up, payer)
     except PaymentsRefused:
-        if not cards.is_gone(payer):
+        if not cards.is_gone(stripe, payer):
             raise
         if owner := cards.lose(card_id=payer.card_id):
             card_gone(owner)
@@ -169,7 +170,7 @@ def advance(top_up: TopUp) -> None:
     elif outcome.answer is Answer.DECLINED:
         failed(top_up, outcome.code)
     else:
-        checkout.open_page(top_up)
+        checkout.open_page(stripe, top_up)
 
 
 @transaction.atomic

@@ -13,10 +13,10 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-import stripe
+from stripe import CardError, InvalidRequestError
 
 from billing.models import Payer, TopUp
-from billing.payments.stripe import asking, attempt, metadata
+from billing.payments.stripe import Stripe, metadata
 
 SHOWN = ("brand", "last4", "exp_month", "exp_year")
 
@@ -37,9 +37,9 @@ class Outcome:
     code: str = ""
 
 
-def save_page(payer: Payer, currency: str, success_url: str, cancel_url: str) -> str:
+def save_page(stripe: Stripe, payer: Payer, currency: str, success_url: str, cancel_url: str) -> str:
     """The address of Stripe's page where a card is saved, for 24 hours. PaymentsUnavailable or PaymentsRefused."""
-    with asking() as client:
+    with stripe.asking() as client:
         session = client.v1.checkout.sessions.create(
             {
                 "mode": "setup",
@@ -53,13 +53,13 @@ def save_page(payer: Payer, currency: str, success_url: str, cancel_url: str) ->
     return session.url or ""
 
 
-def charge(top_up: TopUp, payer: Payer) -> Outcome:
+def charge(stripe: Stripe, top_up: TopUp, payer: Payer) -> Outcome:
     """Pays a top-up with the saved card, its owner away, or finds out what came of that.
 
     After ASKED this payment can never be made, so that another one may. PaymentsUnavailable; PaymentsRefused where
     the card cannot be used at all.
     """
-    with attempt(top_up) as (client, key):
+    with stripe.attempt(top_up) as (client, key):
         intents = client.v1.payment_intents
         if top_up.payment_intent:
             intent = intents.retrieve(top_up.payment_intent)
@@ -71,7 +71,7 @@ def charge(top_up: TopUp, payer: Payer) -> Outcome:
         if intent.status == "requires_confirmation":
             try:
                 intent = intents.confirm(intent.id, {"off_session": True}, {"idempotency_key": f"{key}:confirm"})
-            except stripe.CardError:
+            except CardError:
                 intent = intents.retrieve(intent.id)
         if intent.status in ("succeeded", "processing"):
             return Outcome(Answer.PAID)
@@ -83,12 +83,12 @@ def charge(top_up: TopUp, payer: Payer) -> Outcome:
         return Outcome(Answer.ASKED)
 
 
-def is_gone(payer: Payer) -> bool:
+def is_gone(stripe: Stripe, payer: Payer) -> bool:
     """Whether Stripe has the saved card no more. PaymentsUnavailable or PaymentsRefused."""
-    with asking() as client:
+    with stripe.asking() as client:
         try:
             return client.v1.payment_methods.retrieve(payer.card_id).customer != payer.customer_id
-        except stripe.InvalidRequestError:
+        except InvalidRequestError:
             return True
 
 
@@ -96,12 +96,12 @@ def has_expired(payer: Payer, today: date) -> bool:
     return (payer.card["exp_year"], payer.card["exp_month"]) < (today.year, today.month)
 
 
-def forget(owner: UUID) -> None:
+def forget(stripe: Stripe, owner: UUID) -> None:
     """Takes all of a customer's cards from Stripe. PaymentsUnavailable or PaymentsRefused."""
     payer = Payer.objects.filter(owner=owner).first()
     if payer is None:
         return
-    with asking() as client:
+    with stripe.asking() as client:
         for method in list(client.v1.customers.payment_methods.list(payer.customer_id).auto_paging_iter()):
             client.v1.payment_methods.detach(method.id)
     Payer.objects.filter(owner=owner).update(card_id="", card={})

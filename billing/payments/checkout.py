@@ -22,7 +22,7 @@ from billing.errors import (
     UnknownCurrency,
 )
 from billing.models import Payer, TopUp
-from billing.payments.stripe import asking, attempt, metadata
+from billing.payments.stripe import Stripe, metadata
 from billing.prices import packs
 
 # Stripe keeps an idempotency key for 24 hours and a Checkout for as long at most; less, so that a Checkout that is
@@ -46,7 +46,9 @@ class Order:
     save_card: bool = False
 
 
-def buy(top_up_id: UUID, owner: UUID, order: Order, idempotency_key: str | None = None) -> tuple[TopUp, bool]:
+def buy(
+    stripe: Stripe, top_up_id: UUID, owner: UUID, order: Order, idempotency_key: str | None = None
+) -> tuple[TopUp, bool]:
     """A top-up with a Checkout to pay it at; and whether it is the one that this key already stands for.
 
     UnknownPack, UnknownCurrency, IdempotencyMismatch; PaymentsUnavailable or PaymentsRefused, and then the same call
@@ -56,27 +58,27 @@ def buy(top_up_id: UUID, owner: UUID, order: Order, idempotency_key: str | None 
     replayed = top_up is not None
     if top_up is None:
         top_up, replayed = _new(top_up_id, owner, order, idempotency_key)
-    open_page(top_up)
+    open_page(stripe, top_up)
     return top_up, replayed
 
 
-def open_page(top_up: TopUp) -> None:
+def open_page(stripe: Stripe, top_up: TopUp) -> None:
     """Gives an open top-up the page where it is paid, unless it has one. PaymentsUnavailable or PaymentsRefused."""
     if top_up.session_id or top_up.status != TopUp.Status.OPEN:
         return
-    payer = payer_for(top_up.owner, top_up.order["email"]) if top_up.order.get("save_card") else None
-    with attempt(top_up) as (client, key):
+    payer = payer_for(stripe, top_up.owner, top_up.order["email"]) if top_up.order.get("save_card") else None
+    with stripe.attempt(top_up) as (client, key):
         session = client.v1.checkout.sessions.create(_checkout(top_up, payer), {"idempotency_key": key})
     # Only these columns, and once: the webhook that says it was paid may have come first.
     TopUp.objects.filter(id=top_up.id, session_id="").update(session_id=session.id, url=session.url or "")
     top_up.refresh_from_db()
 
 
-def payer_for(owner: UUID, email: str) -> Payer:
+def payer_for(stripe: Stripe, owner: UUID, email: str) -> Payer:
     """The account as Stripe's customer, made where there is none yet. PaymentsUnavailable or PaymentsRefused."""
     found = Payer.objects.filter(owner=owner).first()
     if found is None:
-        with asking() as client:
+        with stripe.asking() as client:
             terms = {"email": email, "metadata": {"account": str(owner)}}
             key = f"customer:{owner}:{sha256(email.encode()).hexdigest()}"
             customer = client.v1.customers.create(terms, {"idempotency_key": key})  # type: ignore[arg-type]

@@ -8,7 +8,8 @@ from datetime import timedelta
 from django.utils import timezone
 
 from billing.models import Reconciliation, StripeEvent, TopUp
-from billing.payments import events, refund_orders, stripe
+from billing.payments import events, refund_orders
+from billing.payments.stripe import Stripe, from_settings
 
 # Stripe lists events for 30 days. The overlap is for clocks that differ and for events that were listed late.
 LISTED = timedelta(days=30)
@@ -17,11 +18,12 @@ OVERLAP = timedelta(hours=1)
 logger = logging.getLogger(__name__)
 
 
-def run() -> tuple[list[str], int]:
+def run(stripe: Stripe | None = None) -> tuple[list[str], int]:
     """What was repaired, a line each, and how many events failed: they are logged, and the next run tries them again.
 
-    PaymentsUnavailable or PaymentsRefused where Stripe cannot be asked.
+    Without a `stripe`, that of the settings is asked. PaymentsUnavailable or PaymentsRefused where it cannot be.
     """
+    stripe = stripe or from_settings()
     started = timezone.now()
     last = Reconciliation.objects.order_by("-until").values_list("until", flat=True).first()
     since = max(last - OVERLAP, started - LISTED) if last else started - LISTED
@@ -35,7 +37,7 @@ def run() -> tuple[list[str], int]:
         except Exception:
             failed += 1
             logger.exception("event %s", event["id"])
-    lines += _never_opened() + refund_orders.carry_out()
+    lines += _never_opened() + refund_orders.carry_out(stripe)
     if not failed:
         Reconciliation.objects.create(until=started, seen=len(listed), repaired=len(lines))
     return lines, failed

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from billing.errors import PaymentsRefused, PaymentsUnavailable
 from billing.models import RefundOrder
-from billing.payments import stripe
+from billing.payments.stripe import Stripe
 
 FIRST_PAUSE = timedelta(minutes=1)
 LONGEST_PAUSE = timedelta(hours=1)
@@ -41,13 +41,13 @@ def place(payment_intent: str, why: Why, source: str) -> None:
     RefundOrder.objects.get_or_create(id=f"{why}:{source}", defaults={"payment_intent": payment_intent})
 
 
-def carry_out(limit: int = 100) -> list[str]:
+def carry_out(stripe: Stripe, limit: int = 100) -> list[str]:
     """Gives back what is due; a line for each order that was done. What fails is logged, and due again later."""
     due = RefundOrder.objects.filter(done_at=None, due_at__lte=timezone.now()).order_by("due_at")[:limit]
-    return [f"{order}: {outcome}" for order in due if (outcome := _carry_out(order))]
+    return [f"{order}: {outcome}" for order in due if (outcome := _carry_out(stripe, order))]
 
 
-def _carry_out(order: RefundOrder) -> str:
+def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
     # Claimed until the pause is over: nobody else tries meanwhile, and a crash delays the next try by no more.
     mine = RefundOrder.objects.filter(id=order.id, done_at=None, tries=order.tries)
     pause = min(FIRST_PAUSE * 2 ** min(order.tries, 10), LONGEST_PAUSE)

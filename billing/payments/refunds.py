@@ -15,7 +15,8 @@ from django.utils import timezone
 
 from billing.errors import PaymentsRefused, RefundAboveUnspent
 from billing.models import Lot, Reversal, TopUp, Wallet
-from billing.payments import reversals, stripe
+from billing.payments import reversals
+from billing.payments.stripe import Stripe
 from billing.tokens import debts, lots
 
 
@@ -50,7 +51,7 @@ def take(top_up_id: UUID, amount_minor: int, reversal_id: str) -> None:
             debts.waive(debt.id, "a spent bonus that nothing is left to pay with")
 
 
-def send(reversal_id: str) -> str:
+def send(stripe: Stripe, reversal_id: str) -> str:
     """Has Stripe give the money back, once; Stripe's id of the refund.
 
     PaymentsUnavailable, and then it is called again; PaymentsRefused, and then the Tokens are back.
@@ -64,7 +65,7 @@ def send(reversal_id: str) -> str:
         stripe_id = stripe.give_back(reversal.payment_intent, reversal.amount_minor, reversal_id)
     except PaymentsRefused:
         if not _void(reversal):
-            return send(reversal_id)
+            return send(stripe, reversal_id)
         raise
     Reversal.objects.filter(id=reversal_id, stripe_id="").update(stripe_id=stripe_id)
     return stripe_id

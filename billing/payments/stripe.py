@@ -25,36 +25,96 @@ GONE_BACK = {"charge_already_refunded", "charge_disputed"}
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def attempt(top_up: TopUp) -> Iterator[tuple[stripe.StripeClient, str]]:
-    """The client and an idempotency key for this top-up: the same one until Stripe keeps an error under it."""
-    number = top_up.attempt
-    try:
-        with asking() as client:
-            yield client, f"{top_up.id}:{number}" if number else str(top_up.id)
-    except PaymentsUnavailable as error:
-        if error.kept:
-            TopUp.objects.filter(id=top_up.id, attempt=number).update(attempt=number + 1)
-        raise
+def from_settings() -> Stripe:
+    """Stripe as the settings say it is reached; for whoever answers a request, or runs a task or a command."""
+    key = settings.STRIPE_SECRET_KEY
+    return Stripe(_client(key, settings.STRIPE_API_BASE) if key else None)
 
 
-@contextmanager
-def asking() -> Iterator[stripe.StripeClient]:
-    """The client; Stripe's errors come out as ours."""
-    if not settings.STRIPE_SECRET_KEY:
-        raise PaymentsUnavailable("STRIPE_SECRET_KEY is not set")
-    try:
-        yield _client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE)
-    except stripe.StripeError as error:
-        status = error.http_status or 0
-        if status == 409:
-            raise PaymentInFlight(str(error)) from error
-        if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
-            logger.error("Stripe does not take STRIPE_SECRET_KEY: %s", error)  # the operator's to put right
-            raise PaymentsUnavailable(str(error)) from error
-        if isinstance(error, stripe.APIConnectionError | stripe.APIError | stripe.RateLimitError):
-            raise PaymentsUnavailable(str(error), kept=status >= 500) from error
-        raise PaymentsRefused(str(error), error.code or "", error.request_id or "") from error
+class Stripe:
+    """Stripe under one secret key; whoever needs it is handed one. Its errors come out as ours."""
+
+    def __init__(self, client: stripe.StripeClient | None) -> None:
+        """Without a client, for want of a key, whatever is asked raises PaymentsUnavailable."""
+        self._client = client
+
+    @contextmanager
+    def attempt(self, top_up: TopUp) -> Iterator[tuple[stripe.StripeClient, str]]:
+        """The client and an idempotency key for this top-up: the same one until Stripe keeps an error under it."""
+        number = top_up.attempt
+        try:
+            with self.asking() as client:
+                yield client, f"{top_up.id}:{number}" if number else str(top_up.id)
+        except PaymentsUnavailable as error:
+            if error.kept:
+                TopUp.objects.filter(id=top_up.id, attempt=number).update(attempt=number + 1)
+            raise
+
+    @contextmanager
+    def asking(self) -> Iterator[stripe.StripeClient]:
+        """The client; Stripe's errors come out as ours."""
+        if self._client is None:
+            raise PaymentsUnavailable("STRIPE_SECRET_KEY is not set")
+        try:
+            yield self._client
+        except stripe.StripeError as error:
+            status = error.http_status or 0
+            if status == 409:
+                raise PaymentInFlight(str(error)) from error
+            if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
+                logger.error("Stripe does not take STRIPE_SECRET_KEY: %s", error)  # the operator's to put right
+                raise PaymentsUnavailable(str(error)) from error
+            if isinstance(error, stripe.APIConnectionError | stripe.APIError | stripe.RateLimitError):
+                raise PaymentsUnavailable(str(error), kept=status >= 500) from error
+            raise PaymentsRefused(str(error), error.code or "", error.request_id or "") from error
+
+    def events(self, types: list[str], since: datetime) -> Iterator[dict[str, Any]]:
+        """Stripe's events of these types since then, newest first. PaymentsUnavailable or PaymentsRefused."""
+        with self.asking() as client:
+            found = client.v1.events.list({"types": types, "created": {"gte": int(since.timestamp())}, "limit": 100})
+            for event in found.auto_paging_iter():
+                yield event.to_dict(for_json=True)
+
+    def is_ours(self, payment_intent: str) -> bool:
+        """Whether a payment was for a top-up, also where we have not heard yet that it was paid."""
+        if TopUp.objects.filter(payment_intent=payment_intent).exists():
+            return True
+        with self.asking() as client:
+            metadata = client.v1.payment_intents.retrieve(payment_intent).metadata
+        try:
+            return TopUp.objects.filter(id=metadata["top_up"]).exists() if metadata else False
+        except (KeyError, ValueError):
+            return False
+
+    def refund(self, payment_intent: str, key: str, reason: Literal["duplicate", "fraudulent"]) -> bool:
+        """Gives all that is left of a payment back; False where nothing is. PaymentsUnavailable or PaymentsRefused."""
+        with self.asking() as client:
+            try:
+                client.v1.refunds.create({"payment_intent": payment_intent, "reason": reason}, {"idempotency_key": key})
+            except stripe.InvalidRequestError as error:
+                if error.code in GONE_BACK:
+                    return False
+                raise
+        return True
+
+    def give_back(self, payment_intent: str, amount_minor: int, reversal: str) -> str:
+        """Refunds this much, once for this `reversal` however often and late it is asked; Stripe's id of the refund.
+
+        PaymentsUnavailable or PaymentsRefused.
+        """
+        with self.asking() as client:
+            # Stripe forgets idempotency keys after a day, but not its refunds.
+            made = client.v1.refunds.list({"payment_intent": payment_intent, "limit": 100})
+            for refund in made.auto_paging_iter():
+                if (refund.to_dict(for_json=True).get("metadata") or {}).get("reversal") == reversal:
+                    return refund.id
+            order: Any = {
+                "payment_intent": payment_intent,
+                "amount": amount_minor,
+                "reason": "requested_by_customer",
+                "metadata": {"reversal": reversal},
+            }
+            return client.v1.refunds.create(order, {"idempotency_key": f"reversal:{reversal}"}).id
 
 
 def read_event(body: bytes, signature: str) -> dict[str, Any]:
@@ -67,58 +127,6 @@ def read_event(body: bytes, signature: str) -> dict[str, Any]:
         except (stripe.SignatureVerificationError, ValueError):
             continue
     raise BadSignature("no secret of ours signed this lately")
-
-
-def events(types: list[str], since: datetime) -> Iterator[dict[str, Any]]:
-    """Stripe's events of these types since then, newest first. PaymentsUnavailable or PaymentsRefused."""
-    with asking() as client:
-        found = client.v1.events.list({"types": types, "created": {"gte": int(since.timestamp())}, "limit": 100})
-        for event in found.auto_paging_iter():
-            yield event.to_dict(for_json=True)
-
-
-def is_ours(payment_intent: str) -> bool:
-    """Whether a payment was for a top-up, also where we have not heard yet that it was paid."""
-    if TopUp.objects.filter(payment_intent=payment_intent).exists():
-        return True
-    with asking() as client:
-        metadata = client.v1.payment_intents.retrieve(payment_intent).metadata
-    try:
-        return TopUp.objects.filter(id=metadata["top_up"]).exists() if metadata else False
-    except (KeyError, ValueError):
-        return False
-
-
-def refund(payment_intent: str, key: str, reason: Literal["duplicate", "fraudulent"]) -> bool:
-    """Gives all that is left of a payment back; False where nothing is. PaymentsUnavailable or PaymentsRefused."""
-    with asking() as client:
-        try:
-            client.v1.refunds.create({"payment_intent": payment_intent, "reason": reason}, {"idempotency_key": key})
-        except stripe.InvalidRequestError as error:
-            if error.code in GONE_BACK:
-                return False
-            raise
-    return True
-
-
-def give_back(payment_intent: str, amount_minor: int, reversal: str) -> str:
-    """Refunds this much, once for this `reversal` however often and late it is asked; Stripe's id of the refund.
-
-    PaymentsUnavailable or PaymentsRefused.
-    """
-    with asking() as client:
-        # Stripe forgets idempotency keys after a day, but not its refunds.
-        made = client.v1.refunds.list({"payment_intent": payment_intent, "limit": 100})
-        for refund in made.auto_paging_iter():
-            if (refund.to_dict(for_json=True).get("metadata") or {}).get("reversal") == reversal:
-                return refund.id
-        order: Any = {
-            "payment_intent": payment_intent,
-            "amount": amount_minor,
-            "reason": "requested_by_customer",
-            "metadata": {"reversal": reversal},
-        }
-        return client.v1.refunds.create(order, {"idempotency_key": f"reversal:{reversal}"}).id
 
 
 def metadata(top_up: TopUp) -> dict[str, str]:

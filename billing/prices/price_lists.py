@@ -18,15 +18,20 @@ FRESH_SECONDS = 5.0
 _current: tuple[float, PriceList] | None = None
 
 
-def current() -> PriceList:
-    """The newest version; a process sees a new one within five seconds. LookupError where there is none."""
+def current(now: float | None = None) -> PriceList:
+    """The newest version; a process sees a new one within five seconds. LookupError where there is none.
+
+    `now` is in monotonic seconds.
+    """
     global _current
     cached = _current
-    if cached is None or cached[0] < time.monotonic():
+    if now is None:
+        now = time.monotonic()
+    if cached is None or cached[0] < now:
         newest = PriceListVersion.objects.order_by("-version").first()
         if newest is None:
             raise LookupError("no price list has been published")
-        _current = cached = (time.monotonic() + FRESH_SECONDS, _prices(newest))
+        _current = cached = (now + FRESH_SECONDS, _prices(newest))
     return cached[1]
 
 

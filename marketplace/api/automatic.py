@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from billing.models import AutomaticTopUp, Payer, TopUp
-from billing.payments import automatic
+from billing.payments import automatic, stripe
 from marketplace.accounts.authentication import caller
 from marketplace.api import examples, representations
 from marketplace.api.errors import not_found
@@ -49,12 +49,13 @@ class Automatic(APIView):
         order.is_valid(raise_exception=True)
         body, account_id = order.validated_data, caller(request).account_id
         terms = automatic.Terms(body["pack"], body["currency"], body["threshold"], body["daily_cap"])
-        made = automatic.order(account_id, terms, pages(request, account_id, body, "/"), body["new_card"])
+        home = pages(request, account_id, body, "/")
+        made = automatic.order(stripe.from_settings(), account_id, terms, home, body["new_card"])
         return Response(_body(account_id, made))
 
     @extend_schema(responses={204: None}, summary="Stop automatic top-ups and forget the card")
     def delete(self, request: Request) -> Response:
-        automatic.cancel(caller(request).account_id)
+        automatic.cancel(stripe.from_settings(), caller(request).account_id)
         return Response(status=204)
 
 

@@ -21,5 +21,5 @@ def receive(request: HttpRequest) -> HttpResponse:
         problem = Problem(400, "invalid_request", "invalid_signature", "This is not signed by Stripe, or too long ago.")
         return respond(problem, request)
     events.apply(event)
-    refund_orders.carry_out()
+    refund_orders.carry_out(stripe.from_settings())
     return JsonResponse({"received": True})

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from billing.models import TopUp
-from billing.payments import checkout
+from billing.payments import checkout, stripe
 from billing.prices import packs
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
@@ -51,7 +51,7 @@ class TopUps(APIView):
         account_id = caller(request).account_id
         topup_id = uuid7()
         wanted = pages(request, account_id, order.validated_data, f"/topups/{topup_id}")
-        top_up, replayed = checkout.buy(topup_id, account_id, wanted, key)
+        top_up, replayed = checkout.buy(stripe.from_settings(), topup_id, account_id, wanted, key)
         headers = {"Location": f"/v1/topups/{top_up.id}"} | ({"Idempotent-Replayed": "true"} if replayed else {})
         return Response(representations.top_up(top_up), status=201, headers=headers)
 

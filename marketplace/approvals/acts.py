@@ -16,7 +16,7 @@ from django.db.models import Model, QuerySet
 from billing.amounts import LARGEST, MILLI, format_tokens, show_money, show_tokens
 from billing.errors import RefundAboveUnspent
 from billing.models import Clawback, Hold, PriceListVersion, TopUp
-from billing.payments import refunds
+from billing.payments import refunds, stripe
 from billing.prices import packs, price_lists
 from billing.prices.pricing import PriceList
 from billing.tokens import debts, wallets
@@ -166,7 +166,7 @@ class PaymentRefund(Act):
         return "the Tokens are taken, Stripe is to be asked for the refund"
 
     def finish(self, request: UUID) -> str:
-        return f"refunded as {refunds.send(str(request))}"
+        return f"refunded as {refunds.send(stripe.from_settings(), str(request))}"
 
     def lines(self) -> Lines:
         account = _account(Account.objects.filter(pk__in=TopUp.objects.filter(pk=self.top_up).values("owner")))

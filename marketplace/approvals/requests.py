@@ -126,9 +126,9 @@ def finish(request: Request) -> Request:
     return request
 
 
-def keep() -> None:
+def keep(now: datetime | None = None) -> None:
     """Ends requests that nobody decided in time, and finishes approved ones whose process died."""
-    now = timezone.now()
+    now = now or timezone.now()
     late = Request.objects.filter(status=Status.PENDING, expires_at__lte=now)
     late.update(status=Status.EXPIRED, ended_at=now)
     for request in Request.objects.filter(status=Status.APPROVED, decided_at__lt=now - FINISH_AFTER)[:100]:

@@ -26,6 +26,8 @@ BATCH = 500
 LOOK_SECONDS = 1.0
 QUIET_SECONDS = 0.01
 
+Publish = Callable[[Sequence[tuple[object, str]], datetime], None]
+
 logger = logging.getLogger(__name__)
 _last_wake = 0.0
 
@@ -47,7 +49,16 @@ def wake() -> None:
             logger.warning("nobody was woken: %s", error)
 
 
-def send_waiting() -> int:
+def publish(jobs: Sequence[tuple[object, str]], sent: datetime) -> None:
+    """Sends one message for each (job id, service class), which also says when it was `sent`."""
+    with app.producer_pool.acquire(block=True) as producer, producer.batch():  # type: ignore[attr-defined]
+        for job_id, service_class in jobs:
+            app.send_task(
+                FIRE, (str(job_id), sent.timestamp()), queue=service_class, producer=producer, declare=[], retry=False
+            )
+
+
+def send_waiting(now: datetime | None = None, publish: Publish = publish) -> int:
     """Publishes up to 500 waiting jobs, oldest first, marked as dispatched and with their turns; how many there were.
 
     The rows stay locked meanwhile, so that several dispatchers share the work. A crash between publishing and
@@ -61,19 +72,10 @@ def send_waiting() -> int:
             .only("account_id", "service_class", "quoted", "tag")[:BATCH]
         )
         if waiting:
-            sent = timezone.now()
+            sent = now or timezone.now()
             publish([(job.id, job.service_class) for job in waiting], sent)
             turns.sent(waiting, sent)
     return len(waiting)
-
-
-def publish(jobs: Sequence[tuple[object, str]], sent: datetime) -> None:
-    """Sends one message for each (job id, service class), which also says when it was `sent`."""
-    with app.producer_pool.acquire(block=True) as producer, producer.batch():  # type: ignore[attr-defined]
-        for job_id, service_class in jobs:
-            app.send_task(
-                FIRE, (str(job_id), sent.timestamp()), queue=service_class, producer=producer, declare=[], retry=False
-            )
 
 
 def run(stopping: Callable[[], bool]) -> None:

@@ -48,7 +48,8 @@ class StrideOrder:
     of the one that gave a message were empty: they are moved up to it, so that nobody saves up by idling.
     """
 
-    def __init__(self, queues: Iterable[str] | None = None) -> None:
+    def __init__(self, queues: Iterable[str] | None = None, hands: Hands = HANDS) -> None:
+        self._hands = hands
         self.update(queues or ())
 
     def update(self, queues: Iterable[str]) -> None:
@@ -57,7 +58,7 @@ class StrideOrder:
     def consume(self, n: int) -> list[str]:
         """The first `n` queues to look into."""
         ordered = sorted(self.passes, key=lambda queue: (self.passes[queue], stride(queue)))[:n]
-        return [queue for queue in ordered if HANDS.free_for(queue)]
+        return [queue for queue in ordered if self._hands.free_for(queue)]
 
     def rotate(self, last_used: str) -> str:
         """Accounts for a message taken from `last_used`."""

@@ -19,6 +19,7 @@ from marketplace.jobs.models import Image, Job, Status
 
 if TYPE_CHECKING:
     from inference.latent_cache.cache import LatentCache
+    from inference.latent_cache.mapping import Mapping
     from inference.latent_cache.stores import Store
 
 logger = logging.getLogger(__name__)
@@ -66,15 +67,18 @@ def takes_latents(job: Job) -> bool:
     return bool(job.order.get("cache", OFF) == ON and job.n == 1)
 
 
-def latent_cache(card: ModelCard) -> tuple[LatentCache, Store] | None:
-    """The workers' latent cache; None where it is off, or nobody has calibrated it for this model."""
+def latent_cache(card: ModelCard, calibration: Mapping | None = None) -> tuple[LatentCache, Store] | None:
+    """The workers' latent cache; None where it is off, or nobody has calibrated it for this model.
+
+    `calibration` is this model's own unless another one is given.
+    """
     from inference.latent_cache import mapping
     from inference.latent_cache.cache import LatentCache
     from inference.latent_cache.stores import MIB, Limits, open_store
 
     if settings.LATENT_CACHE == OFF:
         return None
-    calibration = mapping.load(card)
+    calibration = calibration or mapping.load(card)
     if calibration is None:
         logger.warning("no latents are reused: run `python -m inference.training.latent_cache` for %s", card.name)
         return None

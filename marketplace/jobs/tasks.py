@@ -36,9 +36,9 @@ def start(sender: Any, **_: Any) -> None:
     if queues & set(SERVICE_CLASSES):
         if settings.METRICS_PORT:
             start_http_server(settings.METRICS_PORT)
-        from marketplace.jobs.worker import Worker  # torch belongs in this process alone
+        from marketplace.jobs.worker import Worker, engine_from_settings  # torch belongs in this process alone
 
-        _worker = Worker()
+        _worker = Worker(*engine_from_settings())
         _worker.start()
         HANDS.count = sender.concurrency
 

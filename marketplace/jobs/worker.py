@@ -32,7 +32,9 @@ from inference.errors import (
     InferenceError,
     InvalidRequest,
 )
+from inference.latent_cache.cache import LatentCache
 from inference.latent_cache.shadow import Shadows
+from inference.latent_cache.stores import Store
 from inference.models import catalog
 from inference.request import Request
 from inference.state import Picture
@@ -61,14 +63,24 @@ class Task:
         return sum(request.state.step_index for request in self.requests)
 
 
+def engine_from_settings() -> tuple[Engine, tuple[LatentCache, Store] | None]:
+    """Make the engine that the settings describe, not started yet, and the cache that it takes latents from."""
+    card = catalog.card(settings.MODEL)
+    latent_cache = reuse.latent_cache(card)
+    return Engine(card, latent_cache=latent_cache and latent_cache[0], on_batch=metrics.batch), latent_cache
+
+
 class Worker:
     """`start`, `fire` from many threads, `drain`."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine | None = None, latent_cache: tuple[LatentCache, Store] | None = None) -> None:
+        """Serve with this engine, which takes latents from that cache; without an engine, with that of the settings."""
+        if engine is None:
+            engine, latent_cache = engine_from_settings()
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
-        self.card = catalog.card(settings.MODEL)
-        self.reuse = reuse.latent_cache(self.card)
-        self.engine = Engine(self.card.path, latent_cache=self.reuse[0] if self.reuse else None, on_batch=metrics.batch)
+        self.engine = engine
+        self.card = engine.card
+        self.reuse = latent_cache
         self.tasks: dict[UUID, Task] = {}
         self.lock = threading.Lock()
         self.leaving = threading.Event()

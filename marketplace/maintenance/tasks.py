@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.conf import settings
 
-from billing.payments import automatic, reconcile, refund_orders
+from billing.payments import automatic, reconcile, refund_orders, stripe
 from billing.tokens import debts, lots, rollups
 from marketplace.accounts.models import Account
 from marketplace.approvals import requests
@@ -45,14 +45,15 @@ def roll_up() -> None:
 def keep_payments() -> None:
     """Refunds that are due, and automatic top-ups of accounts that are open."""
     if settings.STRIPE_SECRET_KEY:
-        refund_orders.carry_out()
-        automatic.run(uuid7, _open_accounts)
+        reached = stripe.from_settings()
+        refund_orders.carry_out(reached)
+        automatic.run(reached, uuid7, _open_accounts)
 
 
 @app.task(name="marketplace.jobs.tasks.reconcile_payments")
 def reconcile_payments() -> None:
     if settings.STRIPE_SECRET_KEY:
-        for line in reconcile.run()[0]:
+        for line in reconcile.run(stripe.from_settings())[0]:
             logger.warning("repaired %s", line)
 
 

@@ -38,7 +38,8 @@ class Shop:
     def __init__(self, url, customer):
         self.url = url
         self.customer = customer
-        self.v1 = stripe.StripeClient(KEY, base_addresses={"api": url}).v1
+        self.client = stripe.StripeClient(KEY, base_addresses={"api": url})
+        self.v1 = self.client.v1
 
     def order(self, pack="medium", **changes):
         headers = {name: changes.pop(name) for name in list(changes) if name == "Idempotency_Key"}
@@ -86,6 +87,11 @@ class Shop:
 
     def fault(self, kind, match, **more):
         self.control("faults", kind=kind, match=match, **{"count": 1, **more})
+
+    def faults(self):
+        """Those that are still to strike."""
+        with urllib.request.urlopen(f"{self.url}/_control/faults", timeout=10) as answer:
+            return json.load(answer)
 
     def heal(self):
         """No fault strikes any more."""

@@ -4,6 +4,7 @@ After each test the ledger must be right.
 """
 
 import threading
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,8 @@ from django.db import connection
 from django.utils import timezone
 
 from billing.models import AutomaticTopUp, Payer, StripeEvent, TopUp
-from billing.payments import automatic, cards
+from billing.payments import automatic
+from billing.payments.stripe import Stripe
 from billing.prices import packs
 from billing.tokens import wallets
 from devstack import processes
@@ -167,18 +169,21 @@ def test_whatever_stripe_fails_to_answer_the_card_is_charged_once(shop, card, fa
     assert (charged(shop), TopUp.objects.count()) == ([500], 1)
 
 
-def test_a_process_that_dies_after_the_charge_charges_no_second_time(shop, card, monkeypatch):
-    real = cards.charge
+class StripeOfOneWhoDies(Stripe):
+    """Whoever asks it for a payment dies once that is made."""
 
-    def dies(*given):
-        real(*given)
+    @contextmanager
+    def attempt(self, top_up):
+        with super().attempt(top_up) as given:
+            yield given
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cards, "charge", dies)
+
+def test_a_process_that_dies_after_the_charge_charges_no_second_time(shop, card):
     shop.fault("lose", "payment_intent.succeeded")
     with pytest.raises(KeyboardInterrupt):
-        beat()
-    monkeypatch.setattr(cards, "charge", real)
+        automatic.run(StripeOfOneWhoDies(shop.client), uuid7, lambda owners: owners)
+    assert (charged(shop), TopUp.objects.get().status) == ([500], "open")
     beat()
     assert standing(shop)["pending"]["status"] == "processing"
     reconcile()

@@ -1,13 +1,15 @@
 """A worker whose engine breaks gives its job back, takes no other, and asks to be ended."""
 
-import os
 import signal
+import threading
 
 import pytest
 from django.conf import settings
 from redis import Redis
 
 from devstack.processes import wait_until
+from inference.engine import Engine
+from inference.models import qwen_image
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job
 from marketplace.jobs.models import Worker as WorkerRow
@@ -16,22 +18,34 @@ from marketplace.jobs.worker import Worker
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 
 
-def test_a_worker_whose_engine_broke_ends(alice, order, monkeypatch):
+@pytest.fixture
+def told_to_end():
+    """Set once this process was sent a SIGTERM."""
+    told = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    yield told
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_worker_whose_engine_broke_ends(alice, order, told_to_end):
     Redis.from_url(settings.REDIS_URL).flushall()
-    signals = []
-    worker = Worker()
+    broken = threading.Event()
+
+    def load(card, device):
+        model = qwen_image.load(card, device)
+        model.transformer.register_forward_pre_hook(lambda *_: burst() if broken.is_set() else None)
+        return model
+
+    def burst():
+        raise RuntimeError("device-side assert")
+
+    worker = Worker(Engine(load=load))
     worker.start()
-    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
-
-    def burst(batch):
-        raise RuntimeError("no memory left")
-
-    monkeypatch.setattr(worker.engine._scheduler, "advance", burst)
+    broken.set()
     try:
         first = lifecycle.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
         worker.fire(first)
-        assert wait_until(lambda: signals != [], 10)
-        assert signals == [(os.getpid(), signal.SIGTERM)]
+        assert told_to_end.wait(10)
         second = lifecycle.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
         worker.fire(second)
         assert set(Job.objects.values_list("status", "dispatched_at")) == {("queued", None)}

@@ -28,16 +28,9 @@ def submit(customer, order, count, service_class="standard"):
     return [lifecycle.submit(customer.account.id, order(service_class=service_class)).job.id for _ in range(count)]
 
 
-@pytest.fixture
-def long_ago(monkeypatch):
+def send_long_ago():
     """Sends what waits as if a minute ago."""
-
-    def send():
-        with monkeypatch.context() as past:
-            past.setattr(outbox.timezone, "now", lambda: datetime.now(UTC) - timedelta(minutes=1))
-            outbox.send_waiting()
-
-    return send
+    outbox.send_waiting(datetime.now(UTC) - timedelta(minutes=1))
 
 
 def test_each_waiting_job_is_sent_once_to_the_queue_of_its_class(alice, order, broker):
@@ -48,23 +41,21 @@ def test_each_waiting_job_is_sent_once_to_the_queue_of_its_class(alice, order, b
     assert depth(broker) == {"standard": 3, "interactive": 2}
 
 
-def test_a_broker_that_is_away_loses_nothing(alice, order, broker, monkeypatch):
+def test_a_broker_that_is_away_loses_nothing(alice, order, broker):
     jobs = submit(alice, order, 2)
 
     def gone(waiting, sent):
         raise ConnectionError("the broker is away")
 
-    with monkeypatch.context() as away:
-        away.setattr(outbox, "publish", gone)
-        with pytest.raises(ConnectionError):
-            outbox.send_waiting()
+    with pytest.raises(ConnectionError):
+        outbox.send_waiting(publish=gone)
     assert Job.objects.filter(id__in=jobs, dispatched_at=None).count() == 2
     assert outbox.send_waiting() == 2
 
 
-def test_messages_lost_with_the_broker_are_sent_again_and_others_are_not(alice, order, broker, long_ago):
+def test_messages_lost_with_the_broker_are_sent_again_and_others_are_not(alice, order, broker):
     submit(alice, order, 3)
-    long_ago()
+    send_long_ago()
     assert sweeper.sweep()["lost_messages"] == 0
     broker.flushall()
     assert sweeper.sweep()["lost_messages"] == 3
@@ -72,9 +63,9 @@ def test_messages_lost_with_the_broker_are_sent_again_and_others_are_not(alice, 
     assert depth(broker) == {"standard": 3}
 
 
-def test_a_lost_message_is_found_however_many_younger_ones_there_are(alice, order, broker, long_ago):
+def test_a_lost_message_is_found_however_many_younger_ones_there_are(alice, order, broker):
     lost = submit(alice, order, 1)
-    long_ago()
+    send_long_ago()
     broker.flushall()
     submit(alice, order, 5)
     outbox.send_waiting()

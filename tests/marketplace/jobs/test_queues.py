@@ -4,7 +4,6 @@ from collections import Counter
 
 import pytest
 
-from marketplace.jobs import queues
 from marketplace.jobs.queues import Hands, StrideOrder
 
 CLASSES = ("batch", "interactive", "standard")
@@ -43,10 +42,10 @@ def test_after_a_long_time_alone_a_queue_shares_at_once(alone):
 
 
 @pytest.fixture
-def hands(monkeypatch):
-    monkeypatch.setattr(queues, "HANDS", Hands())
-    queues.HANDS.count = 16
-    return queues.HANDS
+def hands():
+    found = Hands()
+    found.count = 16
+    return found
 
 
 def fill(hands, cycle, queue):
@@ -59,14 +58,14 @@ def fill(hands, cycle, queue):
 
 
 def test_some_hands_of_a_worker_are_free_for_a_higher_class(hands):
-    cycle = StrideOrder(CLASSES)
+    cycle = StrideOrder(CLASSES, hands)
     assert [fill(hands, cycle, queue) for queue in ("batch", "standard", "interactive")] == [8, 4, 16]
     hands.let_go("batch 1")
     assert fill(hands, cycle, "batch") == 1
 
 
 def test_a_class_alone_leaves_hands_to_the_higher_ones_only(hands):
-    cycle = StrideOrder(CLASSES)
+    cycle = StrideOrder(CLASSES, hands)
     assert [fill(hands, cycle, queue) for queue in ("standard", "batch")] == [12, 0]
     hands.let_go("standard 1")
     assert fill(hands, cycle, "batch") == 1
@@ -74,4 +73,4 @@ def test_a_class_alone_leaves_hands_to_the_higher_ones_only(hands):
 
 def test_a_worker_with_one_hand_serves_all(hands):
     hands.count = 1
-    assert set(StrideOrder(CLASSES).consume(3)) == set(CLASSES)
+    assert set(StrideOrder(CLASSES, hands).consume(3)) == set(CLASSES)

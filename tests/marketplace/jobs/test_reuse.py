@@ -4,13 +4,14 @@ import re
 
 import pytest
 from django.conf import settings as django
+from django.core.files.storage import FileSystemStorage, storages
 from redis import Redis
 
 from billing.prices import pricing
-from inference.latent_cache import mapping
+from inference.engine import Engine
 from inference.latent_cache.mapping import Mapping, Point
 from inference.models import catalog
-from marketplace.jobs import lifecycle, metrics, storage
+from marketplace.jobs import lifecycle, metrics, reuse
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Worker
 from tests.marketplace.people import customer
@@ -21,13 +22,28 @@ ONE, SAME = "a red circle on a white background", "a picture of a red circle on 
 STEPS = 6
 
 
+class AttentiveEngine(Engine):
+    """Remembers which pictures it was asked for."""
+
+    asked = ()
+
+    def submit(self, request):
+        self.asked += (request.reference,)
+        return super().submit(request)
+
+
+class UnreadableStorage(FileSystemStorage):
+    def _open(self, name, mode="rb"):
+        raise RuntimeError("an error of the storage's own kind")
+
+
 @pytest.fixture
-def worker(tmp_path, settings, monkeypatch):
+def worker(tmp_path, settings):
     Redis.from_url(django.REDIS_URL).flushall()
     settings.LATENT_CACHE = str(tmp_path / "latents.sqlite3")
-    calibration = Mapping(catalog.card().revision, (Point(0.9, 0.5),), drift=1.0)
-    monkeypatch.setattr(mapping, "load", lambda card: calibration)
-    found = Worker()
+    card = catalog.card()
+    latent_cache = reuse.latent_cache(card, Mapping(card.revision, (Point(0.9, 0.5),), drift=1.0))
+    found = Worker(AttentiveEngine(card, latent_cache=latent_cache[0]), latent_cache)
     found.start()
     yield found
     found.drain(0)
@@ -82,13 +98,13 @@ def test_each_account_begins_from_its_own_pictures_and_is_given_its_own_again(wo
     assert job.captured == job.quoted
 
     # The same order with the same seed is the stored picture, without the engine.
-    worker.engine.submit, engine = None, worker.engine.submit
     again, given = buy(alice, seed=1, cache="exact")
     assert given["cache"] == {"tier": "exact", "similarity": 1.0, "steps_skipped": STEPS}
     assert sums(given) == sums(shown)
     assert again.images.get().path != first.images.get().path
     assert again.captured < second.captured
-    worker.engine.submit = engine
+    assert f"{first.id}/0" in worker.engine.asked
+    assert f"{again.id}/0" not in worker.engine.asked
 
     # Another account has neither.
     for wanted in ({"prompt": SAME, "seed": 3}, {"prompt": ONE, "seed": 1, "cache": "exact"}):
@@ -110,18 +126,16 @@ def test_only_the_same_order_with_whole_pictures_is_given_again(buy, alice):
         _, other = buy(alice, **{"seed": 1, "n": 2, "cache": "exact", **changes})
         assert other["cache"]["tier"] == "none", changes
     for image in [image for job in Job.objects.all() for image in job.images.all()]:
-        storage._storage().delete(image.path)
+        storages["images"].delete(image.path)
     job, drawn = buy(alice, seed=1, n=2, cache="exact")
     assert (job.status, drawn["cache"]["tier"]) == ("succeeded", "none")
     assert sums(drawn) == sums(shown)
 
 
-def test_whatever_the_storage_raises_the_job_is_drawn(buy, alice, monkeypatch):
-    def slow_down(image):
-        raise RuntimeError("an error of the storage's own kind")
-
+def test_whatever_the_storage_raises_the_job_is_drawn(buy, alice, settings):
     _, shown = buy(alice, seed=1)
-    monkeypatch.setattr(storage, "open_image", slow_down)
+    unreadable = settings.STORAGES["images"] | {"BACKEND": f"{__name__}.UnreadableStorage"}
+    settings.STORAGES = settings.STORAGES | {"images": unreadable}
     job, drawn = buy(alice, seed=1, cache="exact")
     assert (job.status, drawn["cache"]["tier"]) == ("succeeded", "none")
     assert sums(drawn) == sums(shown)

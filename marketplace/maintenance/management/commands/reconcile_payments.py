@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from billing.errors import PaymentsRefused, PaymentsUnavailable
-from billing.payments import reconcile
+from billing.payments import reconcile, stripe
 
 
 class Command(BaseCommand):
@@ -15,7 +15,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            repaired, failed = reconcile.run()
+            repaired, failed = reconcile.run(stripe.from_settings())
         except (PaymentsUnavailable, PaymentsRefused) as error:
             raise CommandError(f"Stripe cannot be asked: {error}") from error
         for line in repaired:
