@@ -33,7 +33,7 @@ PLACES = {
     "check of the body": ("serializers.py", "order"),
     "price": ("pricing.py", "quote"),
     "hold and job (one statement)": ("statements.py", "rows"),
-    "answer": ("jobs.py", "one"),
+    "answer": ("views.py", "one"),
     "rendering": ("response.py", "rendered_content"),
 }
 

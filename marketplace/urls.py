@@ -8,7 +8,14 @@ from django.urls.converters import StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from marketplace import home
-from marketplace.api import automatic, catalogue, health, images, jobs, keys, money, receipts, stripe_webhook, topups
+from marketplace.api import health, stripe_webhook
+from marketplace.api.catalogue import views as catalogue
+from marketplace.api.jobs import images, receipts
+from marketplace.api.jobs import views as jobs
+from marketplace.api.keys import views as keys
+from marketplace.api.money import views as money
+from marketplace.api.topups import automatic
+from marketplace.api.topups import views as topups
 
 
 class Month(StringConverter):

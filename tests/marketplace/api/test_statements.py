@@ -14,10 +14,10 @@ from django.utils import timezone
 
 from billing.amounts import parse_tokens
 from billing.models import Pack, Reversal, TopUp, Transfer
-from billing.payments import invoices
-from billing.prices.pricing import ImageOutcome
-from billing.tokens import debts, ledger, lots, wallets
-from marketplace.api import examples, files, invoice_pdf, money, serializers
+from billing.pricing import ImageOutcome, parse_tokens
+from marketplace.api import examples, serializers
+from marketplace.api.money import files, invoice_pdf
+from marketplace.api.money import views as money
 from marketplace.jobs import lifecycle
 from marketplace.jobs.lifecycle import Result
 from tests.marketplace.people import Customer

@@ -16,8 +16,9 @@ from billing.payments import invoices
 from billing.tokens import lots
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
-from marketplace.api import examples, files, invoice_pdf, representations
+from marketplace.api import examples, representations
 from marketplace.api.errors import not_found
+from marketplace.api.money import files, invoice_pdf
 from marketplace.api.serializers import InvoiceList, ReceiptBody
 from marketplace.jobs.models import Job
 

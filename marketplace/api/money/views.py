@@ -16,8 +16,9 @@ from rest_framework.views import APIView
 from billing.tokens import debts, ledger, lots
 from marketplace.accounts import caps
 from marketplace.accounts.authentication import caller
-from marketplace.api import examples, files, representations
+from marketplace.api import examples, representations
 from marketplace.api.errors import invalid
+from marketplace.api.money import files
 from marketplace.api.representations import transfer
 from marketplace.api.serializers import BalanceBody, TransferBody, TransferList, TransferQuery
 

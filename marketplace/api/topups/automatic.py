@@ -15,9 +15,9 @@ from marketplace.accounts.authentication import caller
 from marketplace.api import examples, representations
 from marketplace.api.errors import not_found
 from marketplace.api.fields import ObjectParser
-from marketplace.api.keys import refuse_capped
+from marketplace.api.keys.views import refuse_capped
 from marketplace.api.serializers import AutomaticBody, AutomaticOrder
-from marketplace.api.topups import pages
+from marketplace.api.topups.views import pages
 
 
 class Automatic(APIView):

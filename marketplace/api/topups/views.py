@@ -18,7 +18,7 @@ from marketplace.accounts.models import Account
 from marketplace.api import representations
 from marketplace.api.errors import not_found
 from marketplace.api.fields import ObjectParser
-from marketplace.api.jobs import idempotency_key
+from marketplace.api.jobs.views import idempotency_key
 from marketplace.api.pages import page
 from marketplace.api.serializers import ListQuery, PackList, TopUpBody, TopUpList, TopUpOrder
 from marketplace.identifiers import uuid7
