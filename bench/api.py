@@ -30,7 +30,7 @@ REQUESTS = {"jobs": "/v1/jobs", "noop": "/noop"}
 # where a request's time goes: the function whose cumulated time counts, and what it stands for
 PLACES = {
     "API key": ("authentication.py", "authenticate"),
-    "check of the body": ("serializers.py", "order"),
+    "check of the body": ("schemas.py", "order"),
     "price": ("pricing.py", "quote"),
     "hold and job (one statement)": ("statements.py", "rows"),
     "answer": ("views.py", "one"),

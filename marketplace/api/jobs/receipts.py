@@ -1,26 +1,98 @@
-"""Receipts of jobs, and monthly invoices as PDF."""
+"""What a job cost, and why."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
-from django.http import HttpResponse
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing.models import Hold, Transfer
-from billing.payments import invoices
+from billing.amounts import format_money, format_tokens
+from billing.models import Hold, Lot, Transfer
+from billing.prices import pricing
 from billing.tokens import lots
+from billing.tokens.lots import Cost
 from marketplace.accounts.authentication import caller
-from marketplace.accounts.models import Account
-from marketplace.api import examples, representations
+from marketplace.api.bodies import Body
 from marketplace.api.errors import not_found
-from marketplace.api.money import files, invoice_pdf
-from marketplace.api.serializers import InvoiceList, ReceiptBody
-from marketplace.jobs.models import Job
+from marketplace.api.fields import Choice, Flag, Identifier, Moment, Object, Text, Tokens, Whole
+from marketplace.api.jobs import examples
+from marketplace.api.jobs.schemas import QuoteBody, receipt_pictures
+from marketplace.jobs.models import Job, ServiceClass, Status
+
+OF_JOBS = {Transfer.Kind.CAPTURE, Transfer.Kind.REFUND}
+"""Transfers whose reference is a job's id."""
+
+
+class ReceiptQuoteBody(QuoteBody):
+    skipped_step = Text(help_text="What a skipped step costs, as a share of one that was run.")
+
+
+class ReceiptImageBody(Body):
+    delivered = Flag()
+    steps_run = Whole()
+    steps_skipped = Whole(help_text="Taken from a cache.")
+    charged = Tokens(given=True)
+
+
+class ReceiptStepsBody(Body):
+    ordered = Whole(given=True, help_text="Of all pictures together.")
+    run = Whole(given=True)
+    skipped = Whole(given=True)
+
+
+class ReceiptHoldBody(Body):
+    status = Choice(choices=Hold.Status.choices)
+    amount = Tokens()
+    captured = Tokens()
+    released = Tokens(of=lambda hold: 0 if hold.status == Hold.Status.HELD else hold.amount - hold.captured)
+    refunded = Tokens(help_text="Of what was captured.")
+    created_at = Moment()
+    expires_at = Moment()
+    resolved_at = Moment(allow_null=True)
+
+
+class ReceiptTransferBody(Body):
+    id = Whole()
+    kind = Choice(choices=Transfer.Kind.choices)
+    amount = Tokens(
+        of=lambda move: move.amount if move.kind == Transfer.Kind.REFUND else -move.amount,
+        help_text="Negative where it left the wallet.",
+    )
+    created_at = Moment()
+
+
+class ReceiptLotBody(Body):
+    id = Identifier(of="row.lot")
+    kind = Choice(choices=Lot.Kind.choices)
+    amount = Tokens(help_text="What the job took from this lot and did not get back.")
+    price = Text(
+        of=lambda part: format_money(part.money_minor, part.currency) if part.currency else None,
+        allow_null=True,
+        help_text="What that had cost; null where granted.",
+    )
+    currency = Text(of=lambda part: part.currency or None, allow_null=True)
+
+
+class ReceiptBody(Body):
+    job = Identifier(of="row.id")
+    status = Choice(choices=Status.choices)
+    operation = Text()
+    model = Text()
+    service_class = Choice(choices=ServiceClass.choices)
+    quote = ReceiptQuoteBody()
+    images = ReceiptImageBody(many=True, given=True, help_text="Their charges sum to what was captured.")
+    steps = ReceiptStepsBody(given=True)
+    hold = ReceiptHoldBody(given=True)
+    transfers = ReceiptTransferBody(many=True, given=True)
+    lots = ReceiptLotBody(many=True, given=True)
+    cost = Object(
+        child=Text(), given=True, help_text='Money by currency, e.g. `{"eur": "0.13"}`; granted Tokens cost none.'
+    )
 
 
 class Receipt(APIView):
@@ -34,28 +106,36 @@ class Receipt(APIView):
         if job is None:
             raise not_found("job")
         cost = lots.cost(job.id)
-        moves = Transfer.objects.filter(reference=job.id, kind__in=representations.OF_JOBS).order_by("id")
-        return Response(representations.receipt(job, Hold.objects.get(reference=job.id), list(moves), cost))
+        moves = Transfer.objects.filter(reference=job.id, kind__in=OF_JOBS).order_by("id")
+        return Response(show(job, Hold.objects.get(reference=job.id), list(moves), cost))
 
 
-class Invoices(APIView):
-    @extend_schema(responses={200: InvoiceList}, summary="List your monthly invoices, newest first")
-    def get(self, request: Request) -> Response:
-        account_id = caller(request).account_id
-        return Response({"data": [representations.invoice(each) for each in invoices.months(account_id)]})
+def show(job: Job, hold: Hold, moves: Sequence[Transfer], cost: Cost) -> dict[str, Any]:
+    images = _images(job)
+    return ReceiptBody.show(
+        job,
+        images=images,
+        steps=ReceiptStepsBody.show(
+            ordered=job.steps,
+            run=sum(image["steps_run"] for image in images),
+            skipped=sum(image["steps_skipped"] for image in images),
+        ),
+        hold=ReceiptHoldBody.show(hold),
+        transfers=[ReceiptTransferBody.show(move) for move in moves],
+        lots=[ReceiptLotBody.show(part) for part in cost.parts],
+        cost={currency: format_money(money, currency) for currency, money in sorted(cost.money.items())},
+    )
 
 
-class InvoicePdf(APIView):
-    renderer_classes = [files.Pdf]
-
-    @extend_schema(responses={(200, "application/pdf"): bytes}, summary="Download a monthly invoice")
-    def get(self, request: Request, month: str) -> HttpResponse:
-        """What was paid in the month, and what became of the Tokens. Until the month is over it says so far."""
-        account = Account.objects.select_related("owner").get(id=caller(request).account_id)
-        first = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
-        found = next((each for each in invoices.months(account.id) if each.first == first), None)
-        if found is None:
-            raise not_found("invoice")
-        body = invoice_pdf.draw(found, invoices.figures(account.id, found), account.name, account.owner.email)
-        name = f"invoice-{found.number}.pdf"
-        return files.download(HttpResponse(body, content_type=files.Pdf.media_type), name)
+def _images(job: Job) -> list[dict[str, Any]]:
+    quoted = pricing.Quote.from_json(job.quote)
+    shown = []
+    for each in receipt_pictures(job):
+        run, skipped = each.get("steps_run") or 0, each.get("steps_skipped") or 0
+        outcome = pricing.ImageOutcome(bool(each["delivered"]), run, skipped)
+        if job.status == Status.CANCELED:
+            charged = pricing.charge_canceled(quoted, [run])
+        else:
+            charged = pricing.charge(quoted, [outcome])
+        shown.append(ReceiptImageBody.show(outcome, charged=format_tokens(charged)))
+    return shown

@@ -1,23 +1,82 @@
-"""Automatic top-ups over HTTP: parse, call one verb, render."""
+"""Automatic top-ups over HTTP: parse, call one verb, show."""
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from billing.amounts import format_money, parse_money
 from billing.models import AutomaticTopUp, Payer, TopUp
 from billing.payments import automatic
 from marketplace.accounts.authentication import caller
-from marketplace.api import examples, representations
+from marketplace.api.bodies import Body, ObjectParser, StoredBody, StrictSerializer
 from marketplace.api.errors import not_found
-from marketplace.api.fields import ObjectParser
+from marketplace.api.fields import Choice, Moment, Text, Tokens, Whole
 from marketplace.api.keys.views import refuse_capped
-from marketplace.api.serializers import AutomaticBody, AutomaticOrder
+from marketplace.api.topups import examples
+from marketplace.api.topups.schemas import WEB_ADDRESS, PackBody, TopUpBody
 from marketplace.api.topups.views import pages
+
+
+class AutomaticOrder(StrictSerializer):
+    pack = Text(max_length=40, help_text="A name from `GET /v1/packs`; its terms of today are what you agree to.")
+    currency = Text(max_length=3, help_text='One that the pack has a price in, e.g. "eur".')
+    threshold = Tokens(help_text="Buy when fewer are available.")
+    daily_cap = Text(max_length=14, help_text='Pay no more than this in 24 hours, e.g. "60.00".')
+    new_card = serializers.BooleanField(default=False, help_text="Save another card than the one that is saved.")
+    success_url = Text(
+        required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where Stripe's pages lead afterwards."
+    )
+    cancel_url = Text(required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where the way back leads.")
+
+    def validate_threshold(self, threshold: int) -> int:
+        if threshold <= 0:
+            raise serializers.ValidationError("Must be above 0.")
+        return threshold
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        try:
+            attributes["daily_cap"] = parse_money(attributes["daily_cap"], attributes["currency"])
+        except ValueError as error:
+            raise serializers.ValidationError({"daily_cap": [str(error)]}) from error
+        return attributes
+
+
+class CardBody(StoredBody):
+    brand = Text()
+    last4 = Text()
+    exp_month = Whole()
+    exp_year = Whole()
+
+
+class AutomaticBody(Body):
+    status = Choice(choices=AutomaticTopUp.Status.choices)
+    reason = Choice(
+        choices=AutomaticTopUp.Reason.choices,
+        of=lambda row: row.reason or None,
+        allow_null=True,
+        help_text="Why it is off; set it up anew to go on.",
+    )
+    pack = PackBody()
+    price = Text(of=lambda row: format_money(row.pack.prices[row.currency], row.currency), help_text="Of one top-up.")
+    currency = Text()
+    threshold = Tokens()
+    daily_cap = Text(of=lambda row: format_money(row.daily_cap_minor, row.currency))
+    card = CardBody(given=True, allow_null=True)
+    card_url = Text(
+        of=lambda row: row.card_url or None, allow_null=True, help_text="Stripe's page to save a card, for 24 hours."
+    )
+    retry_at = Moment(allow_null=True, help_text="Not before, because the card was declined.")
+    pending = TopUpBody(
+        given=True, allow_null=True, help_text="With a `url` where your bank asks for you: pay it there."
+    )
+    created_at = Moment()
 
 
 class Automatic(APIView):
@@ -31,7 +90,7 @@ class Automatic(APIView):
         row = AutomaticTopUp.objects.select_related("pack").filter(owner=account_id).first()
         if row is None:
             raise not_found("automatic top-up")
-        return Response(_body(account_id, row))
+        return Response(show(account_id, row))
 
     @extend_schema(
         request=AutomaticOrder,
@@ -50,7 +109,7 @@ class Automatic(APIView):
         body, account_id = order.validated_data, caller(request).account_id
         terms = automatic.Terms(body["pack"], body["currency"], body["threshold"], body["daily_cap"])
         made = automatic.order(account_id, terms, pages(request, account_id, body, "/"), body["new_card"])
-        return Response(_body(account_id, made))
+        return Response(show(account_id, made))
 
     @extend_schema(responses={204: None}, summary="Stop automatic top-ups and forget the card")
     def delete(self, request: Request) -> Response:
@@ -58,7 +117,12 @@ class Automatic(APIView):
         return Response(status=204)
 
 
-def _body(account_id: UUID, row: AutomaticTopUp) -> dict[str, object]:
+def show(account_id: UUID, row: AutomaticTopUp) -> dict[str, Any]:
     payer = Payer.objects.filter(owner=account_id).first()
-    pending = TopUp.objects.filter(owner=account_id, automatic=True, status__in=automatic.PENDING)
-    return representations.automatic(row, payer, pending.select_related("pack").first())
+    due = TopUp.objects.filter(owner=account_id, automatic=True, status__in=automatic.PENDING)
+    pending = due.select_related("pack").first()
+    return AutomaticBody.show(
+        row,
+        card=CardBody.show(payer.card) if payer and payer.card_id else None,
+        pending=TopUpBody.show(pending) if pending else None,
+    )
