@@ -28,9 +28,9 @@ def prompt_length(prompt: str) -> int:
     return len(unicodedata.normalize("NFC", prompt).strip())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be priced. Sizes in pixels; `input_pixels` is the area of all pictures that go in."""
+    """What is to be priced, and whatever else it may say. Sizes in pixels; `input_pixels` is the area of all pictures that go in."""
 
     operation: str
     width: int

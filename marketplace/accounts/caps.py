@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from billing.errors import SpendCapReached
-from billing.tokens import spending
+from billing.tokens import spending, wallets
 from marketplace.accounts.models import Account, ApiKey
 
 
@@ -49,8 +49,9 @@ def budgets(account_id: UUID, key_id: UUID | None) -> list[Budget]:
 def check(account_id: UUID, key_id: UUID | None, needed: int) -> None:
     """Raises SpendCapReached where this would be too much, or NoWallet.
 
-    It stays true until the transaction's end for a caller that has locked the wallet.
+    It stays true until the transaction's end: it locks the wallet, and reads what was spent in a statement behind that.
     """
+    wallets.lock(account_id)
     for budget in budgets(account_id, key_id):
         if budget.cap is not None and budget.left is not None and needed > budget.left:
             raise SpendCapReached(budget.whose, budget.period, budget.cap, budget.left, needed, budget.resets_at)

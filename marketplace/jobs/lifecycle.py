@@ -30,7 +30,6 @@ from billing.errors import BillingError
 from billing.prices import price_lists, pricing
 from billing.tokens import wallets
 from marketplace.accounts import keys
-from marketplace.identifiers import uuid7
 from marketplace.jobs import outbox, submission, turns
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused, LeaseLost, NotCancelable, NotFound
 from marketplace.jobs.models import Image, Job, Status
@@ -39,9 +38,6 @@ from marketplace.jobs.orders import JobOrder
 MAX_ATTEMPTS = 3
 
 logger = logging.getLogger(__name__)
-
-# A new row's columns, in the order of the table, as the model has them where nobody says otherwise.
-BLANK = {field.attname: field.get_default() for field in Job._meta.concrete_fields}
 
 HEARTBEAT = """
 UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(jobs_job.step, beat.step)
@@ -75,7 +71,7 @@ class Result:
 
 def quote(order: JobOrder) -> pricing.Quote:
     """Raises CostAboveMaximum where the customer's own limit is exceeded."""
-    offer = pricing.quote(order.for_pricing(), price_lists.current())
+    offer = pricing.quote(order, price_lists.current())
     if order.max_cost is not None and offer.total > order.max_cost:
         raise CostAboveMaximum(offer.total, order.max_cost)
     return offer
@@ -90,8 +86,8 @@ def submit(
     KeyReused for an idempotency key that came with another order.
     """
     try:
-        columns = _new(account_id, order, quote(order), key_id, idempotency_key)
-        columns["created_at"], position = submission.buy(columns)
+        job = _queued(account_id, order, quote(order), key_id, idempotency_key)
+        position = submission.buy(job)
     except (BillingError, CostAboveMaximum):
         if key_id:
             keys.confirm(key_id)
@@ -99,7 +95,6 @@ def submit(
             return earlier
         raise
     outbox.wake()
-    job = Job.from_db("default", list(columns), list(columns.values()))
     return Submitted(job, replayed=False, queue_position=position)
 
 
@@ -255,29 +250,27 @@ def _replay(account_id: UUID, order: JobOrder, idempotency_key: str) -> Submitte
     return Submitted(job, replayed=True)
 
 
-def _new(
+def _queued(
     account_id: UUID, order: JobOrder, offer: pricing.Quote, key_id: UUID | None, idempotency_key: str | None
-) -> dict[str, Any]:
-    """The columns of a queued job's row."""
-    return BLANK | {
-        "id": uuid7(),
-        "account_id": account_id,
-        "api_key_id": key_id,
-        "idempotency_key": idempotency_key or None,
-        "order_digest": order.digest(),
-        "operation": order.operation,
-        "model": order.model,
-        "service_class": order.service_class,
-        "order": order.picture(),
-        "metadata": order.metadata,
-        "n": order.n,
-        "seed": secrets.randbits(32) if order.seed is None else order.seed,
-        "quote": offer.as_json(),
-        "quoted": offer.total,
-        "status": Status.QUEUED,
-        "steps": order.n * order.steps,
-        "timings": {},
-    }
+) -> Job:
+    """The row of a new job, not written yet."""
+    return Job(
+        account_id=account_id,
+        api_key_id=key_id,
+        idempotency_key=idempotency_key or None,
+        order_digest=order.digest(),
+        operation=order.operation,
+        model=order.model,
+        service_class=order.service_class,
+        order=order.picture(),
+        metadata=order.metadata,
+        n=order.n,
+        seed=secrets.randbits(32) if order.seed is None else order.seed,
+        quote=offer.as_json(),
+        quoted=offer.total,
+        status=Status.QUEUED,
+        steps=order.n * order.steps,
+    )
 
 
 def _finish(
