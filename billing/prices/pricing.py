@@ -30,7 +30,7 @@ def prompt_length(prompt: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be priced, and whatever else it may say. Sizes in pixels; `input_pixels` is the area of all pictures that go in."""
+    """What is to be priced. Sizes in pixels; `input_pixels` is the area of all pictures that go in."""
 
     operation: str
     width: int

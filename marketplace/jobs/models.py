@@ -1,4 +1,4 @@
-"""What is remembered of a job, its pictures and the workers. `lifecycle` is the sole writer of `Job.status`."""
+"""What is remembered of a job, its pictures and the workers. `lifecycle` alone changes `Job.status`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SENT = Q(status="queued", dispatched_at__isnull=False)
 class Bought(models.Model):
     """What was asked for, by whom and at what price: written once, with the hold, and never changed.
 
-    Amounts are milli-Tokens. `submission` writes every column that is declared here.
+    Amounts are milli-Tokens. A purchase says every column that is declared here (see `submission`).
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)

@@ -1,4 +1,4 @@
-"""A validated order, as the API hands it to `lifecycle.submit` and prices are made for: no HTTP, no database."""
+"""A validated order, as the API hands it to `submission.submit` and prices are made for: no HTTP, no database."""
 
 from __future__ import annotations
 

@@ -1,15 +1,17 @@
-"""How jobs are bought: their rows and their holds in one statement, shared by the requests that arrive together.
+"""How an order becomes a queued job: priced, held and written in one statement, which requests that meet share.
 
-`lifecycle` says which jobs; what becomes of them later is its own. A group never waits for a wallet that somebody
-else has locked and never fails a job for another's sake: a job that it could not buy is tried again alone. So is one
-with a spend cap, behind the lock of its wallet: a statement does not see what was committed while it waited.
+A group never waits for a wallet that somebody else has locked and never fails a job for another's sake: a job that it
+could not buy is tried again alone. So is one with a spend cap, behind the lock of its wallet: a statement does not see
+what was committed while it waited. Not for what becomes of a job later: that is `lifecycle`.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -19,13 +21,18 @@ from django.db import DatabaseError, OperationalError, connection, transaction
 from django.db.models import NOT_PROVIDED
 from psycopg import sql
 
+from billing.errors import BillingError
 from billing.prepared import rows
+from billing.prices import price_lists, pricing
 from billing.tokens import wallets
 from marketplace.accounts import caps, keys
+from marketplace.jobs import outbox
+from marketplace.jobs.errors import CostAboveMaximum, KeyReused
 from marketplace.jobs.grouping import Group
 from marketplace.jobs.models import Bought, Job, Status
+from marketplace.jobs.orders import JobOrder
+from marketplace.jobs.turns import FAR
 
-FAR = 100
 LARGEST_GROUP = 32
 
 Place = tuple[datetime, int]
@@ -33,12 +40,12 @@ Place = tuple[datetime, int]
 Guarded = Literal["guarded"]
 """Nothing was tried: caps have to be looked at first."""
 
-# What a purchase says of each job; the model says what else there is in a row, and the database when it was made.
-_BOUGHT = {field.attname: field for each in Bought._meta.local_fields for field in [Job._meta.get_field(each.name)]}
+_NAMES = {field.name for field in Bought._meta.local_fields}
+_BOUGHT = {field.attname: field for field in Job._meta.concrete_fields if field.name in _NAMES}
 
 
 def _statement(payers: str) -> str:
-    """Buys `jobs`, documents of what they were bought as, as far as the wallets of the CTE `payers` can pay."""
+    """Buys `jobs`, told by the columns of Bought, as far as the wallets of the CTE `payers` can pay."""
     types = ", ".join(f'"{name}" {field.db_type(connection)}' for name, field in _BOUGHT.items())
     row = _new_row()
     return f"""
@@ -90,8 +97,68 @@ _TOGETHER = _statement(wallets.FREE_PAYERS_CTE)
 _ALONE = _statement(wallets.PAYERS_CTE)
 
 
-def buy(job: Job) -> int:
-    """Holds what the new job is quoted at and writes its row, both or neither; its place in the queue.
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    job: Job
+    replayed: bool
+    """True when the idempotency key had already bought this job."""
+    queue_position: int | None = None
+    """As `queue_position` has it; None for a replay, which may have left the queue."""
+
+
+def quote(order: JobOrder) -> pricing.Quote:
+    """Raises CostAboveMaximum where the customer's own limit is exceeded."""
+    offer = pricing.quote(order, price_lists.current())
+    if order.max_cost is not None and offer.total > order.max_cost:
+        raise CostAboveMaximum(offer.total, order.max_cost)
+    return offer
+
+
+def submit(
+    account_id: UUID, order: JobOrder, *, key_id: UUID | None = None, idempotency_key: str | None = None
+) -> Submitted:
+    """Holds the price and queues the job, both or neither.
+
+    Raises wallets' InsufficientTokens, CostAboveMaximum, `keys.Revoked` for a key that stopped working, and
+    KeyReused for an idempotency key that came with another order.
+    """
+    try:
+        job = _new(account_id, order, key_id, idempotency_key)
+        position = _buy(job)
+    except (BillingError, CostAboveMaximum):
+        if key_id:
+            keys.confirm(key_id)
+        if idempotency_key and (earlier := _replay(account_id, order, idempotency_key)):
+            return earlier
+        raise
+    outbox.wake()
+    return Submitted(job, replayed=False, queue_position=position)
+
+
+def _new(account_id: UUID, order: JobOrder, key_id: UUID | None, idempotency_key: str | None) -> Job:
+    """The row that the order is to be, with its quote."""
+    offer = quote(order)
+    return Job(
+        account_id=account_id,
+        api_key_id=key_id,
+        idempotency_key=idempotency_key or None,
+        order_digest=order.digest(),
+        operation=order.operation,
+        model=order.model,
+        service_class=order.service_class,
+        order=order.picture(),
+        metadata=order.metadata,
+        n=order.n,
+        seed=secrets.randbits(32) if order.seed is None else order.seed,
+        quote=offer.as_json(),
+        quoted=offer.total,
+        status=Status.QUEUED,
+        steps=order.n * order.steps,
+    )
+
+
+def _buy(job: Job) -> int:
+    """Holds what the job is quoted at and writes its row, both or neither; its place in the queue.
 
     Raises wallets' InsufficientTokens or NoWallet, or SpendCapReached; also, so that somebody has to look, where its
     API key does not work any more or its idempotency key has bought before.
@@ -167,3 +234,12 @@ def _text(value: UUID | bytes) -> str:
 
 
 _as_json = json.JSONEncoder(default=_text).encode
+
+
+def _replay(account_id: UUID, order: JobOrder, idempotency_key: str) -> Submitted | None:
+    job = Job.objects.filter(account_id=account_id, idempotency_key=idempotency_key).first()
+    if job is None:
+        return None
+    if bytes(job.order_digest) != order.digest():
+        raise KeyReused
+    return Submitted(job, replayed=True)

@@ -1,4 +1,4 @@
-"""Jobs and quotes over HTTP: parse, call one verb of the lifecycle, show."""
+"""Jobs and quotes over HTTP: parse, call one verb, show."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from marketplace.api.headers import MAX_WAIT, idempotency_key, preferred_wait
 from marketplace.api.jobs import examples, schemas
 from marketplace.api.jobs.schemas import JobBody, JobList, JobListQuery, OrderSerializer, QuoteBody
 from marketplace.api.pages import page
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, submission, turns
 from marketplace.jobs.models import Image, Job
 
 # A waiting client occupies a thread of the web server; beyond these the answer comes at once.
@@ -37,7 +37,7 @@ class Quotes(APIView):
     @extend_schema(request=OrderSerializer, responses={200: QuoteBody}, examples=examples.quoted, summary="Price a job")
     def post(self, request: Request) -> Response:
         """What a job would cost, factor by factor. Nothing is stored or held."""
-        return Response(QuoteBody.show(lifecycle.quote(schemas.order(request.data)).as_json()))
+        return Response(QuoteBody.show(submission.quote(schemas.order(request.data)).as_json()))
 
 
 class Jobs(APIView):
@@ -71,7 +71,7 @@ class Jobs(APIView):
         """Holds the price and queues the job. Poll the `Location`, or send `Prefer: wait=60`."""
         key, wait = idempotency_key(request), preferred_wait(request)
         order = schemas.order(request.data)
-        submitted = lifecycle.submit(
+        submitted = submission.submit(
             caller(request).account_id, order, key_id=caller(request).key_id, idempotency_key=key
         )
         job, position = submitted.job, submitted.queue_position
@@ -113,7 +113,7 @@ class CancelJob(APIView):
 
 def one(job: Job, request: Request, position: int | None = None) -> dict[str, Any]:
     images = list(Image.objects.filter(job_id=job.id)) if job.is_final else []
-    return schemas.show(job, images, request._request, position or lifecycle.queue_position(job))
+    return schemas.show(job, images, request._request, position or turns.queue_position(job))
 
 
 def wait_for(job: Job, seconds: int) -> Job:

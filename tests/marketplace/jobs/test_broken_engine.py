@@ -8,7 +8,7 @@ from django.conf import settings
 from redis import Redis
 
 from devstack.processes import wait_until
-from marketplace.jobs import lifecycle
+from marketplace.jobs import submission
 from marketplace.jobs.models import Job
 from marketplace.jobs.models import Worker as WorkerRow
 from marketplace.jobs.worker import Worker
@@ -28,11 +28,11 @@ def test_a_worker_whose_engine_broke_ends(alice, order, monkeypatch):
 
     monkeypatch.setattr(worker.engine._scheduler, "advance", burst)
     try:
-        first = lifecycle.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
+        first = submission.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
         worker.fire(first)
         assert wait_until(lambda: signals != [], 10)
         assert signals == [(os.getpid(), signal.SIGTERM)]
-        second = lifecycle.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
+        second = submission.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
         worker.fire(second)
         assert set(Job.objects.values_list("status", "dispatched_at")) == {("queued", None)}
         assert alice.balance == (1_000_000 - 2 * Job.objects.get(id=first).quoted, 2 * Job.objects.get(id=first).quoted)

@@ -10,7 +10,7 @@ from billing.prices import pricing
 from inference.latent_cache import mapping
 from inference.latent_cache.mapping import Mapping, Point
 from inference.models import catalog
-from marketplace.jobs import lifecycle, metrics, storage
+from marketplace.jobs import metrics, storage, submission
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Worker
 from tests.marketplace.people import customer
@@ -37,7 +37,7 @@ def worker(tmp_path, settings, monkeypatch):
 def buy(worker, order):
     def make(who, prompt=ONE, **changes):
         wanted = {"width": 64, "height": 64, "steps": STEPS, "cache": "on", "prompt": prompt, **changes}
-        job = lifecycle.submit(who.account.id, order(**wanted)).job
+        job = submission.submit(who.account.id, order(**wanted)).job
         worker.fire(job.id)
         worker.reuse[0].settle()
         return Job.objects.get(id=job.id), who.get(f"/v1/jobs/{job.id}").json()

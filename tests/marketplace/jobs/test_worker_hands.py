@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from inference.errors import AdapterUnavailable, BrokenPicture, Canceled, EngineFault, EngineStopped
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Task, Worker, _steps_to_pay
 
@@ -38,7 +38,7 @@ def test_a_canceled_job_does_not_pay_for_pictures_that_failed():
 
 @pytest.mark.parametrize("error", [BrokenPicture("nan"), AdapterUnavailable("no such file")], ids=repr)
 def test_what_would_fail_again_is_not_tried_again(worker, alice, order, error):
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     worker._fail(lifecycle.claim(job.id, "w1"), error)
     assert Job.objects.get(id=job.id).status == "failed"
     assert alice.balance == (1_000_000, 0)
@@ -47,7 +47,7 @@ def test_what_would_fail_again_is_not_tried_again(worker, alice, order, error):
 @pytest.mark.parametrize(("errors", "attempt"), [([None, "stopped"], 0), (["fault", "stopped"], 1)])
 def test_only_a_job_whose_own_picture_broke_the_engine_loses_its_attempt(worker, alice, order, errors, attempt):
     raised = {None: None, "stopped": EngineStopped("the engine stopped"), "fault": EngineFault("a CUDA error")}
-    job = lifecycle.submit(alice.account.id, order(n=2)).job
+    job = submission.submit(alice.account.id, order(n=2)).job
     worker._conclude(Task(lifecycle.claim(job.id, "w1"), [], [ended(raised[each]) for each in errors]), 1.0)
     job.refresh_from_db()
     assert (job.status, job.attempt) == ("queued", attempt)
@@ -58,14 +58,14 @@ def test_a_picture_that_no_storage_takes_is_tried_again(worker, alice, order, mo
         raise RuntimeError("SlowDown: reduce your request rate")
 
     monkeypatch.setattr("marketplace.jobs.worker._result", refuse)
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     worker._deliver(Task(lifecycle.claim(job.id, "w1"), [], [ended()]), 1.0)
     job.refresh_from_db()
     assert (job.status, job.attempt) == ("queued", 1)
 
 
 def test_a_retry_by_the_same_worker_keeps_its_heartbeat(worker, alice, order, monkeypatch):
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     successor = Task(None, [])
 
     def fail_while_another_thread_takes_the_retry(task):
