@@ -29,10 +29,10 @@ REQUESTS = {"jobs": "/v1/jobs", "noop": "/noop"}
 # the parts of a request's time: the function whose cumulated time counts, and what it stands for
 PLACES = {
     "API key": ("authentication.py", "authenticate"),
-    "check of the body": ("serializers.py", "order"),
+    "check of the body": ("schemas.py", "order"),
     "price": ("pricing.py", "quote"),
     "hold and job (one statement)": ("statements.py", "rows"),
-    "answer": ("jobs.py", "one"),
+    "answer": ("views.py", "one"),
     "rendering": ("response.py", "rendered_content"),
 }
 

@@ -283,7 +283,7 @@ def buy(worker: "Worker", account: Any, order: Order) -> "Job":
     """Buy an order's job and run it in this thread, as in a Celery worker's."""
     from django.db import connection
 
-    from marketplace.jobs import lifecycle
+    from marketplace.jobs import submission
     from marketplace.jobs.models import Job, Status
     from marketplace.jobs.orders import JobOrder
 
@@ -304,7 +304,7 @@ def buy(worker: "Worker", account: Any, order: Order) -> "Job":
         cache="on",
     )
     try:
-        job = lifecycle.submit(account.id, wanted).job
+        job = submission.submit(account.id, wanted).job
         worker.fire(job.id)
         job = Job.objects.get(id=job.id)
     finally:

@@ -8,7 +8,15 @@ from django.urls.converters import StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from marketplace import home
-from marketplace.api import automatic, catalogue, health, images, jobs, keys, money, receipts, stripe_webhook, topups
+from marketplace.api import health, stripe_webhook
+from marketplace.api.catalogue import views as catalogue
+from marketplace.api.jobs import images, receipts
+from marketplace.api.jobs import views as jobs
+from marketplace.api.keys import views as keys
+from marketplace.api.money import invoices
+from marketplace.api.money import views as money
+from marketplace.api.topups import automatic
+from marketplace.api.topups import views as topups
 
 
 class Month(StringConverter):
@@ -29,8 +37,8 @@ urlpatterns = [
     path("v1/balance", money.Balance.as_view()),
     path("v1/transfers", money.Transfers.as_view()),
     path("v1/transfers.csv", money.TransfersCsv.as_view()),
-    path("v1/invoices", receipts.Invoices.as_view()),
-    path("v1/invoices/<month:month>.pdf", receipts.InvoicePdf.as_view()),
+    path("v1/invoices", invoices.Invoices.as_view()),
+    path("v1/invoices/<month:month>.pdf", invoices.InvoicePdf.as_view()),
     path("v1/packs", topups.Packs.as_view()),
     path("v1/topups", topups.TopUps.as_view()),
     path("v1/topups/automatic", automatic.Automatic.as_view()),

@@ -28,7 +28,7 @@ def prompt_length(prompt: str) -> int:
     return len(unicodedata.normalize("NFC", prompt).strip())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Order:
     """What is to be priced. Sizes in pixels; `input_pixels` is the area of all pictures that go in."""
 

@@ -3,7 +3,7 @@
 Spent in a period is what was charged in it (UTC), less what of these charges was refunded, whenever that was, and
 everything that is held now. All of it comes from holds and transfers: what the transfers up to a wallet's LotCursor
 say is kept by day in Spending, which `lots` lets follow them, and the rest is read from them. Not for caps: whoever
-sets one asks `spent` while the wallet is locked.
+sets one asks `spent` to lock the wallet first.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ WITH charge AS ({_CHARGES.format(wallet="%(wallet)s", after="%(after)s", until="
 {KEEP}
 """
 
+_LOCK = "SELECT FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer' FOR NO KEY UPDATE"
+
 _SPENT = f"""
 WITH wallet AS (
     SELECT id, held, coalesce(last_transfer_id, 0) AS followed, statement_timestamp() AS moment,
@@ -85,8 +87,14 @@ FROM wallet, total, open
 """
 
 
-def spent(owner: UUID, spender: UUID | None) -> Spent:
-    """What the customer spent, and this spender of theirs; NoWallet."""
+def spent(owner: UUID, spender: UUID | None, *, lock: bool = False) -> Spent:
+    """What the customer spent, and this spender of theirs; NoWallet.
+
+    With `lock` it stays true until the transaction's end: nobody else holds, captures or receives Tokens of the wallet.
+    The lock is a statement of its own, because one does not see what was committed while it waited.
+    """
+    if lock:
+        run(_LOCK, {"owner": owner})
     row = run(_SPENT, {"owner": owner, "spender": spender})
     if row is None:
         raise NoWallet(owner)

@@ -72,7 +72,9 @@ _BALANCE = """
 SELECT balance - held, held, balance FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer'
 """
 
-_LOCK = "SELECT FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer' FOR NO KEY UPDATE"
+_STANDING = """
+SELECT frozen, balance - held FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer'
+"""
 
 # Two CTEs with the parameters owner, amount, reference, spender and expires_in. No row in new_hold: too few Tokens, a
 # frozen wallet or none; `refusal` says which.
@@ -206,11 +208,6 @@ def balance(owner: UUID) -> Balance:
     return Balance(*row)
 
 
-def lock(owner: UUID) -> None:
-    """Nobody else holds, captures or receives Tokens of the customer's until the transaction's end."""
-    run(_LOCK, {"owner": owner})
-
-
 def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta, spender: UUID | None = None) -> None:
     """Sets `amount` aside under `reference`, in the name of `spender`.
 
@@ -235,12 +232,11 @@ def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta, spend
 
 def refusal(owner: UUID, amount: int) -> BillingError:
     """Why a hold of this amount found no row: AccountFrozen, InsufficientTokens or NoWallet, to be raised."""
-    if Wallet.objects.filter(owner=owner, kind=Wallet.Kind.CUSTOMER, frozen=True).exists():
-        return AccountFrozen(owner)
-    try:
-        return InsufficientTokens(balance(owner).available, amount)
-    except NoWallet as error:
-        return error
+    row = run(_STANDING, {"owner": owner})
+    if row is None:
+        return NoWallet(owner)
+    frozen, available = row
+    return AccountFrozen(owner) if frozen else InsufficientTokens(available, amount)
 
 
 def capture(reference: UUID, charge: int, shares: Sequence[Share] | None = None) -> Captured:

@@ -30,9 +30,12 @@ class Budget:
         return None if self.cap is None else max(0, self.cap - self.spent)
 
 
-def budgets(account_id: UUID, key_id: UUID | None) -> list[Budget]:
-    """The key's, if there is one, and then the account's, a day's before a month's. Raises NoWallet."""
-    spent = spending.spent(account_id, key_id)
+def budgets(account_id: UUID, key_id: UUID | None, *, lock: bool = False) -> list[Budget]:
+    """The key's, if there is one, and then the account's, a day's before a month's. Raises NoWallet.
+
+    With `lock` what was spent stays so until the transaction's end.
+    """
+    spent = spending.spent(account_id, key_id, lock=lock)
     midnight = spent.moment.replace(hour=0, minute=0, second=0, microsecond=0)
     tomorrow, next_month = midnight + timedelta(days=1), (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
     found = []
@@ -49,8 +52,8 @@ def budgets(account_id: UUID, key_id: UUID | None) -> list[Budget]:
 def check(account_id: UUID, key_id: UUID | None, needed: int) -> None:
     """Raises SpendCapReached where this would be too much, or NoWallet.
 
-    It stays true until the transaction's end for a caller that has locked the wallet.
+    It stays true until the transaction's end.
     """
-    for budget in budgets(account_id, key_id):
+    for budget in budgets(account_id, key_id, lock=True):
         if budget.cap is not None and budget.left is not None and needed > budget.left:
             raise SpendCapReached(budget.whose, budget.period, budget.cap, budget.left, needed, budget.resets_at)

@@ -27,6 +27,8 @@ from billing.errors import (
 )
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
+from marketplace.api.bodies import Body
+from marketplace.api.fields import Text
 from marketplace.jobs import errors as jobs
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,18 @@ class Problem(Exception):
     message: str
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+
+
+class ErrorDetail(Body):
+    type = Text()
+    code = Text(help_text="Stable; switch on this.")
+    message = Text()
+    param = Text(allow_null=True)
+    request_id = Text(given=True)
+
+
+class ErrorBody(Body):
+    error = ErrorDetail(given=True)
 
 
 def invalid(param: str | None, message: str, code: str = "invalid_value") -> Problem:
@@ -174,14 +188,8 @@ def handle(error: Exception, context: dict[str, Any]) -> JsonResponse | None:
 
 
 def respond(problem: Problem, request: HttpRequest) -> JsonResponse:
-    body = {
-        "type": problem.type,
-        "code": problem.code,
-        "message": problem.message,
-        "param": problem.param,
-        "request_id": getattr(request, "id", None),
-    }
-    return JsonResponse({"error": body}, status=problem.status, headers=problem.headers)
+    detail = ErrorDetail.show(problem, request_id=getattr(request, "id", None))
+    return JsonResponse(ErrorBody.show(error=detail), status=problem.status, headers=problem.headers)
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> JsonResponse:

@@ -1,87 +1,62 @@
-"""Fields and a parser that take JSON at its word: no "256" for 256, no 1 for "1", nothing unknown, nothing huge."""
+"""Fields of bodies: they take JSON at its word (no "256" for 256, no 1 for "1") and know where answers find them."""
 
 from __future__ import annotations
 
-from typing import IO, Any
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
-from rest_framework.exceptions import ParseError
-from rest_framework.fields import empty
-from rest_framework.parsers import JSONParser
 
 from billing import amounts
 
-
-class ObjectParser(JSONParser):
-    """A JSON object, else 400."""
-
-    def parse(self, stream: IO[Any], media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
-        try:
-            data = super().parse(stream, media_type, parser_context)
-        except RecursionError as error:
-            raise ParseError("The JSON is nested too deeply.") from error
-        if not isinstance(data, dict):
-            raise ParseError("The body must be a JSON object.")
-        return data
+Show = Callable[[Any], Any]
 
 
-class StrictSerializer(serializers.Serializer[Any]):
-    """Refuses fields that it does not have, and names them."""
+class Shown:
+    """How an answer shows a field: `of` what, as a function of the row or an expression of `row`; else by its own name.
 
-    def to_internal_value(self, data: Any) -> Any:
-        """Checks what was sent; the rest takes its field's default, or is left out where there is none."""
-        if not isinstance(data, dict):
-            return super().to_internal_value(data)
-        if unknown := data.keys() - self.fields.keys():
-            raise serializers.ValidationError({unknown.pop()[:50]: ["This field is unknown."]}, code="unknown_field")
-        values: dict[str, Any] = {}
-        errors: dict[str, Any] = {}
-        for name, field in self.fields.items():
-            try:
-                if name in data:
-                    values[name] = field.run_validation(data[name])
-                    if check := getattr(self, f"validate_{name}", None):
-                        values[name] = check(values[name])
-                elif field.required:
-                    field.fail("required")
-                elif field.default is not empty:
-                    values[name] = field.get_default()
-            except serializers.ValidationError as error:
-                errors[name] = error.detail
-        if errors:
-            raise serializers.ValidationError(errors)
-        return values
+    A field that is `given` is not in the row: whoever shows the body says it.
+    """
+
+    show: ClassVar[Any] = None
+    """From the value to JSON; None where it is JSON already."""
+
+    def __init__(self, *args: Any, of: str | Show | None = None, given: bool = False, **terms: Any) -> None:
+        super().__init__(*args, **terms)
+        self.of = of
+        self.given = given
 
 
-class Text(serializers.CharField):
+class Text(Shown, serializers.CharField):
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             raise serializers.ValidationError("Must be a string.")
         return super().to_internal_value(data)
 
 
-class Choice(serializers.ChoiceField):
+class Choice(Shown, serializers.ChoiceField):
     def __init__(self, choices: Any, **terms: Any) -> None:
         super().__init__(choices, **terms)
         self.error_messages["invalid_choice"] = f"Must be one of {', '.join(map(str, self.choices))}."
 
 
-class Whole(serializers.IntegerField):
+class Whole(Shown, serializers.IntegerField):
     def to_internal_value(self, data: Any) -> int:
         if type(data) is not int:
             raise serializers.ValidationError("Must be a whole number.")
         return super().to_internal_value(data)
 
 
-class Flag(serializers.BooleanField):
+class Flag(Shown, serializers.BooleanField):
     def to_internal_value(self, data: Any) -> bool:
         if type(data) is not bool:
             raise serializers.ValidationError("Must be true or false.")
         return data
 
 
-class Number(serializers.FloatField):
+class Number(Shown, serializers.FloatField):
     def to_internal_value(self, data: Any) -> float:
         if type(data) not in (int, float):
             raise serializers.ValidationError("Must be a number.")
@@ -89,8 +64,10 @@ class Number(serializers.FloatField):
 
 
 @extend_schema_field({"type": "string", "pattern": r"^-?\d+(\.\d{1,3})?$", "example": "13.417"})
-class Tokens(serializers.Field[int, Any, str, Any]):
+class Tokens(Shown, serializers.Field[int, Any, str, Any]):
     """Tokens as a decimal string, e.g. "13.417"; milli-Tokens inside."""
+
+    show = staticmethod(amounts.format_tokens)
 
     def to_internal_value(self, data: Any) -> int:
         if not isinstance(data, str):
@@ -100,5 +77,22 @@ class Tokens(serializers.Field[int, Any, str, Any]):
         except ValueError as error:
             raise serializers.ValidationError(str(error)) from error
 
-    def to_representation(self, value: int) -> str:
-        return amounts.format_tokens(value)
+
+class Identifier(Shown, serializers.UUIDField):
+    show = str
+
+
+class Moment(Shown, serializers.DateTimeField):
+    """UTC, to the millisecond."""
+
+    @staticmethod
+    def show(moment: datetime) -> str:
+        return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Object(Shown, serializers.DictField):
+    """A JSON object whose names are not fields of ours."""
+
+
+class Array(Shown, serializers.ListField):
+    """A JSON array of plain values."""

@@ -1,7 +1,7 @@
-"""The life of a job: sole writer of `Job.status`, and every change of status moves its hold in the same transaction.
+"""The life of a queued job: sole writer of its status, and every change of it moves the hold in the same transaction.
 
-    submit → queued → claim → running → complete → succeeded | failed | canceled
-                 ↖ give_back, retry ↙
+    submission → queued → claim → running → complete → succeeded | failed | canceled
+                     ↖ give_back, retry ↙
     cancel: a queued job ends at once; a running one is asked to stop at its next step.
 
 Each verb is a conditional UPDATE whose row count decides: a message delivered twice, late or to two
@@ -12,7 +12,6 @@ lease cannot write over its successor.
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,27 +20,21 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
-from django.db.models import F, Q
+from django.db.models import F
 from django.db.models.functions import Greatest, Now
 from django.utils import timezone
 
 from billing import amounts
 from billing.errors import BillingError
-from billing.prices import price_lists, pricing
+from billing.prices import pricing
 from billing.tokens import wallets
-from marketplace.accounts import keys
-from marketplace.identifiers import uuid7
-from marketplace.jobs import outbox, submission, turns
-from marketplace.jobs.errors import CostAboveMaximum, KeyReused, LeaseLost, NotCancelable, NotFound
+from marketplace.jobs import outbox, turns
+from marketplace.jobs.errors import LeaseLost, NotCancelable, NotFound
 from marketplace.jobs.models import Image, Job, Status
-from marketplace.jobs.orders import JobOrder
 
 MAX_ATTEMPTS = 3
 
 logger = logging.getLogger(__name__)
-
-# A new row's columns, in the order of the table, as the model has them where nobody says otherwise.
-BLANK = {field.attname: field.get_default() for field in Job._meta.concrete_fields}
 
 HEARTBEAT = """
 UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(jobs_job.step, beat.step)
@@ -49,15 +42,6 @@ FROM unnest(%s::uuid[], %s::int[], %s::int[]) AS beat (id, attempt, step)
 WHERE jobs_job.id = beat.id AND jobs_job.attempt = beat.attempt AND status = 'running' AND worker = %s
 RETURNING jobs_job.id, cancel_requested_at IS NOT NULL
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    job: Job
-    replayed: bool
-    """True when the idempotency key had already bought this job."""
-    queue_position: int | None = None
-    """As `queue_position` has it; None for a replay, which may have left the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,36 +55,6 @@ class Result:
     image: Image | None = None
     tier: str = "none"
     similarity: float | None = None
-
-
-def quote(order: JobOrder) -> pricing.Quote:
-    """Raises CostAboveMaximum where the customer's own limit is exceeded."""
-    offer = pricing.quote(order.for_pricing(), price_lists.current())
-    if order.max_cost is not None and offer.total > order.max_cost:
-        raise CostAboveMaximum(offer.total, order.max_cost)
-    return offer
-
-
-def submit(
-    account_id: UUID, order: JobOrder, *, key_id: UUID | None = None, idempotency_key: str | None = None
-) -> Submitted:
-    """Holds the price and queues the job, both or neither.
-
-    Raises wallets' InsufficientTokens, CostAboveMaximum, `keys.Revoked` for a key that stopped working, and
-    KeyReused for an idempotency key that came with another order.
-    """
-    try:
-        columns = _new(account_id, order, quote(order), key_id, idempotency_key)
-        columns["created_at"], position = submission.buy(columns)
-    except (BillingError, CostAboveMaximum):
-        if key_id:
-            keys.confirm(key_id)
-        if idempotency_key and (earlier := _replay(account_id, order, idempotency_key)):
-            return earlier
-        raise
-    outbox.wake()
-    job = Job.from_db("default", list(columns), list(columns.values()))
-    return Submitted(job, replayed=False, queue_position=position)
 
 
 def claim(job_id: UUID, worker: str, sent: datetime | None = None) -> Job | None:
@@ -233,51 +187,8 @@ def cancel(account_id: UUID, job_id: UUID) -> Job:
     return job
 
 
-def queue_position(job: Job) -> int | None:
-    """How many jobs of its class are in front of a queued one, plus one; counted no further than `submission.FAR`."""
-    if job.status != Status.QUEUED:
-        return None
-    before = Q(id__lt=job.id) if job.tag is None else Q(tag__lt=job.tag) | Q(tag=job.tag, id__lt=job.id)
-    ahead = Job.objects.filter(before, status=Status.QUEUED, service_class=job.service_class)
-    return ahead.values("id")[: submission.FAR - 1].count() + 1
-
-
 def lease() -> timedelta:
     return timedelta(seconds=settings.LEASE_SECONDS)
-
-
-def _replay(account_id: UUID, order: JobOrder, idempotency_key: str) -> Submitted | None:
-    job = Job.objects.filter(account_id=account_id, idempotency_key=idempotency_key).first()
-    if job is None:
-        return None
-    if bytes(job.order_digest) != order.digest():
-        raise KeyReused
-    return Submitted(job, replayed=True)
-
-
-def _new(
-    account_id: UUID, order: JobOrder, offer: pricing.Quote, key_id: UUID | None, idempotency_key: str | None
-) -> dict[str, Any]:
-    """The columns of a queued job's row."""
-    return BLANK | {
-        "id": uuid7(),
-        "account_id": account_id,
-        "api_key_id": key_id,
-        "idempotency_key": idempotency_key or None,
-        "order_digest": order.digest(),
-        "operation": order.operation,
-        "model": order.model,
-        "service_class": order.service_class,
-        "order": order.picture(),
-        "metadata": order.metadata,
-        "n": order.n,
-        "seed": secrets.randbits(32) if order.seed is None else order.seed,
-        "quote": offer.as_json(),
-        "quoted": offer.total,
-        "status": Status.QUEUED,
-        "steps": order.n * order.steps,
-        "timings": {},
-    }
 
 
 def _finish(

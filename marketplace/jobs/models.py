@@ -1,4 +1,4 @@
-"""What is remembered of a job, its pictures and the workers. `lifecycle` is the sole writer of `Job.status`."""
+"""What is remembered of a job, its pictures and the workers. `lifecycle` alone changes `Job.status`."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class ServiceClass(models.TextChoices):
 SENT = Q(status="queued", dispatched_at__isnull=False)
 
 
-class Job(models.Model):
-    """One order: what was asked, what it was quoted, where it stands, what it cost.
+class Bought(models.Model):
+    """What was asked for, by whom and at what price: written once, with the hold, and never changed.
 
-    Amounts are milli-Tokens. A queued row with no `dispatched_at` is the outbox.
+    Amounts are milli-Tokens. A purchase says every column that is declared here (see `submission`).
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -57,12 +57,20 @@ class Job(models.Model):
 
     quote = models.JSONField(help_text="the price offer with every factor; never recomputed")
     quoted = models.BigIntegerField(help_text="milli-Tokens held")
+    steps = models.PositiveIntegerField(help_text="of all the job's pictures together")
+
+    class Meta:
+        abstract = True
+
+
+class Job(Bought):
+    """One order: what was bought, where it stands, what it cost. A queued row with no `dispatched_at` is the outbox."""
+
     captured = models.BigIntegerField(default=0, help_text="milli-Tokens charged")
     receipt = models.JSONField(null=True, help_text="what was charged, picture by picture, and why")
 
     status = models.CharField(max_length=10, choices=Status.choices)
     step = models.PositiveIntegerField(default=0)
-    steps = models.PositiveIntegerField(help_text="of all the job's pictures together")
     attempt = models.PositiveSmallIntegerField(default=0)
     worker = models.CharField(max_length=100, default="", blank=True)
     lease_expires_at = models.DateTimeField(null=True)

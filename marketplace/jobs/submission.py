@@ -1,59 +1,62 @@
-"""How jobs are born: their rows and their holds in one statement, shared by the requests that arrive together.
+"""How an order becomes a queued job: priced, held and written in one statement, which requests that meet share.
 
-`lifecycle` says which jobs; what becomes of them later is its own. A group never waits for a wallet that somebody
-else has locked and never fails a job for another's sake: a job that it could not buy is tried again alone. So is one
-with a spend cap, behind the lock of its wallet: a statement does not see what was committed while it waited.
+A group never waits for a wallet that somebody else has locked and never fails a job for another's sake: a job that it
+could not buy is tried again alone. So is one with a spend cap, behind the lock of its wallet: a statement does not see
+what was committed while it waited. Not for what becomes of a job later: that is `lifecycle`.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection, transaction
+from django.db.models import NOT_PROVIDED
+from psycopg import sql
 
+from billing.errors import BillingError
 from billing.prepared import rows
+from billing.prices import price_lists, pricing
 from billing.tokens import wallets
 from marketplace.accounts import caps, keys
+from marketplace.jobs import outbox
+from marketplace.jobs.errors import CostAboveMaximum, KeyReused
 from marketplace.jobs.grouping import Group
+from marketplace.jobs.models import Bought, Job, Status
+from marketplace.jobs.orders import JobOrder
+from marketplace.jobs.turns import FAR
 
-FAR = 100
 LARGEST_GROUP = 32
 
-Columns = Mapping[str, Any]
-Born = tuple[datetime, int]
-"""When the job was born, and its place in the queue, counted no further than FAR."""
+Place = tuple[datetime, int]
+"""When the job was bought, and its place in the queue, counted no further than FAR."""
 Guarded = Literal["guarded"]
 """Nothing was tried: caps have to be looked at first."""
 
-_SENT = (
-    "idempotency_key", "operation", "model", "service_class", "order", "metadata", "n", "seed", "quote",
-    "steps",
-)  # fmt: skip
-_BUY = f"""
+_NAMES = {field.name for field in Bought._meta.local_fields}
+_BOUGHT = {field.attname: field for field in Job._meta.concrete_fields if field.name in _NAMES}
+
+
+def _statement(payers: str) -> str:
+    """Buys `jobs`, told by the columns of Bought, as far as the wallets of the CTE `payers` can pay."""
+    types = ", ".join(f'"{name}" {field.db_type(connection)}' for name, field in _BOUGHT.items())
+    row = _new_row()
+    return f"""
 WITH wanted AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%(jobs)s::json) AS job (
-        reference uuid, owner uuid, amount bigint, needed bigint, api_key_id uuid, idempotency_key text,
-        order_digest bytea, operation text, model text, service_class text, "order" jsonb, metadata jsonb,
-        n smallint, seed bigint, quote jsonb, steps int
-    )
+    SELECT *, account_id AS owner FROM json_to_recordset(%(jobs)s::json) AS job ({types}, needed bigint)
 ),
-{{payers}},
+{payers},
 {keys.LIVE_CTE},
 bought AS (
-    INSERT INTO jobs_job (
-        id, account_id, api_key_id, idempotency_key, order_digest, operation, model, service_class, "order",
-        metadata, n, seed, quote, quoted, captured, status, step, steps, attempt, worker,
-        error_code, error_message, timings
-    )
-    SELECT
-        reference, owner, api_key_id, idempotency_key, order_digest, operation, model, service_class, "order",
-        metadata, n, seed, quote, amount, 0, 'queued', 0, steps, 0, '', '', '', '{{{{}}}}'
+    INSERT INTO jobs_job ({", ".join(row)})
+    SELECT {", ".join(row.values())}
     FROM wanted JOIN payer USING (owner) LEFT JOIN live_key USING (api_key_id)
     WHERE needed <= available AND CASE WHEN %(guarded)s THEN api_key_id IS NULL OR is_live
                                        ELSE is_live AND NOT is_capped END
@@ -71,41 +74,118 @@ queue AS MATERIALIZED (
 )
 SELECT reference, created_at, ahead FROM bought JOIN queue USING (service_class)
 UNION ALL
-SELECT reference, NULL, NULL FROM wanted LEFT JOIN live_key USING (api_key_id)
+SELECT id, NULL, NULL FROM wanted LEFT JOIN live_key USING (api_key_id)
 WHERE NOT %(guarded)s AND (api_key_id IS NULL OR is_capped)
 """
-_TOGETHER = _BUY.format(payers=wallets.FREE_PAYERS_CTE)
-_ALONE = _BUY.format(payers=wallets.PAYERS_CTE)
 
 
-def buy(job: Columns) -> Born:
-    """Holds `quoted` and writes the job, both or neither; `job` has the columns of a new job's row.
+def _new_row() -> dict[str, str]:
+    """What stands in each column of a new row, as SQL."""
+    new = Job(status=Status.QUEUED)
+    row = {}
+    for field in Job._meta.concrete_fields:
+        name = f'"{field.attname}"'
+        if field.attname in _BOUGHT:
+            row[name] = name
+        elif field.db_default is NOT_PROVIDED:
+            value = field.get_db_prep_save(getattr(new, field.attname), connection)
+            row[name] = sql.Literal(value).as_string()
+    return row
+
+
+_TOGETHER = _statement(wallets.FREE_PAYERS_CTE)
+_ALONE = _statement(wallets.PAYERS_CTE)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    job: Job
+    replayed: bool
+    """True when the idempotency key had already bought this job."""
+    queue_position: int | None = None
+    """As `queue_position` has it; None for a replay, which may have left the queue."""
+
+
+def quote(order: JobOrder) -> pricing.Quote:
+    """Raises CostAboveMaximum where the customer's own limit is exceeded."""
+    offer = pricing.quote(order, price_lists.current())
+    if order.max_cost is not None and offer.total > order.max_cost:
+        raise CostAboveMaximum(offer.total, order.max_cost)
+    return offer
+
+
+def submit(
+    account_id: UUID, order: JobOrder, *, key_id: UUID | None = None, idempotency_key: str | None = None
+) -> Submitted:
+    """Holds the price and queues the job, both or neither.
+
+    Raises wallets' InsufficientTokens, CostAboveMaximum, `keys.Revoked` for a key that stopped working, and
+    KeyReused for an idempotency key that came with another order.
+    """
+    try:
+        job = _new(account_id, order, key_id, idempotency_key)
+        position = _buy(job)
+    except (BillingError, CostAboveMaximum):
+        if key_id:
+            keys.confirm(key_id)
+        if idempotency_key and (earlier := _replay(account_id, order, idempotency_key)):
+            return earlier
+        raise
+    outbox.wake()
+    return Submitted(job, replayed=False, queue_position=position)
+
+
+def _new(account_id: UUID, order: JobOrder, key_id: UUID | None, idempotency_key: str | None) -> Job:
+    """The row that the order is to be, with its quote."""
+    offer = quote(order)
+    return Job(
+        account_id=account_id,
+        api_key_id=key_id,
+        idempotency_key=idempotency_key or None,
+        order_digest=order.digest(),
+        operation=order.operation,
+        model=order.model,
+        service_class=order.service_class,
+        order=order.picture(),
+        metadata=order.metadata,
+        n=order.n,
+        seed=secrets.randbits(32) if order.seed is None else order.seed,
+        quote=offer.as_json(),
+        quoted=offer.total,
+        status=Status.QUEUED,
+        steps=order.n * order.steps,
+    )
+
+
+def _buy(job: Job) -> int:
+    """Holds what the job is quoted at and writes its row, both or neither; its place in the queue.
 
     Raises wallets' InsufficientTokens or NoWallet, or SpendCapReached; also, so that somebody has to look, where its
     API key does not work any more or its idempotency key has bought before.
     """
     # A transaction around it must not decide over other requests' jobs.
-    born = None if connection.in_atomic_block else _GROUP.join(job)
-    if born is None:
-        born = _run(_ALONE, [job])[0]
-    if born == "guarded":
-        born = _buy_guarded(job)
-    if born is None:
-        raise wallets.refusal(job["account_id"], job["quoted"])
-    return born
+    bought = None if connection.in_atomic_block else _GROUP.join(job)
+    if bought is None:
+        bought = _run(_ALONE, [job])[0]
+    if bought == "guarded":
+        bought = _buy_guarded(job)
+    if bought is None:
+        raise wallets.refusal(job.account_id, job.quoted)
+    job.created_at, position = bought
+    job._state.adding, job._state.db = False, connection.alias
+    return position
 
 
 @transaction.atomic
-def _buy_guarded(job: Columns) -> Born | None:
-    """Looks at the caps while nobody else can hold or be charged, in statements that begin behind the lock."""
-    wallets.lock(job["account_id"])
-    caps.check(job["account_id"], job["api_key_id"], job["quoted"])
-    born = _run(_ALONE, [job], guarded=True)[0]
-    return None if born == "guarded" else born
+def _buy_guarded(job: Job) -> Place | None:
+    """Looks at the caps while nobody else can hold or be charged, in a statement that begins behind the lock."""
+    caps.check(job.account_id, job.api_key_id, job.quoted)
+    bought = _run(_ALONE, [job], guarded=True)[0]
+    return None if bought == "guarded" else bought
 
 
-def _buy_together(jobs: Sequence[Columns]) -> list[Born | Guarded | None]:
-    """For each job when it was born; None where it was not, and has to be tried alone."""
+def _buy_together(jobs: Sequence[Job]) -> list[Place | Guarded | None]:
+    """For each job when it was bought; None where it was not, and has to be tried alone."""
     try:
         return _run(_TOGETHER, jobs)
     except OperationalError:  # the server may be away, and may have committed before it went
@@ -117,39 +197,49 @@ def _buy_together(jobs: Sequence[Columns]) -> list[Born | Guarded | None]:
 _GROUP = Group(_buy_together, LARGEST_GROUP)
 
 
-def _run(statement: str, jobs: Sequence[Columns], guarded: bool = False) -> list[Born | Guarded | None]:
-    """For each job when it was born, unless it was not; `guarded` where the caps were looked at."""
+def _run(statement: str, jobs: Sequence[Job], guarded: bool = False) -> list[Place | Guarded | None]:
+    """For each job when it was bought, unless it was not; `guarded` where the caps were looked at."""
     needed: Counter[UUID] = Counter()
     documents = []
     for job in jobs:
-        needed[job["account_id"]] += job["quoted"]
-        documents.append(_document(job, needed[job["account_id"]]))
+        needed[job.account_id] += job.quoted
+        documents.append(_document(job, needed[job.account_id]))
     expires_in = timedelta(seconds=settings.HOLD_SECONDS)
-    found = rows(statement, {"jobs": json.dumps(documents), "expires_in": expires_in, "guarded": guarded})
-    born = {job_id: (created_at, ahead) for job_id, created_at, ahead in found}
+    found = rows(statement, {"jobs": _as_json(documents), "expires_in": expires_in, "guarded": guarded})
+    bought = {job_id: (created_at, ahead) for job_id, created_at, ahead in found}
     place: Counter[str] = Counter()
-    answers: list[Born | Guarded | None] = []
+    answers: list[Place | Guarded | None] = []
     for job in jobs:
-        if job["id"] in born:
-            created_at, ahead = born[job["id"]]
+        if job.id in bought:
+            created_at, ahead = bought[job.id]
             if created_at is None:
                 answers.append("guarded")
                 continue
-            place[job["service_class"]] += 1
-            answers.append((created_at, min(ahead + place[job["service_class"]], FAR)))
+            place[job.service_class] += 1
+            answers.append((created_at, min(ahead + place[job.service_class], FAR)))
         else:
             answers.append(None)
     return answers
 
 
-def _document(job: Columns, needed: int) -> dict[str, Any]:
+def _document(job: Job, needed: int) -> dict[str, Any]:
     """The job as `wanted` reads it; `needed` is what its account pays in this group so far, with it."""
-    return {
-        **{name: job[name] for name in _SENT},
-        "reference": str(job["id"]),
-        "owner": str(job["account_id"]),
-        "api_key_id": job["api_key_id"] and str(job["api_key_id"]),
-        "amount": job["quoted"],
-        "needed": needed,
-        "order_digest": f"\\x{job['order_digest'].hex()}",
-    }
+    values = job.__dict__
+    return {name: values[name] for name in _BOUGHT} | {"needed": needed}
+
+
+def _text(value: UUID | bytes) -> str:
+    """What JSON has no form for, as PostgreSQL reads it."""
+    return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
+
+
+_as_json = json.JSONEncoder(default=_text).encode
+
+
+def _replay(account_id: UUID, order: JobOrder, idempotency_key: str) -> Submitted | None:
+    job = Job.objects.filter(account_id=account_id, idempotency_key=idempotency_key).first()
+    if job is None:
+        return None
+    if bytes(job.order_digest) != order.digest():
+        raise KeyReused
+    return Submitted(job, replayed=True)

@@ -13,8 +13,12 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import connection
+from django.db.models import Q
 
-from marketplace.jobs.models import Job
+from marketplace.jobs.models import Job, Status
+
+FAR = 100
+"""Places in the queue are counted no further."""
 
 _TIMES = """
 SELECT class, coalesce((
@@ -87,3 +91,12 @@ def sent(jobs: Sequence[Job], moment: datetime) -> None:
             else:
                 tags.append(max(times[job.service_class], job.tag))
         cursor.execute(_SENT, [moment, [job.id for job in jobs], tags])
+
+
+def queue_position(job: Job) -> int | None:
+    """How many jobs of its class are in front of a queued one, plus one; counted no further than FAR."""
+    if job.status != Status.QUEUED:
+        return None
+    before = Q(id__lt=job.id) if job.tag is None else Q(tag__lt=job.tag) | Q(tag=job.tag, id__lt=job.id)
+    ahead = Job.objects.filter(before, status=Status.QUEUED, service_class=job.service_class)
+    return ahead.values("id")[: FAR - 1].count() + 1

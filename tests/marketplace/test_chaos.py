@@ -12,7 +12,7 @@ from bench.chaos.clients import Memory
 from bench.chaos.saboteur import KINDS
 from billing.tokens import wallets
 from marketplace.addresses import ROOT
-from marketplace.jobs import lifecycle, storage
+from marketplace.jobs import lifecycle, storage, submission
 
 
 @pytest.mark.timeout(900)
@@ -46,7 +46,7 @@ def test_the_accountant_misses_a_charge_that_was_not_booked(accountant):
 
 
 def test_the_accountant_misses_a_job_and_a_picture(accountant, alice, order, picture):
-    job = lifecycle.submit(alice.account.id, order(), idempotency_key="known").job
+    job = submission.submit(alice.account.id, order(), idempotency_key="known").job
     claimed = lifecycle.claim(job.id, "worker")
     lifecycle.complete(claimed, [picture(claimed)], {})
     accountant.memory.asked.add("known")

@@ -17,7 +17,7 @@ from billing.tokens.wallets import Balance
 from devstack.processes import wait_until
 from marketplace.accounts import customers
 from marketplace.addresses import ROOT
-from marketplace.jobs import lifecycle, sweeper
+from marketplace.jobs import lifecycle, submission, sweeper
 from marketplace.jobs.models import Job
 from marketplace.jobs.orders import JobOrder
 from marketplace.maintenance import agreement
@@ -35,7 +35,7 @@ from billing.prices import pricing
 from billing.tokens import wallets
 from billing.tokens.wallets import Share
 from django.db import transaction
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.models import Image, Job
 
 def say(*words):
@@ -127,7 +127,7 @@ def customer() -> UUID:
 @pytest.fixture
 def running(customer) -> Job:
     """A job of 15 Tokens that a worker has claimed."""
-    job = lifecycle.claim(lifecycle.submit(customer, PICTURE).job.id, "worker")
+    job = lifecycle.claim(submission.submit(customer, PICTURE).job.id, "worker")
     assert job is not None
     return job
 
@@ -176,7 +176,7 @@ def test_a_job_whose_workers_are_killed_each_time_fails_and_costs_nothing(custom
 
 def test_a_hold_that_ran_out_under_a_killed_worker_expires_by_the_sweeper(customer, settings):
     settings.HOLD_SECONDS = 0.000_001
-    job = lifecycle.submit(customer, PICTURE).job
+    job = submission.submit(customer, PICTURE).job
     lifecycle.claim(job.id, "worker")
     with process(COMPLETE, job.id) as worker:
         assert worker.stdout.readline()

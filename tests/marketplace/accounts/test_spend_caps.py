@@ -11,7 +11,7 @@ from billing.errors import SpendCapReached
 from billing.models import Hold
 from billing.tokens import lots, spending, wallets
 from marketplace.accounts import keys
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.models import Job
 from tests.marketplace.people import Customer, customer
 from tests.threads import together
@@ -75,9 +75,9 @@ def test_an_accounts_cap_is_shared_by_its_keys(alice, name):
 
 def test_a_job_without_a_key_counts_for_the_account(alice, order):
     cap_account(alice, daily_cap=UNIT)
-    lifecycle.submit(alice.account.id, order())
+    submission.submit(alice.account.id, order())
     with pytest.raises(SpendCapReached):
-        lifecycle.submit(alice.account.id, order())
+        submission.submit(alice.account.id, order())
 
 
 def test_what_is_released_or_refunded_can_be_spent_again(alice, picture):

@@ -11,7 +11,12 @@ from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from billing.tokens import debts, lots, wallets
-from marketplace.api import examples, representations, serializers
+from marketplace.api.catalogue.schemas import ModelBody
+from marketplace.api.jobs import examples
+from marketplace.api.jobs.schemas import ImageBody, JobBody, QuoteBody
+from marketplace.api.keys.schemas import KeyBody
+from marketplace.api.money import schemas
+from marketplace.api.money.schemas import BalanceBody, DebtBody, LotBody, TransferBody
 from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.models import Job
 
@@ -136,18 +141,18 @@ def test_every_documented_field_is_in_the_answer_and_no_other(alice, picture):
     job = buy(alice)
     deliver(job["id"], picture)
     answer = alice.get(f"/v1/jobs/{job['id']}").json()
-    assert answer.keys() == serializers.JobBody().fields.keys()
-    assert answer["images"][0].keys() == serializers.ImageBody().fields.keys()
-    assert answer["quote"].keys() == serializers.QuoteBody().fields.keys()
+    assert answer.keys() == JobBody().fields.keys()
+    assert answer["images"][0].keys() == ImageBody().fields.keys()
+    assert answer["quote"].keys() == QuoteBody().fields.keys()
     for path, body in (
-        ("/v1/balance", serializers.BalanceBody),
-        ("/v1/transfers", serializers.TransferBody),
-        ("/v1/keys", serializers.KeyBody),
-        ("/v1/models", serializers.ModelBody),
+        ("/v1/balance", BalanceBody),
+        ("/v1/transfers", TransferBody),
+        ("/v1/keys", KeyBody),
+        ("/v1/models", ModelBody),
     ):
         found = alice.get(path).json()
         if path == "/v1/balance":
-            assert found["lots"][0].keys() == serializers.LotBody().fields.keys()
+            assert found["lots"][0].keys() == LotBody().fields.keys()
         assert (found["data"][0] if "data" in found else found).keys() == body().fields.keys(), path
 
 
@@ -449,7 +454,7 @@ def test_a_debt_is_stated_on_the_balance(bob, picture):
     body = bob.get("/v1/balance").json()
     assert (body["total"], body["lots"], body["frozen"]) == ("0", [], True)
     (stated,) = body["debts"]
-    assert stated.keys() == serializers.DebtBody().fields.keys()
+    assert stated.keys() == DebtBody().fields.keys()
     assert [stated[name] for name in ("id", "owed", "price", "currency", "reason")] == [
         str(debt.id), COST, "0.12", "eur", "dispute",
     ]  # fmt: skip
@@ -553,7 +558,7 @@ def test_an_error_of_ours_is_an_error_in_shape(alice, monkeypatch):
     def burst(*_):
         raise RuntimeError("a secret detail")
 
-    monkeypatch.setattr(representations, "balance", burst)
+    monkeypatch.setattr(schemas, "show_balance", burst)
     answer = alice.get("/v1/balance")
     assert error(answer, 500)["code"] == "internal"
     assert b"secret" not in answer.content

@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.models import Worker
 from tests.marketplace.people import check_ledger
 
@@ -55,9 +55,9 @@ def test_not_ready_without_a_broker(client, settings):
 
 
 def test_metrics_tell_queues_and_tokens(client, alice, order):
-    first = lifecycle.submit(alice.account.id, order()).job
-    lifecycle.submit(alice.account.id, order(service_class="batch", n=2))
-    lifecycle.submit(alice.account.id, order())
+    first = submission.submit(alice.account.id, order()).job
+    submission.submit(alice.account.id, order(service_class="batch", n=2))
+    submission.submit(alice.account.id, order())
     lifecycle.claim(first.id, "w1")
     page = client.get("/metrics").content.decode()
     found = {name: float(value) for name, value in re.findall(r"^(kiln_[a-z_]+(?:\{[^}]*\})?) (\S+)$", page, re.M)}
@@ -124,7 +124,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_damage_between_jobs_and_holds_is_found(damage, alice, bob, order):
-    lifecycle.submit(alice.account.id, order())
+    submission.submit(alice.account.id, order())
     assert check_ledger() == "ledger ok"
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
-from marketplace.api.serializers import OrderSerializer
-from marketplace.api.serializers import order as order_of
+from marketplace.api.jobs.schemas import OrderSerializer
+from marketplace.api.jobs.schemas import order as order_of
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import request_for
 

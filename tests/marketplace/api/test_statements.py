@@ -17,7 +17,11 @@ from billing.models import Pack, Reversal, TopUp, Transfer
 from billing.payments import invoices
 from billing.prices.pricing import ImageOutcome
 from billing.tokens import debts, ledger, lots, wallets
-from marketplace.api import examples, files, invoice_pdf, money, serializers
+from marketplace.api.jobs import examples
+from marketplace.api.jobs.receipts import ReceiptBody
+from marketplace.api.money import files, invoice_pdf
+from marketplace.api.money import views as money
+from marketplace.api.money.examples import TRANSFERS
 from marketplace.jobs import lifecycle
 from marketplace.jobs.lifecycle import Result
 from tests.marketplace.people import Customer
@@ -227,11 +231,11 @@ def test_the_receipt_is_as_documented(alice, picture):
     claimed = lifecycle.claim(job, "w1")
     lifecycle.complete(claimed, [picture(claimed)], {})
     found = alice.get(f"/v1/jobs/{job}/receipt").json()
-    assert found.keys() == serializers.ReceiptBody().fields.keys() == examples.RECEIPT.keys()
+    assert found.keys() == ReceiptBody().fields.keys() == examples.RECEIPT.keys()
     for name in ("quote", "images", "steps", "cost"):
         assert found[name] == examples.RECEIPT[name]
     shown = alice.get("/v1/transfers").json()["data"][0]
-    assert all(shown.keys() == row.keys() for row in examples.TRANSFERS["data"])
+    assert all(shown.keys() == row.keys() for row in TRANSFERS["data"])
 
 
 # --- invoices ---

@@ -23,7 +23,7 @@ from marketplace.approvals.models import Request
 from marketplace.approvals.requests import AlreadyDecided, NotAllowed, OwnRequest, Refused
 from marketplace.audit.models import Record
 from marketplace.identifiers import uuid7
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, submission
 from tests.marketplace.people import check_ledger
 from tests.threads import together
 
@@ -60,7 +60,7 @@ def books_are_right(transactional_db):
 @pytest.fixture
 def job(alice, order, picture):
     """One of alice's that was charged 1.25 Tokens."""
-    made = lifecycle.submit(alice.account.id, order(), key_id=alice.key_id).job
+    made = submission.submit(alice.account.id, order(), key_id=alice.key_id).job
     lifecycle.complete(claimed := lifecycle.claim(made.id, "w1"), [picture(claimed)], {})
     return made
 
@@ -213,7 +213,7 @@ def test_what_cannot_be_carried_out_any_more_stays_pending_and_changes_nothing(d
 def debt(bob, order, picture):
     """bob spent 1.25 paid Tokens, and their payment was disputed."""
     lot = wallets.purchase(bob.account.id, 1_250, 100, "eur", "payment 1")
-    claimed = lifecycle.claim(lifecycle.submit(bob.account.id, order()).job.id, "w1")
+    claimed = lifecycle.claim(submission.submit(bob.account.id, order()).job.id, "w1")
     lifecycle.complete(claimed, [picture(claimed)], {})
     return debts.claw_back(lot, 100, "dispute", "dp_1")
 

@@ -14,7 +14,7 @@ from billing.errors import PaymentsRefused, PaymentsUnavailable
 from billing.models import Clawback, Reversal, StripeEvent, TopUp
 from billing.payments import refunds, stripe
 from billing.payments.stripe import Stripe
-from billing.tokens import lots, wallets
+from billing.tokens import lots, spending, wallets
 from devstack import processes
 from marketplace.accounts.models import Person
 from marketplace.approvals import requests
@@ -110,7 +110,7 @@ def test_a_refund_and_somebody_else_at_the_wallet_never_wait_for_each_other(shop
     owner = shop.customer.account.id
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
-            wallets.lock(owner)
+            spending.spent(owner, None, lock=True)
             asked = pool.submit(together, 1, lambda _: refund(dora, top_up, 200).status)
             assert processes.wait_until(is_anybody_waiting, 15)
             lots.position(owner)

@@ -17,7 +17,7 @@ from billing.tokens import debts, wallets
 from marketplace.accounts.models import ApiKey, Person
 from marketplace.approvals.models import Request
 from marketplace.console import tables
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.models import Job, Worker
 
 pytestmark = pytest.mark.django_db
@@ -68,7 +68,7 @@ def queries(client, path):
 
 
 def job_of(customer, order, **changes):
-    return lifecycle.submit(customer.account.id, order(**changes), key_id=customer.key_id).job
+    return submission.submit(customer.account.id, order(**changes), key_id=customer.key_id).job
 
 
 def delivered(customer, order, picture, **changes):

@@ -10,7 +10,7 @@ from redis import Redis
 from devstack.processes import wait_until
 from inference.engine import Engine
 from inference.models import qwen_image
-from marketplace.jobs import lifecycle
+from marketplace.jobs import submission
 from marketplace.jobs.models import Job
 from marketplace.jobs.models import Worker as WorkerRow
 from marketplace.jobs.worker import Worker
@@ -43,10 +43,10 @@ def test_a_worker_whose_engine_broke_ends(alice, order, told_to_end):
     worker.start()
     broken.set()
     try:
-        first = lifecycle.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
+        first = submission.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
         worker.fire(first)
         assert told_to_end.wait(10)
-        second = lifecycle.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
+        second = submission.submit(alice.account.id, order(width=128, height=128, steps=2)).job.id
         worker.fire(second)
         assert set(Job.objects.values_list("status", "dispatched_at")) == {("queued", None)}
         assert alice.balance == (1_000_000 - 2 * Job.objects.get(id=first).quoted, 2 * Job.objects.get(id=first).quoted)

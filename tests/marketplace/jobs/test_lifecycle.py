@@ -12,7 +12,7 @@ from billing.errors import InsufficientTokens
 from billing.prices import price_lists
 from billing.prices.pricing import ImageOutcome
 from billing.tokens import wallets
-from marketplace.jobs import lifecycle, storage, sweeper
+from marketplace.jobs import lifecycle, storage, submission, sweeper
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused, LeaseLost, NotCancelable, NotFound
 from marketplace.jobs.lifecycle import Result
 from marketplace.jobs.models import Job
@@ -23,7 +23,7 @@ UNIT = 1250
 
 
 def running(customer, wanted, worker="w1"):
-    job = lifecycle.submit(customer.account.id, wanted).job
+    job = submission.submit(customer.account.id, wanted).job
     claimed = lifecycle.claim(job.id, worker)
     assert claimed is not None
     return claimed
@@ -128,7 +128,7 @@ def test_what_each_outcome_costs(ending, status, charge, alice, order, picture):
 
 
 def test_a_job_canceled_in_the_queue_costs_nothing_and_is_never_claimed(alice, order):
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     assert lifecycle.cancel(alice.account.id, job.id).status == "canceled"
     assert alice.balance == (1_000_000, 0)
     assert lifecycle.claim(job.id, "w1") is None
@@ -136,7 +136,7 @@ def test_a_job_canceled_in_the_queue_costs_nothing_and_is_never_claimed(alice, o
 
 def test_a_job_whose_hold_ran_out_in_the_queue_fails_for_nothing(alice, order, settings):
     settings.HOLD_SECONDS = 1
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")
         cursor.execute("UPDATE billing_hold SET expires_at = now() - interval '1 s' WHERE reference = %s", [job.id])
@@ -151,15 +151,15 @@ def test_a_job_whose_hold_ran_out_in_the_queue_fails_for_nothing(alice, order, s
 
 def test_too_few_tokens_leave_no_job_and_no_hold(bob, order):
     with pytest.raises(InsufficientTokens) as refused:
-        lifecycle.submit(bob.account.id, order())
+        submission.submit(bob.account.id, order())
     assert (refused.value.available, refused.value.needed) == (0, UNIT)
     assert not Job.objects.exists()
 
 
 def test_a_quote_above_max_cost_is_refused(alice, order):
     with pytest.raises(CostAboveMaximum):
-        lifecycle.submit(alice.account.id, order(max_cost=UNIT - 1))
-    assert lifecycle.submit(alice.account.id, order(max_cost=UNIT)).job.quoted == UNIT
+        submission.submit(alice.account.id, order(max_cost=UNIT - 1))
+    assert submission.submit(alice.account.id, order(max_cost=UNIT)).job.quoted == UNIT
 
 
 def test_the_price_stays_what_was_quoted(alice, order, picture):
@@ -167,7 +167,7 @@ def test_the_price_stays_what_was_quoted(alice, order, picture):
     listed = vars(price_lists.current()) | {"base_cost": 200_000}
     price_lists.publish(**{name: value for name, value in listed.items() if name != "version"})
     price_lists.forget()
-    assert lifecycle.quote(order()).total == 2 * UNIT
+    assert submission.quote(order()).total == 2 * UNIT
     lifecycle.complete(job, [picture(job)], {})
     assert now(job).captured == UNIT
 
@@ -176,17 +176,17 @@ def test_the_price_stays_what_was_quoted(alice, order, picture):
 
 
 def test_the_same_key_and_order_buy_once(alice, order):
-    first = lifecycle.submit(alice.account.id, order(), idempotency_key="k")
-    again = lifecycle.submit(alice.account.id, order(), idempotency_key="k")
+    first = submission.submit(alice.account.id, order(), idempotency_key="k")
+    again = submission.submit(alice.account.id, order(), idempotency_key="k")
     assert (first.replayed, again.replayed) == (False, True)
     assert first.job.id == again.job.id
     assert alice.balance[1] == UNIT
 
 
 def test_the_same_key_with_another_order_is_refused(alice, order):
-    lifecycle.submit(alice.account.id, order(), idempotency_key="k")
+    submission.submit(alice.account.id, order(), idempotency_key="k")
     with pytest.raises(KeyReused):
-        lifecycle.submit(alice.account.id, order(seed=8), idempotency_key="k")
+        submission.submit(alice.account.id, order(seed=8), idempotency_key="k")
     assert Job.objects.count() == 1
 
 
@@ -194,8 +194,8 @@ def test_two_customers_may_use_the_same_key(alice, order):
     from tests.marketplace.people import customer
 
     carol = customer("carol", 10)
-    lifecycle.submit(alice.account.id, order(), idempotency_key="k")
-    assert not lifecycle.submit(carol.account.id, order(), idempotency_key="k").replayed
+    submission.submit(alice.account.id, order(), idempotency_key="k")
+    assert not submission.submit(carol.account.id, order(), idempotency_key="k").replayed
 
 
 @pytest.mark.django_db(transaction=True)
@@ -204,7 +204,7 @@ def test_a_key_sent_by_eight_threads_at_once_buys_once(alice, order):
 
     def buy():
         start.wait()
-        made.append(lifecycle.submit(alice.account.id, order(), idempotency_key="k").job.id)
+        made.append(submission.submit(alice.account.id, order(), idempotency_key="k").job.id)
         connection.close()
 
     threads = [threading.Thread(target=buy) for _ in range(8)]
@@ -221,14 +221,14 @@ def test_a_key_sent_by_eight_threads_at_once_buys_once(alice, order):
 
 
 def test_a_message_delivered_twice_starts_one_worker(alice, order):
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     assert lifecycle.claim(job.id, "w1") is not None
     assert lifecycle.claim(job.id, "w2") is None
 
 
 @pytest.mark.django_db(transaction=True)
 def test_of_eight_workers_one_gets_the_job(alice, order):
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     won, start = [], threading.Barrier(8)
 
     def reach(name):
@@ -317,7 +317,7 @@ def test_a_job_given_back_waits_at_once_and_its_attempt_is_not_counted(alice, or
 
 
 def test_canceling_again_changes_nothing(alice, order):
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     first = lifecycle.cancel(alice.account.id, job.id)
     again = lifecycle.cancel(alice.account.id, job.id)
     assert first.finished_at == again.finished_at
@@ -332,7 +332,7 @@ def test_a_finished_job_cannot_be_canceled(alice, order, picture):
 
 
 def test_nobody_cancels_another_customers_job(alice, bob, order):
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     with pytest.raises(NotFound):
         lifecycle.cancel(bob.account.id, job.id)
     with pytest.raises(NotFound):
@@ -357,8 +357,8 @@ def test_pictures_of_lost_attempts_are_deleted(alice, order, picture):
 
 def test_a_key_whose_job_emptied_the_wallet_is_replayed_and_not_refused(bob, order):
     wallets.grant(bob.account.id, UNIT, "just enough")
-    first = lifecycle.submit(bob.account.id, order(), idempotency_key="k")
-    assert lifecycle.submit(bob.account.id, order(), idempotency_key="k").job.id == first.job.id
+    first = submission.submit(bob.account.id, order(), idempotency_key="k")
+    assert submission.submit(bob.account.id, order(), idempotency_key="k").job.id == first.job.id
 
 
 def test_cleaning_up_an_attempt_leaves_the_next_ones_pictures(alice, order, picture):
@@ -378,4 +378,4 @@ def test_cleaning_up_an_attempt_leaves_the_next_ones_pictures(alice, order, pict
 def test_a_job_is_bought_also_where_nobody_can_be_woken(alice, order, monkeypatch):
     monkeypatch.setattr(lifecycle.outbox, "CHANNEL", "not a channel")
     monkeypatch.setattr(lifecycle.outbox, "_last_wake", 0.0)
-    assert lifecycle.submit(alice.account.id, order()).job.status == "queued"
+    assert submission.submit(alice.account.id, order()).job.status == "queued"

@@ -6,7 +6,7 @@ import pytest
 from django.conf import settings
 from redis import Redis
 
-from marketplace.jobs import lifecycle, outbox, sweeper
+from marketplace.jobs import lifecycle, outbox, submission, sweeper
 from marketplace.jobs.models import Job
 
 pytestmark = [pytest.mark.django_db]
@@ -25,7 +25,7 @@ def depth(broker):
 
 
 def submit(customer, order, count, service_class="standard"):
-    return [lifecycle.submit(customer.account.id, order(service_class=service_class)).job.id for _ in range(count)]
+    return [submission.submit(customer.account.id, order(service_class=service_class)).job.id for _ in range(count)]
 
 
 def send_long_ago():

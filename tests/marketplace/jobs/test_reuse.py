@@ -11,7 +11,7 @@ from billing.prices import pricing
 from inference.engine import Engine
 from inference.latent_cache.mapping import Mapping, Point
 from inference.models import catalog
-from marketplace.jobs import lifecycle, metrics, reuse
+from marketplace.jobs import metrics, reuse, submission
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Worker
 from tests.marketplace.people import customer
@@ -53,7 +53,7 @@ def worker(tmp_path, settings):
 def buy(worker, order):
     def make(who, prompt=ONE, **changes):
         wanted = {"width": 64, "height": 64, "steps": STEPS, "cache": "on", "prompt": prompt, **changes}
-        job = lifecycle.submit(who.account.id, order(**wanted)).job
+        job = submission.submit(who.account.id, order(**wanted)).job
         worker.fire(job.id)
         worker.reuse[0].flush()
         return Job.objects.get(id=job.id), who.get(f"/v1/jobs/{job.id}").json()

@@ -11,7 +11,7 @@ from django.db import DataError, OperationalError, connection, transaction
 from billing.errors import InsufficientTokens
 from billing.tokens import wallets
 from marketplace.accounts import keys
-from marketplace.jobs import lifecycle, submission
+from marketplace.jobs import submission
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused
 from marketplace.jobs.grouping import Group
 from marketplace.jobs.models import Job
@@ -92,7 +92,7 @@ def buy(order):
 
     def make(someone, *, idempotency_key=None, **changes):
         wanted = order(**changes)
-        return lambda: lifecycle.submit(
+        return lambda: submission.submit(
             someone.account.id, wanted, key_id=someone.key_id, idempotency_key=idempotency_key
         )
 
@@ -259,7 +259,7 @@ def test_a_replay_is_given_also_where_it_would_now_be_too_dear(alice, buy, order
     def dearer(order):
         raise CostAboveMaximum(2 * UNIT, UNIT)
 
-    monkeypatch.setattr(lifecycle, "quote", dearer)
+    monkeypatch.setattr(submission, "quote", dearer)
     assert buy(alice, idempotency_key="k", max_cost=UNIT)().job.id == first.job.id
     with pytest.raises(CostAboveMaximum):
         buy(alice, max_cost=UNIT)()

@@ -12,7 +12,7 @@ from django.utils import timezone
 from redis import Redis
 
 from billing.tokens import wallets
-from marketplace.jobs import lifecycle, outbox, sweeper
+from marketplace.jobs import lifecycle, outbox, submission, sweeper, turns
 from marketplace.jobs.models import Job
 
 pytestmark = [pytest.mark.django_db]
@@ -32,7 +32,7 @@ def rich(bob):
 
 
 def submit(customer, order, count=1, now=None, **changes):
-    found = [lifecycle.submit(customer.account.id, order(**changes)).job.id for _ in range(count)]
+    found = [submission.submit(customer.account.id, order(**changes)).job.id for _ in range(count)]
     outbox.send_waiting(now)
     return found
 
@@ -46,7 +46,7 @@ def test_one_job_is_not_kept_waiting_by_another_accounts_many(alice, bob, order)
     many = submit(alice, order, 20)
     assert [claimed(many[0]), claimed(many[1])] == many[:2]
     (one,) = submit(bob, order)
-    assert lifecycle.queue_position(Job.objects.get(id=one)) == 2
+    assert turns.queue_position(Job.objects.get(id=one)) == 2
     assert [claimed(many[2]), claimed(many[3])] == [many[2], one]
     assert [claimed(message) for message in (*many[4:], one)] == many[3:]
 

@@ -12,7 +12,7 @@ from redis import Redis
 from billing.models import Transfer
 from billing.tokens import wallets
 from devstack import processes
-from marketplace.jobs import lifecycle, storage
+from marketplace.jobs import lifecycle, storage, submission, turns
 from marketplace.jobs.models import Job
 from tests.marketplace.sites import Site, until_ended
 
@@ -33,7 +33,7 @@ def site(tmp_path, transactional_db):
 
 
 def submit(customer, wanted):
-    return lifecycle.submit(customer.account.id, wanted).job.id
+    return submission.submit(customer.account.id, wanted).job.id
 
 
 def at_step(job_id, step):
@@ -88,7 +88,7 @@ def test_long_jobs_of_one_account_keep_neither_another_nor_a_higher_class_waitin
     until_ended(site, [urgent], 30)
     assert Job.objects.get(id=urgent).status == "succeeded"
     modest = submit(bob, order(**quick, service_class="batch"))
-    assert processes.wait_until(lambda: lifecycle.queue_position(Job.objects.get(id=modest)) == 2, 10)
+    assert processes.wait_until(lambda: turns.queue_position(Job.objects.get(id=modest)) == 2, 10)
     for job_id in long[:2]:
         lifecycle.cancel(alice.account.id, job_id)
     until_ended(site, [modest], 30)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from inference.errors import AdapterUnavailable, BrokenPicture, Canceled, EngineFault, EngineStopped
 from inference.state import Picture
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Task, Worker, _steps_to_pay
 
@@ -61,7 +61,7 @@ def test_a_canceled_job_does_not_pay_for_pictures_that_failed():
 
 @pytest.mark.parametrize("error", [BrokenPicture("nan"), AdapterUnavailable("no such file")], ids=repr)
 def test_what_would_fail_again_is_not_tried_again(worker, engine, alice, order, error):
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     engine.ends = [ended(error)]
     worker.fire(job.id)
     assert Job.objects.get(id=job.id).status == "failed"
@@ -71,7 +71,7 @@ def test_what_would_fail_again_is_not_tried_again(worker, engine, alice, order, 
 @pytest.mark.parametrize(("errors", "attempt"), [([None, "stopped"], 0), (["fault", "stopped"], 1)])
 def test_only_a_job_whose_own_picture_broke_the_engine_loses_its_attempt(worker, engine, alice, order, errors, attempt):
     raised = {None: None, "stopped": EngineStopped("the engine stopped"), "fault": EngineFault("a CUDA error")}
-    job = lifecycle.submit(alice.account.id, order(n=2)).job
+    job = submission.submit(alice.account.id, order(n=2)).job
     engine.ends = [ended(raised[each]) for each in errors]
     worker.fire(job.id)
     job.refresh_from_db()
@@ -80,7 +80,7 @@ def test_only_a_job_whose_own_picture_broke_the_engine_loses_its_attempt(worker,
 
 def test_a_picture_that_no_storage_takes_is_tried_again(worker, engine, alice, order, settings):
     settings.STORAGES = settings.STORAGES | {"images": {"BACKEND": f"{__name__}.FullStorage"}}
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     engine.ends = [ended()]
     worker.fire(job.id)
     job.refresh_from_db()
@@ -88,7 +88,7 @@ def test_a_picture_that_no_storage_takes_is_tried_again(worker, engine, alice, o
 
 
 def test_a_retry_by_the_same_worker_keeps_its_heartbeat(worker, engine, alice, order):
-    job = lifecycle.submit(alice.account.id, order()).job
+    job = submission.submit(alice.account.id, order()).job
     successor = Task(None, [])
 
     def another_thread_takes_the_retry():

@@ -12,7 +12,7 @@ from billing.prices import pricing
 from billing.tokens import proof, wallets
 from marketplace.accounts import customers
 from marketplace.addresses import ROOT
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.models import Image, Job
 from marketplace.jobs.orders import JobOrder
 from marketplace.maintenance import agreement
@@ -27,7 +27,7 @@ def jobs() -> Job:
     """One job of 15 Tokens that was delivered and one that waits; the first of them."""
     customer = customers.create("alice@example.com").id
     wallets.grant(customer, 1_000_000, "start")
-    done, _ = (lifecycle.submit(customer, PICTURE).job for _ in range(2))
+    done, _ = (submission.submit(customer, PICTURE).job for _ in range(2))
     job = lifecycle.claim(done.id, "worker")
     image = Image(job=job, index=0, path="x", media_type="image/png", sha256="", width=1, height=1, size=1, seed=1)
     lifecycle.complete(job, [lifecycle.Result(pricing.ImageOutcome(True, 30), image)], {})

@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI description: one order, its price, its job before and after."""
+"""Examples for the OpenAPI description: one order, its price, its job before and after, its receipt."""
 
 from __future__ import annotations
 
@@ -78,33 +78,6 @@ SUCCEEDED = QUEUED | {
     },
 }
 
-TRANSFERS: dict[str, Any] = {
-    "data": [
-        {
-            "id": 4712,
-            "kind": "capture",
-            "amount": "-0.365",
-            "balance": "43999.635",
-            "job": "01a1fc35-d9b0-7c28-b357-b63e93188538",
-            "topup": None,
-            "url": "/v1/jobs/01a1fc35-d9b0-7c28-b357-b63e93188538",
-            "memo": "",
-            "created_at": "2026-11-21T03:45:51.737Z",
-        },
-        {
-            "id": 4701,
-            "kind": "grant",
-            "amount": "4000",
-            "balance": "44000",
-            "job": None,
-            "topup": "01a1fc31-2f50-7d3c-9a63-0d4f6b1c2e77",
-            "url": "/v1/topups/01a1fc31-2f50-7d3c-9a63-0d4f6b1c2e77",
-            "memo": "bonus of pack medium",
-            "created_at": "2026-11-21T03:40:12.004Z",
-        },
-    ],
-    "next_cursor": "4701",
-}
 RECEIPT: dict[str, Any] = {
     "job": QUEUED["id"],
     "status": "succeeded",
@@ -147,34 +120,4 @@ bought = [
     OpenApiExample("after Prefer: wait=60", SUCCEEDED, response_only=True, status_codes=["202"]),
 ]
 seen = [OpenApiExample("succeeded", SUCCEEDED, response_only=True, status_codes=["200"])]
-
-AUTOMATIC = {"pack": "medium", "currency": "eur", "threshold": "500", "daily_cap": "60.00"}
-STANDING = {
-    "status": "on",
-    "reason": None,
-    "pack": {
-        "name": "medium",
-        "version": 1,
-        "tokens": "40000",
-        "bonus": "4000",
-        "prices": {"eur": "20.00", "usd": "20.00"},
-    },
-    "price": "20.00",
-    "currency": "eur",
-    "threshold": "500",
-    "daily_cap": "60.00",
-    "card": {"brand": "visa", "last4": "4242", "exp_month": 12, "exp_year": 2034},
-    "card_url": None,
-    "retry_at": None,
-    "pending": None,
-    "created_at": "2026-11-21T03:45:50.000Z",
-}
-UNSAVED = STANDING | {"status": "waiting_for_card", "card": None, "card_url": "https://checkout.stripe.com/c/pay/cs_…"}
-
-automatic_seen = [OpenApiExample("on", STANDING, response_only=True, status_codes=["200"])]
-automatic_ordered = [
-    OpenApiExample("below 500 Tokens", AUTOMATIC, request_only=True),
-    OpenApiExample("a card is to be saved", UNSAVED, response_only=True, status_codes=["200"]),
-]
-statement = [OpenApiExample("a charge and a bonus", TRANSFERS, response_only=True, status_codes=["200"])]
 receipt = [OpenApiExample("paid with granted Tokens", RECEIPT, response_only=True, status_codes=["200"])]

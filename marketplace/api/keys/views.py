@@ -12,10 +12,9 @@ from rest_framework.views import APIView
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import ApiKey
-from marketplace.api import representations
+from marketplace.api.bodies import ObjectParser
 from marketplace.api.errors import Problem, not_found
-from marketplace.api.fields import ObjectParser
-from marketplace.api.serializers import KeyBody, KeyChange, KeyList, KeyOrder, NewKeyBody
+from marketplace.api.keys.schemas import KeyBody, KeyChange, KeyList, KeyOrder, NewKeyBody
 from marketplace.audit import trail
 
 MAX_LIVE_KEYS = 100
@@ -34,7 +33,7 @@ class Keys(APIView):
     @extend_schema(responses={200: KeyList}, summary="List API keys")
     def get(self, request: Request) -> Response:
         rows = ApiKey.objects.filter(account_id=caller(request).account_id).order_by("-id")[:1000]
-        return Response({"data": [representations.key(row) for row in rows]})
+        return Response(KeyList.show(rows))
 
     @extend_schema(request=KeyOrder, responses={201: NewKeyBody}, summary="Make an API key")
     def post(self, request: Request) -> Response:
@@ -50,7 +49,7 @@ class Keys(APIView):
             raise Problem(409, "conflict", "too_many_keys", f"Revoke one of your {MAX_LIVE_KEYS} keys first.")
         with trail.acting(f"account {account_id}"):
             row, secret = keys.issue(account_id, **order.validated_data)
-        return Response({**representations.key(row), "key": secret}, status=201)
+        return Response(NewKeyBody.show(row, key=secret), status=201)
 
 
 class OneKey(APIView):
@@ -70,7 +69,7 @@ class OneKey(APIView):
             row = keys.change(account_id, key_id, **change.validated_data)
         if row is None:
             raise not_found("API key")
-        return Response(representations.key(row))
+        return Response(KeyBody.show(row))
 
     @extend_schema(responses={200: KeyBody}, summary="Revoke an API key")
     def delete(self, request: Request, key_id: UUID) -> Response:
@@ -80,4 +79,4 @@ class OneKey(APIView):
             row = keys.revoke(account_id, key_id)
         if row is None:
             raise not_found("API key")
-        return Response(representations.key(row))
+        return Response(KeyBody.show(row))

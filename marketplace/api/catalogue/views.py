@@ -9,11 +9,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from inference.models import catalog
-from marketplace.api import representations
-from marketplace.api.serializers import ModelList
+from marketplace.api.catalogue.schemas import ModelList
 
 
 class Models(APIView):
     @extend_schema(responses={200: ModelList}, summary="List the models served, with their limits and defaults")
     def get(self, request: Request) -> Response:
-        return Response({"data": [representations.model(catalog.card(settings.MODEL))]})
+        return Response(ModelList.show([catalog.card(settings.MODEL)]))

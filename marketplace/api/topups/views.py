@@ -15,19 +15,19 @@ from billing.payments import checkout, stripe
 from billing.prices import packs
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
-from marketplace.api import representations
+from marketplace.api.addresses import absolute
+from marketplace.api.bodies import ObjectParser
 from marketplace.api.errors import not_found
-from marketplace.api.fields import ObjectParser
-from marketplace.api.jobs import idempotency_key
-from marketplace.api.pages import page
-from marketplace.api.serializers import ListQuery, PackList, TopUpBody, TopUpList, TopUpOrder
+from marketplace.api.headers import idempotency_key
+from marketplace.api.pages import ListQuery, page
+from marketplace.api.topups.schemas import PackList, TopUpBody, TopUpList, TopUpOrder
 from marketplace.identifiers import uuid7
 
 
 class Packs(APIView):
     @extend_schema(responses={200: PackList}, summary="List the Token packs on sale")
     def get(self, request: Request) -> Response:
-        return Response({"data": [representations.pack(row) for row in packs.offered()]})
+        return Response(PackList.show(packs.offered()))
 
 
 class TopUps(APIView):
@@ -53,7 +53,7 @@ class TopUps(APIView):
         wanted = pages(request, account_id, order.validated_data, f"/topups/{topup_id}")
         top_up, replayed = checkout.buy(stripe.from_settings(), topup_id, account_id, wanted, key)
         headers = {"Location": f"/v1/topups/{top_up.id}"} | ({"Idempotent-Replayed": "true"} if replayed else {})
-        return Response(representations.top_up(top_up), status=201, headers=headers)
+        return Response(TopUpBody.show(top_up), status=201, headers=headers)
 
     @extend_schema(parameters=[ListQuery], responses={200: TopUpList}, summary="List top-ups, newest first")
     def get(self, request: Request) -> Response:
@@ -61,7 +61,7 @@ class TopUps(APIView):
         query.is_valid(raise_exception=True)
         mine = TopUp.objects.filter(owner=caller(request).account_id).select_related("pack").order_by("-id")
         rows, following = page(mine, query.validated_data)
-        return Response({"data": [representations.top_up(row) for row in rows], "next_cursor": following})
+        return Response(TopUpList.show(rows, next_cursor=following))
 
 
 class OneTopUp(APIView):
@@ -71,12 +71,12 @@ class OneTopUp(APIView):
         row = mine.filter(id=topup_id).select_related("pack").first()
         if row is None:
             raise not_found("top-up")
-        return Response(representations.top_up(row))
+        return Response(TopUpBody.show(row))
 
 
 def pages(request: Request, account_id: UUID, body: dict[str, Any], ours: str) -> checkout.Order:
     """The order of a body that has a pack, and where Stripe's pages lead: to `ours` where it does not say."""
-    home = representations.absolute(request, ours)
+    home = absolute(request, ours)
     email = Account.objects.values_list("owner__email", flat=True).get(id=account_id)
     places = body.get("success_url", home), body.get("cancel_url", home)
     return checkout.Order(body["pack"], body["currency"], *places, email, dict(body), body.get("save_card", False))

@@ -1,9 +1,8 @@
-"""Receipts of jobs, and monthly invoices as PDF."""
+"""Monthly invoices, listed and as PDF."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import UUID
 
 from django.http import HttpResponse
 from drf_spectacular.utils import extend_schema
@@ -11,37 +10,30 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing.models import Hold, Transfer
 from billing.payments import invoices
-from billing.tokens import lots
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
-from marketplace.api import examples, files, invoice_pdf, representations
+from marketplace.api.bodies import Body
 from marketplace.api.errors import not_found
-from marketplace.api.serializers import InvoiceList, ReceiptBody
-from marketplace.jobs.models import Job
+from marketplace.api.fields import Flag, Text
+from marketplace.api.money import files, invoice_pdf
 
 
-class Receipt(APIView):
-    @extend_schema(responses={200: ReceiptBody}, examples=examples.receipt, summary="See what a job cost, and why")
-    def get(self, request: Request, job_id: UUID) -> Response:
-        """Each factor of the price, what became of each picture, the hold, and the lots that paid.
+class InvoiceBody(Body):
+    month = Text(of=lambda invoice: f"{invoice.first:%Y-%m}", help_text='e.g. "2026-11"; months end by UTC.')
+    number = Text()
+    final = Flag(of="row.is_final", help_text="False while the month is not over.")
+    url = Text(of=lambda invoice: f"/v1/invoices/{invoice.first:%Y-%m}.pdf", help_text="The PDF.")
 
-        While the job is not over, nothing is charged and there are no `images` yet.
-        """
-        job = Job.objects.filter(account_id=caller(request).account_id, id=job_id).first()
-        if job is None:
-            raise not_found("job")
-        cost = lots.cost(job.id)
-        moves = Transfer.objects.filter(reference=job.id, kind__in=representations.OF_JOBS).order_by("id")
-        return Response(representations.receipt(job, Hold.objects.get(reference=job.id), list(moves), cost))
+
+class InvoiceList(Body):
+    data = InvoiceBody(many=True, of="row")  # type: ignore[assignment]
 
 
 class Invoices(APIView):
     @extend_schema(responses={200: InvoiceList}, summary="List your monthly invoices, newest first")
     def get(self, request: Request) -> Response:
-        account_id = caller(request).account_id
-        return Response({"data": [representations.invoice(each) for each in invoices.months(account_id)]})
+        return Response(InvoiceList.show(invoices.months(caller(request).account_id)))
 
 
 class InvoicePdf(APIView):

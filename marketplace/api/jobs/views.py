@@ -1,8 +1,7 @@
-"""Jobs and quotes over HTTP: parse, call one verb of the lifecycle, render."""
+"""Jobs and quotes over HTTP: parse, call one verb, show."""
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -19,20 +18,17 @@ from rest_framework.views import APIView
 
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import ApiKeyAuthentication, caller
-from marketplace.api import examples, representations
-from marketplace.api.errors import invalid, not_found
-from marketplace.api.fields import ObjectParser
+from marketplace.api.bodies import ObjectParser
+from marketplace.api.errors import not_found
+from marketplace.api.headers import MAX_WAIT, idempotency_key, preferred_wait
+from marketplace.api.jobs import examples, schemas
+from marketplace.api.jobs.schemas import JobBody, JobList, JobListQuery, OrderSerializer, QuoteBody
 from marketplace.api.pages import page
-from marketplace.api.serializers import JobBody, JobList, JobListQuery, OrderSerializer, QuoteBody
-from marketplace.api.serializers import order as read_order
-from marketplace.jobs import lifecycle
+from marketplace.jobs import lifecycle, submission, turns
 from marketplace.jobs.models import Image, Job
 
-MAX_WAIT = 60
 # A waiting client occupies a thread of the web server; beyond these the answer comes at once.
 WAITERS = threading.BoundedSemaphore(4)
-IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,4})(?:$|[,;\s])")
 
 
 class Quotes(APIView):
@@ -41,7 +37,7 @@ class Quotes(APIView):
     @extend_schema(request=OrderSerializer, responses={200: QuoteBody}, examples=examples.quoted, summary="Price a job")
     def post(self, request: Request) -> Response:
         """What a job would cost, factor by factor. Nothing is stored or held."""
-        return Response(representations.quote(lifecycle.quote(read_order(request.data))))
+        return Response(QuoteBody.show(submission.quote(schemas.order(request.data)).as_json()))
 
 
 class Jobs(APIView):
@@ -74,8 +70,8 @@ class Jobs(APIView):
     def post(self, request: Request) -> Response:
         """Holds the price and queues the job. Poll the `Location`, or send `Prefer: wait=60`."""
         key, wait = idempotency_key(request), preferred_wait(request)
-        order = read_order(request.data)
-        submitted = lifecycle.submit(
+        order = schemas.order(request.data)
+        submitted = submission.submit(
             caller(request).account_id, order, key_id=caller(request).key_id, idempotency_key=key
         )
         job, position = submitted.job, submitted.queue_position
@@ -95,8 +91,8 @@ class Jobs(APIView):
         if status := query.validated_data.get("status"):
             mine = mine.filter(status=status)
         rows, following = page(mine.prefetch_related("images"), query.validated_data)
-        data = [representations.job(row, list(row.images.all()), request._request) for row in rows]
-        return Response({"data": data, "next_cursor": following})
+        data = [schemas.show(row, list(row.images.all()), request._request) for row in rows]
+        return Response(JobList.show(data=data, next_cursor=following))
 
 
 class OneJob(APIView):
@@ -117,20 +113,7 @@ class CancelJob(APIView):
 
 def one(job: Job, request: Request, position: int | None = None) -> dict[str, Any]:
     images = list(Image.objects.filter(job_id=job.id)) if job.is_final else []
-    return representations.job(job, images, request._request, position or lifecycle.queue_position(job))
-
-
-def idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-        raise invalid("Idempotency-Key", "Must be 1 to 255 visible ASCII characters.")
-    return key
-
-
-def preferred_wait(request: Request) -> int:
-    """Seconds, at most 60; 0 without the preference. An unknown preference is ignored, as RFC 7240 asks."""
-    found = PREFER_WAIT.search(request.headers.get("Prefer", ""))
-    return min(int(found[1]), MAX_WAIT) if found else 0
+    return schemas.show(job, images, request._request, position or turns.queue_position(job))
 
 
 def wait_for(job: Job, seconds: int) -> Job:

@@ -16,10 +16,9 @@ from rest_framework.views import APIView
 from billing.tokens import debts, ledger, lots
 from marketplace.accounts import caps
 from marketplace.accounts.authentication import caller
-from marketplace.api import examples, files, representations
 from marketplace.api.errors import invalid
-from marketplace.api.representations import transfer
-from marketplace.api.serializers import BalanceBody, TransferBody, TransferList, TransferQuery
+from marketplace.api.money import examples, files, schemas
+from marketplace.api.money.schemas import BalanceBody, TransferBody, TransferList, TransferQuery
 
 CSV_PAGE = 1000
 
@@ -36,7 +35,7 @@ class Balance(APIView):
         account_id, key_id = caller(request).account_id, caller(request).key_id
         found = lots.position(account_id)
         budgets = caps.budgets(account_id, key_id)
-        return Response(representations.balance(found, debts.of(account_id), budgets, key_id))
+        return Response(schemas.show_balance(found, debts.of(account_id), budgets, key_id))
 
 
 class Transfers(APIView):
@@ -58,8 +57,8 @@ class Transfers(APIView):
             raise invalid("cursor", "Must be the next_cursor of an earlier answer.")
         kinds = query.validated_data.get("kind")
         rows = ledger.statement(caller(request).account_id, int(cursor) if cursor else None, limit + 1, kinds)
-        data = [representations.transfer(row) for row in rows[:limit]]
-        return Response({"data": data, "next_cursor": str(rows[limit - 1].id) if len(rows) > limit else None})
+        following = str(rows[limit - 1].id) if len(rows) > limit else None
+        return Response(TransferList.show(rows[:limit], next_cursor=following))
 
 
 class TransfersCsv(APIView):
@@ -88,7 +87,7 @@ def csv_lines(owner: UUID, kinds: list[str] | None) -> Iterator[str]:
         found = ledger.statement(owner, before, CSV_PAGE, kinds)
         connection.close()
         more = len(found) == CSV_PAGE
-        yield "".join(line.writerow(files.plain(value) for value in transfer(row).values()) for row in found)
+        yield "".join(line.writerow(map(files.plain, TransferBody.show(row).values())) for row in found)
         before = found[-1].id if found else None
 
 

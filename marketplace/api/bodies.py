@@ -1,0 +1,110 @@
+"""Bodies: what requests may say, and what answers show. Every field is declared once, in a body of its resource.
+
+A request is checked by its body and an answer is shown by its body; the OpenAPI description is made from both. Showing
+makes plain dicts and asks nothing of REST framework, whose own way to them takes several times as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import IO, Any, ClassVar
+
+from rest_framework import serializers
+from rest_framework.exceptions import ParseError
+from rest_framework.fields import empty
+from rest_framework.parsers import JSONParser
+
+from marketplace.api.fields import Shown
+
+
+class ObjectParser(JSONParser):
+    """A JSON object, else 400."""
+
+    def parse(self, stream: IO[Any], media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
+        try:
+            data = super().parse(stream, media_type, parser_context)
+        except RecursionError as error:
+            raise ParseError("The JSON is nested too deeply.") from error
+        if not isinstance(data, dict):
+            raise ParseError("The body must be a JSON object.")
+        return data
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """Refuses fields that it does not have, and names them."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Checks what was sent; the rest takes its field's default, or is left out where there is none."""
+        if not isinstance(data, dict):
+            return super().to_internal_value(data)
+        if unknown := data.keys() - self.fields.keys():
+            raise serializers.ValidationError({unknown.pop()[:50]: ["This field is unknown."]}, code="unknown_field")
+        values: dict[str, Any] = {}
+        errors: dict[str, Any] = {}
+        for name, field in self.fields.items():
+            try:
+                if name in data:
+                    values[name] = field.run_validation(data[name])
+                    if check := getattr(self, f"validate_{name}", None):
+                        values[name] = check(values[name])
+                elif field.required:
+                    field.fail("required")
+                elif field.default is not empty:
+                    values[name] = field.get_default()
+            except serializers.ValidationError as error:
+                errors[name] = error.detail
+        if errors:
+            raise serializers.ValidationError(errors)
+        return values
+
+
+def _compiled(fields: Mapping[str, Any], stored: bool) -> Callable[..., dict[str, Any]]:
+    """From a row to its body: one dict display, as it would be written by hand, made as dataclasses make their methods.
+
+    What fields are given are its keyword arguments, as JSON. A loop over the fields would take half as long again over
+    a job, since it calls something for each.
+    """
+    given = [name for name, field in fields.items() if _declared(field).given]
+    names: dict[str, Any] = {}
+    entries = ", ".join(f"{name!r}: {_expression(name, field, stored, names)}" for name, field in fields.items())
+    exec(f"def show(row=None, /{''.join(f', {name}' for name in ('*', *given) if given)}): return {{{entries}}}", names)
+    return names["show"]  # type: ignore[no-any-return]
+
+
+def _expression(name: str, field: Any, stored: bool, names: dict[str, Any]) -> str:
+    """A field's JSON as an expression; the functions that it calls are put among the `names`."""
+    declared = _declared(field)
+    if declared.given:
+        return name
+    names[f"find_{name}"], names[f"show_{name}"] = declared.of, declared.show
+    own = f"row[{name!r}]" if stored else f"row.{name}"
+    found = f"find_{name}(row)" if callable(declared.of) else declared.of or own
+    if stored or declared.show is None:
+        return found
+    if declared is not field:
+        return f"[show_{name}(each) for each in {found}]"
+    if field.allow_null:
+        return f"None if (found := {found}) is None else show_{name}(found)"
+    return f"show_{name}({found})"
+
+
+def _declared(field: Any) -> Any:
+    """Of `many` bodies the one."""
+    return field.child if isinstance(field, serializers.ListSerializer) else field
+
+
+class Body(Shown, serializers.Serializer[Any]):
+    """An answer or a part of one. `show` makes it of a row (or of what has the attributes) and of what is given."""
+
+    stored: ClassVar[bool] = False
+    show: ClassVar[Callable[..., dict[str, Any]]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.show = staticmethod(_compiled(cls._declared_fields, cls.stored))
+
+
+class StoredBody(Body):
+    """Of a JSON object as it is stored: its fields are shown as they stand in it."""
+
+    stored = True

@@ -1,0 +1,26 @@
+"""What requests say in headers: `Idempotency-Key`, and `Prefer: wait=N`."""
+
+from __future__ import annotations
+
+import re
+
+from rest_framework.request import Request
+
+from marketplace.api.errors import invalid
+
+MAX_WAIT = 60
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,4})(?:$|[,;\s])")
+
+
+def idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        raise invalid("Idempotency-Key", "Must be 1 to 255 visible ASCII characters.")
+    return key
+
+
+def preferred_wait(request: Request) -> int:
+    """Seconds, at most 60; 0 without the preference. An unknown preference is ignored, as RFC 7240 asks."""
+    found = PREFER_WAIT.search(request.headers.get("Prefer", ""))
+    return min(int(found[1]), MAX_WAIT) if found else 0

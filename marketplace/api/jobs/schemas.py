@@ -1,0 +1,236 @@
+"""The bodies of jobs and quotes: orders as they come in, jobs as they are shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from rest_framework import serializers
+
+from inference.card import ModelCard
+from inference.models import catalog
+from marketplace.api.addresses import absolute
+from marketplace.api.bodies import Body, StoredBody, StrictSerializer
+from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Text, Tokens, Whole
+from marketplace.api.pages import ListQuery
+from marketplace.jobs import reuse, storage
+from marketplace.jobs.models import Image, Job, ServiceClass, Status
+from marketplace.jobs.orders import JobOrder
+from marketplace.jobs.storage import FORMATS
+
+MAX_N = 4
+MAX_SEED = 2**32 - 1
+MAX_METADATA = 16
+LABEL = Text(max_length=40)
+
+
+class OrderSerializer(StrictSerializer):
+    """The body of `POST /v1/jobs` and `POST /v1/quotes`; what is left out takes the model's default."""
+
+    operation = Choice(choices=["generate"], default="generate")
+    model = Text(required=False, max_length=100, help_text="A name from `GET /v1/models`.")
+    prompt = Text(max_length=4000, allow_blank=True, trim_whitespace=False)
+    negative_prompt = Text(max_length=4000, allow_blank=True, default="", trim_whitespace=False)
+    width = Whole(required=False, min_value=1, help_text="Pixels, a multiple of 16.")
+    height = Whole(required=False, min_value=1, help_text="Pixels, a multiple of 16.")
+    steps = Whole(required=False, min_value=1, max_value=100)
+    guidance_scale = Number(required=False, min_value=0, help_text="1 or less turns guidance off.")
+    seed = Whole(
+        required=False, allow_null=True, default=None, min_value=0, max_value=MAX_SEED,
+        help_text="Drawn at random where absent; the n-th picture takes seed + n - 1.",
+    )  # fmt: skip
+    n = Whole(default=1, min_value=1, max_value=MAX_N, help_text="Pictures.")
+    deterministic = Flag(
+        default=False,
+        help_text="The same order with the same seed gives the same picture, bit for bit; it shares no batch.",
+    )
+    adapters = Array(child=Object(), default=list, max_length=8)
+    service_class = Choice(choices=ServiceClass.values, default="standard")
+    output_format = Choice(choices=list(FORMATS), default="png")
+    cache = Choice(
+        choices=list(reuse.MODES), required=False,
+        help_text="`on`: begin from latents of your earlier, similar pictures, which is faster, costs less and may "
+        "resemble them; `exact`: only give stored pictures again where order and seed are the same; `off`: neither. "
+        "Default: `exact` with a seed, else `on`.",
+    )  # fmt: skip
+    max_cost = Tokens(required=False, allow_null=True, default=None, help_text="Refuse when the quote is above.")
+    metadata = Object(
+        child=Text(max_length=500, allow_blank=True), default=dict, help_text="Your own labels, given back."
+    )
+
+    def validate_adapters(self, adapters: list[Any]) -> list[Any]:
+        if adapters:
+            raise serializers.ValidationError("There is no such adapter.", code="unknown_adapter")
+        return adapters
+
+    def validate_metadata(self, metadata: dict[str, str]) -> dict[str, str]:
+        if len(metadata) > MAX_METADATA:
+            raise serializers.ValidationError(f"At most {MAX_METADATA} labels.")
+        for name in metadata:
+            LABEL.run_validation(name)
+        return metadata
+
+    def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        card = _served(settings.MODEL, int(time.monotonic()))
+        if attributes.setdefault("model", card.name) != card.name:
+            raise serializers.ValidationError(
+                {"model": [f"This model is not served; {card.name} is."]}, code="unknown_model"
+            )
+        if attributes["operation"] not in card.operations:
+            raise serializers.ValidationError({"operation": ["This model does not do that."]})
+        attributes.setdefault("cache", reuse.ON if attributes["seed"] is None else reuse.EXACT)
+        attributes.setdefault("steps", card.default_steps)
+        if attributes.setdefault("guidance_scale", card.default_guidance_scale) > card.max_guidance_scale:
+            raise serializers.ValidationError({"guidance_scale": [f"Must be at most {card.max_guidance_scale:g}."]})
+        for side in ("width", "height"):
+            check_side(side, attributes.setdefault(side, getattr(card, f"default_{side}")), card)
+        return attributes
+
+
+@lru_cache(maxsize=4)
+def _served(model: str, second: int) -> ModelCard:
+    """The model's card, looked for on the disk once a second."""
+    return catalog.card(model)
+
+
+@cache
+def _orders() -> OrderSerializer:
+    return OrderSerializer()
+
+
+def order(body: Any) -> JobOrder:
+    """A request's body as an order; raises ValidationError.
+
+    `run_validation` keeps nothing in the serializer, so one of them serves all threads; a new one would copy
+    all its fields.
+    """
+    values = _orders().run_validation(body)
+    values.pop("adapters")
+    return JobOrder(**values)
+
+
+def check_side(name: str, value: int, card: ModelCard) -> None:
+    """Raises ValidationError for a width or height (pixels) that the model cannot make."""
+    if value % card.side_multiple or not card.min_side <= value <= card.max_side:
+        limits = f"a multiple of {card.side_multiple} from {card.min_side} to {card.max_side}"
+        raise serializers.ValidationError({name: [f"Must be {limits}."]})
+
+
+class JobListQuery(ListQuery):
+    status = Choice(choices=Status.values, required=False)
+
+
+def receipt_pictures(job: Job) -> list[dict[str, Any]]:
+    """What a job's receipt says of each picture; nothing while there is no receipt."""
+    return job.receipt["images"] if job.receipt else []
+
+
+def _hits(name: str, pictures: list[dict[str, Any]]) -> Iterator[Any]:
+    """This of the pictures that came from a cache, or began there."""
+    return (each[name] for each in pictures if each.get("tier", "none") != "none")
+
+
+class QuoteBody(StoredBody):
+    total = Tokens()
+    unit = Tokens(help_text="One picture.")
+    n = Whole()
+    price_list = Whole()
+    factors = Object(help_text="Each factor of the formula; their product, rounded up, is `unit`.")
+
+
+class ImageBody(Body):
+    url = Text(given=True)
+    expires_at = Moment(given=True)
+    sha256 = Text()
+    width = Whole()
+    height = Whole()
+    media_type = Text()
+    seed = Whole()
+
+
+class ProgressBody(Body):
+    step = Whole()
+    steps = Whole()
+
+
+class CostBody(Body):
+    quoted = Tokens()
+    held = Tokens()
+    captured = Tokens()
+    released = Tokens()
+
+
+# of what a receipt says of each picture
+class CacheBody(Body):
+    tier = Text(of=lambda pictures: next(_hits("tier", pictures), "none"), help_text="none, exact or latent")
+    similarity = Number(
+        of=lambda pictures: min(_hits("similarity", pictures), default=None),
+        allow_null=True,
+        help_text="Of the prompts; 1 is the same.",
+    )
+    steps_skipped = Whole(
+        of=lambda pictures: sum(each["steps_skipped"] for each in pictures), help_text="Of all pictures together."
+    )
+
+
+class JobErrorBody(Body):
+    code = Text(of="row.error_code")
+    message = Text(of="row.error_message")
+
+
+class MomentsBody(Body):
+    created_at = Moment()
+    started_at = Moment(allow_null=True)
+    finished_at = Moment(allow_null=True)
+
+
+class JobBody(Body):
+    id = Identifier()
+    status = Choice(choices=Status.choices)
+    operation = Text()
+    model = Text()
+    service_class = Choice(choices=ServiceClass.choices)
+    prompt = Text(of='row.order["prompt"]')
+    negative_prompt = Text(of='row.order["negative_prompt"]')
+    width = Whole(of='row.order["width"]')
+    height = Whole(of='row.order["height"]')
+    steps = Whole(of='row.order["steps"]')
+    guidance_scale = Number(of='row.order["guidance_scale"]')
+    seed = Whole()
+    n = Whole()
+    # not in orders from before it could be asked for
+    deterministic = Flag(of=lambda job: job.order.get("deterministic", False))
+    output_format = Text(of='row.order["output_format"]')
+    metadata = Object(child=Text())
+    progress = ProgressBody(of="row")
+    queue_position = Whole(
+        given=True, allow_null=True, help_text="1 is next in its service class; null once it runs, and in lists."
+    )
+    images = ImageBody(many=True, given=True)
+    cost = CostBody(of="row")
+    quote = QuoteBody()
+    receipt = Object(allow_null=True, help_text="What was charged, picture by picture.")
+    cache = CacheBody(of=receipt_pictures)
+    timings = Object(of=lambda job: MomentsBody.show(job) | job.timings)
+    error = JobErrorBody(of=lambda job: job if job.error_code else None, allow_null=True)
+
+
+class JobList(Body):
+    data = JobBody(many=True, given=True)  # type: ignore[assignment]
+    next_cursor = Text(given=True, allow_null=True)
+
+
+def show(job: Job, images: Sequence[Image], request: HttpRequest, position: int | None = None) -> dict[str, Any]:
+    """A job with its pictures, as whoever sent the request reaches them."""
+    return JobBody.show(job, queue_position=position, images=[_picture(image, request) for image in images])
+
+
+def _picture(image: Image, request: HttpRequest) -> dict[str, Any]:
+    path, expires = storage.signed_path(image)
+    until = Moment.show(datetime.fromtimestamp(expires, UTC))
+    return ImageBody.show(image, url=absolute(request, path), expires_at=until)
