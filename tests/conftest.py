@@ -1,16 +1,40 @@
-"""Real PostgreSQL and Redis for the whole run, started before Django reads its settings."""
+"""Real PostgreSQL and Redis for the whole run, started before Django reads its settings; how deep the tests go.
+
+With several processes (pytest-xdist) each has servers of its own, so that no test sees another one's.
+"""
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 import django
+import hypothesis
+import pytest
 
 from devstack import servers
+
+# examples of a property; tests that take long ask for a share of them
+FULL, QUICK = 100, 20
+MOST_PROCESSES = 8
 
 _run = contextlib.ExitStack()
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="the full depth: all examples, all rounds (CI runs it)")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, count in (("full", FULL), ("quick", QUICK)):
+        hypothesis.settings.register_profile(name, max_examples=count, deadline=None)
+    hypothesis.settings.load_profile("full" if config.getoption("--full") else "quick")
+    if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput"):
+        return  # the others run the tests
+    _share_the_cores(config)
     home = _run.enter_context(servers.temporary_home())
     found = _run.enter_context(servers.running(home, durable=False))
     os.environ |= {
@@ -25,3 +49,31 @@ def pytest_configure() -> None:
 
 def pytest_unconfigure() -> None:
     _run.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that may take long begin first, so that no process is left alone with one."""
+    items.sort(key=lambda item: -getattr(item.get_closest_marker("timeout"), "args", (0,))[0])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
+    """In CI a test that was skipped has failed: what it needs must be installed there."""
+    report = yield
+    if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped in CI: {report.longrepr[2]}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def full(pytestconfig: pytest.Config) -> bool:
+    """Whether the tests run at their full depth."""
+    return pytestconfig.getoption("--full")
+
+
+def _share_the_cores(config: pytest.Config) -> None:
+    """Arithmetic in as many threads as there are cores for each process; before torch is imported."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if processes > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
