@@ -4,6 +4,7 @@ With several processes (pytest-xdist) each has servers of its own, so that no te
 """
 
 import contextlib
+import gc
 import os
 from collections.abc import Generator
 
@@ -34,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "quick")
     if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput"):
         return  # the others run the tests
-    _share_the_cores(config)
+    _share_the_cores()
+    gc.disable()  # until the tests are collected: nothing that is imported goes again
     home = _run.enter_context(servers.temporary_home())
     found = _run.enter_context(servers.running(home, durable=False))
     os.environ |= {
@@ -49,6 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     _run.close()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
@@ -78,8 +85,8 @@ def full(pytestconfig: pytest.Config) -> bool:
     return pytestconfig.getoption("--full")
 
 
-def _share_the_cores(config: pytest.Config) -> None:
-    """Arithmetic in as many threads as there are cores for each process; before torch is imported."""
-    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-    if processes > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+def _share_the_cores() -> None:
+    """Arithmetic in as many threads as there are cores for a process, none of which spins; torch reads it later."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
