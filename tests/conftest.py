@@ -19,14 +19,22 @@ FULL, QUICK = 100, 20
 MOST_PROCESSES = 8
 
 _run = contextlib.ExitStack()
+_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+# Before anything imports torch: no more threads for arithmetic than there are cores, none of which waits in a loop.
+os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // _processes))
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# Until the tests are collected: nothing that is imported goes again.
+gc.disable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the full depth: all examples, all rounds (CI runs it)")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process a core; none beside this one for tests that are named one by one, so that one can look into them."""
+    return 0 if any("::" in path for path in config.args) else min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,8 +43,6 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "quick")
     if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput"):
         return  # the others run the tests
-    _share_the_cores()
-    gc.disable()  # until the tests are collected: nothing that is imported goes again
     home = _run.enter_context(servers.temporary_home())
     found = _run.enter_context(servers.running(home, durable=False))
     os.environ |= {
@@ -83,10 +89,3 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def full(pytestconfig: pytest.Config) -> bool:
     """Whether the tests run at their full depth."""
     return pytestconfig.getoption("--full")
-
-
-def _share_the_cores() -> None:
-    """Arithmetic in as many threads as there are cores for a process, none of which spins; torch reads it later."""
-    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
