@@ -18,7 +18,7 @@ run: .venv/complete ## the whole stack at http://127.0.0.1:$PORT (8000) until Ct
 demo: .venv/complete ## buy one picture from a stack of its own; the picture is out/demo.png
 	@setpriv --pdeathsig TERM $(VENV)/python -m devstack demo
 
-test: .venv/complete ## the test suite, on PostgreSQL and Redis that it starts itself; ARGS="tests/billing -x"
+test: .venv/complete ## the test suite, on PostgreSQL and Redis that it starts itself; ARGS="tests/billing -x --full"
 	@$(VENV)/python -m pytest $(ARGS)
 
 check: .venv/complete ## linters, types, import rules, missing migrations, API schema

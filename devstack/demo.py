@@ -64,7 +64,7 @@ def main() -> int:
     try:
         with servers.temporary_home() as home:
             _say("starting a stack of its own")
-            with Stack(home, processes.free_port(), Interrupts(), _say) as stack:
+            with Stack(home, processes.free_port(), Interrupts(), _say, durable=False) as stack:
                 picture = _bought(stack)
     except Interrupted:
         _say("stopped")

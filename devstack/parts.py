@@ -12,25 +12,28 @@ from marketplace.addresses import ROOT, Addresses
 
 QUEUES = "interactive,standard,batch"
 MANAGE = (sys.executable, str(ROOT / "manage.py"))
-CELERY = (sys.executable, "-m", "celery", "-A", "marketplace")
+# Django's own checks load all that a process may never need, and are for `make check`
+CELERY = (sys.executable, "-m", "celery", "--skip-checks", "-A", "marketplace")
 
 
 @dataclass(frozen=True)
 class Part:
     """`drain` is how many seconds the part has to end after SIGTERM.
 
-    `orphaned` is the signal that the kernel sends it when the supervisor is killed.
+    `orphaned` is the signal that the kernel sends it when the supervisor is killed. One that `serves` others ends after
+    those.
     """
 
     name: str
     command: tuple[str, ...]
     drain: float = 10.0
     one_thread: bool = True
+    serves: bool = False
     orphaned: signal.Signals = signal.SIGKILL
 
 
 def parts(home: Path, port: int) -> list[Part]:
-    """In the order of their start; they stop in the reverse order."""
+    """In the order of their start."""
     address = ("--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--no-ws")
     # the other half is for PostgreSQL, Redis and the worker
     half = max(1, len(os.sched_getaffinity(0)) // 2)
@@ -43,6 +46,7 @@ def parts(home: Path, port: int) -> list[Part]:
             "web",
             (sys.executable, "-m", "granian", *address, *processes, *threads, "marketplace.wsgi:application"),
             orphaned=signal.SIGTERM,  # its own children end with it on SIGTERM only
+            serves=True,
         ),
         Part(
             "worker",
@@ -50,7 +54,7 @@ def parts(home: Path, port: int) -> list[Part]:
             drain=30.0,
             one_thread=False,
         ),
-        Part("dispatcher", (*MANAGE, "dispatch")),
+        Part("dispatcher", (*MANAGE, "dispatch", "--skip-checks")),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. Some threads
         # here, since one may be waiting for Stripe.
         Part(
@@ -79,7 +83,7 @@ def stripe_double(home: Path, port: int, own_port: int) -> tuple[Part, dict[str,
     webhook = ("--webhook-url", f"http://127.0.0.1:{port}/webhooks/stripe", "--webhook-secret", secret)
     data = ("--data", str(home / "stripe.sqlite"))
     command = (sys.executable, "-m", "devstack.stripe", "--port", str(own_port), *data, *webhook)
-    return Part("stripe", command), {
+    return Part("stripe", command, serves=True), {
         "STRIPE_API_BASE": f"http://127.0.0.1:{own_port}",
         "STRIPE_SECRET_KEY": "sk_test_double",
         "STRIPE_WEBHOOK_SECRET": secret,
@@ -102,6 +106,8 @@ def environment(home: Path, found: Addresses) -> dict[str, str]:
         "PROMETHEUS_MULTIPROC_DIR": str(home / "metrics"),
         "DJANGO_SETTINGS_MODULE": "marketplace.settings",
         "PYTHONUNBUFFERED": "1",
+        # on cores that all parts share, a thread that waits in a loop for the next one keeps it from running
+        "OMP_WAIT_POLICY": "PASSIVE",
         **found.stripe,
     }
 

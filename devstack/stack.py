@@ -1,4 +1,4 @@
-"""The whole of Kiln as children of this process: started in order, watched, stopped in reverse order."""
+"""The whole of Kiln as children of this process: started in order, watched, stopped side by side."""
 
 import contextlib
 import http.client
@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Self
@@ -48,7 +49,8 @@ class Stack:
     """A context manager: inside its block the stack is ready; afterwards nothing of it runs.
 
     `say` is told, a line at a time, how the start goes on. What `named` names, as DATABASE_URL, REDIS_URL and
-    STRIPE_SECRET_KEY, is not started. `stripe` is where the double of Stripe is, if it runs.
+    STRIPE_SECRET_KEY, is not started. `stripe` is where the double of Stripe is, if it runs. `durable=False` is for
+    data that nobody keeps.
     """
 
     def __init__(
@@ -58,16 +60,20 @@ class Stack:
         interrupts: Interrupts,
         say: Callable[[str], None],
         named: Mapping[str, str] | None = None,
+        *,
+        durable: bool = True,
     ) -> None:
         self.home = home.resolve()
         self.port = port
         self.interrupts = interrupts
         self.say = say
         self.named = named
+        self.durable = durable
         self.url = f"http://127.0.0.1:{port}"
         self.stripe = ""
         self.environment: dict[str, str] = {}
         self.running: list[Running] = []
+        self._parts: list[tuple[Part, Child]] = []
         self._stops = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -104,7 +110,7 @@ class Stack:
     def manage(self, *arguments: str) -> list[str]:
         """Run a management command beside the stack and return its lines. Raises StartFailed."""
         log = self._log(arguments[0])
-        child = processes.spawn([*parts.MANAGE, *arguments], log, env=self.environment, cwd=ROOT)
+        child = processes.spawn([*parts.MANAGE, *arguments, "--skip-checks"], log, env=self.environment, cwd=ROOT)
         try:
             self._wait(lambda: child.poll() is not None, COMMAND_SECONDS)
         finally:
@@ -141,7 +147,7 @@ class Stack:
         return [part], settings
 
     def _start_servers(self, stops: contextlib.ExitStack, stripe: dict[str, str]) -> Addresses:
-        servers = Servers(self.home, named=self.named)
+        servers = Servers(self.home, durable=self.durable, named=self.named)
         stops.callback(servers.stop)
         found = servers.start()
         for server in servers.started:
@@ -153,14 +159,23 @@ class Stack:
         return found
 
     def _start_parts(self, stops: contextlib.ExitStack, wanted: list[Part]) -> None:
+        stops.callback(self._stop_parts)
         for part in wanted:
             log = self._log(part.name)
             environment = parts.environment_of(part, self.environment)
             child = processes.spawn(part.command, log, env=environment, cwd=ROOT, orphaned=part.orphaned)
             self.running.append(Running(part.name, child, log))
-            stops.callback(self._stop_part, part, child)
+            self._parts.append((part, child))
             self.say(f"{part.name} started")
         self.say("waiting for the worker to load its model")
+
+    def _stop_parts(self) -> None:
+        """All at once, but that those which serve the others end after them."""
+        for serving in (False, True):
+            with ThreadPoolExecutor() as pool:
+                ending = [pool.submit(self._stop_part, *each) for each in self._parts if each[0].serves is serving]
+            for each in ending:
+                each.result()
 
     def _stop_part(self, part: Part, child: Child) -> None:
         processes.stop(child, (signal.SIGTERM, part.drain), hurried=self.interrupts.hurried)

@@ -18,7 +18,6 @@ from devstack.postgres import SHARED, Postgres
 from devstack.servers import Servers, temporary_home
 from marketplace.addresses import ROOT, Addresses
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as other users")
 SUPERVISOR = """
 import json, sys, time
 from pathlib import Path
@@ -171,7 +170,7 @@ def test_what_is_named_is_not_started(home):
         servers.stop()
 
 
-@as_root
+@pytest.mark.root
 def test_below_a_closed_folder_root_keeps_the_data_elsewhere_and_opens_nothing(home):
     closed = home / "closed"
     closed.mkdir(0o700)
@@ -191,7 +190,7 @@ def test_below_a_closed_folder_root_keeps_the_data_elsewhere_and_opens_nothing(h
     assert not data.parent.exists()
 
 
-@as_root
+@pytest.mark.root
 def test_an_ordinary_user_starts_them_too():
     child = os.fork()  # a new interpreter may lie where nobody cannot reach it
     if not child:

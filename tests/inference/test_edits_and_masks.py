@@ -114,7 +114,7 @@ def test_an_edit_is_the_edit_plus_pipelines(engine, edit_pipeline, monkeypatch, 
         ({"steps": 3, "strength": 1.0}, 3),
         ({"steps": 7, "strength": 0.5, "width": 96}, 4),
     ],
-    ids=str,
+    ids=["as it is", "of other sides", "unguided", "from noise", "of another size"],
 )
 def test_image_to_image_is_the_img2img_pipelines(engine, pipeline, changes, steps_run):
     request = img2img(**changes)

@@ -14,7 +14,7 @@ from inference.scheduling.scheduler import SLICE_STEPS, WEIGHTS, Scheduler
 from tests.inference.schedules import drain, order, run, step
 
 CAP = 64
-played = settings(deadline=None, max_examples=25)
+played = settings(max_examples=settings.default.max_examples // 4)
 SIZES = [{"width": 64, "height": 64}, {"width": 128, "height": 64}, {"width": 128, "height": 128}]
 sizes = st.sampled_from(SIZES)
 jobs = st.builds(

@@ -92,7 +92,11 @@ def drawing() -> Image.Image:
     return image
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=settings.default.max_examples * 3 // 25,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(wish=wishes, batch_mates=batch_mates, deterministic=st.booleans())
 @example(
     wish=Wish("generate", 3.0, True, SIZES[0], 0.0, True, PROMPTS[0], 6, 1),

@@ -1,6 +1,7 @@
 """Which pictures an operation takes, how large the model sees them, and what is refused before any work."""
 
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_each_operation_is_accepted_with_what_it_needs(operation):
         ("redraw", "box", (0, -1, 64, 64), "lie in its image, 64 by 64"),
         ("redraw", "box", (0, 30, 65, 64), "lie in its image, 64 by 64"),
     ],
-    ids=str,
+    ids=lambda value: re.sub(" at 0x[0-9A-F]+", "", str(value)),
 )
 def test_what_an_operation_does_not_take_is_refused_and_named(operation, param, value, says):
     with pytest.raises(InvalidRequest, match=says) as refusal:

@@ -189,9 +189,10 @@ def test_a_hold_that_ran_out_under_a_killed_worker_expires_by_the_sweeper(custom
     assert proven()
 
 
-def test_buyers_killed_at_any_moment_leave_books_that_add_up(alice, carol):
-    """Chaos: each of four processes is killed in the middle of something; drift must be zero."""
-    for turns in (1, 4, 9, 20):
+def test_buyers_killed_at_any_moment_leave_books_that_add_up(alice, carol, full):
+    """Chaos: each of some processes is killed in the middle of something; drift must be zero."""
+    rounds = (1, 4, 9, 20) if full else (1, 20)
+    for turns in rounds:
         with process(BUY_FOR_EVER, alice, carol) as buyer:
             for _ in range(turns):
                 assert buyer.stdout.readline()
@@ -200,7 +201,7 @@ def test_buyers_killed_at_any_moment_leave_books_that_add_up(alice, carol):
         wallets.expire(reference)
     done = Transfer.objects.filter(kind="refund").count()
     spent = 7 * Hold.objects.filter(status="captured").count() - 3 * done
-    assert done >= 34
+    assert done >= sum(rounds)
     assert wallets.balance(alice) == Balance(1_000_000 - spent, 0, 1_000_000 - spent)
     assert proof.check() == []
 
@@ -220,8 +221,9 @@ def test_an_allocation_killed_between_statement_and_commit_goes_on_where_the_las
     assert proof.check() == []
 
 
-def test_spenders_killed_at_any_moment_leave_lots_that_add_up(alice, carol):
-    for turns in (1, 3, 7):
+def test_spenders_killed_at_any_moment_leave_lots_that_add_up(alice, carol, full):
+    rounds = (1, 3, 7) if full else (7,)
+    for turns in rounds:
         with process(SPEND_FOR_EVER, alice, carol) as spender:
             for _ in range(turns):
                 assert spender.stdout.readline()
@@ -229,4 +231,4 @@ def test_spenders_killed_at_any_moment_leave_lots_that_add_up(alice, carol):
         position = lots.position(alice)
         assert sum(lot.remaining for lot in position.lots) == wallets.balance(alice).total
         assert proof.check() == []
-    assert Draw.objects.filter(amount__lt=0).count() >= 11
+    assert Draw.objects.filter(amount__lt=0).count() >= sum(rounds)

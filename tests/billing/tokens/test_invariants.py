@@ -393,6 +393,9 @@ def test_every_story_ends_as_the_model_says():
     run_state_machine_as_test(
         Books,
         settings=settings(
-            max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=settings.default.max_examples * 3 // 10,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
