@@ -32,27 +32,10 @@ def _database(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def order() -> Callable[..., Any]:
-    """Makes job orders; 256×256, 20 steps and a floor-length prompt cost 100/16·0.4·0.5 = 1.25 Tokens a picture."""
-    from marketplace.jobs.orders import JobOrder
+    """`tests.orders.order`, which must not be imported before Django is set up."""
+    from tests.orders import order
 
-    def make(**changes: Any) -> JobOrder:
-        values = {
-            "operation": "generate",
-            "model": "kiln-house",
-            "prompt": "a red circle",
-            "negative_prompt": "",
-            "width": 256,
-            "height": 256,
-            "steps": 20,
-            "guidance_scale": 3.0,
-            "seed": 7,
-            "n": 1,
-            "service_class": "standard",
-            "output_format": "png",
-        }
-        return JobOrder(**{**values, **changes})
-
-    return make
+    return order
 
 
 @pytest.fixture

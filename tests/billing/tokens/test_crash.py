@@ -19,13 +19,13 @@ from marketplace.accounts import customers
 from marketplace.addresses import ROOT
 from marketplace.jobs import lifecycle, submission, sweeper
 from marketplace.jobs.models import Job
-from marketplace.jobs.orders import JobOrder
 from marketplace.maintenance import agreement
 from tests.billing.books import HOUR
+from tests.orders import order
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-PICTURE = JobOrder("generate", "house", "x" * 100, "", 512, 512, 30, 4.0, 1, 1, "standard", "png")
+PICTURE = order(prompt="x" * 100, width=512, height=512, steps=30)
 PREAMBLE = """
 import sys
 from uuid import UUID, uuid4

@@ -14,11 +14,11 @@ from marketplace.accounts import customers
 from marketplace.addresses import ROOT
 from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.models import Image, Job
-from marketplace.jobs.orders import JobOrder
 from marketplace.maintenance import agreement
 from tests.billing.books import damage
+from tests.orders import order
 
-PICTURE = JobOrder("generate", "house", "x" * 100, "", 512, 512, 30, 4.0, 1, 1, "standard", "png")
+PICTURE = order(prompt="x" * 100, width=512, height=512, steps=30)
 OPEN = "WHERE status = 'held'"
 
 
