@@ -250,10 +250,10 @@ def working(store: Path, began: dict[str, int]) -> Iterator["Worker"]:
     """Run a worker with its latents in that store; record in `began` from which seed each hit's picture came."""
     from django.conf import settings
 
-    from marketplace.jobs.worker import Worker
+    from marketplace.jobs.worker import Worker, engine_from_settings
 
     settings.LATENT_CACHE = str(store)
-    worker = Worker()
+    worker = Worker(*engine_from_settings())
     worker.start()
     assert worker.reuse is not None
     cache, shadow = worker.reuse[0], worker.reuse[0].on_hit

@@ -67,7 +67,7 @@ class Accountant:
     def _wait_until_idle(self) -> list[str]:
         """Wait for the jobs as long as they make progress, and run the periodic tasks."""
         from billing.models import Hold, TopUp
-        from billing.payments import reconcile
+        from billing.payments import reconcile, stripe
         from billing.tokens import debts, lots
         from marketplace.approvals import requests
         from marketplace.jobs.models import FINAL, Job
@@ -87,7 +87,7 @@ class Accountant:
             if requests.finish(request).status == requests.Status.APPROVED:
                 stuck.append(f"{request} is not finished: {request.outcome}")
         for _ in range(5):  # repairs may cause further events
-            repaired, failed = reconcile.run()
+            repaired, failed = reconcile.run(stripe.from_settings())
             if not repaired and not failed:
                 break
             time.sleep(1)

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from billing.models import Reconciliation, StripeEvent, TopUp
 from billing.payments import events, refund_orders
-from billing.payments.stripe import Stripe, from_settings
+from billing.payments.stripe import Stripe
 
 # Stripe lists events for 30 days. The overlap is for clocks that differ and for events that were listed late.
 LISTED = timedelta(days=30)
@@ -18,12 +18,11 @@ OVERLAP = timedelta(hours=1)
 logger = logging.getLogger(__name__)
 
 
-def run(stripe: Stripe | None = None) -> tuple[list[str], int]:
+def run(stripe: Stripe) -> tuple[list[str], int]:
     """What was repaired, a line each, and how many events failed: they are logged, and the next run tries them again.
 
-    Without a `stripe`, that of the settings is asked. PaymentsUnavailable or PaymentsRefused where it cannot be.
+    PaymentsUnavailable or PaymentsRefused where Stripe cannot be asked.
     """
-    stripe = stripe or from_settings()
     started = timezone.now()
     last = Reconciliation.objects.order_by("-until").values_list("until", flat=True).first()
     since = max(last - OVERLAP, started - LISTED) if last else started - LISTED

@@ -73,10 +73,8 @@ def engine_from_settings() -> tuple[Engine, tuple[LatentCache, Store] | None]:
 class Worker:
     """`start`, `fire` from many threads, `drain`."""
 
-    def __init__(self, engine: Engine | None = None, latent_cache: tuple[LatentCache, Store] | None = None) -> None:
-        """Serve with this engine, which takes latents from that cache; without an engine, with that of the settings."""
-        if engine is None:
-            engine, latent_cache = engine_from_settings()
+    def __init__(self, engine: Engine, latent_cache: tuple[LatentCache, Store] | None = None) -> None:
+        """Serve with this engine, which takes latents from that cache."""
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self.engine = engine
         self.card = engine.card
