@@ -7,7 +7,6 @@ backend, a compiled one) share one copy of them, so that they can take turns in 
 import gc
 import statistics
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +34,7 @@ SAMPLER: Mapping[str, Any] = {
     "use_dynamic_shifting": True,
 }
 # tokens of prompts; the last is what Qwen-Image's template leaves of an empty one
+PROMPT = "picture "
 PROMPT_TOKENS = (40, 57, 83, 120)
 EMPTY_TOKENS = 5
 
@@ -152,10 +152,19 @@ class Rig:
 
     @cached_property
     def peak(self) -> float:
-        """Products of square matrices in the model's type, in operations a second."""
+        """Products of square matrices in the model's type, one after a pause, in operations a second."""
+        return self.products(1, 10)
+
+    def products(self, count: int, rounds: int) -> float:
+        """The same, so many without a pause."""
         size = self.scale.matrix
         one, other = (torch.randn(size, size, device=self.device, dtype=self.dtype) for _ in range(2))
-        return 2 * size**3 / middle(self.seconds({"product": lambda: one @ other}, 10)["product"])
+
+        def multiply() -> None:
+            for _ in range(count):
+                torch.mm(one, other)
+
+        return count * 2 * size**3 / middle(self.seconds({"products": multiply}, rounds)["products"])
 
     def release(self) -> None:
         """Let go of the weights, so that those who share them are their only holders."""
@@ -203,10 +212,12 @@ class Rig:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
-    def seconds(self, acts: Mapping[str, Callable[[], object]], rounds: int | None = None) -> dict[str, list[float]]:
-        """Seconds of each act, round by round in turns, after one of each that warms up."""
+    def seconds(
+        self, acts: Mapping[str, Callable[[], object]], rounds: int | None = None, *, warm: bool = True
+    ) -> dict[str, list[float]]:
+        """Seconds of each act, round by round in turns, after one of each that warms up unless it is not to."""
         times: dict[str, list[float]] = {name: [] for name in acts}
-        for index in range((rounds or self.scale.rounds) + 1):
+        for index in range(0 if warm else 1, (rounds or self.scale.rounds) + 1):
             for name, act in acts.items():
                 self.synchronize()
                 begun = time.perf_counter()
@@ -231,7 +242,8 @@ class Rig:
 
 
 class RandomModel(QwenImage):
-    """The rig's parts for an engine: prompts become random numbers, each always the same."""
+    """The rig's parts for an engine: prompts become random numbers, each always the same, those of `request` as many as
+    the row of `Rig.inputs` with the number of their seed."""
 
     def __init__(self, rig: Rig) -> None:
         self.device = rig.device
@@ -242,7 +254,7 @@ class RandomModel(QwenImage):
         self._width = rig.width
 
     def encode(self, prompt: str) -> torch.Tensor:
-        seed = zlib.crc32(prompt.encode())
+        seed = int(prompt.removeprefix(PROMPT)) if prompt else 0
         tokens = PROMPT_TOKENS[seed % len(PROMPT_TOKENS)] if prompt else EMPTY_TOKENS
         text = torch.randn(tokens, self._width, generator=torch.Generator().manual_seed(seed))
         return text.to(self.device, self.transformer.dtype)
@@ -255,7 +267,7 @@ def load(rig: Rig) -> Callable[[ModelCard, torch.device], QwenImage]:
 
 def request(side: int, steps: int, seed: int, **changes: Any) -> Request:
     values = {"width": side, "height": side, "steps": steps, "guidance_scale": 4.0, "seed": seed} | changes
-    return Request(f"picture {seed}", **values)
+    return Request(f"{PROMPT}{seed}", **values)
 
 
 def middle(times: Sequence[float]) -> float:

@@ -76,8 +76,8 @@ def engine(rig: Rig) -> Iterator[Row]:
 
 
 def mixed(rig: Rig) -> Iterator[Row]:
-    """Orders of three sizes, several numbers of steps, with and without guidance, from four accounts: one after the
-    other, then all at once under the calibrated cap."""
+    """Orders of three sizes, several numbers of steps, with and without guidance, from four accounts: all at once under
+    the calibrated cap, for the first time; one after the other; all at once again."""
     choose = random.Random(SEED)
     small, large = rig.scale.small, rig.scale.large
     kinds = [
@@ -95,13 +95,14 @@ def mixed(rig: Rig) -> Iterator[Row]:
 
     watched = Watched(rig)
     with watched.engine as served:
-        served.submit(request(small, 1, 0)).result()
         rig.empty()
+        first = _seconds(lambda: at_once(served, orders()))
         alone = _seconds(lambda: [served.submit(each).result() for each in orders()])
         watched.steps = []
-        together = _seconds(lambda: [future.result() for future in [served.submit(each) for each in orders()]])
+        together = _seconds(lambda: at_once(served, orders()))
         yield {
             "": f"{len(kinds)} orders",
+            "at once, first time s": round(first, 2),
             "one after the other s": round(alone, 2),
             "all at once s": round(together, 2),
             "× one after the other": round(alone / together, 3),
@@ -109,6 +110,11 @@ def mixed(rig: Rig) -> Iterator[Row]:
             "cap, tokens a forward": served.max_batch_tokens,
             **rig.peak_memory(),
         }
+
+
+def at_once(engine: Engine, orders: list[Request]) -> None:
+    for future in [engine.submit(order) for order in orders]:
+        future.result()
 
 
 @torch.inference_mode()
