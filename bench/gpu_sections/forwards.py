@@ -4,16 +4,17 @@ One step of one guided picture is two rows of a forward. All contenders of a tab
 """
 
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import product
+from unittest import mock
 
 import torch
 from diffusers import QwenImageTransformer2DModel
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu_sections.rig import Inputs, Rig, Row, middle, ratios
@@ -33,9 +34,13 @@ def transformer(rig: Rig) -> Iterator[Row]:
     for side, batch in product((rig.scale.small, rig.scale.large), rig.scale.batches):
         rig.empty()
         inputs = rig.inputs(side, batch)
+        kiln = forward(backend, inputs)
+        velocity = kiln()
+        memory = rig.peak_memory()
+        difference = apart(masked(kiln)(), velocity)
         acts = {
-            "kiln": forward(backend, inputs),
-            "masked": masked(forward(backend, inputs)),
+            "kiln": kiln,
+            "masked": masked(kiln),
             "raw": partial(raw, plain, inputs),
             "diffusers": partial(as_the_pipeline, plain, inputs),
         }
@@ -47,11 +52,47 @@ def transformer(rig: Rig) -> Iterator[Row]:
             "of the peak": round(rig.operations(inputs) / middle(times["kiln"]) / rig.peak, 3),
             "× masked": ratios(times["masked"], times["kiln"]),
             "× diffusers": ratios(times["diffusers"], times["kiln"]),
-            **rig.peak_memory(),
+            "masked differs by": difference,
+            **memory,
         }
-    inputs = rig.inputs(rig.scale.small, 1)
-    for name, act in (("kiln", forward(backend, inputs)), ("masked", masked(forward(backend, inputs)))):
-        yield {"": f"attention kernels, {name}", "kernels": attention_kernels(rig, act)}
+
+
+@torch.inference_mode()
+def attention(rig: Rig) -> Iterator[Row]:
+    """The backend's forward with the kernel of attention that torch chooses and with its flash kernel; and what the
+    first forward with texts of new lengths costs: cuDNN, where that is the choice, prepares itself for each shape."""
+    backend = rig.backend()
+    small, large = rig.scale.small, rig.scale.large
+    for side, batch in ((small, 1), (small, rig.scale.batches[-1]), (large, 1)):
+        act = forward(backend, rig.inputs(side, batch))
+        times = rig.seconds({"torch's choice": act, "flash": flash(act)})
+        yield {
+            "": f"{side}² · batch {batch}",
+            **{f"{name} ms": round(1000 * middle(took), 1) for name, took in times.items()},
+            "flash, × torch's choice": ratios(times["torch's choice"], times["flash"]),
+        }
+    inputs = rig.inputs(small, 1)
+
+    def of(*tokens: int) -> Callable[[], torch.Tensor]:
+        return forward(backend, inputs._replace(texts=[rig.text(each) for each in tokens]))
+
+    # what is new of their bucket and has nothing to do with attention
+    flash(of(45, 8))()
+    times = rig.seconds({"torch's choice": of(43, 6), "flash": flash(of(44, 7))}, 1, warm=False)
+    yield {
+        "": f"{small}² · batch 1 · the first with texts so long",
+        **{f"{name} ms": round(1000 * middle(took), 1) for name, took in times.items()},
+    }
+
+
+@torch.inference_mode()
+def kernels(rig: Rig) -> Iterator[Row]:
+    """What a forward runs for attention, by name, one block deep. Last: a profiler may slow all that comes after it."""
+    shallow = Rig(rig.device, replace(rig.scale, transformer={**rig.scale.transformer, "num_layers": 1}))
+    act = forward(shallow.backend(), shallow.inputs(rig.scale.small, 1))
+    for name, each in {"torch's choice": act, "masked": masked(act), "flash": flash(act)}.items():
+        each()
+        yield {"": name, "kernels": attention_kernels(shallow, each)}
 
 
 @torch.inference_mode()
@@ -71,18 +112,17 @@ def graphs(rig: Rig) -> Iterator[Row]:
 
 @torch.inference_mode()
 def compiled(rig: Rig) -> Iterator[Row]:
-    """Each block through torch.compile, beside eager ones; the first call compiles, and its time is told."""
+    """Each block through torch.compile, beside eager ones; the first call compiles, and its time is told. The compiled
+    ones turn by real numbers, since the compiler leaves complex ones as they are."""
     eager, backend = rig.backend(), rig.backend()
     compile_blocks(rig, backend)
     small, large = rig.scale.small, rig.scale.large
     for side, batch in ((small, 1), (large, 1), (small, rig.scale.batches[-1]), (large, 2)):
         rig.empty()
         inputs = rig.inputs(side, batch)
-        begun = time.perf_counter()
-        forward(backend, inputs)()
-        rig.synchronize()
-        first = time.perf_counter() - begun
-        times = rig.seconds({"eager": forward(eager, inputs), "compiled": forward(backend, inputs)})
+        act = instead(forward(backend, inputs), rotate=_rotate)
+        (first,) = rig.seconds({"first": act}, 1, warm=False)["first"]
+        times = rig.seconds({"eager": forward(eager, inputs), "compiled": act})
         yield {
             "": f"{side}² · batch {batch}",
             **{f"{name} ms": round(1000 * middle(took), 1) for name, took in times.items()},
@@ -98,25 +138,24 @@ def eight_bits(rig: Rig) -> Iterator[Row]:
     backend = rig.backend()
     rig.release()
     shapes = [(rig.scale.small, rig.scale.batches[-1]), (rig.scale.large, 1), (rig.scale.small, 1)]
-    inputs = {shape: rig.inputs(*shape) for shape in shapes}
-    before = {shape: rig.seconds({"16": forward(backend, each)})["16"] for shape, each in inputs.items()}
-    exact = {shape: forward(backend, each)() for shape, each in inputs.items()}
+    acts = {shape: forward(backend, rig.inputs(*shape)) for shape in shapes}
+    before = {shape: rig.seconds({"16": act})["16"] for shape, act in acts.items()}
+    exact = {shape: act() for shape, act in acts.items()}
     rig.empty()
     convert(backend.transformer.transformer_blocks)
     for name in ("eager", "compiled"):
         if name == "compiled":
             compile_blocks(rig, backend)
-        for shape, each in inputs.items():
-            took = rig.seconds({"8": forward(backend, each)})["8"]
-            error = (forward(backend, each)() - exact[shape]).square().mean().sqrt() / exact[
-                shape
-            ].square().mean().sqrt()
+            acts = {shape: instead(act, rotate=_rotate) for shape, act in acts.items()}
+        for shape, act in acts.items():
+            rig.empty()
+            took = rig.seconds({"8": act})["8"]
             yield {
                 "": f"{shape[0]}² · batch {shape[1]} · {name}",
                 "16 bits, eager ms": round(1000 * middle(before[shape]), 1),
                 "8 bits ms": round(1000 * middle(took), 1),
                 "× 16 bits": round(middle(before[shape]) / middle(took), 3),
-                "error, of the velocity": round(error.item(), 4),
+                "error, of the velocity": apart(act(), exact[shape]),
                 **rig.peak_memory(),
             }
 
@@ -127,12 +166,32 @@ def forward(backend: TorchBackend, inputs: Inputs) -> Callable[[], torch.Tensor]
 
 def masked(act: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
     """The same with all rows in one call of attention and a mask for the padding of their texts."""
+    return instead(act, attend=_attend)
+
+
+def flash(act: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """The same with torch's flash kernel, whatever else torch would choose."""
 
     def run() -> torch.Tensor:
-        with _attending(_attend_masked):
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return act()
 
     return run
+
+
+def instead(act: Callable[[], torch.Tensor], **functions: Callable[..., torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """The same with other functions in `inference.models.transformer`."""
+
+    def run() -> torch.Tensor:
+        with mock.patch.multiple(rows, **functions):
+            return act()
+
+    return run
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """How far one is from the other, as a share of that; a number that is not finite shows."""
+    return round(((one - other).square().mean() / other.square().mean()).sqrt().item(), 4)
 
 
 def raw(plain: QwenImageTransformer2DModel, inputs: Inputs) -> torch.Tensor:
@@ -162,16 +221,7 @@ def _plain(
     return velocity
 
 
-@contextmanager
-def _attending(attend: Callable[..., torch.Tensor]) -> Iterator[None]:
-    before, rows.attend = rows.attend, attend
-    try:
-        yield
-    finally:
-        rows.attend = before
-
-
-def _attend_masked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
     mask = _mask(tuple(lengths), query.shape[1], query.dtype, query.device)
     query, key, value = (each.transpose(1, 2) for each in (query, key, value))
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
@@ -185,6 +235,12 @@ def _mask(lengths: tuple[int, ...], tokens: int, dtype: torch.dtype, device: tor
     return mask
 
 
+def _rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    cosine, sine = torch.view_as_real(rotation).unbind(-1)
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), -1).flatten(-2).to(x.dtype)
+
+
 def attention_kernels(rig: Rig, act: Callable[[], object]) -> str:
     """What the device runs for attention, by the names of its kernels; on a CPU by those of torch's operators."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if rig.on_gpu else [])]
@@ -194,7 +250,7 @@ def attention_kernels(rig: Rig, act: Callable[[], object]) -> str:
     names = {event.key for event in seen.key_averages() if ATTENTION.search(event.key)}
     kernels = {name for name in names if not name.startswith(("aten::", "cuda"))} or names
     return (
-        ", ".join(sorted({re.split(r"[<(]", name.removeprefix("void "))[0][-60:] for name in kernels})) or "none named"
+        ", ".join(sorted({re.split(r"[<(]", name.removeprefix("void "))[0][-100:] for name in kernels})) or "none named"
     )
 
 
@@ -244,6 +300,7 @@ class EightBitLinear(nn.Module):
             scale_a=scale,
             scale_b=self.scale,
             out_dtype=torch.bfloat16,
+            use_fast_accum=True,
         )
         y = y.to(x.dtype) if self.bias is None else y.to(x.dtype) + self.bias
         return y.unflatten(0, x.shape[:-1])
@@ -256,7 +313,8 @@ def _scale(matrix: torch.Tensor) -> torch.Tensor:
 
 def convert(blocks: nn.Module) -> None:
     """Replace one linear layer after the other, so that the old weights go as the new ones come."""
-    for parent in list(blocks.modules()):
+    # no list of all modules: it would hold every old layer to the end
+    for parent in [module for module in blocks.modules() if not isinstance(module, nn.Linear)]:
         for name, layer in list(parent.named_children()):
             if isinstance(layer, nn.Linear):
                 setattr(parent, name, EightBitLinear(layer))
