@@ -4,3 +4,8 @@ A benchmark is a module here with `main(quick: bool) -> dict[str, Any]`. It runs
 servers that it needs. In what it returns, a list of dicts or a dict of dicts is a table. `quick` asks for a run of a
 few seconds, whose figures only show that it works.
 """
+
+import time
+
+# before anything slow is imported
+BEGUN = time.monotonic()

@@ -128,11 +128,8 @@ def jobs(engine: Engine, orders: Orders, count: int) -> Row:
     sample = [seed for seed in range(0, count, max(1, count // SAMPLE)) if not futures[seed].exception()]
     again = {str(seed): orders.one(drawn[seed][0], seed, **drawn[seed][1]) for seed in sample}
     made = {str(seed): futures[seed].result().image for seed in sample}
-    return {
-        "failed": len(failed),
-        **({"first": repr(failed[0])} if failed else {}),
-        **worst(alone(engine, again), made),
-    }
+    row: Row = {"failed": len(failed), **({"first": repr(failed[0])} if failed else {})}
+    return row | worst(alone(engine, again), made) if sample else row
 
 
 def worst(ones: dict[str, Image.Image], others: dict[str, Image.Image]) -> Row:

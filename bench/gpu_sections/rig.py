@@ -1,13 +1,12 @@
-"""The rig that the sections share: a device, a transformer of Qwen-Image's size with random weights, and a clock.
+"""What the sections share: a device, a transformer of Qwen-Image's size with random weights, and a clock.
 
-Random weights cost as much time as trained ones. Modules that run the same weights in different ways (diffusers' own,
-Kiln's backend, a compiled one) share one copy of them, so that they can take turns in one process.
+Random weights cost what trained ones cost. Modules that run the same weights in different ways (diffusers' own, Kiln's
+backend, a compiled one) share one copy of them, so that they can take turns in one process.
 """
 
 import gc
 import statistics
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +24,7 @@ from inference.state import Grid
 
 Row = dict[str, Any]
 
-# Qwen-Image's, from its published scheduler configuration
+# Qwen-Image's own, from its published scheduler configuration
 SAMPLER: Mapping[str, Any] = {
     "base_image_seq_len": 256,
     "base_shift": 0.5,
@@ -35,17 +34,18 @@ SAMPLER: Mapping[str, Any] = {
     "time_shift_type": "exponential",
     "use_dynamic_shifting": True,
 }
-# lengths of prompts in tokens; the last is that of an empty one in Qwen-Image's template
+# tokens of prompts; the last is what Qwen-Image's template leaves of an empty one
+PROMPT = "picture "
 PROMPT_TOKENS = (40, 57, 83, 120)
 EMPTY_TOKENS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is measured: on a GPU everything, on a processor a model of two small blocks.
+    """How much is measured: on a GPU in full, on a processor with a model of two small blocks.
 
-    For the random model: its configuration if it differs from Qwen-Image's, both sides in pixels, and batches of guided
-    pictures. For the house model: the side in pixels, the number of batch-mates of a picture, and of random jobs.
+    Of the random model: its configuration where it is not Qwen-Image's own, both sides in pixels, batches of guided
+    pictures. Of the house model: the side in pixels, how many batch-mates a picture is given, how many random jobs.
     """
 
     transformer: Mapping[str, Any]
@@ -99,7 +99,7 @@ TINY = Scale(
 
 
 class Inputs(NamedTuple):
-    """The inputs of a forward of guided pictures, all prompts first, then as many negative prompts."""
+    """What a forward of guided pictures takes, all prompts first, then as many negative ones."""
 
     latents: torch.Tensor
     sigmas: torch.Tensor
@@ -112,7 +112,7 @@ class Inputs(NamedTuple):
 
 
 class Rig:
-    """One device and the modules on it, made when a section first needs them."""
+    """One device and the modules on it, made when a section first asks."""
 
     def __init__(self, device: torch.device, scale: Scale) -> None:
         self.device = device
@@ -133,14 +133,14 @@ class Rig:
         return self.device.type == "cuda"
 
     def share(self) -> QwenImageTransformer2DModel:
-        """Return another, unmodified transformer with the same weights."""
+        """Another transformer with the same weights, unmodified."""
         if self._transformer is None:
             torch.manual_seed(0)
             self._transformer = self._made(QwenImageTransformer2DModel, self.scale.transformer)
         with torch.inference_mode(False), torch.device("meta"):
             other = QwenImageTransformer2DModel(**self.scale.transformer)
             other.load_state_dict(self._transformer.state_dict(), assign=True)
-        # its tables of angles are not weights
+        # its tables of angles are no weights
         other.pos_embed = self._transformer.pos_embed
         return other.eval().requires_grad_(False)
 
@@ -153,13 +153,22 @@ class Rig:
 
     @cached_property
     def peak(self) -> float:
-        """The speed of products of square matrices in the model's type, in operations a second."""
+        """Products of square matrices in the model's type, one after a pause, in operations a second."""
+        return self.products(1, 10)
+
+    def products(self, count: int, rounds: int) -> float:
+        """The same, so many without a pause."""
         size = self.scale.matrix
         one, other = (torch.randn(size, size, device=self.device, dtype=self.dtype) for _ in range(2))
-        return 2 * size**3 / middle(self.seconds({"product": lambda: one @ other}, 10)["product"])
+
+        def multiply() -> None:
+            for _ in range(count):
+                torch.mm(one, other)
+
+        return count * 2 * size**3 / middle(self.seconds({"products": multiply}, rounds)["products"])
 
     def release(self) -> None:
-        """Drop the rig's own references to the weights, so that only modules that share them hold them."""
+        """Let go of the weights, so that those who share them are their only holders."""
         self._transformer = None
 
     def _made(self, kind: type, config: Mapping[str, Any]) -> Any:
@@ -179,7 +188,7 @@ class Rig:
         return int(self.scale.transformer.get("joint_attention_dim", 3584))
 
     def inputs(self, side: int, batch: int) -> Inputs:
-        """Return the inputs for `batch` guided pictures: twice as many rows, with prompts of several lengths."""
+        """A forward of `batch` guided pictures: twice as many rows, of prompts of several lengths."""
         grid = (side // TILE, side // TILE)
         latents = torch.randn(2 * batch, grid[0] * grid[1], 64, device=self.device)
         texts = [self.text(PROMPT_TOKENS[row % len(PROMPT_TOKENS)]) for row in range(batch)]
@@ -187,11 +196,11 @@ class Rig:
         return Inputs(latents, torch.full((2 * batch,), 0.5, device=self.device), texts, [grid])
 
     def operations(self, inputs: Inputs) -> float:
-        """Return the floating-point operations of an unpadded forward: the blocks' products, attention included."""
+        """Floating-point operations of a forward that pads nothing: products of the blocks, attention included."""
         width = self.inner_width
         image = inputs.latents.shape[1]
         tokens = [image + len(text) for text in inputs.texts]
-        # each token passes 12 width² weights a block; each pair of tokens costs 2 products of 2 · width operations
+        # a token passes 12 width² weights a block; each pair of tokens costs 2 products of 2 · width operations
         blocks = int(self.scale.transformer.get("num_layers", 60))
         return blocks * sum(24 * width**2 * each + 4 * width * each**2 for each in tokens)
 
@@ -204,10 +213,12 @@ class Rig:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
-    def seconds(self, acts: Mapping[str, Callable[[], object]], rounds: int | None = None) -> dict[str, list[float]]:
-        """Time each act, round by round in turns, after one of each to warm up; return the seconds."""
+    def seconds(
+        self, acts: Mapping[str, Callable[[], object]], rounds: int | None = None, *, warm: bool = True
+    ) -> dict[str, list[float]]:
+        """Seconds of each act, round by round in turns, after one of each that warms up unless it is not to."""
         times: dict[str, list[float]] = {name: [] for name in acts}
-        for index in range((rounds or self.scale.rounds) + 1):
+        for index in range(0 if warm else 1, (rounds or self.scale.rounds) + 1):
             for name, act in acts.items():
                 self.synchronize()
                 begun = time.perf_counter()
@@ -218,21 +229,22 @@ class Rig:
         return times
 
     def empty(self) -> None:
-        """Free cached memory, and count the peak of memory from here."""
+        """Give back what no tensor needs, and count the peak of memory from here."""
         gc.collect()
         if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_memory(self) -> Row:
-        """Return the peak of tensors' memory since `empty` in GiB, weights included; on a CPU it is unknown."""
+        """GiB that tensors had at once since `empty`, weights included; nothing to say of a CPU."""
         if not self.on_gpu:
             return {}
         return {"peak GiB": round(torch.cuda.max_memory_allocated(self.device) / 2**30, 1)}
 
 
 class RandomModel(QwenImage):
-    """The rig's parts as a model for an engine; prompts become random numbers, always the same for each."""
+    """The rig's parts for an engine: prompts become random numbers, each always the same, those of `request` as many as
+    the row of `Rig.inputs` with the number of their seed."""
 
     def __init__(self, rig: Rig) -> None:
         self.device = rig.device
@@ -243,20 +255,20 @@ class RandomModel(QwenImage):
         self._width = rig.width
 
     def encode(self, prompt: str) -> torch.Tensor:
-        seed = zlib.crc32(prompt.encode())
+        seed = int(prompt.removeprefix(PROMPT)) if prompt else 0
         tokens = PROMPT_TOKENS[seed % len(PROMPT_TOKENS)] if prompt else EMPTY_TOKENS
         text = torch.randn(tokens, self._width, generator=torch.Generator().manual_seed(seed))
         return text.to(self.device, self.transformer.dtype)
 
 
 def load(rig: Rig) -> Callable[[ModelCard, torch.device], QwenImage]:
-    """Return the function by which an engine loads the rig's model."""
+    """What an engine is given to load the rig's model."""
     return lambda card, device: RandomModel(rig)
 
 
 def request(side: int, steps: int, seed: int, **changes: Any) -> Request:
     values = {"width": side, "height": side, "steps": steps, "guidance_scale": 4.0, "seed": seed} | changes
-    return Request(f"picture {seed}", **values)
+    return Request(f"{PROMPT}{seed}", **values)
 
 
 def middle(times: Sequence[float]) -> float:
@@ -264,5 +276,5 @@ def middle(times: Sequence[float]) -> float:
 
 
 def ratios(ones: Sequence[float], others: Sequence[float]) -> float:
-    """Return the median of the ratios of neighbours."""
+    """The median of neighbours' ratios."""
     return round(middle([one / other for one, other in zip(ones, others, strict=True)]), 3)

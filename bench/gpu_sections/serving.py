@@ -1,4 +1,4 @@
-"""The engine on a model of the real size: its step beside bare forwards, many kinds of orders at once, adapters by
+"""The engine on a model of the real size: its step beside bare forwards, many kinds of orders at once, adapters row by
 row, and the step cache."""
 
 import random
@@ -25,14 +25,14 @@ SEED = 2026
 
 
 class Watched:
-    """An engine with the rig's model that records when its steps ended."""
+    """An engine of the rig's model that notes when its steps ended."""
 
     def __init__(self, rig: Rig, **options: Any) -> None:
         self.engine = Engine(rig.card, load=load(rig), device=str(rig.device), on_batch=self._note, **options)
         self.steps: list[tuple[float, int]] = []
 
     def step_seconds(self, requests: list[Request]) -> list[float]:
-        """Return the seconds from step to step, scheduling included, while all of the requests shared them."""
+        """Seconds from step to step, scheduling included, while all of the requests shared them."""
         self.steps = []
         for future in [self.engine.submit(each) for each in requests]:
             future.result()
@@ -45,8 +45,8 @@ class Watched:
 
 
 def engine(rig: Rig) -> Iterator[Row]:
-    """Measure the time from step to step beside a forward of the backend and one of diffusers' transformer (raw), and
-    the cap that the engine calibrates."""
+    """The time from step to step beside a forward of the backend and one of diffusers' transformer (raw); and the cap
+    that the engine finds by itself."""
     small, large, most = rig.scale.small, rig.scale.large, rig.scale.batches[-1]
     backend, plain = rig.backend(), rig.share()
     for side, batch in ((small, 1), (small, most), (large, 1)):
@@ -76,8 +76,8 @@ def engine(rig: Rig) -> Iterator[Row]:
 
 
 def mixed(rig: Rig) -> Iterator[Row]:
-    """Serve orders of three sizes and several numbers of steps, with and without guidance, from four accounts: one
-    after another, then all at once under the calibrated cap."""
+    """Orders of three sizes, several numbers of steps, with and without guidance, from four accounts: all at once under
+    the calibrated cap, for the first time; one after the other; all at once again."""
     choose = random.Random(SEED)
     small, large = rig.scale.small, rig.scale.large
     kinds = [
@@ -95,13 +95,14 @@ def mixed(rig: Rig) -> Iterator[Row]:
 
     watched = Watched(rig)
     with watched.engine as served:
-        served.submit(request(small, 1, 0)).result()
         rig.empty()
+        first = _seconds(lambda: at_once(served, orders()))
         alone = _seconds(lambda: [served.submit(each).result() for each in orders()])
         watched.steps = []
-        together = _seconds(lambda: [future.result() for future in [served.submit(each) for each in orders()]])
+        together = _seconds(lambda: at_once(served, orders()))
         yield {
             "": f"{len(kinds)} orders",
+            "at once, first time s": round(first, 2),
             "one after the other s": round(alone, 2),
             "all at once s": round(together, 2),
             "× one after the other": round(alone / together, 3),
@@ -111,9 +112,14 @@ def mixed(rig: Rig) -> Iterator[Row]:
         }
 
 
+def at_once(engine: Engine, orders: list[Request]) -> None:
+    for future in [engine.submit(order) for order in orders]:
+        future.result()
+
+
 @torch.inference_mode()
 def adapters(rig: Rig) -> Iterator[Row]:
-    """Measure forwards of eight guided pictures, of which none, one, four or all have an adapter of their own."""
+    """Forwards of eight guided pictures, of which none, one, four or all have an adapter of their own."""
     backend = rig.backend()
     inputs = rig.inputs(rig.scale.small, ROWS)
     for rank in RANKS:
@@ -135,7 +141,7 @@ def adapters(rig: Rig) -> Iterator[Row]:
 
 
 def adapter(layers: Layers, rank: int) -> Adapter:
-    """Make random factors for the layers that training scripts usually change."""
+    """Random factors for the layers that training scripts usually change."""
     shapes = {name: Shape(rank, inputs, outputs, 1.0) for name, (inputs, outputs) in layers.sizes.items() if ends(name)}
     size = sum(shape.size for shape in shapes.values())
     return Adapter(0.02 * torch.randn(size, device=layers.device, dtype=layers.dtype), shapes)
@@ -147,7 +153,7 @@ def ends(name: str) -> bool:
 
 @torch.inference_mode()
 def step_cache(rig: Rig) -> Iterator[Row]:
-    """Measure a forward with the cache when no row, half of the rows, and all rows can reuse the step before."""
+    """A forward with the cache: when nothing can be reused, when half of the rows can, and when all can."""
     backend = rig.backend()
     batch = max(2, rig.scale.batches[-1] // 2)
     inputs = rig.inputs(rig.scale.small, batch)
@@ -156,7 +162,7 @@ def step_cache(rig: Rig) -> Iterator[Row]:
     backend.velocity(*inputs, [()] * inputs.rows, first)
 
     def cached(reusing: int) -> StepCache:
-        # the remembered forward had the same input, so any threshold allows reusing it
+        # the forward that was kept saw the same, so any threshold lets it be used
         cache = StepCache([1e9] * reusing + [1e-9] * (batch - reusing), list(first.memories))
         cache.memories[reusing:] = [None] * (batch - reusing)
         backend.velocity(*inputs, [()] * inputs.rows, cache)
