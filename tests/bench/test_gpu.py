@@ -97,7 +97,7 @@ def test_a_section_that_missed_its_end_is_told_again(monkeypatch, tmp_path):
         time.sleep(10)
 
     monkeypatch.setattr(gpu, "AGAIN_SECONDS", 0.5)
-    section(monkeypatch, "card", deaf, 1.4)
+    section(monkeypatch, "card", deaf, 1.4 / gpu.TINY_PATIENCE)
     begun = time.monotonic()
     assert gpu.main(["--tiny", "--out", str(tmp_path / "gpu.json"), "card"]) == 0
     assert time.monotonic() - begun < 8
