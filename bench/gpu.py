@@ -47,9 +47,9 @@ PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy")
 # with the grace within eight, imports included
 MINUTES = 7.6
 # what a call into the driver that does not come back may cost beyond the whole time
-# a processor may be anybody's: there a section has so many times its seconds
-TINY_PATIENCE = 4
 GRACE_SECONDS = 20.0
+# others may be using the processor: there a section has so many times its seconds
+TINY_PATIENCE = 4
 # an end that was lost, in a callback that lets nothing through, or that an engine is slow to follow is told again
 AGAIN_SECONDS = 10.0
 
