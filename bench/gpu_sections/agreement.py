@@ -26,13 +26,14 @@ ADAPTER_RANK = 8
 
 
 def agreement(rig: Rig) -> Iterator[Row]:
-    """Measure differences, of 255, from the processor's pictures in 32 bits, from running alone, and from running
-    without streams; then run many random jobs, none of which may fail."""
+    """Measure differences, of 255, in 32 bits and in the model's type: from the processor's picture in 32 bits, from
+    running alone, and from running without streams; then run many random jobs, none of which may fail."""
+    torch.backends.cudnn.allow_tf32 = False  # convolutions, or 32 bits would be 19
     with tempfile.TemporaryDirectory() as folder:
         orders = Orders(Path(folder), rig.scale)
         with Engine(device="cpu", max_batch_tokens=1024) as processor:
             expected = alone(processor, orders.all())
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in dict.fromkeys((torch.float32, rig.dtype)):
             load = partial(qwen_image.load, dtype=dtype)
             name = str(dtype).removeprefix("torch.")
             with Engine(device=str(rig.device), load=load, max_batch_tokens=1024) as engine:

@@ -6,9 +6,6 @@ import torch
 
 from bench.gpu_sections.rig import Rig, Row, middle
 
-HOT_SECONDS = 0.5
-MOST_PRODUCTS = 500
-
 
 def card(rig: Rig) -> Iterator[Row]:
     """TFLOP/s in the model's type and in 8 bits, GB/s read and written; and what is left of the first when the card
@@ -16,7 +13,7 @@ def card(rig: Rig) -> Iterator[Row]:
     size = rig.scale.matrix
     label = f"products of {size}² in {_name(rig.dtype)}"
     yield {"": label, "TFLOP/s": round(rig.peak / 1e12, 2)}
-    count = min(MOST_PRODUCTS, max(1, int(HOT_SECONDS * rig.peak / (2 * size**3))))
+    count = max(1, int(rig.scale.hot_seconds * rig.peak / (2 * size**3)))
     yield {"": f"{label}, without a pause", "TFLOP/s": round(rig.products(count, rig.scale.rounds) / 1e12, 2)}
     eight = torch.float8_e4m3fn
     one, other = (torch.randn(size, size, device=rig.device).to(eight) for _ in range(2))

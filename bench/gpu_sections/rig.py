@@ -45,7 +45,8 @@ class Scale:
     """How much is measured: on a GPU in full, on a processor with a model of two small blocks.
 
     Of the random model: its configuration where it is not Qwen-Image's own, both sides in pixels, batches of guided
-    pictures. Of the house model: the side in pixels, how many batch-mates a picture is given, how many random jobs.
+    pictures. Of the card: matrices, seconds of their products without a pause, bytes. Of the house model: the side in
+    pixels, how many batch-mates a picture is given, how many random jobs.
     """
 
     transformer: Mapping[str, Any]
@@ -54,6 +55,7 @@ class Scale:
     large: int
     batches: tuple[int, ...]
     matrix: int
+    hot_seconds: float
     copied_bytes: int
     rounds: int
     steps: int
@@ -69,6 +71,7 @@ FULL = Scale(
     large=1024,
     batches=(1, 2, 4, 8),
     matrix=8192,
+    hot_seconds=0.5,
     copied_bytes=2**32,
     rounds=3,
     steps=8,
@@ -85,12 +88,13 @@ TINY = Scale(
         "joint_attention_dim": 64,
     },
     autoencoder={"base_dim": 8},
-    small=64,
-    large=128,
+    small=32,
+    large=64,
     batches=(1, 2),
     matrix=256,
+    hot_seconds=0.01,
     copied_bytes=2**22,
-    rounds=2,
+    rounds=1,
     steps=2,
     side=64,
     batch_mates=1,
