@@ -31,7 +31,7 @@ PLACES = {
     "API key": ("authentication.py", "authenticate"),
     "check of the body": ("schemas.py", "order"),
     "price": ("pricing.py", "quote"),
-    "hold and job (one statement)": ("statements.py", "rows"),
+    "hold and job (one statement)": ("prepared.py", "rows"),
     "answer": ("views.py", "one"),
     "rendering": ("response.py", "rendered_content"),
 }

@@ -67,7 +67,8 @@ def _compiled(fields: Mapping[str, Any], stored: bool) -> Callable[..., dict[str
     given = [name for name, field in fields.items() if _declared(field).given]
     names: dict[str, Any] = {}
     entries = ", ".join(f"{name!r}: {_expression(name, field, stored, names)}" for name, field in fields.items())
-    exec(f"def show(row=None, /{''.join(f', {name}' for name in ('*', *given) if given)}): return {{{entries}}}", names)
+    parameters = ", ".join(["row=None", "/", *(["*", *given] if given else [])])
+    exec(f"def show({parameters}): return {{{entries}}}", names)
     return names["show"]  # type: ignore[no-any-return]
 
 

@@ -103,7 +103,7 @@ class Submitted:
     replayed: bool
     """True when the idempotency key had already bought this job."""
     queue_position: int | None = None
-    """As `queue_position` has it; None for a replay, which may have left the queue."""
+    """As `turns.queue_position` has it; None for a replay, which may have left the queue."""
 
 
 def quote(order: JobOrder) -> pricing.Quote:
