@@ -72,12 +72,13 @@ def send(stripe: Stripe, reversal_id: str) -> str:
 
 
 def _unspent_minor(lot: Lot) -> int:
-    """Return how much money can be refunded for the lot so that its unspent Tokens cover all that is demanded for it."""
+    """Return how much money can be refunded for the lot so that its unspent Tokens cover all that is demanded."""
     now = lots.allocate(lot.wallet_id)
     left = next((each.remaining for each in now.lots if each.id == lot.id), 0)
     money, demanded = debts.demanded(lot)
     price: int = lot.price_minor or 0
-    # The most money whose share of the lot, rounded down as in `debts`, is covered by what was demanded and what is left.
+    # The most money whose share of the lot, rounded down as in `debts`, is covered by what was demanded and what is
+    # left.
     covered = (price * (demanded + min(left, now.balance.available) + 1) - 1) // lot.amount
     return max(0, int(min(price, covered) - money))
 

@@ -29,7 +29,7 @@ def write_down(kind: Reversal.Kind, source: Document, standing: bool, final: boo
     lock_payment(intent)
     terms = {"kind": kind, "payment_intent": intent, "amount_minor": source["amount"]}
     reversal = _ours(source, terms) or Reversal.objects.get_or_create(id=source["id"], defaults=terms)[0]
-    # A refund or dispute that took money ends for good or not at all, so a report of an open inquiry is outdated then.
+    # Once money was taken, it comes back for good or not at all; a report of an open inquiry is outdated then.
     if not reversal.final and (standing or final or not reversal.standing):
         if standing != reversal.standing:
             setattr(reversal, "since" if standing else "until", timezone.now())
@@ -106,7 +106,7 @@ def _take(top_up: TopUp, reversal: Reversal) -> bool:
 
 
 def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
-    """Undo a reversal whose money came back: forgive what was owed, and return what was taken as lots on the same terms."""
+    """Undo a reversal whose money came back: forgive what is owed, and return what was taken as lots on equal terms."""
     taken = _taken(reversal)
     for back in taken:
         debts.void(back.id, f"{reversal} was void")

@@ -40,7 +40,7 @@ class Stripe:
 
     @contextmanager
     def attempt(self, top_up: TopUp) -> Iterator[tuple[stripe.StripeClient, str]]:
-        """Yield the client and this top-up's idempotency key, which changes once Stripe has stored an error under it."""
+        """Yield the client and this top-up's idempotency key, which changes once Stripe has stored an error for it."""
         number = top_up.attempt
         try:
             with self.asking() as client:
@@ -69,7 +69,10 @@ class Stripe:
             raise PaymentsRefused(str(error), error.code or "", error.request_id or "") from error
 
     def events(self, types: list[str], since: datetime) -> Iterator[dict[str, Any]]:
-        """Yield Stripe's events of these types since then, newest first. Raises PaymentsUnavailable or PaymentsRefused."""
+        """Yield Stripe's events of these types since then, newest first.
+
+        Raises PaymentsUnavailable or PaymentsRefused.
+        """
         with self.asking() as client:
             found = client.v1.events.list({"types": types, "created": {"gte": int(since.timestamp())}, "limit": 100})
             for event in found.auto_paging_iter():
@@ -90,7 +93,10 @@ class Stripe:
             return False
 
     def refund(self, payment_intent: str, key: str, reason: Literal["duplicate", "fraudulent"]) -> bool:
-        """Refund what is left of a payment; return False if nothing is. Raises PaymentsUnavailable or PaymentsRefused."""
+        """Refund what is left of a payment; return False if nothing is.
+
+        Raises PaymentsUnavailable or PaymentsRefused.
+        """
         with self.asking() as client:
             try:
                 client.v1.refunds.create({"payment_intent": payment_intent, "reason": reason}, {"idempotency_key": key})
@@ -101,7 +107,7 @@ class Stripe:
         return True
 
     def give_back(self, payment_intent: str, amount_minor: int, reversal: str) -> str:
-        """Refund this much, once per `reversal` however often and late this is called; return Stripe's id of the refund.
+        """Refund this much, once per `reversal` however often and late it is called; return Stripe's refund id.
 
         Raises PaymentsUnavailable or PaymentsRefused.
         """
@@ -121,7 +127,10 @@ class Stripe:
 
 
 def read_event(body: bytes, signature: str) -> dict[str, Any]:
-    """Return a webhook's event. Raises BadSignature unless one of our secrets signed these bytes in the last 5 minutes."""
+    """Return a webhook's event.
+
+    Raises BadSignature unless a secret of ours signed these bytes in the last 5 minutes.
+    """
     for secret in settings.STRIPE_WEBHOOK_SECRETS:
         try:
             stripe.WebhookSignature.verify_header(body, signature, secret, stripe.Webhook.DEFAULT_TOLERANCE)
