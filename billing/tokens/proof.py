@@ -1,4 +1,4 @@
-"""The proof that the books are right: one statement checks every invariant of wallets, transfers, holds, lots and debts.
+"""The proof of the books: one statement that checks every invariant of wallets, transfers, holds, lots and debts.
 
 Repairs nothing: each violation needs somebody to investigate.
 """
