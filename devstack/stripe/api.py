@@ -1,6 +1,6 @@
-"""One request to the API: who asks, whether the answer is known already, what is done, how it is shown.
+"""Handles one request to the API: checks the key, replays a stored answer or runs the request, and formats the result.
 
-An idempotency key's answer is stored in the transaction that it tells of, for 24 hours: a request that died is not
+An idempotency key's answer is stored for 24 hours, in the transaction that it reports: a request that died is not
 remembered, one that was answered is.
 """
 
@@ -33,7 +33,7 @@ FAILURE = {"error": {"message": "An unknown error occurred", "type": "api_error"
 
 @dataclass(frozen=True)
 class Request:
-    """As it came. `headers` have names in small letters."""
+    """A request as it arrived; the names in `headers` are in lower case."""
 
     method: str
     path: str
@@ -45,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """`silence` is how many seconds to wait and then close the connection; None to answer."""
+    """An HTTP answer; with `silence`, the connection is closed after so many seconds without one."""
 
     status: int
     body: str
@@ -55,7 +55,7 @@ class Answer:
 
 @dataclass
 class Api:
-    """`url` is where people's browsers reach the hosted pages; `key` the only secret key, None for any `sk_test_`."""
+    """The API. `url` is where browsers reach the hosted pages; `key` the only secret key, None for any `sk_test_`."""
 
     store: Store
     url: str
@@ -66,7 +66,7 @@ class Api:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, request: Request) -> Answer:
-        """Never raises for what a client sends."""
+        """Answer a request; never raises for what a client sends."""
         common = {"Request-Id": request.id, "Stripe-Version": request.headers.get("stripe-version", api_version)}
         key = request.headers.get("idempotency-key", "") if request.method == "POST" else ""
         if key:
@@ -88,7 +88,7 @@ class Api:
 
     @contextlib.contextmanager
     def books(self, request: str | None = None, key: str | None = None) -> Iterator[Books]:
-        """A transaction, for the pages and the control calls as well."""
+        """Open a transaction, for the hosted pages and control calls as well."""
         with self.store.transaction() as connection:
             yield Books(connection, self.url, request, key or None, self.notifies)
 
@@ -144,7 +144,7 @@ class Api:
 
 
 def _execute(books: Books, request: Request) -> tuple[int, str, bool]:
-    """Status, body, and whether execution began; what a refused request changed is undone."""
+    """Return status, body, and whether execution began; a refused request's changes are undone."""
     books.connection.execute("SAVEPOINT request")
     try:
         document = _run(books, request)
@@ -169,7 +169,7 @@ def _run(books: Books, request: Request) -> Document:
     call = Call(books, params, names, request.path, _account(request, route))
     document = route.handler(call)
     if unread := list(params.unread()):
-        message = f"This double of Stripe does not do {unread[0]}; Stripe does."
+        message = f"This double of Stripe does not support {unread[0]}, though Stripe does."
         raise Invalid(message, stored=False, code="parameter_not_in_double", param=unread[0])
     return _expanded(books, document, paths)
 
@@ -177,7 +177,7 @@ def _run(books: Books, request: Request) -> Document:
 def _account(request: Request, route: Route) -> str:
     account = request.headers.get("stripe-account", "")
     if account and route.path != "/v1/balance":
-        raise Invalid("This double of Stripe knows `Stripe-Account` for the balance only.", stored=False)
+        raise Invalid("This double of Stripe supports `Stripe-Account` for the balance only.", stored=False)
     return account
 
 

@@ -1,6 +1,6 @@
-"""What only a test can ask for, under `/_control/`: JSON in, JSON out.
+"""The control calls, which only tests use, under `/_control/`: JSON in, JSON out.
 
-Whatever changes an object makes the same events as it would at Stripe.
+A call that changes an object makes the same events as the change would at Stripe.
 """
 
 import json
@@ -20,7 +20,7 @@ MAX_ADVANCE = 400 * 86_400
 
 
 class Control(NamedTuple):
-    """`{id}` in `path` stands for one part of an address; `verb` gets the body and what it stands for."""
+    """A control call. `{id}` in `path` stands for one part of an address; `verb` gets the body and that part."""
 
     method: str
     path: str
@@ -83,7 +83,7 @@ def _account(books: Books, _: Endpoint, given: Document, identifier: str) -> Any
 def _advance(books: Books, _: Endpoint, given: Document, __: str) -> Any:
     seconds = float(given["seconds"])
     if not 0 < seconds <= MAX_ADVANCE:
-        raise ValueError(f"seconds must be over 0 and at most {MAX_ADVANCE}")
+        raise ValueError(f"seconds must be above 0 and at most {MAX_ADVANCE}")
     books.connection.execute("UPDATE clock SET advanced = advanced + ?", (seconds,))
     books.now = int(store.now(books.connection))
     clockwork.tick(books)
@@ -111,30 +111,30 @@ def _totals(books: Books, *_: object) -> Any:
 
 
 CONTROLS = (
-    Control("GET", "faults", _faults, "the faults that are still to strike"),
+    Control("GET", "faults", _faults, "the faults that are still active"),
     Control("POST", "faults", _add_fault, "{kind, match, count, probability, seconds}"),
     Control("DELETE", "faults", _clear_faults, "forget them"),
     Control("POST", "disputes", _dispute, "{charge or payment_intent, amount, reason}: the bank takes money back"),
     Control("POST", "disputes/{id}/close", _close, "{status: won or lost}"),
     Control("POST", "refunds", _refund, "{charge or payment_intent, amount, reason}: a refund from the dashboard"),
-    Control("POST", "refunds/{id}/fail", _fail_refund, "the card's bank sends a refund back"),
+    Control("POST", "refunds/{id}/fail", _fail_refund, "the card's bank returns a refund"),
     Control("POST", "fraud_warnings", _warn, "{charge or payment_intent, fraud_type}"),
-    Control("POST", "payment_intents/{id}/complete", _complete, "{succeeded}: the end of an asynchronous payment"),
-    Control("POST", "payment_methods/{id}", _change_card, "{number}: a saved card does what this test card does"),
+    Control("POST", "payment_intents/{id}/complete", _complete, "{succeeded}: end an asynchronous payment"),
+    Control("POST", "payment_methods/{id}", _change_card, "{number}: make a saved card behave like this test card"),
     Control(
         "POST", "accounts/{id}", _account, "{payouts_enabled, charges_enabled, details_submitted, disabled_reason}"
     ),
-    Control("POST", "advance", _advance, "{seconds}: the clock moves on; what is due happens"),
+    Control("POST", "advance", _advance, "{seconds}: move the clock forward; what is due happens"),
     Control("GET", "deliveries", _deliveries, "every webhook delivery with its attempts"),
     Control("POST", "events/{id}/deliver", _deliver_again, "deliver an event once more"),
-    Control("POST", "webhook", _point, "{url, secrets}: until the next start; how many events are under way"),
+    Control("POST", "webhook", _point, "{url, secrets}: until the next start; returns how many events are in flight"),
     Control("GET", "totals", _totals, "per currency, in minor units: charged, refunded, disputed, fees, net…"),
 )
 PATTERNS = [(re.compile("/_control/" + each.path.replace("{id}", r"([\w-]{1,255})")), each) for each in CONTROLS]
 
 
 def run(books: Books, endpoint: Endpoint, method: str, path: str, body: str) -> Any:
-    """The answer, as JSON has it; None for an unknown address. Raises ApiError and ValueError for what it cannot do."""
+    """Return a call's JSON answer; None for an unknown address. Raises ApiError, or ValueError for invalid input."""
     for pattern, each in PATTERNS:
         if each.method == method and (match := pattern.fullmatch(path)):
             try:
