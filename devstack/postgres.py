@@ -46,7 +46,7 @@ class Postgres:
         A server that a killed process left running in the folder is stopped first.
         """
         _make_passable(self.folder)
-        data = self._place()
+        data = self._data_folder()
         processes.clear(lambda: processes.serving(data, "postgres"), *LEFTOVER_STEPS)
         binaries = programs()
         if not data.exists():
@@ -70,15 +70,15 @@ class Postgres:
 
     def erase(self) -> None:
         """Delete the data of a stopped server, wherever it is."""
-        for place in (self.folder / "data", self._elsewhere()):
+        for place in (self.folder / "data", self._shared_folder()):
             shutil.rmtree(place, ignore_errors=True)
 
-    def _place(self) -> Path:
-        """Return where the data is: in the folder, or linked from there to SHARED if `nobody` cannot reach the folder."""
+    def _data_folder(self) -> Path:
+        """Return where the data is: in the folder, or linked from there to SHARED if `nobody` cannot reach it."""
         link = self.folder / "data"
         if not link.is_symlink() and (not _is_root() or _nobody_can("test", "-x", self.folder)):
             return link.parent.resolve() / link.name
-        place = self._elsewhere() / "data"
+        place = self._shared_folder() / "data"
         if not link.is_symlink():
             shutil.rmtree(place, ignore_errors=True)
             link.symlink_to(place)
@@ -86,7 +86,7 @@ class Postgres:
         _make_passable(place.parent)
         return place
 
-    def _elsewhere(self) -> Path:
+    def _shared_folder(self) -> Path:
         return SHARED / hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:16]
 
     def _initialise(self, binaries: Path, data: Path) -> None:

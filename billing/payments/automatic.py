@@ -87,7 +87,7 @@ def cancel(stripe: Stripe, owner: UUID) -> None:
     Raises PaymentsUnavailable or PaymentsRefused; call it again then.
     """
     with transaction.atomic():
-        _unpaid(owner=owner, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
+        _pending(owner=owner, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
         AutomaticTopUp.objects.filter(owner=owner).delete()
     cards.forget(stripe, owner)
 
@@ -96,7 +96,7 @@ def run(stripe: Stripe, new_id: Callable[[], UUID], allowed: Callable[[Collectio
     """Begin the top-ups that are due and continue unfinished ones, for owners that are `allowed`; log what fails."""
     for owner in allowed(due()):
         begin(owner, new_id())
-    begun = list(_unpaid(status=TopUp.Status.OPEN, session_id="", expires_at__gt=timezone.now()))
+    begun = list(_pending(status=TopUp.Status.OPEN, session_id="", expires_at__gt=timezone.now()))
     owners = allowed({top_up.owner for top_up in begun})
     for top_up in begun:
         try:
@@ -117,7 +117,7 @@ def due(limit: int = 500) -> list[UUID]:
     low = Wallet.objects.filter(
         owner=OuterRef("owner"), kind=Wallet.Kind.CUSTOMER, frozen=False, balance__lt=F("held") + OuterRef("threshold")
     )
-    pending = _unpaid(owner=OuterRef("owner"))
+    pending = _pending(owner=OuterRef("owner"))
     waits = Q(retry_at__gt=timezone.now())
     orders = AutomaticTopUp.objects.filter(Exists(low), ~Exists(pending), ~waits, status=On)
     return list(orders.order_by("owner").values_list("owner", flat=True)[:limit])
@@ -133,15 +133,15 @@ def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
         return None
     payer = Payer.objects.filter(owner=owner).exclude(card_id="").first()
     if payer is None or cards.has_expired(payer, now.date()):
-        _off(owner, Reason.CARD_EXPIRED if payer else Reason.CARD_GONE)
+        _switch_off(owner, Reason.CARD_EXPIRED if payer else Reason.CARD_GONE)
         return None
     if not standing.pack.active:
-        _off(owner, Reason.PACK_CHANGED)
+        _switch_off(owner, Reason.PACK_CHANGED)
         return None
     price = standing.pack.prices[standing.currency]
     # One statement: a payment that arrives meanwhile is seen as pending or in the balance, never as neither.
     low = Wallet.objects.filter(
-        ~Exists(_unpaid(owner=owner)), owner=owner, kind=Wallet.Kind.CUSTOMER, frozen=False,
+        ~Exists(_pending(owner=owner)), owner=owner, kind=Wallet.Kind.CUSTOMER, frozen=False,
         balance__lt=F("held") + standing.threshold,
     )  # fmt: skip
     if not low.exists() or _spent(standing) + price > standing.daily_cap_minor:
@@ -161,7 +161,7 @@ def advance(stripe: Stripe, top_up: TopUp) -> None:
     frozen = Wallet.objects.filter(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER, frozen=True)
     payer = Payer.objects.filter(owner=top_up.owner).exclude(card_id="").first()
     if payer is None or frozen.exists() or not standing.exists():
-        _unpaid(id=top_up.id, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
+        _pending(id=top_up.id, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
         return
     try:
         outcome = cards.charge(stripe, top_up, payer)
@@ -173,7 +173,7 @@ def advance(stripe: Stripe, top_up: TopUp) -> None:
         failed(top_up, Reason.CARD_GONE)
         return
     if outcome.answer is Answer.PAID:
-        _unpaid(id=top_up.id).update(status=TopUp.Status.PROCESSING)
+        _pending(id=top_up.id).update(status=TopUp.Status.PROCESSING)
     elif outcome.answer is Answer.DECLINED:
         failed(top_up, outcome.code)
     else:
@@ -183,15 +183,15 @@ def advance(stripe: Stripe, top_up: TopUp) -> None:
 @transaction.atomic
 def failed(top_up: TopUp, code: str, status: TopUp.Status = TopUp.Status.FAILED) -> None:
     """Record that a top-up was not paid: the next one waits, or none follows. Takes effect once per top-up."""
-    if not _unpaid(id=top_up.id).update(status=status, failure=code):
+    if not _pending(id=top_up.id).update(status=status, failure=code):
         return
     standing = AutomaticTopUp.objects.select_for_update().filter(owner=top_up.owner, status=On).first()
     if standing is None:
         return
     if code == "expired_card":
-        _off(top_up.owner, Reason.CARD_EXPIRED)
+        _switch_off(top_up.owner, Reason.CARD_EXPIRED)
     elif code in FINAL or standing.failures >= len(PAUSES):
-        _off(top_up.owner, Reason.CARD_DECLINED)
+        _switch_off(top_up.owner, Reason.CARD_DECLINED)
     else:
         standing.retry_at = timezone.now() + PAUSES[standing.failures]
         standing.failures += 1
@@ -210,10 +210,10 @@ def card_saved(owner: UUID) -> None:
 
 
 def card_gone(owner: UUID) -> None:
-    _off(owner, Reason.CARD_GONE)
+    _switch_off(owner, Reason.CARD_GONE)
 
 
-def _off(owner: UUID, reason: AutomaticTopUp.Reason) -> None:
+def _switch_off(owner: UUID, reason: AutomaticTopUp.Reason) -> None:
     standing = AutomaticTopUp.objects.filter(owner=owner, status=On)
     standing.update(status=AutomaticTopUp.Status.OFF, reason=reason, retry_at=None)
 
@@ -228,6 +228,6 @@ def _spent(standing: AutomaticTopUp) -> int:
     return spent
 
 
-def _unpaid(**which: object) -> QuerySet[TopUp]:
+def _pending(**which: object) -> QuerySet[TopUp]:
     """Return automatic top-ups that may still be paid."""
     return TopUp.objects.filter(**{"automatic": True, "status__in": PENDING, **which})

@@ -26,7 +26,7 @@ class Answer(Enum):
 
     PAID = "paid"
     DECLINED = "declined"
-    ASKED = "asked"
+    AUTHENTICATION_REQUIRED = "authentication_required"
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def save_page(stripe: Stripe, payer: Payer, currency: str, success_url: str, can
 def charge(stripe: Stripe, top_up: TopUp, payer: Payer) -> Outcome:
     """Pay a top-up with the saved card while its owner is away, or find out what became of an earlier try.
 
-    After ASKED this payment can never be made, so another one is safe. Raises PaymentsUnavailable; PaymentsRefused if
-    the card cannot be used at all.
+    After AUTHENTICATION_REQUIRED this payment can never be made, so another one is safe. Raises PaymentsUnavailable;
+    PaymentsRefused if the card cannot be used at all.
     """
     with stripe.attempt(top_up) as (client, key):
         intents = client.v1.payment_intents
@@ -83,7 +83,7 @@ def charge(stripe: Stripe, top_up: TopUp, payer: Payer) -> Outcome:
             return Outcome(Answer.DECLINED, error.decline_code or error.code or "declined")
         if intent.status != "canceled":
             intents.cancel(intent.id, {}, {"idempotency_key": f"{key}:cancel"})
-        return Outcome(Answer.ASKED)
+        return Outcome(Answer.AUTHENTICATION_REQUIRED)
 
 
 def is_gone(stripe: Stripe, payer: Payer) -> bool:

@@ -54,7 +54,7 @@ def buy(
     Raises UnknownPack, UnknownCurrency or IdempotencyMismatch; PaymentsUnavailable or PaymentsRefused, after which the
     same call with the same key continues where it stopped.
     """
-    top_up = _standing(owner, order, idempotency_key)
+    top_up = _existing(owner, order, idempotency_key)
     replayed = top_up is not None
     if top_up is None:
         top_up, replayed = _new(top_up_id, owner, order, idempotency_key)
@@ -86,7 +86,7 @@ def payer_for(stripe: Stripe, owner: UUID, email: str) -> Payer:
     return found
 
 
-def _standing(owner: UUID, order: Order, key: str | None) -> TopUp | None:
+def _existing(owner: UUID, order: Order, key: str | None) -> TopUp | None:
     """Return the top-up under the key. Raises IdempotencyMismatch if it was for something else."""
     found = TopUp.objects.filter(owner=owner, idempotency_key=key).first() if key else None
     if found is not None and found.order["body"] != order.body:
@@ -105,7 +105,7 @@ def _new(top_up_id: UUID, owner: UUID, order: Order, key: str | None) -> tuple[T
         order=asdict(order),
     )  # fmt: skip
     TopUp.objects.bulk_create([made], ignore_conflicts=True)  # a request with the same key may have come first
-    found = _standing(owner, order, key)
+    found = _existing(owner, order, key)
     return (found, found.id != top_up_id) if found else (made, False)
 
 

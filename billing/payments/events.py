@@ -18,7 +18,7 @@ from django.utils import timezone
 from billing.errors import PaymentMismatch
 from billing.models import Payer, Reversal, StripeEvent, TopUp
 from billing.payments import automatic, cards, refund_orders, reversals
-from billing.payments.refund_orders import Why
+from billing.payments.refund_orders import Reason
 from billing.tokens import wallets
 
 Document = dict[str, Any]
@@ -75,7 +75,7 @@ def _paid(top_up: TopUp, payment_intent: str, amount: int, currency: str, sessio
         raise PaymentMismatch(f"{top_up}: payment {payment_intent} says {stated}, it costs {known}")
     if top_up.paid_at:
         if top_up.payment_intent != payment_intent:
-            refund_orders.place(payment_intent, Why.TWICE, payment_intent)
+            refund_orders.place(payment_intent, Reason.TWICE, payment_intent)
         return None
     top_up.session_id, top_up.payment_intent = session_id or top_up.session_id, payment_intent
     _credit(top_up)
@@ -107,7 +107,7 @@ def _expired(session: Document) -> str | None:
     return _ended(top_up, TopUp.Status.EXPIRED, UNPAID)
 
 
-def _not_charged(intent: Document) -> str | None:
+def _charge_failed(intent: Document) -> str | None:
     """Handle the failure of a payment that was under way. `automatic` sees immediate failures itself."""
     error = intent["last_payment_error"] or {}
     top_up = _top_up(intent["metadata"].get("top_up")) if intent["metadata"].get("automatic") else None
@@ -150,12 +150,12 @@ def _dispute(dispute: Document) -> str | None:
     return reversals.write_down(Reversal.Kind.DISPUTE, dispute, status not in DISPUTE_VOID, status in DISPUTE_FINAL)
 
 
-def _warned(warning: Document) -> str | None:
+def _fraud_warned(warning: Document) -> str | None:
     """Order a refund of a probably stolen card's payment before it is disputed; the refund's event takes the Tokens."""
     intent = warning["payment_intent"]
     if not warning["actionable"] or not intent:
         return None
-    refund_orders.place(intent, Why.FRAUD, warning["id"])
+    refund_orders.place(intent, Reason.FRAUD, warning["id"])
     return f"payment {intent}: to be refunded as fraud"
 
 
@@ -182,7 +182,7 @@ HANDLERS: dict[str, Callable[[Document], str | None]] = {
     "checkout.session.async_payment_failed": _failed,
     "checkout.session.expired": _expired,
     "payment_intent.succeeded": _charged,
-    "payment_intent.payment_failed": _not_charged,
+    "payment_intent.payment_failed": _charge_failed,
     "payment_method.attached": _card_saved,
     "payment_method.updated": _card_renewed,
     "payment_method.automatically_updated": _card_renewed,
@@ -196,5 +196,5 @@ HANDLERS: dict[str, Callable[[Document], str | None]] = {
     "charge.dispute.closed": _dispute,
     "charge.dispute.funds_withdrawn": _dispute,
     "charge.dispute.funds_reinstated": _dispute,
-    "radar.early_fraud_warning.created": _warned,
+    "radar.early_fraud_warning.created": _fraud_warned,
 }

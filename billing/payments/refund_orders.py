@@ -25,7 +25,7 @@ LONGEST_PAUSE = timedelta(hours=1)
 logger = logging.getLogger(__name__)
 
 
-class Why(StrEnum):
+class Reason(StrEnum):
     """Why a payment is refunded; an order's id begins with it."""
 
     FRAUD = "fraud"
@@ -33,12 +33,15 @@ class Why(StrEnum):
 
 
 # The reasons in Stripe's terms.
-REASONS: dict[Why, Literal["duplicate", "fraudulent"]] = {Why.FRAUD: "fraudulent", Why.TWICE: "duplicate"}
+STRIPE_REASONS: dict[Reason, Literal["duplicate", "fraudulent"]] = {
+    Reason.FRAUD: "fraudulent",
+    Reason.TWICE: "duplicate",
+}
 
 
-def place(payment_intent: str, why: Why, source: str) -> None:
+def place(payment_intent: str, reason: Reason, source: str) -> None:
     """Order the refund of a payment, once for each `source`: the id of the event or warning that caused it."""
-    RefundOrder.objects.get_or_create(id=f"{why}:{source}", defaults={"payment_intent": payment_intent})
+    RefundOrder.objects.get_or_create(id=f"{reason}:{source}", defaults={"payment_intent": payment_intent})
 
 
 def carry_out(stripe: Stripe, limit: int = 100) -> list[str]:
@@ -56,7 +59,7 @@ def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
     try:
         if not stripe.is_ours(order.payment_intent):
             outcome = "not ours"
-        elif stripe.refund(order.payment_intent, f"{order.id}:{order.tries}", _reason(order)):
+        elif stripe.refund_rest(order.payment_intent, f"{order.id}:{order.tries}", _stripe_reason(order)):
             outcome = "refunded"
         else:
             outcome = "nothing was left"
@@ -67,5 +70,5 @@ def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
     return outcome
 
 
-def _reason(order: RefundOrder) -> Literal["duplicate", "fraudulent"]:
-    return REASONS[Why(order.id.partition(":")[0])]
+def _stripe_reason(order: RefundOrder) -> Literal["duplicate", "fraudulent"]:
+    return STRIPE_REASONS[Reason(order.id.partition(":")[0])]

@@ -62,7 +62,7 @@ def send(stripe: Stripe, reversal_id: str) -> str:
     if reversal.final:
         raise PaymentsRefused(f"{reversal} was refused, and its Tokens were returned")
     try:
-        stripe_id = stripe.give_back(reversal.payment_intent, reversal.amount_minor, reversal_id)
+        stripe_id = stripe.refund_amount(reversal.payment_intent, reversal.amount_minor, reversal_id)
     except PaymentsRefused:
         if not _void(reversal):
             return send(stripe, reversal_id)

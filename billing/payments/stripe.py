@@ -92,7 +92,7 @@ class Stripe:
         except (KeyError, ValueError):
             return False
 
-    def refund(self, payment_intent: str, key: str, reason: Literal["duplicate", "fraudulent"]) -> bool:
+    def refund_rest(self, payment_intent: str, key: str, reason: Literal["duplicate", "fraudulent"]) -> bool:
         """Refund what is left of a payment; return False if nothing is.
 
         Raises PaymentsUnavailable or PaymentsRefused.
@@ -106,7 +106,7 @@ class Stripe:
                 raise
         return True
 
-    def give_back(self, payment_intent: str, amount_minor: int, reversal: str) -> str:
+    def refund_amount(self, payment_intent: str, amount_minor: int, reversal: str) -> str:
         """Refund this much, once per `reversal` however often and late it is called; return Stripe's refund id.
 
         Raises PaymentsUnavailable or PaymentsRefused.

@@ -167,15 +167,15 @@ def _demand(lot: Lot, money_minor: int) -> int:
     if (money := earlier_money + money_minor) > price:
         raise ClawbackAbovePrice(lot.id)
     share: int = lot.amount * money // price
-    return max(0, share - _lapsed(lot, share) - earlier)
+    return max(0, share - _expired_unspent(lot, share) - earlier)
 
 
 def _demand_bonus(lot: Lot, amount: int) -> int:
     _, earlier = demanded(lot)
-    return max(0, min(amount, lot.amount - _lapsed(lot, lot.amount) - earlier))
+    return max(0, min(amount, lot.amount - _expired_unspent(lot, lot.amount) - earlier))
 
 
-def _lapsed(lot: Lot, share: int) -> int:
+def _expired_unspent(lot: Lot, share: int) -> int:
     """Return how much of this share expired unspent: at most what the lot's unspent part does not cover."""
     drawn = dict(Draw.objects.filter(lot=lot).values_list("transfer__kind").annotate(Sum("amount")))
     unspent = lot.remaining + int(drawn.get(Transfer.Kind.CLAWBACK, 0))

@@ -56,7 +56,7 @@ def settings(arguments: list[str]) -> Settings:
 
 
 def _controls() -> str:
-    lines = [f"  {each.method:6} /_control/{each.path:29} {each.says}" for each in CONTROLS]
+    lines = [f"  {each.method:6} /_control/{each.path:29} {each.help}" for each in CONTROLS]
     kinds = f"kinds of faults: {', '.join((*BEFORE, *DURING, *AFTER))}; of webhooks: {', '.join(WEBHOOKS)}"
     return "\n".join(["control calls, with a JSON body:", *lines, kinds])
 

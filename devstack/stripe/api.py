@@ -72,11 +72,11 @@ class Api:
         if key:
             common["Idempotency-Key"] = key
         try:
-            account = self._admit(request, key)
-            if fault := self._strike(faults.BEFORE, request):
-                return _broken(fault, common)
-            with self._alone(key):
-                if fault := self._strike(faults.DURING, request):
+            account = self._authenticate(request, key)
+            if fault := self._take_fault(faults.BEFORE, request):
+                return _fault_answer(fault, common)
+            with self._exclusive(key):
+                if fault := self._take_fault(faults.DURING, request):
                     self.stopping.wait(fault.duration)
                 return self._answer_once(request, f"{account} {key}" if key else "", common)
         except ApiError as error:
@@ -92,7 +92,7 @@ class Api:
         with self.store.transaction() as connection:
             yield Books(connection, self.url, request, key or None, self.notifies)
 
-    def _admit(self, request: Request, key: str) -> str:
+    def _authenticate(self, request: Request, key: str) -> str:
         secret = _secret(request.headers.get("authorization", ""))
         if not secret.startswith(("sk_test_", "rk_test_")) or (self.key and secret != self.key):
             raise Refused(
@@ -105,12 +105,12 @@ class Api:
             raise Invalid(f"Invalid Stripe API version: {version[:100]}", stored=False)
         return secret
 
-    def _strike(self, kinds: tuple[str, ...], request: Request) -> Fault | None:
+    def _take_fault(self, kinds: tuple[str, ...], request: Request) -> Fault | None:
         with self.store.transaction() as connection:
             return faults.take(connection, kinds, f"{request.method} {request.path}")
 
     @contextlib.contextmanager
-    def _alone(self, key: str) -> Iterator[None]:
+    def _exclusive(self, key: str) -> Iterator[None]:
         with self._lock:
             if key in self._in_flight:
                 message = (
@@ -128,7 +128,7 @@ class Api:
     def _answer_once(self, request: Request, key: str, common: dict[str, str]) -> Answer:
         with self.books(request.id, request.headers.get("idempotency-key") if key else None) as books:
             connection = books.connection
-            if key and (known := _recall(connection, key, request, books.now)):
+            if key and (known := _stored_answer(connection, key, request, books.now)):
                 headers = common | {"Idempotent-Replayed": "true", "Original-Request": known["id"]}
                 return Answer(known["status"], known["body"], headers | NO_RETRY)
             status, body, stored = _execute(books, request)
@@ -212,7 +212,7 @@ def _expand(books: Books, document: Document, name: str, below: dict[str, Any]) 
     return _expanded(books, found, below) if found else value
 
 
-def _recall(connection: sqlite3.Connection, key: str, request: Request, now: int) -> Document | None:
+def _stored_answer(connection: sqlite3.Connection, key: str, request: Request, now: int) -> Document | None:
     row = connection.execute("SELECT * FROM answers WHERE key = ? AND created > ?", (key, now - KEY_SECONDS)).fetchone()
     if not row:
         return None
@@ -228,7 +228,7 @@ def _recall(connection: sqlite3.Connection, key: str, request: Request, now: int
     return {"status": row["status"], "body": row["body"], "id": first}
 
 
-def _broken(fault: Fault, headers: dict[str, str]) -> Answer:
+def _fault_answer(fault: Fault, headers: dict[str, str]) -> Answer:
     if fault.kind == "rate_limit":
         message = "Request rate limit exceeded. You can learn more about rate limits here https://stripe.com/docs/rate-limits."
         body = {"error": {"code": "rate_limit", "message": message, "type": "invalid_request_error"}}

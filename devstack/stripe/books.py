@@ -64,7 +64,7 @@ class Books:
             self.save(document)
             self.emit(event, document, before, account)
 
-    def to_bank(self, document: Document, return_url: str | None) -> Document:
+    def bank_redirect(self, document: Document, return_url: str | None) -> Document:
         """Return the `next_action` that sends the customer to their bank, for a PaymentIntent or a SetupIntent."""
         secret = urlencode({"secret": document["client_secret"]})
         url = f"{self.url}/authenticate/{document['id']}?{secret}"

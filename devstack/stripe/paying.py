@@ -55,7 +55,7 @@ def answer_bank(books: Books, waiting: Document, passed: bool) -> None:
     (payments if waiting["object"] == "payment_intent" else setups).authenticate(books, waiting, passed)
 
 
-def end_onboarding(books: Books, account: Document) -> None:
+def complete_onboarding(books: Books, account: Document) -> None:
     """Complete an onboarding: the owner has given all details, and Stripe has accepted them."""
     connect.set_state(books, account, dict.fromkeys(connect.STATES, True))
 

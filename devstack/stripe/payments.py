@@ -121,7 +121,7 @@ def attempt(
     elif not authenticated and needs_authentication(card, method):
         if off_session:
             raise _decline(books, intent, method, "authentication_required")
-        intent |= {"status": "requires_action", "next_action": books.to_bank(intent, return_url)}
+        intent |= {"status": "requires_action", "next_action": books.bank_redirect(intent, return_url)}
         books.save(intent)
         books.emit("payment_intent.requires_action", intent)
     elif card.refusal:

@@ -64,7 +64,7 @@ def attempt(books: Books, setup: Document, method: Document, return_url: str | N
     if not BY_NUMBER[method["_number"]].authentication:
         _save_card(books, setup)
         return
-    setup |= {"status": "requires_action", "next_action": books.to_bank(setup, return_url)}
+    setup |= {"status": "requires_action", "next_action": books.bank_redirect(setup, return_url)}
     books.save(setup)
     books.emit("setup_intent.requires_action", setup)
 
