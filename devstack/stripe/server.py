@@ -25,7 +25,7 @@ JSON = "application/json"
 
 @dataclass(frozen=True)
 class Settings:
-    """The server's settings. `port` 0 picks a free one; `data` None keeps nothing; `key` None accepts any `sk_test_…`."""
+    """The settings. `port` 0 picks a free one; `data` None keeps nothing; `key` None takes any `sk_test_…`."""
 
     port: int
     endpoint: Endpoint
