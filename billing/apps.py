@@ -1,4 +1,4 @@
-"""Django's entry to billing."""
+"""The Django app `billing`."""
 
 from django.apps import AppConfig
 

@@ -1,32 +1,32 @@
-"""Everything that billing refuses, as one tree. Not for database faults: those stay Django's.
+"""The errors that billing raises, as one tree. Not for database errors: those stay Django's.
 
 BillingError
 ├── NoWallet                 the owner has no wallet of that kind
 ├── AccountFrozen            a debt is open, so nothing new can be held
 ├── InsufficientTokens       less is available than the hold or the debt needs
-├── SpendCapReached          a hold would spend more than its key or account may in a day or month
+├── SpendCapReached          a hold would exceed what its key or account may spend in a day or month
 ├── HoldError
 │   ├── HoldExists           this reference is held, or was
 │   ├── UnknownHold          no hold has this reference
 │   ├── HoldResolved         captured, released or expired already
-│   ├── HoldNotDue           expired ahead of its time
+│   ├── HoldNotDue           a hold that cannot expire yet
 │   ├── ChargeAboveHold      a charge larger than what was held
 │   └── RefundAboveCapture   refunds would exceed what was captured
 ├── UnknownLot               no paid lot has this id
 ├── UnknownDebt              no claw-back has this id
-├── ClawbackAbovePrice       more money is said to have gone back than the lot cost
-├── RefundAboveUnspent       a refund of more money than the unspent Tokens of the top-up had cost
-├── IdempotencyMismatch      a key used again for something else
+├── ClawbackAbovePrice       more money is reported refunded or disputed than the lot cost
+├── RefundAboveUnspent       a refund of more than the unspent Tokens of the top-up cost
+├── IdempotencyMismatch      an idempotency key used again for something else
 ├── UnknownPack              nothing is sold under this name
 ├── UnknownCurrency          the pack has no price in it
-├── CapBelowPrice            a daily cap under which nothing can be bought
-├── PaymentsUnavailable      Stripe did not answer, or no key is set; try again
+├── CapBelowPrice            a daily cap too low to buy the pack
+├── PaymentsUnavailable      Stripe did not answer, or no key is set; a retry may succeed
 │   └── PaymentInFlight      the same request is still being answered
-├── PaymentsRefused          Stripe will not do this
-├── BadSignature             a webhook that Stripe did not sign, or not lately
-├── PaymentMismatch          what was paid is not what the top-up costs
-├── UnknownOperation         (also a ValueError) the price list does not name it
-└── UnknownServiceClass      (also a ValueError) the price list does not name it
+├── PaymentsRefused          Stripe refused; a retry would not help
+├── BadSignature             a webhook that Stripe did not sign, or signed too long ago
+├── PaymentMismatch          the amount paid is not the top-up's price
+├── UnknownOperation         (also a ValueError) the price list has no such operation
+└── UnknownServiceClass      (also a ValueError) the price list has no such service class
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class NoWallet(BillingError):
 
 
 class AccountFrozen(BillingError):
-    """A payment went back and what it had bought was spent; the debt must be settled first."""
+    """A payment was refunded or disputed after its Tokens were spent; the debt must be settled first."""
 
     def __init__(self, owner: UUID) -> None:
         super().__init__(f"{owner} has a debt to settle")
@@ -57,7 +57,7 @@ class AccountFrozen(BillingError):
 
 
 class InsufficientTokens(BillingError):
-    """`available` and `needed` are milli-Tokens; `available` was read just after the refusal."""
+    """Too few Tokens: `available` and `needed` are milli-Tokens; `available` was read just after the refusal."""
 
     def __init__(self, available: int, needed: int) -> None:
         super().__init__(f"{needed} milli-Tokens are needed, {available} are available")
@@ -66,7 +66,10 @@ class InsufficientTokens(BillingError):
 
 
 class SpendCapReached(BillingError):
-    """`whose` ("key" or "account") may spend `cap` milli-Tokens in a `period` ("day" or "month") up to `resets_at`."""
+    """A spend cap: `whose` ("key" or "account") may spend `cap` milli-Tokens per `period` ("day" or "month").
+
+    `left` and `needed` are milli-Tokens; the period ends at `resets_at`.
+    """
 
     def __init__(self, whose: str, period: str, cap: int, left: int, needed: int, resets_at: datetime) -> None:
         super().__init__(f"{needed} milli-Tokens are needed, {left} are left of the {whose}'s {cap} a {period}")
@@ -79,7 +82,7 @@ class SpendCapReached(BillingError):
 
 
 class HoldError(BillingError):
-    """The verb does not fit the state of the hold named by `reference`."""
+    """An operation that the state of the hold under `reference` does not allow."""
 
     problem = "is in the wrong state"
 
@@ -89,19 +92,19 @@ class HoldError(BillingError):
 
 
 class HoldExists(HoldError):
-    """A reference is held once. The transaction around the refused call, if any, must be rolled back."""
+    """A second hold under one reference. A transaction around the refused call must be rolled back."""
 
     problem = "exists already"
 
 
 class UnknownHold(HoldError):
-    """Nothing was ever held under the reference."""
+    """A reference under which nothing was ever held."""
 
     problem = "is unknown"
 
 
 class HoldResolved(HoldError):
-    """`status` says how the hold ended."""
+    """A hold that was resolved before; `status` says how."""
 
     def __init__(self, reference: UUID, status: str) -> None:
         self.problem = f"is {status} already"
@@ -110,41 +113,41 @@ class HoldResolved(HoldError):
 
 
 class HoldNotDue(HoldError):
-    """Its time has not run out yet."""
+    """A hold whose time has not run out yet."""
 
     problem = "has not run out"
 
 
 class ChargeAboveHold(HoldError):
-    """A capture takes at most what was held."""
+    """A capture of more than was held."""
 
     problem = "is smaller than the charge"
 
 
 class RefundAboveCapture(HoldError):
-    """All refunds of a hold together are at most its charge."""
+    """A refund that, with earlier ones, would exceed what the hold was charged."""
 
     problem = "was not charged that much"
 
 
 class UnknownLot(BillingError):
-    """Granted lots are not known either: no payment of theirs can go back."""
+    """An id of no paid lot. Granted lots count as unknown, since they have no payment to reverse."""
 
     def __init__(self, lot: UUID) -> None:
-        super().__init__(f"{lot} is no paid lot")
+        super().__init__(f"{lot} is not a paid lot")
         self.lot = lot
 
 
 class UnknownDebt(BillingError):
-    """Nothing was clawed back under this id."""
+    """An id of no claw-back."""
 
     def __init__(self, debt: UUID) -> None:
-        super().__init__(f"{debt} is no debt")
+        super().__init__(f"{debt} is not a debt")
         self.debt = debt
 
 
 class ClawbackAbovePrice(BillingError):
-    """All that goes back of a payment is at most the lot's price."""
+    """A claw-back that, with earlier ones, would exceed the lot's price."""
 
     def __init__(self, lot: UUID) -> None:
         super().__init__(f"lot {lot} did not cost that much")
@@ -152,15 +155,15 @@ class ClawbackAbovePrice(BillingError):
 
 
 class RefundAboveUnspent(BillingError):
-    """`refundable_minor` is what the unspent Tokens had cost, in the smallest unit of the currency."""
+    """A refund above `refundable_minor`: what the unspent Tokens cost, in the currency's smallest unit."""
 
     def __init__(self, refundable_minor: int) -> None:
-        super().__init__(f"the unspent Tokens of this top-up had cost {refundable_minor} in the smallest unit")
+        super().__init__(f"the unspent Tokens of this top-up cost {refundable_minor} in the smallest unit")
         self.refundable_minor = refundable_minor
 
 
 class IdempotencyMismatch(BillingError):
-    """The key already stands for another wallet, hold, lot, amount or price."""
+    """An idempotency key that was used with another wallet, hold, lot, amount or price."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"key {key!r} was used for something else")
@@ -168,15 +171,15 @@ class IdempotencyMismatch(BillingError):
 
 
 class UnknownPack(BillingError):
-    """No version of it is active."""
+    """A pack that has no active version."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no pack {name!r} is sold")
+        super().__init__(f"no pack named {name!r} is sold")
         self.name = name
 
 
 class UnknownCurrency(BillingError):
-    """`known` are the currencies that it has a price in."""
+    """A currency that the pack has no price in; `known` are those that it has."""
 
     def __init__(self, currency: str, known: list[str]) -> None:
         super().__init__(f"no price in {currency!r}")
@@ -184,7 +187,7 @@ class UnknownCurrency(BillingError):
 
 
 class CapBelowPrice(BillingError):
-    """`price_minor` is what one top-up costs."""
+    """A daily cap below `price_minor`, the price of one top-up in the currency's smallest unit."""
 
     def __init__(self, price_minor: int) -> None:
         super().__init__(f"the daily cap is below the price, {price_minor}")
@@ -192,7 +195,7 @@ class CapBelowPrice(BillingError):
 
 
 class PaymentsUnavailable(BillingError):
-    """Nothing is known to have happened. `kept` where Stripe would give the same answer to the same key again."""
+    """A request with an unknown outcome. `kept`: Stripe stored the error and would repeat it for the same key."""
 
     def __init__(self, message: str, kept: bool = False) -> None:
         super().__init__(message)
@@ -200,11 +203,11 @@ class PaymentsUnavailable(BillingError):
 
 
 class PaymentInFlight(PaymentsUnavailable):
-    """Stripe has the same request in hand; its answer can be had in a moment."""
+    """A request that Stripe is still processing under the same key; a retry soon gets its answer."""
 
 
 class PaymentsRefused(BillingError):
-    """Trying again changes nothing. `code` and `request_id` are Stripe's, where it was Stripe that refused."""
+    """A refusal that a retry would not change. `code` and `request_id` are Stripe's, if Stripe refused."""
 
     def __init__(self, message: str, code: str = "", request_id: str = "") -> None:
         super().__init__(message)
@@ -213,15 +216,15 @@ class PaymentsRefused(BillingError):
 
 
 class BadSignature(BillingError):
-    """Nothing in it can be believed."""
+    """A webhook whose content cannot be trusted."""
 
 
 class PaymentMismatch(BillingError):
-    """The money is there and nothing was credited: somebody must look."""
+    """A payment that arrived but was not credited: the operator must look into it."""
 
 
 class NotPriced(BillingError, ValueError):
-    """The price list has no factor under this name; there is no fallback price."""
+    """A name that the price list has no factor for; there is no fallback price."""
 
     what = "name"
 

@@ -1,11 +1,11 @@
 """Runs the hot path's SQL as prepared statements, which Django's cursors cannot do. Not for the ORM's own queries.
 
-A prepared statement is parsed and planned once a connection; planning a wallet's verb anew costs the server more
-than running it. A plan outlives the moment it was made in, so connections are opened with `enable_seqscan=off`
-(see settings): otherwise one that was made while a table was small would go on scanning it when it is large.
+A prepared statement is parsed and planned once per connection; planning a wallet operation costs the server more than
+running it. A plan outlives the conditions it was made under, so connections are opened with `enable_seqscan=off` (see
+settings): otherwise a plan made while a table was small would still scan it once it is large.
 
-It uses what psycopg's cursors are made of, and no cursor. A process that buys sleeps most of the time and wakes up to
-cold caches, so that what a cursor does around a statement costs it more than sending it and reading the answer.
+It uses the parts that psycopg's cursors are built from, but no cursor. A process that buys sleeps most of the time and
+wakes up to cold caches, where a cursor's own work costs more than sending the statement and reading the answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PARAMETER = re.compile(r"%\((\w+)\)s")
 
 
 class _Prepared(NamedTuple):
-    """A statement that a connection's server knows, and how its values are written and its rows read."""
+    """A statement prepared on a connection, with how its values are written and its rows read."""
 
     name: bytes
     parameters: list[str]
@@ -41,21 +41,21 @@ class _Prepared(NamedTuple):
 
 
 _thread = threading.local()
-# Never the same twice: an interrupt may leave a name that the server knows and nobody else.
+# Never repeated: an interrupted call may leave a name that the server knows and this process does not.
 _numbers = count()
 _prepared: WeakKeyDictionary[Connection[Any], dict[str, _Prepared]] = WeakKeyDictionary()
 
 
 def run(sql: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """The first row of one statement, or None. Raises Django's database errors."""
+    """Return the first row of one statement, or None. Raises Django's database errors."""
     found = rows(sql, values)
     return found[0] if found else None
 
 
 def rows(sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """The rows of one statement; `%(name)s` in it is the value of that name. Raises Django's database errors.
+    """Return the rows of one statement; `%(name)s` in it is the value of that name. Raises Django's database errors.
 
-    The server finds a value's type by where it stands, so that one plan does for all: write a cast where it cannot.
+    The server infers a value's type from its place, so that one plan serves all values: write a cast where it cannot.
     """
     database = _database()
     if database.connection is None:
@@ -66,7 +66,7 @@ def rows(sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def _database() -> BaseDatabaseWrapper:
-    """This thread's. Django asks each time whether there is an event loop, which has others; here there is none."""
+    """Return this thread's connection. Django checks each time for an event loop with its own; here there is none."""
     try:
         found: BaseDatabaseWrapper = _thread.database
     except AttributeError:
@@ -103,13 +103,13 @@ def _prepare(connection: Connection[Any], sql: str) -> _Prepared:
     name = f"statement_{next(_numbers)}".encode()
     connection.pgconn.send_prepare(name, text.encode())
     _answer(connection)
-    # Not of the connection, which would never be let go of.
+    # Made from the adapters: one made from the connection would keep the connection alive forever.
     transformer = Transformer(connection.adapters)
     return _Prepared(name, parameters, [PyFormat.TEXT] * len(parameters), transformer)
 
 
 def _answer(connection: Connection[Any]) -> PGresult:
-    """What the server says to what was sent. Raises psycopg's errors."""
+    """Return the server's answer to what was sent. Raises psycopg's errors."""
     answers: list[PGresult] = connection.wait(execute(connection.pgconn))
     for answer in answers:
         if answer.status not in _DONE:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal, noted instead of raised, so that a stack stops in order."""
+"""Records Ctrl-C, SIGTERM and a closed terminal instead of raising, so that a stack stops in an orderly way."""
 
 import signal
 import time
@@ -8,13 +8,13 @@ AGAIN_SECONDS = 0.5
 
 
 class Interrupted(Exception):
-    """Somebody asked the stack to stop."""
+    """A request to stop the stack."""
 
 
 class Interrupts:
-    """The requests to stop since it was created.
+    """The requests to stop since this object was created.
 
-    Signals within AGAIN_SECONDS are one request: `timeout` and `make` pass on what the terminal sends as well.
+    Signals within AGAIN_SECONDS count as one request: `timeout` and `make` repeat what the terminal sends.
     """
 
     def __init__(self) -> None:
@@ -22,16 +22,16 @@ class Interrupts:
         self.last = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup means it
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # unless nohup set it to be ignored
             signal.signal(signal.SIGHUP, self._note)
 
     def check(self) -> None:
-        """Raise Interrupted once somebody asked to stop."""
+        """Raise Interrupted if there was a request to stop."""
         if self.first is not None:
             raise Interrupted
 
     def hurried(self) -> bool:
-        """Whether somebody asked twice."""
+        """Return whether there was a second request."""
         return self.first is not None and self.last - self.first > AGAIN_SECONDS
 
     def _note(self, number: int, frame: FrameType | None) -> None:

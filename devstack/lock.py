@@ -1,4 +1,4 @@
-"""One stack a home folder. Not a lock for anything inside it."""
+"""A lock that allows one stack per home folder. Not for locking anything inside it."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from devstack.processes import StartFailed
 
 @contextlib.contextmanager
 def held(home: Path) -> Iterator[None]:
-    """Hold the home for as long as the block lasts; the kernel lets go when this process ends.
+    """Hold the home folder for the duration of the block; the kernel releases it when this process ends.
 
     Raises StartFailed, naming the process that holds it.
     """
@@ -22,8 +22,8 @@ def held(home: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise StartFailed(
-                f"{home} is in use by a stack that runs already (process {holder}).\n"
-                "Stop that one, or start another beside it: KILN_HOME=/another/folder PORT=8001 make run"
+                f"{home} is in use by a stack that is already running (process {holder}).\n"
+                "Stop it, or start another stack in its own folder: KILN_HOME=/another/folder PORT=8001 make run"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

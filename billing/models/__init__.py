@@ -1,4 +1,4 @@
-"""The tables of billing: Tokens and what they were paid with. They import no verb."""
+"""The tables of billing: Tokens, and the payments for them. They contain no behaviour."""
 
 from billing.models.payments import AutomaticTopUp as AutomaticTopUp
 from billing.models.payments import Pack as Pack

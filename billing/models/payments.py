@@ -1,7 +1,7 @@
-"""The tables of card payments and their constraints, whoever writes. Not for behaviour (packs, payments).
+"""The tables of card payments, with the constraints that hold whoever writes to them. Not for behaviour.
 
-Amounts are integer milli-Tokens, money is in the currency's smallest unit (`_minor`). That a pack and a top-up keep
-their terms, triggers say, in the migrations `packs` and `top_ups`.
+Amounts are integer milli-Tokens, money is in the currency's smallest unit (`_minor`). Triggers in the migrations
+`packs` and `top_ups` keep the terms of packs and top-ups from changing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from django.db.models.functions import Now
 
 
 class Pack(models.Model):
-    """One version of what is sold under a name: `tokens`, and `bonus` granted beside, for one of `prices`.
+    """One version of a pack: `tokens`, and a `bonus` granted with them, for one of `prices`.
 
-    `prices` are minor units by currency, as Stripe writes it: `{"eur": 500}`. Only `active` ever changes.
+    `prices` are minor units by currency code, as Stripe writes it: `{"eur": 500}`. Only `active` ever changes.
     """
 
     name = models.SlugField(max_length=40)
@@ -38,11 +38,11 @@ class Pack(models.Model):
 
 
 class TopUp(models.Model):
-    """One pack bought, or to be bought, on Stripe's page. `owner` is the wallet's; the price is the pack version's.
+    """A purchase of one pack, paid or still to be paid. `owner` is the wallet's; the price is the pack version's.
 
-    `order` is what was asked for. `session_id` and `url` are empty until Stripe has answered, `payment_intent` until
-    it was paid or, for an `automatic` one, tried. Each `attempt` at Stripe has idempotency keys of its own. `failure`
-    is what Stripe said of a card that did not pay.
+    `order` is what the customer asked for. `session_id` and `url` are empty until Stripe has answered,
+    `payment_intent` until the top-up was paid or, if it is `automatic`, tried. Each `attempt` at Stripe has its own
+    idempotency keys. `failure` is the code that Stripe gave for a declined card.
     """
 
     class Status(models.TextChoices):
@@ -62,7 +62,7 @@ class TopUp(models.Model):
     price_minor = models.BigIntegerField()
     status = models.TextField(choices=Status, default=Status.OPEN)
     refunded_minor = models.BigIntegerField(default=0)
-    # What Stripe said that is in the price; unknown before it was paid.
+    # The tax included in the price, as Stripe reported it; unknown before payment.
     tax_minor = models.BigIntegerField(null=True)
     order = models.JSONField()
     automatic = models.BooleanField(default=False)
@@ -110,7 +110,7 @@ class TopUp(models.Model):
 
 
 class Payer(models.Model):
-    """An account as Stripe's customer, and the card that it saved there, as people know it: never its number."""
+    """An account as Stripe's customer, with its saved card as people recognize it, never the full number."""
 
     owner = models.UUIDField(primary_key=True)
     customer_id = models.TextField(unique=True)
@@ -122,10 +122,11 @@ class Payer(models.Model):
 
 
 class AutomaticTopUp(models.Model):
-    """The order to buy this version of a pack whenever fewer than `threshold` milli-Tokens are available.
+    """A standing order to buy this version of a pack whenever fewer than `threshold` milli-Tokens are available.
 
-    At most `daily_cap_minor` in 24 hours. `order` is where Stripe's pages lead back to and who gets receipts.
-    After `failures` in a row it waits until `retry_at`. `card_url` is the page where a card is saved.
+    It spends at most `daily_cap_minor` in 24 hours. `order` holds the addresses that Stripe's pages lead back to, and
+    the e-mail address for receipts. After `failures` in a row it waits until `retry_at`. `card_url` is the page where a
+    card is saved.
     """
 
     class Status(models.TextChoices):
@@ -169,11 +170,11 @@ class AutomaticTopUp(models.Model):
 
 
 class Reversal(models.Model):
-    """Money of one payment that went back: a refund or a dispute, by Stripe's id. It may be known before its payment.
+    """A refund or dispute of one payment, by Stripe's id. It may be known before its payment.
 
-    A refund that we ask for has an id of our own, as its Tokens are taken first; `stripe_id` is Stripe's, once known.
-    `standing` while the money is away, from `since` until `until`; `final` once nothing can change that; `applied`
-    while Tokens are taken for it.
+    A refund that we request has an id of our own, since its Tokens are taken first; `stripe_id` is Stripe's, once
+    known. `standing` is true while the money is away, from `since` until `until`; `final` once that can no longer
+    change; `applied` while Tokens are taken for it.
     """
 
     class Kind(models.TextChoices):
@@ -209,7 +210,7 @@ class Reversal(models.Model):
 
 
 class RefundOrder(models.Model):
-    """A payment that is to be given back: written where that is decided, carried out by `refund_orders`."""
+    """A payment to refund: written when the decision is made, carried out by `refund_orders`."""
 
     id = models.TextField(primary_key=True)
     payment_intent = models.TextField()
@@ -233,7 +234,7 @@ class RefundOrder(models.Model):
 
 
 class StripeEvent(models.Model):
-    """An event of Stripe's that was acted on; written in the transaction that acted."""
+    """A Stripe event that was acted on; written in the same transaction."""
 
     id = models.TextField(primary_key=True)
     type = models.TextField()
@@ -244,7 +245,7 @@ class StripeEvent(models.Model):
 
 
 class Reconciliation(models.Model):
-    """A run that looked at every event up to `until`; the next one begins there."""
+    """A run that examined every event up to `until`; the next run begins there."""
 
     until = models.DateTimeField()
     seen = models.PositiveIntegerField()

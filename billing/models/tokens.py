@@ -1,9 +1,9 @@
-"""The tables of Tokens and prices, and the constraints that keep them right, whoever writes.
+"""The tables of Tokens and prices, with the constraints that hold whoever writes to them.
 
 Not for behaviour: `wallets` moves Tokens, `ledger` alone writes transfers, `lots` tells which lots they drew on,
 `spending` and `rollups` add up, `debts` claws back, `price_lists` publishes prices. Amounts are integer milli-Tokens,
-money is in the currency's smallest unit (`_minor`). What constraints cannot say (append-only, resolved once) triggers
-say, in the migrations `guards`, `lot_guards` and `spending`.
+money is in the currency's smallest unit (`_minor`). Rules that constraints cannot express (append-only, resolved once)
+are enforced by triggers, in the migrations `guards`, `lot_guards` and `spending`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ PLATFORM_ID = 2
 
 
 class Wallet(models.Model):
-    """Where Tokens lie. Only a customer's wallet stores its balance; every other one is summed from its
-    transfers, so that a popular wallet is a row nobody locks.
+    """An owner's Tokens.
+
+    Only a customer's wallet stores its balance; the others are summed from their transfers, so that no transfer has to
+    lock the row of a busy wallet.
     """
 
     class Kind(models.TextChoices):
@@ -37,7 +39,7 @@ class Wallet(models.Model):
     kind = models.TextField(choices=Kind, db_default=Kind.CUSTOMER)
     balance = models.BigIntegerField(db_default=0)
     held = models.BigIntegerField(db_default=0)
-    # While a debt is open, nothing new can be held.
+    # True while a debt is open; nothing new can be held then.
     frozen = models.BooleanField(db_default=False)
     created_at = models.DateTimeField(db_default=Now())
 
@@ -62,10 +64,10 @@ class Wallet(models.Model):
 
 
 class Transfer(models.Model):
-    """Tokens from one wallet to another, once and for ever.
+    """Tokens moved from one wallet to another; never changed or deleted.
 
-    The wallets are no database foreign keys: their check would take a shared lock on the platform's row
-    in every capture, and rewrite it. Wallets cannot be deleted, and `proof.check` looks for strays.
+    The wallets are not database foreign keys: checking them would take a shared lock on the platform's row in every
+    capture, and rewrite it. Wallets cannot be deleted, and `proof.check` finds transfers without one.
     """
 
     class Kind(models.TextChoices):
@@ -84,7 +86,7 @@ class Transfer(models.Model):
     reference = models.UUIDField(null=True)
     idempotency_key = models.TextField()
     memo = models.TextField(db_default="")
-    # What the customer's wallet, which is always one of the two, has after it.
+    # The balance of the customer's wallet after this transfer; one of the two always is a customer's.
     balance = models.BigIntegerField()
     created_at = models.DateTimeField(db_default=Now())
 
@@ -93,7 +95,7 @@ class Transfer(models.Model):
             models.Index("source", "id", name="transfer_by_source"),
             models.Index("target", "id", name="transfer_by_target"),
             models.Index("reference", condition=Q(reference__isnull=False), name="transfer_by_reference"),
-            # Rows are appended in order of time: a few bytes a hundred pages find those of a day.
+            # Rows are appended in order of time, so a few bytes per hundred pages are enough to find those of a day.
             BrinIndex("created_at", autosummarize=True, name="transfer_by_time"),
         ]
         constraints = [
@@ -115,7 +117,7 @@ class Transfer(models.Model):
 
 
 class Rollup(models.Model):
-    """What the transfers of one wallet that stores no balance come to, up to a mark that only moves on."""
+    """The sum of the transfers of a wallet that stores no balance, up to a mark that only moves forward."""
 
     wallet = models.OneToOneField(Wallet, models.PROTECT, primary_key=True, related_name="rollup")
     balance = models.BigIntegerField()
@@ -129,7 +131,7 @@ class Rollup(models.Model):
 
 
 class Hold(models.Model):
-    """Tokens of one wallet set aside for one reference; captured, released or expired, exactly once."""
+    """Tokens of one wallet set aside for one reference: captured, released or expired, exactly once."""
 
     class Status(models.TextChoices):
         HELD = "held"
@@ -139,7 +141,7 @@ class Hold(models.Model):
 
     wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="holds", db_index=False)
     reference = models.UUIDField(unique=True)
-    # Who spends in the owner's name: the id of an API key.
+    # The id of the API key that spends on the owner's behalf.
     spender = models.UUIDField(null=True)
     amount = models.BigIntegerField()
     status = models.TextField(choices=Status, db_default=Status.HELD)
@@ -180,8 +182,8 @@ class Hold(models.Model):
 class Lot(models.Model):
     """Tokens that came in together, by one transfer and on the same terms.
 
-    What is left of it (`remaining`), and how much of its price went with the rest (`spent_minor`), is as of the
-    wallet's LotCursor; a lot whose transfer is behind the cursor is still whole.
+    `remaining`, and `spent_minor`, the part of the price that belongs to the drawn Tokens, are as of the wallet's
+    LotCursor; a lot whose transfer is beyond the cursor is still whole.
     """
 
     class Kind(models.TextChoices):
@@ -229,7 +231,7 @@ class Lot(models.Model):
 
 
 class Draw(models.Model):
-    """What one transfer took from one lot, in Tokens and in money; negative where a refund put it back."""
+    """The Tokens and money that one transfer took from one lot; negative if a refund put them back."""
 
     lot = models.ForeignKey(Lot, models.PROTECT, related_name="draws")
     transfer = models.ForeignKey(Transfer, models.PROTECT, related_name="draws", db_constraint=False, db_index=False)
@@ -250,7 +252,7 @@ class Draw(models.Model):
 
 
 class LotCursor(models.Model):
-    """The last of a wallet's transfers that its lots and Spending follow. Whoever moves it, or them, locks it."""
+    """The last of a wallet's transfers that its lots and Spending include. Its row is locked to change any of them."""
 
     wallet = models.OneToOneField(Wallet, models.PROTECT, primary_key=True, related_name="lot_cursor")
     last_transfer_id = models.BigIntegerField(db_default=0)
@@ -260,7 +262,7 @@ class LotCursor(models.Model):
 
 
 class Spending(models.Model):
-    """What one spender's holds were charged on one day (UTC), less refunds, as of the wallet's LotCursor."""
+    """The charges to one spender's holds on one day (UTC), less refunds, as of the wallet's LotCursor."""
 
     wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="spending", db_index=False)
     spender = models.UUIDField(null=True)
@@ -279,11 +281,11 @@ class Spending(models.Model):
 
 
 class Clawback(models.Model):
-    """Tokens demanded back because the payment of their lot went back; while some of them are owed, a debt.
+    """Tokens demanded back because the payment for their lot was refunded or disputed; a debt while some are owed.
 
-    `money_minor` went back to the payer, 0 for a bonus; `amount` is demanded for it and `collected` so far. It is
-    void where the money came again before all was collected, or where it was for no whole milli-Token; then it has
-    demanded no more than was collected.
+    `money_minor` was returned to the payer (0 for a bonus); `amount` milli-Tokens are demanded for it, of which
+    `collected` have been taken. A claw-back becomes void if the money came back to us before all was collected, or if
+    it demanded less than one milli-Token; a void one counts as having demanded only what was collected.
     """
 
     class Settlement(models.TextChoices):
@@ -329,17 +331,17 @@ class Clawback(models.Model):
 
     @property
     def owed(self) -> int:
-        """milli-Tokens that are still demanded."""
+        """Return the milli-Tokens that are still demanded."""
         return 0 if self.settled_at else self.amount - self.collected
 
     @property
     def owed_minor(self) -> int:
-        """What they cost, in the smallest unit of the lot's currency."""
+        """Return what the owed Tokens cost, in the smallest unit of the lot's currency."""
         return (self.lot.price_minor or 0) * self.owed // self.lot.amount
 
 
 class PriceListVersion(models.Model):
-    """One published price list, in the units of `pricing.PriceList`; a trigger keeps it as it is."""
+    """One published price list, in the units of `pricing.PriceList`; a trigger prevents changes."""
 
     version = models.PositiveIntegerField(primary_key=True)
     base_cost = models.BigIntegerField()

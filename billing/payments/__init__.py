@@ -1,1 +1,1 @@
-"""Payments: how money comes in by Stripe, and goes back."""
+"""Payments: how money comes in through Stripe, and goes back."""

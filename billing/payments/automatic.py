@@ -1,9 +1,10 @@
-"""Automatic top-ups: a pack bought by the saved card whenever too few Tokens are left. Amounts as in the tables.
+"""Automatic top-ups: a pack is bought with the saved card whenever too few Tokens are left. Amounts as in the tables.
 
-The top-up's row comes first, in a transaction of its own and only where none is pending and the cap allows it;
-Stripe is asked afterwards, again and again with the same keys until it has answered (cards). Tokens come by
-Stripe's event, as for every top-up. A card that refuses is left alone for longer each time and then for good; a bank
-that asks for its customer gets them by a page. Safe to run twice at once. Not for top-ups that people make (payments).
+The top-up's row comes first, in a transaction of its own, and only if none is pending and the cap allows it. Then
+Stripe is asked, with the same keys until it has answered (cards). Tokens are credited by Stripe's event, as for every
+top-up. After a refusal the card is left alone, each time for longer, and in the end for good; if the bank wants to
+authenticate the customer, they get a page for it. Safe to run twice at once. Not for top-ups that people make
+(checkout).
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from billing.payments.stripe import Stripe
 from billing.prices import packs
 
 DAY = timedelta(hours=24)
-# After the last of these the card is not tried any more.
+# How long to wait after each refusal; after one more the card is not tried again.
 PAUSES = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
-# What a card says that will never pay again, in Stripe's words.
+# Stripe's decline codes of cards that will never pay again.
 FINAL = {
     "card_not_supported", "fraudulent", "invalid_account", "lost_card", "pickup_card", "restricted_card",
     "revocation_of_all_authorizations", "revocation_of_authorization", "stolen_card", "stop_payment_order",
@@ -50,10 +51,10 @@ class Terms:
 
 
 def order(stripe: Stripe, owner: UUID, terms: Terms, pages: checkout.Order, new_card: bool = False) -> AutomaticTopUp:
-    """Sets automatic top-ups up, or anew; without a saved card, or for a new one, with the page to save it.
+    """Set up automatic top-ups, or replace them; without a saved card, or for a new one, with the page to save it.
 
-    `pages` says where those lead back to and who gets receipts. UnknownPack, UnknownCurrency, CapBelowPrice,
-    PaymentsUnavailable, PaymentsRefused.
+    `pages` says where those pages lead back to and who gets receipts. Raises UnknownPack, UnknownCurrency,
+    CapBelowPrice, PaymentsUnavailable or PaymentsRefused.
     """
     pack = packs.find(terms.pack)
     if terms.currency not in pack.prices:
@@ -81,18 +82,21 @@ def order(stripe: Stripe, owner: UUID, terms: Terms, pages: checkout.Order, new_
 
 
 def cancel(stripe: Stripe, owner: UUID) -> None:
-    """No more automatic top-ups, and the card is forgotten. PaymentsUnavailable or PaymentsRefused: send it again."""
+    """Stop automatic top-ups and remove the saved card.
+
+    Raises PaymentsUnavailable or PaymentsRefused; call it again then.
+    """
     with transaction.atomic():
-        _unpaid(owner=owner, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
+        _pending(owner=owner, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
         AutomaticTopUp.objects.filter(owner=owner).delete()
     cards.forget(stripe, owner)
 
 
 def run(stripe: Stripe, new_id: Callable[[], UUID], allowed: Callable[[Collection[UUID]], Collection[UUID]]) -> None:
-    """Begins what is due and goes on with what was begun, for owners that are `allowed`; what fails is logged."""
+    """Begin the top-ups that are due and continue unfinished ones, for owners that are `allowed`; log what fails."""
     for owner in allowed(due()):
         begin(owner, new_id())
-    begun = list(_unpaid(status=TopUp.Status.OPEN, session_id="", expires_at__gt=timezone.now()))
+    begun = list(_pending(status=TopUp.Status.OPEN, session_id="", expires_at__gt=timezone.now()))
     owners = allowed({top_up.owner for top_up in begun})
     for top_up in begun:
         try:
@@ -103,17 +107,17 @@ def run(stripe: Stripe, new_id: Callable[[], UUID], allowed: Callable[[Collectio
         except PaymentsUnavailable as error:
             logger.warning("%s: %s", top_up, error)
             if not error.kept:
-                return  # Stripe is away for the others, too
+                return  # the others would not reach Stripe either
         except Exception:
             logger.exception("%s", top_up)
 
 
 def due(limit: int = 500) -> list[UUID]:
-    """Owners who have too few Tokens; `begin` looks again."""
+    """Return the owners with too few Tokens; `begin` checks again."""
     low = Wallet.objects.filter(
         owner=OuterRef("owner"), kind=Wallet.Kind.CUSTOMER, frozen=False, balance__lt=F("held") + OuterRef("threshold")
     )
-    pending = _unpaid(owner=OuterRef("owner"))
+    pending = _pending(owner=OuterRef("owner"))
     waits = Q(retry_at__gt=timezone.now())
     orders = AutomaticTopUp.objects.filter(Exists(low), ~Exists(pending), ~waits, status=On)
     return list(orders.order_by("owner").values_list("owner", flat=True)[:limit])
@@ -121,7 +125,7 @@ def due(limit: int = 500) -> list[UUID]:
 
 @transaction.atomic
 def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
-    """Writes down a top-up that is due, for `advance` to pay; None where it is not, or not any more."""
+    """Write down a top-up that is due, for `advance` to pay; return None if it is not due, or no longer."""
     rows = AutomaticTopUp.objects.select_for_update(of=("self",)).select_related("pack")
     standing = rows.filter(owner=owner, status=On).first()
     now = timezone.now()
@@ -129,15 +133,15 @@ def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
         return None
     payer = Payer.objects.filter(owner=owner).exclude(card_id="").first()
     if payer is None or cards.has_expired(payer, now.date()):
-        _off(owner, Reason.CARD_EXPIRED if payer else Reason.CARD_GONE)
+        _switch_off(owner, Reason.CARD_EXPIRED if payer else Reason.CARD_GONE)
         return None
     if not standing.pack.active:
-        _off(owner, Reason.PACK_CHANGED)
+        _switch_off(owner, Reason.PACK_CHANGED)
         return None
     price = standing.pack.prices[standing.currency]
     # One statement: a payment that arrives meanwhile is seen as pending or in the balance, never as neither.
     low = Wallet.objects.filter(
-        ~Exists(_unpaid(owner=owner)), owner=owner, kind=Wallet.Kind.CUSTOMER, frozen=False,
+        ~Exists(_pending(owner=owner)), owner=owner, kind=Wallet.Kind.CUSTOMER, frozen=False,
         balance__lt=F("held") + standing.threshold,
     )  # fmt: skip
     if not low.exists() or _spent(standing) + price > standing.daily_cap_minor:
@@ -149,12 +153,15 @@ def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
 
 
 def advance(stripe: Stripe, top_up: TopUp) -> None:
-    """Asks Stripe for the payment, or what came of it. PaymentsUnavailable or PaymentsRefused: advance it again."""
+    """Ask Stripe for the payment, or what became of it.
+
+    Raises PaymentsUnavailable or PaymentsRefused; call it again then.
+    """
     standing = AutomaticTopUp.objects.filter(owner=top_up.owner, status=On)
     frozen = Wallet.objects.filter(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER, frozen=True)
     payer = Payer.objects.filter(owner=top_up.owner).exclude(card_id="").first()
     if payer is None or frozen.exists() or not standing.exists():
-        _unpaid(id=top_up.id, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
+        _pending(id=top_up.id, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
         return
     try:
         outcome = cards.charge(stripe, top_up, payer)
@@ -166,7 +173,7 @@ def advance(stripe: Stripe, top_up: TopUp) -> None:
         failed(top_up, Reason.CARD_GONE)
         return
     if outcome.answer is Answer.PAID:
-        _unpaid(id=top_up.id).update(status=TopUp.Status.PROCESSING)
+        _pending(id=top_up.id).update(status=TopUp.Status.PROCESSING)
     elif outcome.answer is Answer.DECLINED:
         failed(top_up, outcome.code)
     else:
@@ -175,16 +182,16 @@ def advance(stripe: Stripe, top_up: TopUp) -> None:
 
 @transaction.atomic
 def failed(top_up: TopUp, code: str, status: TopUp.Status = TopUp.Status.FAILED) -> None:
-    """This top-up was not paid: the next one waits, or there will be none. Once for each top-up."""
-    if not _unpaid(id=top_up.id).update(status=status, failure=code):
+    """Record that a top-up was not paid: the next one waits, or none follows. Takes effect once per top-up."""
+    if not _pending(id=top_up.id).update(status=status, failure=code):
         return
     standing = AutomaticTopUp.objects.select_for_update().filter(owner=top_up.owner, status=On).first()
     if standing is None:
         return
     if code == "expired_card":
-        _off(top_up.owner, Reason.CARD_EXPIRED)
+        _switch_off(top_up.owner, Reason.CARD_EXPIRED)
     elif code in FINAL or standing.failures >= len(PAUSES):
-        _off(top_up.owner, Reason.CARD_DECLINED)
+        _switch_off(top_up.owner, Reason.CARD_DECLINED)
     else:
         standing.retry_at = timezone.now() + PAUSES[standing.failures]
         standing.failures += 1
@@ -192,27 +199,27 @@ def failed(top_up: TopUp, code: str, status: TopUp.Status = TopUp.Status.FAILED)
 
 
 def paid(owner: UUID) -> None:
-    """The card works."""
+    """Reset the count of refusals, since the card works."""
     AutomaticTopUp.objects.filter(owner=owner, failures__gt=0).update(failures=0, retry_at=None)
 
 
 def card_saved(owner: UUID) -> None:
-    """Top-ups that waited for a card begin."""
+    """Switch on top-ups that waited for a card."""
     waiting = AutomaticTopUp.objects.filter(owner=owner, status=AutomaticTopUp.Status.WAITING)
     waiting.update(status=On, card_url="")
 
 
 def card_gone(owner: UUID) -> None:
-    _off(owner, Reason.CARD_GONE)
+    _switch_off(owner, Reason.CARD_GONE)
 
 
-def _off(owner: UUID, reason: AutomaticTopUp.Reason) -> None:
+def _switch_off(owner: UUID, reason: AutomaticTopUp.Reason) -> None:
     standing = AutomaticTopUp.objects.filter(owner=owner, status=On)
     standing.update(status=AutomaticTopUp.Status.OFF, reason=reason, retry_at=None)
 
 
 def _spent(standing: AutomaticTopUp) -> int:
-    """Of the daily cap, in the last 24 hours."""
+    """Return how much of the daily cap was used in the last 24 hours."""
     lately = TopUp.objects.filter(
         owner=standing.owner, automatic=True, currency=standing.currency, created_at__gt=timezone.now() - DAY
     )
@@ -221,6 +228,6 @@ def _spent(standing: AutomaticTopUp) -> int:
     return spent
 
 
-def _unpaid(**which: object) -> QuerySet[TopUp]:
-    """Automatic top-ups that may still be paid."""
+def _pending(**which: object) -> QuerySet[TopUp]:
+    """Return automatic top-ups that may still be paid."""
     return TopUp.objects.filter(**{"automatic": True, "status__in": PENDING, **which})

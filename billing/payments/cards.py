@@ -1,8 +1,8 @@
-"""Saved cards: where a customer saves one, what Stripe says becomes of it, and a payment while they are away.
+"""Saved cards: saving one on Stripe's page, following what becomes of it, and charging it while its owner is away.
 
-A payment is made in two steps, so that whatever is lost on the way, a card is charged once: a PaymentIntent is made
-and written down, then confirmed. Stripe confirms one once, and is asked how it stands before anything is done again.
-Not for when to pay (automatic) or for crediting (events).
+A payment takes two steps, so that a card is charged once whatever fails: a PaymentIntent is made and written down,
+then confirmed. Stripe confirms a PaymentIntent once, and its status is read before anything is repeated. Not for when
+to pay (automatic) or for crediting (events).
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ SHOWN = ("brand", "last4", "exp_month", "exp_year")
 
 
 class Answer(Enum):
-    """What came of a payment: it is made or under way, the card refused, or the bank wants to hear its owner."""
+    """What became of a payment: paid or processing, declined, or the bank asks to authenticate the customer."""
 
     PAID = "paid"
     DECLINED = "declined"
-    ASKED = "asked"
+    AUTHENTICATION_REQUIRED = "authentication_required"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`code` is Stripe's reason for a refusal, such as `insufficient_funds`."""
+    """An answer with its `code`: Stripe's reason for a refusal, such as `insufficient_funds`."""
 
     answer: Answer
     code: str = ""
 
 
 def save_page(stripe: Stripe, payer: Payer, currency: str, success_url: str, cancel_url: str) -> str:
-    """The address of Stripe's page where a card is saved, for 24 hours. PaymentsUnavailable or PaymentsRefused."""
+    """Return the address of Stripe's page for saving a card; it is valid for 24 hours.
+
+    Raises PaymentsUnavailable or PaymentsRefused.
+    """
     with stripe.asking() as client:
         session = client.v1.checkout.sessions.create(
             {
@@ -54,10 +57,10 @@ def save_page(stripe: Stripe, payer: Payer, currency: str, success_url: str, can
 
 
 def charge(stripe: Stripe, top_up: TopUp, payer: Payer) -> Outcome:
-    """Pays a top-up with the saved card, its owner away, or finds out what came of that.
+    """Pay a top-up with the saved card while its owner is away, or find out what became of an earlier try.
 
-    After ASKED this payment can never be made, so that another one may. PaymentsUnavailable; PaymentsRefused where
-    the card cannot be used at all.
+    After AUTHENTICATION_REQUIRED this payment can never be made, so another one is safe. Raises PaymentsUnavailable;
+    PaymentsRefused if the card cannot be used at all.
     """
     with stripe.attempt(top_up) as (client, key):
         intents = client.v1.payment_intents
@@ -80,11 +83,11 @@ def charge(stripe: Stripe, top_up: TopUp, payer: Payer) -> Outcome:
             return Outcome(Answer.DECLINED, error.decline_code or error.code or "declined")
         if intent.status != "canceled":
             intents.cancel(intent.id, {}, {"idempotency_key": f"{key}:cancel"})
-        return Outcome(Answer.ASKED)
+        return Outcome(Answer.AUTHENTICATION_REQUIRED)
 
 
 def is_gone(stripe: Stripe, payer: Payer) -> bool:
-    """Whether Stripe has the saved card no more. PaymentsUnavailable or PaymentsRefused."""
+    """Return whether Stripe no longer has the saved card. Raises PaymentsUnavailable or PaymentsRefused."""
     with stripe.asking() as client:
         try:
             return client.v1.payment_methods.retrieve(payer.card_id).customer != payer.customer_id
@@ -97,7 +100,7 @@ def has_expired(payer: Payer, today: date) -> bool:
 
 
 def forget(stripe: Stripe, owner: UUID) -> None:
-    """Takes all of a customer's cards from Stripe. PaymentsUnavailable or PaymentsRefused."""
+    """Remove all of a customer's cards at Stripe. Raises PaymentsUnavailable or PaymentsRefused."""
     payer = Payer.objects.filter(owner=owner).first()
     if payer is None:
         return
@@ -108,7 +111,7 @@ def forget(stripe: Stripe, owner: UUID) -> None:
 
 
 def keep(method: dict[str, Any]) -> UUID | None:
-    """A card was saved: it is the one to pay with from now on; whose, None where that is nobody of ours."""
+    """Make a card that was just saved the one to pay with; return whose it is, or None if it is not our customer's."""
     if method["type"] != "card" or not method["customer"]:
         return None
     payer = Payer.objects.filter(customer_id=method["customer"]).first()
@@ -119,13 +122,13 @@ def keep(method: dict[str, Any]) -> UUID | None:
 
 
 def renew(method: dict[str, Any]) -> None:
-    """What is known of a card has changed, such as when it expires."""
+    """Update what is known of a card, such as its expiry date."""
     if method["type"] == "card":
         Payer.objects.filter(card_id=method["id"]).update(card={name: method["card"][name] for name in SHOWN})
 
 
 def lose(**which: str) -> UUID | None:
-    """The card of this `card_id`, or of this `customer_id`, is gone; whose it was, if it was the one to pay with."""
+    """Forget the card with this `card_id`, or of this `customer_id`; return its owner if it was the one to pay with."""
     payer = Payer.objects.filter(**which).exclude(card_id="").first()
     if payer is not None:
         Payer.objects.filter(owner=payer.owner, card_id=payer.card_id).update(card_id="", card={})

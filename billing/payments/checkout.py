@@ -1,8 +1,8 @@
-"""Top-ups that people make: a pack is chosen, and paid on Stripe's page, the Checkout. Not for crediting it (events).
+"""Top-ups that people make: they choose a pack and pay on Stripe's page, the Checkout. Not for crediting (events).
 
-A top-up's id is the idempotency key of its Checkout: however often it is asked for, there is one to pay. Where Stripe
-keeps an error under that key, the next attempt has another one; what Checkout the first may have made, nobody was
-told of.
+A top-up's id is the idempotency key of its Checkout: however often it is requested, there is one to pay. If Stripe
+stores an error under that key, the next attempt has another one; a Checkout that the first may have made was never
+shown to anybody.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from billing.models import Payer, TopUp
 from billing.payments.stripe import Stripe, metadata
 from billing.prices import packs
 
-# Stripe keeps an idempotency key for 24 hours and a Checkout for as long at most; less, so that a Checkout that is
-# asked for again after its key was forgotten is refused because it would have expired.
+# Stripe keeps an idempotency key for 24 hours, and a Checkout for at most as long. This is shorter, so that a Checkout
+# requested again after its key was forgotten is refused, because its expiry would be in the past.
 OPEN_FOR = timedelta(hours=23)
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a customer asks for; `email` gets Stripe's receipt, `body` is what a retry must repeat.
+    """What a customer asks for; `email` gets Stripe's receipt, and a retry must repeat `body`.
 
     `save_card` lets automatic top-ups use the card.
     """
@@ -49,12 +49,12 @@ class Order:
 def buy(
     stripe: Stripe, top_up_id: UUID, owner: UUID, order: Order, idempotency_key: str | None = None
 ) -> tuple[TopUp, bool]:
-    """A top-up with a Checkout to pay it at; and whether it is the one that this key already stands for.
+    """Return a top-up with a Checkout to pay it, and whether it already existed under this key.
 
-    UnknownPack, UnknownCurrency, IdempotencyMismatch; PaymentsUnavailable or PaymentsRefused, and then the same call
-    with the same key goes on where it stopped.
+    Raises UnknownPack, UnknownCurrency or IdempotencyMismatch; PaymentsUnavailable or PaymentsRefused, after which the
+    same call with the same key continues where it stopped.
     """
-    top_up = _standing(owner, order, idempotency_key)
+    top_up = _existing(owner, order, idempotency_key)
     replayed = top_up is not None
     if top_up is None:
         top_up, replayed = _new(top_up_id, owner, order, idempotency_key)
@@ -63,19 +63,19 @@ def buy(
 
 
 def open_page(stripe: Stripe, top_up: TopUp) -> None:
-    """Gives an open top-up the page where it is paid, unless it has one. PaymentsUnavailable or PaymentsRefused."""
+    """Give an open top-up the page to pay it, unless it has one. Raises PaymentsUnavailable or PaymentsRefused."""
     if top_up.session_id or top_up.status != TopUp.Status.OPEN:
         return
     payer = payer_for(stripe, top_up.owner, top_up.order["email"]) if top_up.order.get("save_card") else None
     with stripe.attempt(top_up) as (client, key):
         session = client.v1.checkout.sessions.create(_checkout(top_up, payer), {"idempotency_key": key})
-    # Only these columns, and once: the webhook that says it was paid may have come first.
+    # Only these columns, and only once: the webhook that reports the payment may have come first.
     TopUp.objects.filter(id=top_up.id, session_id="").update(session_id=session.id, url=session.url or "")
     top_up.refresh_from_db()
 
 
 def payer_for(stripe: Stripe, owner: UUID, email: str) -> Payer:
-    """The account as Stripe's customer, made where there is none yet. PaymentsUnavailable or PaymentsRefused."""
+    """Return the account as Stripe's customer; create it if needed. Raises PaymentsUnavailable or PaymentsRefused."""
     found = Payer.objects.filter(owner=owner).first()
     if found is None:
         with stripe.asking() as client:
@@ -86,8 +86,8 @@ def payer_for(stripe: Stripe, owner: UUID, email: str) -> Payer:
     return found
 
 
-def _standing(owner: UUID, order: Order, key: str | None) -> TopUp | None:
-    """What the key stands for; IdempotencyMismatch where that is something else."""
+def _existing(owner: UUID, order: Order, key: str | None) -> TopUp | None:
+    """Return the top-up under the key. Raises IdempotencyMismatch if it was for something else."""
     found = TopUp.objects.filter(owner=owner, idempotency_key=key).first() if key else None
     if found is not None and found.order["body"] != order.body:
         raise IdempotencyMismatch(key or "")
@@ -105,12 +105,12 @@ def _new(top_up_id: UUID, owner: UUID, order: Order, key: str | None) -> tuple[T
         order=asdict(order),
     )  # fmt: skip
     TopUp.objects.bulk_create([made], ignore_conflicts=True)  # a request with the same key may have come first
-    found = _standing(owner, order, key)
+    found = _existing(owner, order, key)
     return (found, found.id != top_up_id) if found else (made, False)
 
 
 def _checkout(top_up: TopUp, payer: Payer | None) -> Any:
-    """The Checkout's parameters, the same ones for every call for this top-up; a `payer` saves the card."""
+    """Return the Checkout's parameters, the same for every call for this top-up; a `payer` saves the card."""
     order, pack = top_up.order, top_up.pack
     ours = metadata(top_up)
     bonus = f" and {format_tokens(pack.bonus)} more" if pack.bonus else ""
@@ -118,7 +118,7 @@ def _checkout(top_up: TopUp, payer: Payer | None) -> Any:
         "currency": top_up.currency,
         "unit_amount": top_up.price_minor,
         "product_data": {"name": f"{format_tokens(pack.tokens)} Tokens{bonus}"},
-        "tax_behavior": "inclusive",  # so that the total is the pack's price, with tax or without
+        "tax_behavior": "inclusive",  # so that the total is the pack's price whatever the tax
     }
     return {
         "mode": "payment",

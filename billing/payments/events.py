@@ -1,9 +1,9 @@
-"""What Stripe's events do: a payment is credited, money that went back takes its Tokens with it. Each event once.
+"""What Stripe's events do: a payment is credited, and a refund or dispute takes its Tokens back. Each event acts once.
 
 An event and its consequences are one transaction. Events may come late, twice and in any order, so each is compared
-with what is known: a payment is credited unless it was, and a refund or dispute is written down even where its
-payment is not known yet. `charge.refunded` says nothing that `refund.created` does not. Nothing here asks Stripe:
-what it is to do is written down (refund_orders). Not for finding events that were lost (reconcile).
+with what is known: a payment is credited unless it already was, and a refund or dispute is written down even if its
+payment is not known yet. `charge.refunded` adds nothing to `refund.created`. Nothing here calls Stripe: requests for
+it are written down (refund_orders). Not for finding lost events (reconcile).
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from django.utils import timezone
 from billing.errors import PaymentMismatch
 from billing.models import Payer, Reversal, StripeEvent, TopUp
 from billing.payments import automatic, cards, refund_orders, reversals
-from billing.payments.refund_orders import Why
+from billing.payments.refund_orders import Reason
 from billing.tokens import wallets
 
 Document = dict[str, Any]
 UNPAID = (TopUp.Status.OPEN, TopUp.Status.PROCESSING)
 REFUND_VOID = {"failed", "canceled"}
-# An inquiry (`warning_…`) has moved no money; a dispute that was prevented neither.
+# An inquiry (`warning_…`) has moved no money, nor has a dispute that was prevented.
 DISPUTE_VOID = {"won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed"}
 DISPUTE_FINAL = {"won", "lost", "prevented", "warning_closed"}
 
 
 def apply(event: Document) -> str | None:
-    """Acts on an event that was not acted on before; what it changed, in words.
+    """Act on an event unless that was done before; return what changed, in words.
 
-    PaymentMismatch and whatever else is raised leave nothing behind, so that it can come again.
+    Raises PaymentMismatch, or any other error, without leaving a trace, so that the event can be delivered again.
     """
     handler = HANDLERS.get(event["type"])
     if handler is None:
         return None
     with transaction.atomic():
-        # A second delivery waits here for the first one's end.
+        # A second delivery waits here until the first has ended.
         _, is_new = StripeEvent.objects.get_or_create(id=event["id"], defaults={"type": event["type"]})
         return handler(event["data"]["object"]) if is_new else None
 
 
 def _completed(session: Document) -> str | None:
-    """The customer is done on Stripe's page; the money may still be under way."""
+    """Handle a finished Checkout; the money may still be under way."""
     paid = session["payment_status"] == "paid"
     if paid:
         reversals.lock_payment(session["payment_intent"])
@@ -60,7 +60,7 @@ def _completed(session: Document) -> str | None:
 
 
 def _charged(intent: Document) -> str | None:
-    """A saved card paid an automatic top-up. Payments on a page are told of by their sessions."""
+    """Handle an automatic top-up's payment with the saved card. Sessions report the payments made on a page."""
     if not intent["metadata"].get("automatic"):
         return None
     reversals.lock_payment(intent["id"])
@@ -69,13 +69,13 @@ def _charged(intent: Document) -> str | None:
 
 
 def _paid(top_up: TopUp, payment_intent: str, amount: int, currency: str, session_id: str = "") -> str | None:
-    """The money is there. What was paid once more, the saved card and the page at the same moment, is given back."""
+    """Credit a payment that arrived. If saved card and page were both paid at once, order a refund of the second."""
     stated, known = (amount, currency), (top_up.price_minor, top_up.currency)
     if stated != known:
         raise PaymentMismatch(f"{top_up}: payment {payment_intent} says {stated}, it costs {known}")
     if top_up.paid_at:
         if top_up.payment_intent != payment_intent:
-            refund_orders.place(payment_intent, Why.TWICE, payment_intent)
+            refund_orders.place(payment_intent, Reason.TWICE, payment_intent)
         return None
     top_up.session_id, top_up.payment_intent = session_id or top_up.session_id, payment_intent
     _credit(top_up)
@@ -107,8 +107,8 @@ def _expired(session: Document) -> str | None:
     return _ended(top_up, TopUp.Status.EXPIRED, UNPAID)
 
 
-def _not_charged(intent: Document) -> str | None:
-    """A payment that was under way failed. What fails at once, `automatic` hears itself."""
+def _charge_failed(intent: Document) -> str | None:
+    """Handle the failure of a payment that was under way. `automatic` sees immediate failures itself."""
     error = intent["last_payment_error"] or {}
     top_up = _top_up(intent["metadata"].get("top_up")) if intent["metadata"].get("automatic") else None
     if top_up is None or top_up.status != TopUp.Status.PROCESSING:
@@ -150,17 +150,17 @@ def _dispute(dispute: Document) -> str | None:
     return reversals.write_down(Reversal.Kind.DISPUTE, dispute, status not in DISPUTE_VOID, status in DISPUTE_FINAL)
 
 
-def _warned(warning: Document) -> str | None:
-    """The card was probably stolen: the payment is refunded before it is disputed; Tokens go with the refund."""
+def _fraud_warned(warning: Document) -> str | None:
+    """Order a refund of a probably stolen card's payment before it is disputed; the refund's event takes the Tokens."""
     intent = warning["payment_intent"]
     if not warning["actionable"] or not intent:
         return None
-    refund_orders.place(intent, Why.FRAUD, warning["id"])
+    refund_orders.place(intent, Reason.FRAUD, warning["id"])
     return f"payment {intent}: to be refunded as fraud"
 
 
 def _top_up(reference: str | None) -> TopUp | None:
-    """The top-up that a session or a payment names, locked; None where it is somebody else's."""
+    """Return the top-up that a session or payment names, locked; None if it is not ours."""
     try:
         top_up_id = UUID(reference or "")
     except ValueError:
@@ -182,7 +182,7 @@ HANDLERS: dict[str, Callable[[Document], str | None]] = {
     "checkout.session.async_payment_failed": _failed,
     "checkout.session.expired": _expired,
     "payment_intent.succeeded": _charged,
-    "payment_intent.payment_failed": _not_charged,
+    "payment_intent.payment_failed": _charge_failed,
     "payment_method.attached": _card_saved,
     "payment_method.updated": _card_renewed,
     "payment_method.automatically_updated": _card_renewed,
@@ -196,5 +196,5 @@ HANDLERS: dict[str, Callable[[Document], str | None]] = {
     "charge.dispute.closed": _dispute,
     "charge.dispute.funds_withdrawn": _dispute,
     "charge.dispute.funds_reinstated": _dispute,
-    "radar.early_fraud_warning.created": _warned,
+    "radar.early_fraud_warning.created": _fraud_warned,
 }

@@ -1,6 +1,6 @@
 """Monthly invoices: what was paid in a month (UTC), and what became of the Tokens. Not for how they look.
 
-Everything is read from top-ups and transfers, so an invoice of a month that is over never changes.
+Everything is read from top-ups and transfers, so an invoice of a past month never changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from billing.models import Reversal, TopUp, Wallet
 
 @dataclass(frozen=True)
 class Invoice:
-    """A month of a customer's, from `first` until before `end`; `is_final` once it is over."""
+    """One month of a customer, from `first` until just before `end`; `is_final` once the month is over."""
 
     number: str
     first: datetime
@@ -29,7 +29,7 @@ class Invoice:
 
 @dataclass(frozen=True)
 class Return:
-    """Money of a top-up that went back by a refund or a dispute (negative), or came again (positive)."""
+    """Money of a top-up that was refunded or disputed (negative), or came back to us (positive)."""
 
     at: datetime
     kind: str
@@ -39,9 +39,9 @@ class Return:
 
 @dataclass(frozen=True)
 class Figures:
-    """milli-Tokens at both ends of the month, and by kind what came in (positive) or went out between them.
+    """An invoice's content: milli-Tokens at both ends of the month, and by kind what came in (positive) or went out.
 
-    `paid` are the top-ups of the month; `returned` is the money of all top-ups that went back, or came again, in it.
+    `paid` are the month's top-ups; `returned` is the money of any top-up that went back, or came back to us, in it.
     """
 
     opening: int
@@ -51,7 +51,7 @@ class Figures:
     returned: list[Return]
 
 
-# One snapshot: from the balance now back over what was moved since the month began.
+# One snapshot: counts back from the present balance over what has moved since the month began.
 _MOVED = """
 WITH wallet AS (SELECT id, balance FROM billing_wallet WHERE owner = %(owner)s AND kind = 'customer'),
 move AS (
@@ -68,7 +68,7 @@ FROM wallet LEFT JOIN move ON true GROUP BY balance, kind ORDER BY kind
 
 
 def months(owner: UUID) -> list[Invoice]:
-    """An invoice for each month since the customer's wallet was opened, the newest first; NoWallet."""
+    """Return an invoice for each month since the customer's wallet was opened, newest first. Raises NoWallet."""
     wallet = Wallet.objects.filter(owner=owner, kind=Wallet.Kind.CUSTOMER).first()
     if wallet is None:
         raise NoWallet(owner)
@@ -82,7 +82,7 @@ def months(owner: UUID) -> list[Invoice]:
 
 
 def figures(owner: UUID, invoice: Invoice) -> Figures:
-    """What the invoice says."""
+    """Return what the invoice says."""
     with connection.cursor() as cursor:
         cursor.execute(_MOVED, {"owner": owner, "first": invoice.first, "end": invoice.end})
         rows = cursor.fetchall()

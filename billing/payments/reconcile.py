@@ -1,4 +1,4 @@
-"""Reconciliation: events that never reached the webhook are found in Stripe's list and acted on."""
+"""Reconciliation: finds events that never reached the webhook in Stripe's list, and acts on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from billing.models import Reconciliation, StripeEvent, TopUp
 from billing.payments import events, refund_orders
 from billing.payments.stripe import Stripe
 
-# Stripe lists events for 30 days. The overlap is for clocks that differ and for events that were listed late.
+# Stripe lists events for 30 days. The overlap allows for clocks that differ and for events that are listed late.
 LISTED = timedelta(days=30)
 OVERLAP = timedelta(hours=1)
 
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def run(stripe: Stripe) -> tuple[list[str], int]:
-    """What was repaired, a line each, and how many events failed: they are logged, and the next run tries them again.
+    """Act on events that were missed; return what was repaired, a line each, and how many events failed.
 
-    PaymentsUnavailable or PaymentsRefused where Stripe cannot be asked.
+    Failures are logged, and the next run retries them. Raises PaymentsUnavailable or PaymentsRefused.
     """
     started = timezone.now()
     last = Reconciliation.objects.order_by("-until").values_list("until", flat=True).first()
@@ -43,7 +43,7 @@ def run(stripe: Stripe) -> tuple[list[str], int]:
 
 
 def _never_opened() -> list[str]:
-    """Top-ups that Stripe never answered for, past their time."""
+    """Expire the top-ups that Stripe never answered for, once their time is over; return a line for the report."""
     due = TopUp.objects.filter(status=TopUp.Status.OPEN, session_id="", expires_at__lt=timezone.now() - OVERLAP)
     count = due.update(status=TopUp.Status.EXPIRED)
     return [f"{count} top-ups without a Checkout: expired"] if count else []

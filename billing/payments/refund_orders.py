@@ -1,8 +1,8 @@
-"""Carries out refund orders: payments that are given back because somebody, or an event, decided so.
+"""Refund orders: whole payments to be refunded because somebody, or an event, decided so.
 
-The decision is a row of its own transaction; Stripe is asked afterwards, and again until it has answered. Whatever
-happens in between, a payment is given back once: Stripe refuses to give back more than was paid. Tokens go when
-Stripe's event says that the money has gone (events).
+The decision is a row written in its own transaction; Stripe is asked afterwards, again and again until it answers.
+Whatever happens in between, a payment is refunded once: Stripe never refunds more than was paid. The Tokens are taken
+when Stripe's event reports the refund (events).
 """
 
 from __future__ import annotations
@@ -25,30 +25,33 @@ LONGEST_PAUSE = timedelta(hours=1)
 logger = logging.getLogger(__name__)
 
 
-class Why(StrEnum):
-    """What a payment is given back for; an order's id begins with it."""
+class Reason(StrEnum):
+    """Why a payment is refunded; an order's id begins with it."""
 
     FRAUD = "fraud"
     TWICE = "twice"
 
 
-# In Stripe's words.
-REASONS: dict[Why, Literal["duplicate", "fraudulent"]] = {Why.FRAUD: "fraudulent", Why.TWICE: "duplicate"}
+# The reasons in Stripe's terms.
+STRIPE_REASONS: dict[Reason, Literal["duplicate", "fraudulent"]] = {
+    Reason.FRAUD: "fraudulent",
+    Reason.TWICE: "duplicate",
+}
 
 
-def place(payment_intent: str, why: Why, source: str) -> None:
-    """Orders a payment to be given back, once for each `source`: the id of what says so."""
-    RefundOrder.objects.get_or_create(id=f"{why}:{source}", defaults={"payment_intent": payment_intent})
+def place(payment_intent: str, reason: Reason, source: str) -> None:
+    """Order the refund of a payment, once for each `source`: the id of the event or warning that caused it."""
+    RefundOrder.objects.get_or_create(id=f"{reason}:{source}", defaults={"payment_intent": payment_intent})
 
 
 def carry_out(stripe: Stripe, limit: int = 100) -> list[str]:
-    """Gives back what is due; a line for each order that was done. What fails is logged, and due again later."""
+    """Carry out the orders that are due; return a line for each one done. Failures are logged and retried later."""
     due = RefundOrder.objects.filter(done_at=None, due_at__lte=timezone.now()).order_by("due_at")[:limit]
     return [f"{order}: {outcome}" for order in due if (outcome := _carry_out(stripe, order))]
 
 
 def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
-    # Claimed until the pause is over: nobody else tries meanwhile, and a crash delays the next try by no more.
+    # Claims the order until the pause is over: no other process tries meanwhile, and a crash only delays the next try.
     mine = RefundOrder.objects.filter(id=order.id, done_at=None, tries=order.tries)
     pause = min(FIRST_PAUSE * 2 ** min(order.tries, 10), LONGEST_PAUSE)
     if not mine.update(tries=F("tries") + 1, due_at=timezone.now() + pause):
@@ -56,7 +59,7 @@ def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
     try:
         if not stripe.is_ours(order.payment_intent):
             outcome = "not ours"
-        elif stripe.refund(order.payment_intent, f"{order.id}:{order.tries}", _reason(order)):
+        elif stripe.refund_rest(order.payment_intent, f"{order.id}:{order.tries}", _stripe_reason(order)):
             outcome = "refunded"
         else:
             outcome = "nothing was left"
@@ -67,5 +70,5 @@ def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
     return outcome
 
 
-def _reason(order: RefundOrder) -> Literal["duplicate", "fraudulent"]:
-    return REASONS[Why(order.id.partition(":")[0])]
+def _stripe_reason(order: RefundOrder) -> Literal["duplicate", "fraudulent"]:
+    return STRIPE_REASONS[Reason(order.id.partition(":")[0])]

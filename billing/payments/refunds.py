@@ -1,9 +1,9 @@
-"""Refunds in money that the operator asks for: of the unspent Tokens of one top-up.
+"""Refunds that the operator asks for: money for the unspent Tokens of one top-up.
 
-First `take` takes the Tokens, in one transaction; then `send` asks Stripe, outside of any. Between the two the Tokens
-are gone and the money is ours, so nothing can be spent twice; whoever crashes there calls `send` again. Stripe's event
-finds the reversal by its id and takes nothing more. Not for refunds that Stripe tells us of (events) or of
-jobs (wallets).
+First `take` takes the Tokens, in one transaction; then `send` asks Stripe, outside any transaction. In between, the
+Tokens are gone and the money is still ours, so nothing can be spent twice; after a crash there, `send` is called
+again. Stripe's event finds the reversal by its id and takes nothing more. Not for refunds that Stripe reports (events)
+or for refunds of jobs (wallets).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from billing.tokens import debts, lots
 
 
 def refundable(top_up: TopUp) -> int:
-    """What its unspent Tokens had cost, in the smallest unit of its currency; nothing while it is disputed."""
+    """Return what the unspent Tokens cost, in the smallest unit of the currency; 0 while the top-up is disputed."""
     if not top_up.payment_intent or top_up.status == TopUp.Status.DISPUTED:
         return 0
     paid = Lot.objects.filter(transfer__reference=top_up.id, kind=Lot.Kind.PAID)
@@ -29,10 +29,10 @@ def refundable(top_up: TopUp) -> int:
 
 
 def take(top_up_id: UUID, amount_minor: int, reversal_id: str) -> None:
-    """Takes the Tokens that this money had bought, and their share of the bonus, once for this id.
+    """Take the Tokens that this money bought, and their share of the bonus, once for this id.
 
-    What was spent of that share is paid with paid Tokens that are left, or else waived: it leaves no debt.
-    RefundAboveUnspent where fewer are unspent, and then nothing is taken. TopUp.DoesNotExist.
+    Spent Tokens of the bonus share are paid with other paid Tokens if any are left, else waived: no debt remains.
+    Raises RefundAboveUnspent, without taking anything, if too few are unspent; TopUp.DoesNotExist.
     """
     with transaction.atomic():
         with reversals.reversing(top_up_id) as top_up:
@@ -52,9 +52,9 @@ def take(top_up_id: UUID, amount_minor: int, reversal_id: str) -> None:
 
 
 def send(stripe: Stripe, reversal_id: str) -> str:
-    """Has Stripe give the money back, once; Stripe's id of the refund.
+    """Ask Stripe to refund the money, once; return Stripe's id of the refund.
 
-    PaymentsUnavailable, and then it is called again; PaymentsRefused, and then the Tokens are back.
+    Raises PaymentsUnavailable, after which it is called again, or PaymentsRefused, after returning the Tokens.
     """
     reversal = Reversal.objects.get(id=reversal_id)
     if reversal.stripe_id:
@@ -62,7 +62,7 @@ def send(stripe: Stripe, reversal_id: str) -> str:
     if reversal.final:
         raise PaymentsRefused(f"{reversal} was refused, and its Tokens were returned")
     try:
-        stripe_id = stripe.give_back(reversal.payment_intent, reversal.amount_minor, reversal_id)
+        stripe_id = stripe.refund_amount(reversal.payment_intent, reversal.amount_minor, reversal_id)
     except PaymentsRefused:
         if not _void(reversal):
             return send(stripe, reversal_id)
@@ -72,18 +72,19 @@ def send(stripe: Stripe, reversal_id: str) -> str:
 
 
 def _unspent_minor(lot: Lot) -> int:
-    """How much money could go back for the lot, so that its unspent Tokens cover all that is demanded for it."""
+    """Return how much money can be refunded for the lot so that its unspent Tokens cover all that is demanded."""
     now = lots.allocate(lot.wallet_id)
     left = next((each.remaining for each in now.lots if each.id == lot.id), 0)
     money, demanded = debts.demanded(lot)
     price: int = lot.price_minor or 0
-    # The most money whose share of the lot, rounded down as debts do, is within what was demanded and what is left.
+    # The most money whose share of the lot, rounded down as in `debts`, is covered by what was demanded and what is
+    # left.
     covered = (price * (demanded + min(left, now.balance.available) + 1) - 1) // lot.amount
     return max(0, int(min(price, covered) - money))
 
 
 def _void(reversal: Reversal) -> bool:
-    """Returns its Tokens, unless Stripe's event has told of the refund meanwhile."""
+    """Return the reversal's Tokens to the wallet, unless Stripe's event has reported the refund meanwhile."""
     with reversals.reversing(TopUp.objects.get(payment_intent=reversal.payment_intent).id):
         unmade = Reversal.objects.filter(id=reversal.id, stripe_id="", final=False)
         return bool(unmade.update(standing=False, until=timezone.now(), final=True))

@@ -1,6 +1,6 @@
-"""Reversals: money that went back takes its Tokens with it, and money that came again brings them back.
+"""Reversals: a refund or dispute takes its Tokens back, and money that comes back to us returns them.
 
-Refunds and disputes are written down even where their payment is not known yet. Not for who says so (events, refunds).
+They are written down even if their payment is not known yet. Not for who reports them (events, refunds).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Document = dict[str, Any]
 
 
 def write_down(kind: Reversal.Kind, source: Document, standing: bool, final: bool) -> str | None:
-    """Writes down where this money is, unless that was settled for good, and lets the Tokens follow."""
+    """Write down whether this money is away, unless that is final already, and let the Tokens follow."""
     intent = source["payment_intent"]
     if not intent or not source["amount"]:
         return None
     lock_payment(intent)
     terms = {"kind": kind, "payment_intent": intent, "amount_minor": source["amount"]}
     reversal = _ours(source, terms) or Reversal.objects.get_or_create(id=source["id"], defaults=terms)[0]
-    # Money that went comes back for good or not at all: an inquiry that is said to be open then is old news.
+    # Once money was taken, it comes back for good or not at all; a report of an open inquiry is outdated then.
     if not reversal.final and (standing or final or not reversal.standing):
         if standing != reversal.standing:
             setattr(reversal, "since" if standing else "until", timezone.now())
@@ -41,20 +41,20 @@ def write_down(kind: Reversal.Kind, source: Document, standing: bool, final: boo
 
 
 def _ours(source: Document, terms: Document) -> Reversal | None:
-    """The refund that we asked for, and took the Tokens for before (refunds), unless we gave up and returned them."""
+    """Return the refund that we requested, whose Tokens were taken before, unless we gave up and returned them."""
     reversals = Reversal.objects.filter(id=(source.get("metadata") or {}).get("reversal"), **terms)
     reversals.filter(stripe_id="", final=False).update(stripe_id=source["id"])
     return reversals.filter(stripe_id=source["id"]).first()
 
 
 def claw_backs(reversal_id: str) -> QuerySet[Clawback]:
-    """All that were ever made for this reversal: their keys begin with its id."""
+    """Return all claw-backs ever made for this reversal: their keys begin with its id."""
     return Clawback.objects.filter(idempotency_key__startswith=f"{reversal_id}:")
 
 
 @contextmanager
 def reversing(top_up_id: UUID) -> Iterator[TopUp]:
-    """A top-up that its own events cannot touch; at the end its Tokens follow the reversals that were written down."""
+    """Lock a top-up against its own events; at the end, let its Tokens follow the reversals that were written down."""
     with transaction.atomic():
         lock_payment(TopUp.objects.get(id=top_up_id).payment_intent)
         yield (top_up := TopUp.objects.select_for_update(of=("self",)).get(id=top_up_id))
@@ -62,10 +62,10 @@ def reversing(top_up_id: UUID) -> Iterator[TopUp]:
 
 
 def follow(top_up: TopUp) -> str | None:
-    """Takes Tokens for money that went back and returns them for money that came again; the top-up says which."""
+    """Take Tokens for money that is away and return them for money that came back; return what changed, in words."""
     changed = []
     reversals = list(Reversal.objects.filter(payment_intent=top_up.payment_intent).order_by("created_at"))
-    # Returned first: what stands may have found nothing left to take before.
+    # Returns come first: a standing reversal may have found nothing left to take before.
     for reversal in sorted(reversals, key=lambda reversal: reversal.standing):
         moved = (_take if reversal.standing else _give_back)(top_up, reversal)
         if moved or reversal.standing != reversal.applied:
@@ -87,9 +87,9 @@ def follow(top_up: TopUp) -> str | None:
 
 
 def _take(top_up: TopUp, reversal: Reversal) -> bool:
-    """From the lots of this payment, together no more than they cost, and the same share of the bonus.
+    """Claw back from the payment's lots, at most what they cost, and the same share of the bonus.
 
-    Only what was not taken for this reversal before; whether there was any of it.
+    Takes only what was not taken for this reversal before; returns whether there was any.
     """
     key = f"{reversal.id}:{claw_backs(reversal.id).count()}"
     left = missing = reversal.amount_minor - sum(each.money_minor for each in _taken(reversal))
@@ -106,7 +106,7 @@ def _take(top_up: TopUp, reversal: Reversal) -> bool:
 
 
 def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
-    """The money is ours again: what was owed is forgiven, what was taken comes back as lots on the same terms."""
+    """Undo a reversal whose money came back: forgive what is owed, and return what was taken as lots on equal terms."""
     taken = _taken(reversal)
     for back in taken:
         debts.void(back.id, f"{reversal} was void")
@@ -121,25 +121,25 @@ def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
 
 
 def _taken(reversal: Reversal) -> list[Clawback]:
-    """The claw-backs for this reversal that were not given back."""
+    """Return the claw-backs for this reversal whose Tokens were not given back."""
     mine = claw_backs(reversal.id).exclude(settlement=Clawback.Settlement.VOID).select_related("lot")
     returned = wallets.issued(_return_key(back) for back in mine)
     return [back for back in mine if _return_key(back) not in returned]
 
 
 def _return_key(back: Clawback) -> str:
-    """Under which the Tokens of a claw-back come again, once."""
+    """Return the idempotency key for giving back the Tokens of a claw-back."""
     return f"returned {back.id}"
 
 
 def _pay_debts(owner: UUID) -> None:
-    """With Tokens paid for otherwise: the oldest first, each whole or not at all."""
+    """Settle open debts with Tokens from other payments, oldest first, each in full or not at all."""
     for debt in debts.of(owner):
         with suppress(InsufficientTokens):
             debts.settle(debt.id)
 
 
 def lock_payment(payment_intent: str) -> None:
-    """Until the transaction's end; else a payment and its refund, at the same moment, would not see each other."""
+    """Lock a payment until the transaction ends; otherwise it and its refund could miss each other if simultaneous."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('payment'), hashtext(%s))", [payment_intent])

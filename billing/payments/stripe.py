@@ -1,6 +1,6 @@
-"""Stripe, as Kiln speaks to it: its client, webhooks that are verified, events that are listed, refunds.
+"""Stripe as Kiln uses it: the client, verified webhooks, the list of events, and refunds.
 
-With `cards`, which reads what a card answers, all that imports Stripe's library.
+Only this module and `cards`, which reads a card's answers, import Stripe's library.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ logger = logging.getLogger(__name__)
 
 
 def from_settings() -> Stripe:
-    """Stripe as the settings say it is reached; for whoever answers a request, or runs a task or a command."""
+    """Return the Stripe that the settings describe, for a web request, a task or a command."""
     key = settings.STRIPE_SECRET_KEY
     return Stripe(_client(key, settings.STRIPE_API_BASE) if key else None)
 
 
 class Stripe:
-    """Stripe under one secret key; whoever needs it is handed one. Its errors come out as ours."""
+    """Stripe under one secret key, passed to whatever needs it. Stripe's errors are raised as ours."""
 
     def __init__(self, client: stripe.StripeClient | None) -> None:
-        """Without a client, for want of a key, whatever is asked raises PaymentsUnavailable."""
+        """Without a client, because no key is set, every call raises PaymentsUnavailable."""
         self._client = client
 
     @contextmanager
     def attempt(self, top_up: TopUp) -> Iterator[tuple[stripe.StripeClient, str]]:
-        """The client and an idempotency key for this top-up: the same one until Stripe keeps an error under it."""
+        """Yield the client and this top-up's idempotency key, which changes once Stripe has stored an error for it."""
         number = top_up.attempt
         try:
             with self.asking() as client:
@@ -52,7 +52,7 @@ class Stripe:
 
     @contextmanager
     def asking(self) -> Iterator[stripe.StripeClient]:
-        """The client; Stripe's errors come out as ours."""
+        """Yield the client, and raise Stripe's errors as ours."""
         if self._client is None:
             raise PaymentsUnavailable("STRIPE_SECRET_KEY is not set")
         try:
@@ -62,21 +62,27 @@ class Stripe:
             if status == 409:
                 raise PaymentInFlight(str(error)) from error
             if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
-                logger.error("Stripe does not take STRIPE_SECRET_KEY: %s", error)  # the operator's to put right
+                logger.error("Stripe does not take STRIPE_SECRET_KEY: %s", error)  # for the operator to fix
                 raise PaymentsUnavailable(str(error)) from error
             if isinstance(error, stripe.APIConnectionError | stripe.APIError | stripe.RateLimitError):
                 raise PaymentsUnavailable(str(error), kept=status >= 500) from error
             raise PaymentsRefused(str(error), error.code or "", error.request_id or "") from error
 
     def events(self, types: list[str], since: datetime) -> Iterator[dict[str, Any]]:
-        """Stripe's events of these types since then, newest first. PaymentsUnavailable or PaymentsRefused."""
+        """Yield Stripe's events of these types since then, newest first.
+
+        Raises PaymentsUnavailable or PaymentsRefused.
+        """
         with self.asking() as client:
             found = client.v1.events.list({"types": types, "created": {"gte": int(since.timestamp())}, "limit": 100})
             for event in found.auto_paging_iter():
                 yield event.to_dict(for_json=True)
 
     def is_ours(self, payment_intent: str) -> bool:
-        """Whether a payment was for a top-up, also where we have not heard yet that it was paid."""
+        """Return whether a payment was for a top-up, even if we have not heard yet that it was paid.
+
+        Raises PaymentsUnavailable or PaymentsRefused.
+        """
         if TopUp.objects.filter(payment_intent=payment_intent).exists():
             return True
         with self.asking() as client:
@@ -86,8 +92,11 @@ class Stripe:
         except (KeyError, ValueError):
             return False
 
-    def refund(self, payment_intent: str, key: str, reason: Literal["duplicate", "fraudulent"]) -> bool:
-        """Gives all that is left of a payment back; False where nothing is. PaymentsUnavailable or PaymentsRefused."""
+    def refund_rest(self, payment_intent: str, key: str, reason: Literal["duplicate", "fraudulent"]) -> bool:
+        """Refund what is left of a payment; return False if nothing is.
+
+        Raises PaymentsUnavailable or PaymentsRefused.
+        """
         with self.asking() as client:
             try:
                 client.v1.refunds.create({"payment_intent": payment_intent, "reason": reason}, {"idempotency_key": key})
@@ -97,10 +106,10 @@ class Stripe:
                 raise
         return True
 
-    def give_back(self, payment_intent: str, amount_minor: int, reversal: str) -> str:
-        """Refunds this much, once for this `reversal` however often and late it is asked; Stripe's id of the refund.
+    def refund_amount(self, payment_intent: str, amount_minor: int, reversal: str) -> str:
+        """Refund this much, once per `reversal` however often and late it is called; return Stripe's refund id.
 
-        PaymentsUnavailable or PaymentsRefused.
+        Raises PaymentsUnavailable or PaymentsRefused.
         """
         with self.asking() as client:
             # Stripe forgets idempotency keys after a day, but not its refunds.
@@ -118,7 +127,10 @@ class Stripe:
 
 
 def read_event(body: bytes, signature: str) -> dict[str, Any]:
-    """A webhook's event; BadSignature unless one of the secrets signed exactly these bytes in the last 5 minutes."""
+    """Return a webhook's event.
+
+    Raises BadSignature unless a secret of ours signed these bytes in the last 5 minutes.
+    """
     for secret in settings.STRIPE_WEBHOOK_SECRETS:
         try:
             stripe.WebhookSignature.verify_header(body, signature, secret, stripe.Webhook.DEFAULT_TOLERANCE)
@@ -126,11 +138,11 @@ def read_event(body: bytes, signature: str) -> dict[str, Any]:
             return event
         except (stripe.SignatureVerificationError, ValueError):
             continue
-    raise BadSignature("no secret of ours signed this lately")
+    raise BadSignature("none of our secrets signed this recently")
 
 
 def metadata(top_up: TopUp) -> dict[str, str]:
-    """By which a payment at Stripe is known to be this top-up's."""
+    """Return the metadata by which Stripe's payments are matched to this top-up."""
     return {"top_up": str(top_up.id), "account": str(top_up.owner)}
 
 

@@ -16,12 +16,12 @@ HIGHEST_PRICE = 99_999_999
 
 
 def offered() -> list[Pack]:
-    """The packs that can be bought, smallest first."""
+    """Return the packs on sale, smallest first."""
     return list(Pack.objects.filter(active=True).order_by("tokens", "name"))
 
 
 def find(name: str) -> Pack:
-    """The version that is sold under this name; UnknownPack."""
+    """Return the version on sale under this name. Raises UnknownPack."""
     pack = Pack.objects.filter(name=name, active=True).first()
     if pack is None:
         raise UnknownPack(name)
@@ -29,10 +29,13 @@ def find(name: str) -> Pack:
 
 
 def publish(name: str, tokens: int, bonus: int, prices: dict[str, int]) -> Pack:
-    """A new version of the pack, in the place of the one before. ValueError for terms that cannot be."""
+    """Publish a new version of a pack, replacing the one on sale; `tokens` and `bonus` are milli-Tokens.
+
+    Raises ValueError if the terms are not valid.
+    """
     check_prices(prices)
     if not (0 < tokens <= LARGEST and 0 <= bonus <= LARGEST):
-        raise ValueError("a pack has Tokens, and a bonus of none or more")
+        raise ValueError("a pack must have Tokens, and its bonus must not be negative")
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtext('pack'), hashtext(%s))", [name])
@@ -43,16 +46,16 @@ def publish(name: str, tokens: int, bonus: int, prices: dict[str, int]) -> Pack:
 
 
 def stop(pack: Pack) -> None:
-    """Takes this version out of the offer; it is sold again as a new one only."""
+    """Take this version off sale; the pack can only be sold again as a new version."""
     Pack.objects.filter(pk=pack.pk).update(active=False)
 
 
 def check_prices(prices: Any) -> None:
-    """ValueError unless they are minor units by currency, e.g. `{"eur": 500}`."""
+    """Raise ValueError unless the prices are minor units by currency, e.g. `{"eur": 500}`."""
     if not isinstance(prices, dict) or not prices:
-        raise ValueError('prices are minor units by currency, e.g. {"eur": 500}')
+        raise ValueError('prices must be minor units by currency, e.g. {"eur": 500}')
     for currency, price in prices.items():
         if not re.fullmatch("[a-z]{3}", currency):
-            raise ValueError(f"a currency is three small letters, not {currency!r}")
+            raise ValueError(f"a currency must be three lowercase letters, not {currency!r}")
         if type(price) is not int or not 0 < price <= HIGHEST_PRICE:
-            raise ValueError(f"a price is a whole number from 1 to {HIGHEST_PRICE}, not {price!r}")
+            raise ValueError(f"a price must be a whole number from 1 to {HIGHEST_PRICE}, not {price!r}")

@@ -1,6 +1,6 @@
 """Published price lists: which one is current, and how a new one is made.
 
-A version is never changed, only followed by the next. Not for the formula: that is `pricing`.
+A version is never changed, only replaced by the next. Not for the formula (pricing).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _current: tuple[float, PriceList] | None = None
 
 
 def current(now: float | None = None) -> PriceList:
-    """The newest version; a process sees a new one within five seconds. LookupError where there is none.
+    """Return the newest version; a process sees a new one within five seconds. Raises LookupError if there is none.
 
     `now` is in monotonic seconds.
     """
@@ -36,12 +36,12 @@ def current(now: float | None = None) -> PriceList:
 
 
 def get(version: int) -> PriceList:
-    """One version; PriceListVersion.DoesNotExist."""
+    """Return one version. Raises PriceListVersion.DoesNotExist."""
     return _prices(PriceListVersion.objects.get(version=version))
 
 
 def forget() -> None:
-    """Makes this process read the current version anew."""
+    """Make this process read the current version again."""
     global _current
     _current = None
 
@@ -54,9 +54,12 @@ def publish(
     operations: Mapping[str, int],
     skipped_step: int,
 ) -> PriceList:
-    """The next version, in the units of `pricing.PriceList`; ValueError or TypeError for wrong factors."""
+    """Publish the next version, in the units of `pricing.PriceList`.
+
+    Raises ValueError or TypeError for invalid factors.
+    """
     with transaction.atomic(), connection.cursor() as cursor:
-        # Readers pass; a second publisher waits, and then takes the number after this one.
+        # Readers pass; a second publisher waits, and then takes the next number.
         cursor.execute(f"LOCK TABLE {PriceListVersion._meta.db_table} IN SHARE ROW EXCLUSIVE MODE")
         newest = PriceListVersion.objects.order_by("-version").first()
         prices = PriceList(

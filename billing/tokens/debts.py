@@ -1,8 +1,8 @@
-"""Debts: a payment that went back takes the unspent Tokens of its lot with it, and the spent ones are owed.
+"""Debts: a refunded or disputed payment takes back its lot's unspent Tokens, and the spent ones are owed.
 
-While a debt is open, its wallet is frozen: holds that stand are still captured or released, new ones are refused.
-Balances never go below zero; what a lot gets back later (a hold released, a refund) goes to its debt first. Every
-verb locks the wallet before all else. Not for the money itself (payments) or for refunds of jobs (wallets).
+While a debt is open, its wallet is frozen: existing holds can still be captured or released, but new ones are refused.
+Balances never go below zero; what a lot gets back later (a released hold, a refund) goes to its debt first. Every
+function locks the wallet before anything else. Not for the money itself (payments) or for refunds of jobs (wallets).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from billing.tokens import lots, wallets
 
 
 def claw_back(lot_id: UUID, money_minor: int, reason: str, key: str) -> Clawback:
-    """Demands back what `money_minor` of the lot's payment had bought, because it was refunded or disputed.
+    """Demand back what `money_minor` of the lot's payment bought, because it was refunded or disputed.
 
-    The answer says what was `collected` and what is `owed`; where this `key` already did, as that stands now. Tokens
-    of the lot that expired unspent are not demanded. UnknownLot, ClawbackAbovePrice or IdempotencyMismatch.
+    The result tells what was `collected` and what is `owed`; if this `key` was used before, as that stands now. Tokens
+    of the lot that expired unspent are not demanded. Raises UnknownLot, ClawbackAbovePrice or IdempotencyMismatch.
     """
     if not isinstance(money_minor, int) or money_minor <= 0:
         raise ValueError("money_minor must be a positive int of the currency's smallest unit")
@@ -32,15 +32,16 @@ def claw_back(lot_id: UUID, money_minor: int, reason: str, key: str) -> Clawback
 
 
 def claw_back_bonus(lot_id: UUID, amount: int, reason: str, key: str) -> Clawback:
-    """Demands back `amount` milli-Tokens that were granted beside a payment, because it was refunded or disputed.
+    """Demand back `amount` milli-Tokens that were granted with a payment, because it was refunded or disputed.
 
-    As `claw_back`; all of them together no more than what did not expire. UnknownLot or IdempotencyMismatch.
+    Works as `claw_back`; together, claw-backs demand no more than what did not expire. Raises UnknownLot or
+    IdempotencyMismatch.
     """
     return _claw_back(lot_id, Lot.Kind.GRANTED, 0, lambda lot: _demand_bonus(lot, amount), reason, key)
 
 
 def demanded(lot: Lot) -> tuple[int, int]:
-    """(money, milli-Tokens) that the lot's claw-backs have demanded; of void ones what they had collected."""
+    """Return (money, milli-Tokens) that the lot's claw-backs have demanded; void ones count what they had collected."""
     void = Clawback.Settlement.VOID
     money = Case(
         When(settlement=void, amount=0, then=0),
@@ -55,16 +56,16 @@ def demanded(lot: Lot) -> tuple[int, int]:
 
 
 def collect(limit: int = 500) -> int:
-    """Takes what the lots of open debts have got back since; how many milli-Tokens."""
+    """Take what the lots of open debts have got back since; return how many milli-Tokens."""
     due = Clawback.objects.filter(settled_at=None, lot__remaining__gt=0)
     due = due.filter(lot__wallet__balance__gt=F("lot__wallet__held"))
     return lots.each(due.values_list("lot__wallet_id", flat=True).distinct()[:limit], _collect_all)
 
 
 def settle(debt_id: UUID) -> bool:
-    """Pays all that is owed with other paid Tokens; True, and False where the debt was settled already.
+    """Pay all that is owed with other paid Tokens; return False if the debt was settled before.
 
-    UnknownDebt, or InsufficientTokens where fewer are at hand.
+    Raises UnknownDebt, or InsufficientTokens if too few are available.
     """
     with _open(debt_id) as debt:
         if debt is None:
@@ -82,15 +83,15 @@ def settle(debt_id: UUID) -> bool:
 
 
 def waive(debt_id: UUID, reason: str) -> bool:
-    """The operator forgives what is owed, for a reason; True, and False where it was settled already. UnknownDebt."""
+    """Forgive what is owed, on the operator's decision; return False if it was settled before. Raises UnknownDebt."""
     return _forgive(debt_id, reason, Clawback.Settlement.WAIVED)
 
 
 def void(debt_id: UUID, reason: str) -> bool:
-    """As `waive`, where the money came again: what was not collected can be demanded another time.
+    """Forgive what is owed because the money came back; what was not collected can be demanded again.
 
-    True, too, where it had been waived, or was for less money than a milli-Token costs: it was for money that had not
-    gone for good.
+    Returns True as well if the debt had been waived, or was for less money than a milli-Token costs: the money had not
+    gone for good. Raises UnknownDebt.
     """
     if _forgive(debt_id, reason, Clawback.Settlement.VOID):
         return True
@@ -101,14 +102,14 @@ def void(debt_id: UUID, reason: str) -> bool:
 
 
 def of(owner: UUID) -> list[Clawback]:
-    """The customer's open debts, oldest first."""
+    """Return the customer's open debts, oldest first."""
     debts = Clawback.objects.filter(settled_at=None, lot__wallet__owner=owner)
     return list(debts.select_related("lot").order_by("created_at"))
 
 
 @contextmanager
 def _locked(wallet_id: int) -> Iterator[None]:
-    """A transaction that has the wallet to itself, and leaves it frozen where something is owed."""
+    """Hold a transaction with the wallet locked; at its end, the wallet is frozen if something is owed."""
     with transaction.atomic():
         wallet = Wallet.objects.select_for_update(no_key=True).filter(pk=wallet_id)
         wallet.get()
@@ -119,7 +120,7 @@ def _locked(wallet_id: int) -> Iterator[None]:
 
 @contextmanager
 def _open(debt_id: UUID) -> Iterator[Clawback | None]:
-    """The debt, its wallet locked; None where it is settled. UnknownDebt."""
+    """Yield the debt with its wallet locked, or None if it is settled. Raises UnknownDebt."""
     debts = Clawback.objects.filter(id=debt_id)
     wallet_id = debts.values_list("lot__wallet_id", flat=True).first()
     if wallet_id is None:
@@ -148,7 +149,7 @@ def _claw_back(
 
 def _forgive(debt_id: UUID, reason: str, how: Clawback.Settlement) -> bool:
     if not reason:
-        raise ValueError("a waiver has a reason")
+        raise ValueError("a waiver needs a reason")
     with _open(debt_id) as debt:
         if debt is not None:
             debt.waiver = reason
@@ -157,7 +158,7 @@ def _forgive(debt_id: UUID, reason: str, how: Clawback.Settlement) -> bool:
 
 
 def _demand(lot: Lot, money_minor: int) -> int:
-    """The Tokens that this money had bought: the unspent ones first, then those that expired, then the spent ones.
+    """Return the milli-Tokens that this money bought, counting unspent ones first, then expired ones, then spent ones.
 
     Rounded down over all claw-backs of the lot together, so that the whole price demands the whole lot.
     """
@@ -166,16 +167,16 @@ def _demand(lot: Lot, money_minor: int) -> int:
     if (money := earlier_money + money_minor) > price:
         raise ClawbackAbovePrice(lot.id)
     share: int = lot.amount * money // price
-    return max(0, share - _lapsed(lot, share) - earlier)
+    return max(0, share - _expired_unspent(lot, share) - earlier)
 
 
 def _demand_bonus(lot: Lot, amount: int) -> int:
     _, earlier = demanded(lot)
-    return max(0, min(amount, lot.amount - _lapsed(lot, lot.amount) - earlier))
+    return max(0, min(amount, lot.amount - _expired_unspent(lot, lot.amount) - earlier))
 
 
-def _lapsed(lot: Lot, share: int) -> int:
-    """What expired unspent of this share of the lot: no more than the unspent part does not cover."""
+def _expired_unspent(lot: Lot, share: int) -> int:
+    """Return how much of this share expired unspent: at most what the lot's unspent part does not cover."""
     drawn = dict(Draw.objects.filter(lot=lot).values_list("transfer__kind").annotate(Sum("amount")))
     unspent = lot.remaining + int(drawn.get(Transfer.Kind.CLAWBACK, 0))
     return min(int(drawn.get(Transfer.Kind.EXPIRY, 0)), max(0, share - unspent))
@@ -188,7 +189,7 @@ def _collect_all(wallet_id: int) -> int:
 
 
 def _collect(debt: Clawback) -> int:
-    """Takes what is left in the debt's own lot and not held, and writes the debt; how many milli-Tokens."""
+    """Take what is left in the debt's own lot and not held, and save the debt; return how many milli-Tokens."""
     now = lots.allocate(debt.lot.wallet_id)
     left = next((lot.remaining for lot in now.lots if lot.id == debt.lot_id), 0)
     amount: int = min(debt.owed, left, now.balance.available)

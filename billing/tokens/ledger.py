@@ -1,9 +1,9 @@
-"""The sole writer of transfers, and their reader: statements. That they add up, `proof` proves.
+"""The only writer of transfers, and their reader, as statements. `proof` checks that they add up.
 
-A verb of `wallets` is one SQL statement, so its transfers are written inside that statement: the text that
-writes them is kept here, as CTEs that `wallets` puts behind the row it has locked. What comes in is a lot from
-the start, so the text that issues Tokens writes their lot as well. Not for balances or holds, which `wallets`
-keeps, or for what is drawn from a lot afterwards, which `lots` and `debts` keep.
+An operation of `wallets` is one SQL statement, so its transfers are written inside that statement: the SQL that writes
+them is kept here, as CTEs that `wallets` appends to the row it has locked. Incoming Tokens are a lot from the start, so
+the SQL that issues Tokens writes their lot as well. Not for balances or holds, which `wallets` keeps, or for draws from
+lots, which `lots` and `debts` keep.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from billing.models import (
 
 _INSERT = "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, memo, balance)"
 
-# Reads `paid (id, reference, balance)`: the customer's wallet, locked, so that its transfers are numbered in the
-# order in which they commit, and its balance after the charge. One row per share, with what the shares after it take.
+# Reads `paid (id, reference, balance)`: the customer's locked wallet, so that its transfers are numbered in the order
+# in which they commit, and its balance after the charge. One row per share, each with the sum of the shares after it.
 CAPTURES = f"""
 captures AS (
     {_INSERT}
@@ -33,7 +33,7 @@ captures AS (
         AS share (target, amount, later)
 )"""
 
-# Reads `target (id, balance)`; says nothing where the key was used before. What comes in is a lot from the start.
+# Reads `target (id, balance)`; returns no row if the key was used before. Incoming Tokens are a lot from the start.
 ISSUE = f"""
 issued AS (
     {_INSERT}
@@ -52,7 +52,7 @@ lot AS (
     RETURNING id
 )"""
 
-# Reads `taken (id, balance)`: the customer's wallet, locked, and what is left. Back to where Tokens come from.
+# Reads `taken (id, balance)`: the customer's locked wallet, and what is left in it. Returns Tokens to the mint.
 WITHDRAWAL = f"""
 withdrawn AS (
     {_INSERT}
@@ -60,8 +60,8 @@ withdrawn AS (
     FROM taken
 )"""
 
-# Reads `target (id, reference, balance)`; says nothing where the key was used before. The platform pays all of it:
-# a creator whose share went out with the capture has done the work, may have been paid, and has no
+# Reads `target (id, reference, balance)`; returns no row if the key was used before. The platform pays all of the
+# refund: a creator who got a share of the capture did the work, may have been paid out already, and has no stored
 # balance that a constraint could keep above zero.
 REFUND = f"""
 returned AS (
@@ -76,9 +76,9 @@ returned AS (
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a statement; `amount` in milli-Tokens, positive where Tokens came in; `balance` after it.
+    """A line of a statement; `amount` in milli-Tokens, positive if Tokens came in; `balance` is the one after it.
 
-    `top_up` is the payment that it comes from, or that the lot or debt it is about comes from.
+    `top_up` is the payment that this transfer, or the lot or debt behind it, comes from.
     """
 
     id: int
@@ -91,7 +91,7 @@ class Entry:
     created_at: datetime
 
 
-# Each half walks one index backwards and stops at the limit, however many transfers there are.
+# Each half reads one index backwards and stops at the limit, however many transfers there are.
 _HALF = """
     (SELECT id, kind, {amount}, balance, reference, memo, created_at FROM billing_transfer
      WHERE {side} = (SELECT id FROM mine) AND id < %(before)s AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s))
@@ -119,10 +119,10 @@ ORDER BY page.id DESC
 def statement(
     owner: UUID, before_id: int | None = None, limit: int = 50, kinds: list[str] | None = None
 ) -> list[Entry]:
-    """The customer's transfers, newest first: those with an id below `before_id`, and of these kinds.
+    """Return the customer's transfers, newest first: those with an id below `before_id`, and of these kinds.
 
-    Ids of one wallet are in the order of its balances, so pages fit together while new transfers come. Empty without
-    a wallet.
+    Ids of one wallet are in the order of its balances, so pages stay consistent while new transfers come. Returns an
+    empty list if there is no wallet.
     """
     before = 2**63 - 1 if before_id is None else before_id
     with connection.cursor() as cursor:
@@ -131,6 +131,6 @@ def statement(
 
 
 def standing(key: str) -> tuple[UUID | None, UUID | None, int] | None:
-    """(target's owner, reference, amount) of the transfer that was made under `key`, if one was."""
+    """Return (target's owner, reference, milli-Tokens) of the transfer made under `key`, or None."""
     found = Transfer.objects.filter(idempotency_key=key).values_list("target__owner", "reference", "amount")
     return found.first()

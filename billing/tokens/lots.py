@@ -1,10 +1,10 @@
-"""Lots: which Tokens were spent, what they had cost, and when they expire. Amounts are integer milli-Tokens.
+"""Lots: which Tokens were spent, what they cost, and when they expire. Amounts are integer milli-Tokens.
 
-Lots follow the ledger instead of standing in its way. A wallet's transfers are numbered in the order in which they
-commit, because every verb locks the wallet first, so what each of them drew from which lot is a fold over them in
-that order. It runs behind a cursor per wallet, in chunks; holds and captures know nothing of it. Locks are taken
-wallet first, then cursor, and nobody who has only the cursor asks for the wallet. Not for taking Tokens back from a
-lot whose payment went back (debts).
+Lots follow the ledger, so that they never slow it down. A wallet's transfers are numbered in the order in which they
+commit, because every operation locks the wallet first, so what each drew from which lot is a fold over them in that
+order. The fold runs behind a cursor per wallet, in chunks; holds and captures do not depend on it. Locks are taken
+wallet first, then cursor; code that holds only the cursor never asks for the wallet. Not for taking back Tokens of a
+refunded or disputed payment (debts).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from billing.tokens import runs, spending, wallets
 from billing.tokens.wallets import Balance
 
 CHUNK = 1_000
-# What is refunded into a lot that has expired can be spent for so long.
+# How long Tokens refunded into an expired lot can be spent.
 GRACE = timedelta(days=30)
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Position:
-    """A wallet at one moment: its Tokens, and the lots that they are in the order in which they are spent."""
+    """A wallet at one moment: its balance, and its lots in the order in which they are spent."""
 
     moment: datetime
     last_transfer_id: int
@@ -44,7 +44,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Part:
-    """What a job took from one lot and did not get back."""
+    """What a job took from one lot and did not get back: `amount` in milli-Tokens, and their share of the price."""
 
     lot: UUID
     kind: str
@@ -55,14 +55,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """`money` by currency in its smallest unit; nothing where granted Tokens paid for all."""
+    """What a job cost: `money` by currency in its smallest unit, empty if granted Tokens paid for everything."""
 
     money: dict[str, int]
     parts: list[Part]
 
 
 class _Move(NamedTuple):
-    """A transfer, as far as lots care."""
+    """The columns of a transfer that lots depend on."""
 
     id: int
     kind: str
@@ -73,7 +73,7 @@ class _Move(NamedTuple):
 
 @dataclass
 class _Taken:
-    """What a job took from a lot, and how much of that it got back."""
+    """What a job took from a lot (milli-Tokens, money), and how many of the Tokens it got `back`."""
 
     lot: Lot
     amount: int = 0
@@ -81,7 +81,7 @@ class _Taken:
     back: int = 0
 
 
-# One snapshot: where no more than these transfers are behind the cursor, lots and balance agree after them.
+# One snapshot: if these are all transfers beyond the cursor, lots and balance agree after applying them.
 _BEHIND = """
 SELECT statement_timestamp(), wallet.balance - wallet.held, wallet.held, wallet.balance,
        move.id, move.kind, move.amount, move.reference, move.created_at
@@ -125,10 +125,10 @@ WHERE moved.id > coalesce(cursor.last_transfer_id, 0)
 
 
 def allocate(wallet_id: int) -> Position:
-    """Lets the lots follow every transfer, CHUNK of them a transaction; where the wallet stands then.
+    """Apply every outstanding transfer to the lots, CHUNK per transaction; return where the wallet stands then.
 
-    Safe to call at any time, by anybody, also inside a transaction; one that locks the wallet as well must have
-    locked it before.
+    Safe to call at any time, also inside a transaction; a transaction that locks the wallet too must have done so
+    before.
     """
     while True:
         with transaction.atomic():
@@ -137,7 +137,7 @@ def allocate(wallet_id: int) -> Position:
 
 
 def position(owner: UUID) -> Position:
-    """As `allocate`, for a customer; NoWallet."""
+    """Allocate a customer's wallet and return where it stands. Raises NoWallet."""
     wallet_id = Wallet.objects.filter(owner=owner, kind=Wallet.Kind.CUSTOMER).values_list("id", flat=True).first()
     if wallet_id is None:
         raise NoWallet(owner)
@@ -145,7 +145,7 @@ def position(owner: UUID) -> Position:
 
 
 def cost(reference: UUID) -> Cost:
-    """What the job under this hold cost, less what was refunded, and the lots that paid; UnknownHold."""
+    """Return what the job under this hold cost, less refunds, and the lots that paid for it. Raises UnknownHold."""
     wallet_id = Hold.objects.filter(reference=reference).values_list("wallet_id", flat=True).first()
     if wallet_id is None:
         raise UnknownHold(reference)
@@ -161,7 +161,10 @@ def cost(reference: UUID) -> Cost:
 
 
 def catch_up() -> int:
-    """Allocates the wallets that moved lately; how many. One that was missed follows when it moves or is asked for."""
+    """Allocate the wallets with recent transfers; return how many.
+
+    A wallet that is missed follows at its next transfer, or when somebody asks for it.
+    """
     with connection.cursor() as cursor:
         cursor.execute(_RECENT)
         found = [wallet_id for (wallet_id,) in cursor.fetchall()]
@@ -170,16 +173,16 @@ def catch_up() -> int:
 
 
 def expire(limit: int = 500) -> int:
-    """Takes back what is left of lots past their time, wallet by wallet; how many milli-Tokens.
+    """Take back what is left of expired lots, wallet by wallet; return how many milli-Tokens.
 
-    What is held stays until its hold is resolved, and goes then.
+    Held Tokens stay until their hold is resolved, and are taken then.
     """
     due = Lot.objects.filter(remaining__gt=0, expires_at__lte=Now(), wallet__balance__gt=F("wallet__held"))
     return each(due.order_by().values_list("wallet_id", flat=True).distinct()[:limit], _expire)
 
 
 def each(wallet_ids: Iterable[int], work: Callable[[int], int]) -> int:
-    """The sum of the work on each wallet; one that fails is logged and does not stop the others."""
+    """Return the sum of the work on each wallet; a failure is logged and does not stop the others."""
     done = 0
     for wallet_id in wallet_ids:
         try:
@@ -204,7 +207,7 @@ def _expire(wallet_id: int) -> int:
 
 
 def _advance(wallet_id: int) -> Position | None:
-    """One chunk; None where more may follow."""
+    """Process one chunk; return None if more may follow."""
     cursor, _ = LotCursor.objects.select_for_update().get_or_create(wallet_id=wallet_id)
     with connection.cursor() as database:
         database.execute(_BEHIND, {"wallet": wallet_id, "after": cursor.last_transfer_id, "limit": CHUNK})
@@ -227,7 +230,7 @@ def _open(wallet_id: int, last_transfer_id: int) -> list[Lot]:
 
 
 def _fold(wallet_id: int, moves: list[_Move]) -> None:
-    """Applies the transfers to the lots, in order, and writes what came of it."""
+    """Apply the transfers to the lots in order, and write the resulting lots and draws."""
     refunded = [move.reference for move in moves if move.kind == Transfer.Kind.REFUND]
     fold = _Fold(_open(wallet_id, moves[-1].id), refunded)
     for move in moves:
@@ -242,7 +245,7 @@ def _fold(wallet_id: int, moves: list[_Move]) -> None:
 
 
 class _Fold:
-    """Lots on their way through transfers, and the draws that come of it."""
+    """Lots while transfers are applied to them, and the draws that result."""
 
     def __init__(self, lots: list[Lot], refunded: list[UUID | None]) -> None:
         self.lots = {lot.id: lot for lot in lots}
@@ -270,14 +273,17 @@ class _Fold:
         left = move.amount
         while left:
             spendable = [lot for lot in lots if lot.remaining and lot.transfer_id < move.id]
-            assert spendable, f"transfer {move.id}: the lots lack {left} of its {move.amount} milli-Tokens"
+            assert spendable, f"transfer {move.id}: the lots are short of {left} of its {move.amount} milli-Tokens"
             lot = min(spendable, key=lambda lot: _rank(lot, move.created_at))
             amount = min(left, lot.remaining)
             self._draw(move, lot, amount)
             left -= amount
 
     def _draw(self, move: _Move, lot: Lot, amount: int) -> None:
-        """The price goes with the Tokens, rounded down all the way, so that all of it has gone with the last."""
+        """Take Tokens from a lot with their share of its price.
+
+        The share is rounded down cumulatively, so that the whole price is gone with the last Token.
+        """
         price, drawn = lot.price_minor or 0, lot.amount - lot.remaining + amount
         money = max(0, price * drawn // lot.amount - lot.spent_minor)
         self._move(move, lot, amount, money)
@@ -287,7 +293,7 @@ class _Fold:
             taken.money += money
 
     def _put_back(self, move: _Move) -> None:
-        """Into the lots that were drawn from, the last one first, with the same share of the money that came out."""
+        """Return a refund to the lots that were drawn from, last one first, with the same share of the money."""
         left = move.amount
         for taken in reversed(self.taken[move.reference].values()):
             if not (amount := min(left, taken.amount - taken.back)):
@@ -298,7 +304,7 @@ class _Fold:
             self._move(move, taken.lot, -amount, before - after)
             taken.back += amount
             left -= amount
-        assert not left, f"transfer {move.id}: it gives back {left} milli-Tokens more than were taken"
+        assert not left, f"transfer {move.id}: it refunds {left} milli-Tokens more than were taken"
 
     def _move(self, move: _Move, lot: Lot, amount: int, money: int) -> None:
         lot.remaining -= amount
@@ -307,7 +313,7 @@ class _Fold:
 
 
 def _rank(lot: Lot, moment: datetime) -> tuple[bool, bool, bool, datetime, int]:
-    """Lowest is spent first: what was held when it expired, then granted, then soonest to expire, then oldest."""
+    """Return the key of the spending order: expired while held first, then granted, soonest to expire, oldest."""
     never = lot.expires_at is None
     return not _is_past(lot, moment), lot.kind == Lot.Kind.PAID, never, lot.expires_at or moment, lot.transfer_id
 

@@ -1,6 +1,6 @@
-"""The proof that the books are right: every invariant of wallets, transfers, holds, lots and debts, in one statement.
+"""The proof of the books: one statement that checks every invariant of wallets, transfers, holds, lots and debts.
 
-Not for repairing anything: whoever finds a line here has to look.
+Repairs nothing: each violation needs somebody to investigate.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from billing.models import (
 _MODELS = (Wallet, Transfer, Hold, Lot, Draw, LotCursor, Spending, Clawback, PriceListVersion, Rollup)
 _CONSTRAINTS = [rule.name for model in _MODELS for rule in model._meta.constraints]
 
-# Each names what is wrong in one column of text. Together they are one statement, hence one snapshot,
-# however many writers are at work and whatever the isolation level.
+# Each returns its violations in one text column. Together they are one statement, hence one snapshot,
+# whatever the number of writers and the isolation level.
 _VIOLATIONS = (
-    # The stored balance is what the transfers say.
+    # The stored balance equals the sum of the transfers.
     """SELECT format('wallet %s: balance %s, transfers say %s', w.id, w.balance, coalesce(t.total, 0))
        FROM billing_wallet w LEFT JOIN (
            SELECT wallet, sum(amount) AS total FROM (
@@ -36,14 +36,14 @@ _VIOLATIONS = (
                UNION ALL SELECT source_id, -amount FROM billing_transfer) AS sides
            GROUP BY wallet) t ON t.wallet = w.id
        WHERE w.kind = 'customer' AND w.balance <> coalesce(t.total, 0)""",
-    # After each transfer the wallet had what the transfers up to it say.
+    # The balance stored with each transfer equals the sum of the transfers up to it.
     """SELECT format('transfer %s: balance %s after it, transfers say %s', id, balance, running) FROM (
            SELECT side.id, side.balance, sum(amount) OVER (PARTITION BY wallet ORDER BY side.id) AS running FROM (
                SELECT id, target_id AS wallet, balance, amount FROM billing_transfer
                UNION ALL SELECT id, source_id, balance, -amount FROM billing_transfer) AS side
            JOIN billing_wallet w ON w.id = side.wallet AND w.kind = 'customer') AS statement
        WHERE balance <> running""",
-    # What a wallet holds is what its open holds say.
+    # A wallet's held Tokens equal the sum of its open holds.
     """SELECT format('wallet %s: held %s, open holds say %s', w.id, w.held, coalesce(h.total, 0))
        FROM billing_wallet w LEFT JOIN (
            SELECT wallet_id, sum(amount) AS total FROM billing_hold WHERE status = 'held'
@@ -67,7 +67,7 @@ _VIOLATIONS = (
               ('capture', 'customer', 'platform'), ('capture', 'customer', 'creator'),
               ('refund', 'platform', 'customer'), ('expiry', 'customer', 'mint'),
               ('clawback', 'customer', 'mint'), ('settlement', 'customer', 'mint'))""",
-    # What was rolled up is what the transfers up to the mark say, and none was passed over on the way to the furthest.
+    # Rolled-up sums equal the transfers up to their mark, and none was skipped on the way to the furthest mark.
     """SELECT format('wallet %s: %s rolled up to transfer %s, transfers say %s, and %s up to the furthest mark',
                      r.wallet_id, r.balance, r.last_transfer_id, t.own, t.furthest)
        FROM billing_rollup r CROSS JOIN LATERAL (
@@ -86,7 +86,7 @@ _VIOLATIONS = (
        JOIN billing_wallet w ON w.id = side.wallet AND w.kind <> 'customer'
        WHERE side.id <= mark.id AND NOT EXISTS (SELECT FROM billing_rollup r WHERE r.wallet_id = w.id)
        GROUP BY w.id, mark.id""",
-    # A hold was charged and refunded what its transfers say, out of and into its own wallet.
+    # A hold's charge and refunds equal its transfers, out of and into its own wallet.
     """SELECT format('hold %s: %s, captured %s, refunded %s, transfers say %s and %s', h.reference,
                      h.status, h.captured, h.refunded, coalesce(t.captured, 0), coalesce(t.refunded, 0))
        FROM billing_hold h LEFT JOIN (
@@ -106,14 +106,14 @@ _VIOLATIONS = (
        WHERE amount <= 0 OR captured > amount OR refunded < 0 OR refunded > captured
           OR (status = 'captured') <> (captured > 0) OR (status = 'held') <> (resolved_at IS NULL)
           OR status NOT IN ('held', 'captured', 'released', 'expired')""",
-    # Whatever came in is one lot, and every lot came in.
+    # Every incoming transfer has one lot, and every lot one incoming transfer.
     """SELECT format('transfer %s: %s of %s to wallet %s, its lot is %s, %s of %s in wallet %s', t.id, t.kind,
                      t.amount, t.target_id, coalesce(l.id::text, 'missing'), l.kind, l.amount, l.wallet_id)
        FROM billing_transfer t FULL JOIN billing_lot l ON l.transfer_id = t.id
        WHERE (t.kind IN ('grant', 'purchase') OR l.id IS NOT NULL)
          AND (l.wallet_id, l.amount, l.kind) IS DISTINCT FROM (
              t.target_id, t.amount, CASE t.kind WHEN 'grant' THEN 'granted' WHEN 'purchase' THEN 'paid' END)""",
-    # A lot is what its draws left of it, in Tokens and in money.
+    # What is left of a lot follows from its draws, in Tokens and in money.
     """SELECT format('lot %s: %s of %s left, %s of %s spent, its draws say %s and %s', l.id, l.remaining, l.amount,
                      l.spent_minor, l.price_minor, coalesce(d.amount, 0), coalesce(d.money, 0))
        FROM billing_lot l LEFT JOIN (
@@ -122,7 +122,7 @@ _VIOLATIONS = (
        WHERE l.amount - l.remaining <> coalesce(d.amount, 0) OR l.spent_minor <> coalesce(d.money, 0)
           OR l.remaining < 0 OR l.remaining > l.amount
           OR l.remaining = 0 AND l.spent_minor <> coalesce(l.price_minor, 0)""",
-    # Up to its cursor, a wallet's lots are its balance then.
+    # Up to the cursor, a wallet's lots sum to its balance at that time.
     """SELECT format('wallet %s: %s left in lots, transfers up to %s say %s', c.wallet_id, coalesce(l.total, 0),
                      c.last_transfer_id, coalesce(t.total, 0))
        FROM billing_lotcursor c LEFT JOIN (
@@ -136,7 +136,7 @@ _VIOLATIONS = (
            JOIN billing_lotcursor c ON c.wallet_id = side.wallet AND side.id <= c.last_transfer_id
            GROUP BY c.wallet_id) t ON t.wallet_id = c.wallet_id
        WHERE coalesce(l.total, 0) <> coalesce(t.total, 0)""",
-    # Up to the cursor all that left a wallet was drawn from lots and all refunds went back; beyond it, nothing.
+    # Up to the cursor, all that left a wallet was drawn from lots and every refund returned; beyond it, nothing was.
     """SELECT format('transfer %s: %s of %s, %s, its draws say %s', t.id, t.kind, t.amount,
                      CASE WHEN c.wallet_id IS NULL THEN 'ahead of its lots' ELSE 'followed' END, coalesce(d.amount, 0))
        FROM billing_transfer t
@@ -146,7 +146,7 @@ _VIOLATIONS = (
                   GROUP BY transfer_id) d ON d.transfer_id = t.id
        WHERE coalesce(d.amount, 0) <> CASE WHEN c.wallet_id IS NULL THEN 0
                                            WHEN t.kind = 'refund' THEN -t.amount ELSE t.amount END""",
-    # Up to the cursor, what was spent each day is what holds were charged then, less refunds.
+    # Up to the cursor, each day's spending equals that day's charges to holds, less their refunds.
     """SELECT format('wallet %s: %s spent on %s by %s, its holds say %s', coalesce(s.wallet_id, h.wallet_id),
                      coalesce(s.amount, 0), coalesce(s.day, h.day), coalesce(s.spender, h.spender),
                      coalesce(h.amount, 0))
@@ -168,13 +168,13 @@ _VIOLATIONS = (
           OR t.kind IN ('expiry', 'clawback') AND t.reference <> l.id
           OR t.kind = 'settlement' AND l.kind <> 'paid'
           OR (t.kind = 'refund') <> (d.amount < 0) OR d.amount::numeric * d.money_minor < 0""",
-    # A refund goes into the lots that its capture drew from, and what was refunded whole cost nothing.
+    # A refund goes into the lots that its capture drew from, and what was refunded in full cost nothing.
     """SELECT format('hold %s: %s and %s in money left of its draws from lot %s', t.reference, sum(d.amount),
                      sum(d.money_minor), d.lot_id)
        FROM billing_draw d JOIN billing_transfer t ON t.id = d.transfer_id AND t.kind IN ('capture', 'refund')
        GROUP BY t.reference, d.lot_id
        HAVING sum(d.amount) < 0 OR sum(d.money_minor) < 0 OR sum(d.amount) = 0 AND sum(d.money_minor) <> 0""",
-    # What claw-backs collected is what transfers say, and whoever owes is frozen.
+    # What claw-backs collected equals their transfers, and whoever owes is frozen.
     """SELECT format('lot %s: claw-backs collected %s, transfers say %s', coalesce(c.lot_id, t.lot_id),
                      coalesce(c.total, 0), coalesce(t.total, 0))
        FROM (SELECT lot_id, sum(collected) AS total FROM billing_clawback GROUP BY lot_id) c
@@ -191,7 +191,7 @@ _VIOLATIONS = (
        FROM billing_wallet w LEFT JOIN (
            billing_clawback c JOIN billing_lot l ON l.id = c.lot_id AND c.settled_at IS NULL) ON l.wallet_id = w.id
        GROUP BY w.id HAVING w.frozen <> (count(c.id) > 0)""",
-    # Without these guards nothing above could be relied on tomorrow. 'R' fires in replicas alone.
+    # Nothing above could be relied on without these guards. 'R' fires only in replicas.
     """SELECT format('trigger %s of %s is missing or switched off', needed.name, needed.place)
        FROM (VALUES ('transfer_append_only', 'billing_transfer'), ('hold_resolved_once', 'billing_hold'),
                     ('hold_kept', 'billing_hold'), ('wallet_kept', 'billing_wallet'),
@@ -217,10 +217,9 @@ _VIOLATIONS = (
 
 
 def check() -> list[str]:
-    """Every violated invariant, one line each; empty where the ledger is right.
+    """Return every violated invariant, one line each; an empty list if the ledger is right.
 
-    Reads all of it, in the snapshot of one statement; inside a caller's REPEATABLE READ transaction, in
-    the caller's snapshot.
+    Reads everything in the snapshot of one statement, or of the caller's REPEATABLE READ transaction.
     """
     with connection.cursor() as cursor:
         cursor.execute("\nUNION ALL\n".join(_VIOLATIONS))

@@ -1,7 +1,7 @@
-"""Balances of the platform, the creators and the mint, which no row stores as transfers are made.
+"""Balances of the platform, the creators and the mint, which are not stored as transfers are made.
 
-Their transfers are summed up to a mark now and then, and a balance is that sum and the few transfers since. Nothing in
-the path of a request writes or locks here. Amounts are integer milli-Tokens. Not for customers (wallets).
+Their transfers are summed up to a mark now and then; a balance is that sum and the few transfers since. No request
+writes or locks anything here. Amounts are integer milli-Tokens. Not for customers (wallets).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from billing.prepared import run
 CHUNK = 100_000
 PATIENCE_SECONDS = 2.0
 
-# Rolled-up sum and rest are read in one snapshot, so they fit, however far the mark moves meanwhile.
+# The rolled-up sum and the rest are read in one snapshot, so they agree wherever the mark is.
 _BALANCE = """
 SELECT coalesce(rollup.balance, 0)
      + (SELECT coalesce(sum(amount), 0) FROM billing_transfer
@@ -28,7 +28,7 @@ WHERE wallet.id = %(wallet)s AND wallet.kind <> 'customer'
 
 _HIGHEST = "SELECT coalesce(max(id), 0) FROM billing_transfer"
 
-# Transactions that may have drawn an id and not committed it: a statement locks its table before it draws one.
+# Transactions that may have drawn an id without committing it: a statement locks its table before it draws one.
 _WRITERS = """
 SELECT virtualtransaction FROM pg_locks
 WHERE locktype = 'relation' AND relation = 'billing_transfer'::regclass AND mode = 'RowExclusiveLock'
@@ -36,7 +36,7 @@ WHERE locktype = 'relation' AND relation = 'billing_transfer'::regclass AND mode
   AND pid IS DISTINCT FROM pg_backend_pid()
 """
 
-# The first of these ids that ends a chunk, or the last one there is.
+# The id that ends the next chunk, or the last one there is.
 _NEXT = """
 SELECT mark.id, (
     SELECT coalesce(max(id), 0) FROM (
@@ -45,7 +45,7 @@ SELECT mark.id, (
 ) FROM (SELECT coalesce(max(last_transfer_id), 0) AS id FROM billing_rollup) AS mark
 """
 
-# Every transfer has such a wallet at one end, so the furthest mark of any of them is the mark of all.
+# Every transfer has such a wallet at one end, so the furthest mark of any of them applies to all.
 _ADD = """
 INSERT INTO billing_rollup (wallet_id, balance, last_transfer_id)
 SELECT wallet.id, sum(side.amount)::bigint, %(until)s FROM (
@@ -60,16 +60,16 @@ SET balance = billing_rollup.balance + excluded.balance, last_transfer_id = excl
 
 
 def balance(wallet_id: int) -> int | None:
-    """What all its transfers come to; None for a customer's wallet, or none."""
+    """Return the sum of a wallet's transfers in milli-Tokens; None if it is a customer's or does not exist."""
     found = run(_BALANCE, {"wallet": wallet_id})
     return None if found is None else int(found[0])
 
 
 def roll_up(patience_seconds: float = PATIENCE_SECONDS) -> int | None:
-    """Moves the mark to the last transfer that there was; how many chunks it took.
+    """Move the mark to the last transfer there is; return how many chunks that took.
 
-    An id below that one may be committed later: those who may have it are waited for. None where one of them takes
-    longer than `patience_seconds`, and the next call tries again. Not inside a transaction.
+    Lower ids may still be committed, so this waits for the transactions that may have drawn them. Returns None if one
+    takes longer than `patience_seconds`; the next call tries again. Not inside a transaction.
     """
     highest = _column(_HIGHEST)[0]
     writers = set(_column(_WRITERS))
@@ -86,7 +86,7 @@ def roll_up(patience_seconds: float = PATIENCE_SECONDS) -> int | None:
 
 @transaction.atomic
 def _add_chunk(highest: int) -> bool:
-    """One transaction; False where nothing is left up to `highest`."""
+    """Add one chunk in one transaction; return False if nothing is left up to `highest`."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('roll-up'), 0)")
         cursor.execute(_NEXT, [highest, CHUNK])

@@ -1,9 +1,10 @@
-"""Runs: the lots of many wallets at once, where all that happened is captures. Amounts are integer milli-Tokens.
+"""Runs: the lots of many wallets at once, if nothing but captures happened to them. Amounts are integer milli-Tokens.
 
-Most wallets, most of the time, only spend; then which lot paid for what is no fold. Nothing came in and nothing
-expired meanwhile, so the lots keep their order, and each capture took what lies between the wallet's balance before
-and after it, where the lots fill the balance from the top down. That is one statement for many wallets. It leaves
-every other wallet alone, and those that somebody else is at: `lots` folds them, one by one.
+Most wallets only spend most of the time, and then no fold is needed to tell which lot paid for what. Nothing came in
+and nothing expired meanwhile, so the lots keep their order. Stack them to the height of the balance, the first to be
+spent on top: each capture took the slice between the balance after it and the one before. That is one statement for
+many wallets. All other wallets, and those that another transaction has locked, are left to `lots`, which folds them one
+by one.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from django.db import DatabaseError, connection, transaction
 
 from billing.tokens import spending
 
-# Transfers of one transaction: for so long whoever asks for the lots of one of its wallets waits.
+# Transfers per transaction: limits how long others wait for the lots of one of its wallets.
 BATCH = 5_000
-# Wallets of one transaction.
+# Wallets per transaction.
 GROUP = 20
 
 logger = logging.getLogger(__name__)
 
 _LOCK = "SELECT wallet_id FROM billing_lotcursor WHERE wallet_id = ANY (%(wallets)s) FOR UPDATE SKIP LOCKED"
 
-# A statement of its own, because its snapshot must not be older than the locks.
+# A separate statement, because its snapshot must not be older than the locks.
 _FOLLOW = f"""
 WITH move AS MATERIALIZED (
     SELECT wallet_id, last_transfer_id AS after, next.*
@@ -92,7 +93,7 @@ SELECT wallet_id, moves FROM run
 
 
 def follow(wallet_ids: Sequence[int]) -> set[int]:
-    """Those whose lots follow every transfer now. A group that fails is logged, and left to be folded."""
+    """Return the wallets whose lots now follow every transfer. A group that fails is logged and left to the fold."""
     followed: set[int] = set()
     for group in (wallet_ids[first : first + GROUP] for first in range(0, len(wallet_ids), GROUP)):
         try:

@@ -1,4 +1,4 @@
-"""A Stripe to test against: a real HTTP server that the real SDK talks to, which remembers and which fails on demand.
+"""A Stripe to test against: an HTTP server for the real SDK that keeps state and fails on demand.
 
-It moves no money and reaches nobody but the webhook's address. It is not for production.
+It moves no money and contacts nothing but the webhook's address. Not for production.
 """

@@ -1,4 +1,4 @@
-"""The double from the command line: `python -m devstack.stripe --port 12111 --webhook-url URL …`."""
+"""The double's command line: `python -m devstack.stripe --port 12111 --webhook-url URL …`."""
 
 import argparse
 import signal
@@ -14,7 +14,7 @@ from devstack.stripe.webhooks import Endpoint
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until SIGTERM or Ctrl-C; 0 then, 1 where it could not start."""
+    """Serve until SIGTERM or Ctrl-C; return 0 then, or 1 if it could not start."""
     try:
         double = Double(settings(arguments))
     except (OSError, sqlite3.Error) as error:
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
 
 
 def settings(arguments: list[str]) -> Settings:
-    """The command line, read."""
+    """Return the settings that the command line asks for."""
     parser = argparse.ArgumentParser(
         prog="python -m devstack.stripe",
         description="A Stripe to test against. The SDK talks to it: "
@@ -37,15 +37,15 @@ def settings(arguments: list[str]) -> Settings:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--port", type=int, default=12111, help="on 127.0.0.1; 0 takes a free one and prints it (default: 12111)")
-    add("--webhook-url", help="where events are posted; without it they are only listed")
-    add("--webhook-secret", action="append", default=[], help="whsec_…; once more for each while one is replaced")
-    add("--data", type=Path, help="SQLite file that survives restarts (default: nothing does)")
-    add("--key", help="the only secret key that is accepted (default: every sk_test_…)")
-    add("--public-url", help="begins the links to hosted pages (default: where it listens)")
-    add("--retry-scale", type=float, default=0.01, help="of webhooks' retry times, 5 min … 12 h (0.01)")
-    add("--webhook-timeout", type=float, default=10.0, help="seconds (default: 10)")
-    add("--webhook-threads", type=int, default=4, help="deliveries at once; 1 keeps their order (default: 4)")
+    add("--port", type=int, default=12111, help="port on 127.0.0.1; 0 picks a free one and prints it (default: 12111)")
+    add("--webhook-url", help="where to post events; without it they are only listed")
+    add("--webhook-secret", action="append", default=[], help="whsec_…; may be repeated, as while a secret is replaced")
+    add("--data", type=Path, help="SQLite file that keeps all data across restarts (default: none)")
+    add("--key", help="the only secret key to accept (default: every sk_test_…)")
+    add("--public-url", help="base of the links to hosted pages (default: where it listens)")
+    add("--retry-scale", type=float, default=0.01, help="factor for webhook retry times, 5 min … 12 h (default: 0.01)")
+    add("--webhook-timeout", type=float, default=10.0, help="seconds to wait for an answer (default: 10)")
+    add("--webhook-threads", type=int, default=4, help="simultaneous deliveries; 1 keeps their order (default: 4)")
     given = parser.parse_args(arguments)
     if given.webhook_url and not given.webhook_secret:
         parser.error("--webhook-url needs a --webhook-secret")
@@ -56,7 +56,7 @@ def settings(arguments: list[str]) -> Settings:
 
 
 def _controls() -> str:
-    lines = [f"  {each.method:6} /_control/{each.path:29} {each.says}" for each in CONTROLS]
+    lines = [f"  {each.method:6} /_control/{each.path:29} {each.help}" for each in CONTROLS]
     kinds = f"kinds of faults: {', '.join((*BEFORE, *DURING, *AFTER))}; of webhooks: {', '.join(WEBHOOKS)}"
     return "\n".join(["control calls, with a JSON body:", *lines, kinds])
 

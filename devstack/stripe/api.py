@@ -1,6 +1,6 @@
-"""One request to the API: who asks, whether the answer is known already, what is done, how it is shown.
+"""Handles one request to the API: checks the key, replays a stored answer or runs the request, and formats the result.
 
-An idempotency key's answer is stored in the transaction that it tells of, for 24 hours: a request that died is not
+An idempotency key's answer is stored for 24 hours, in the transaction that it reports: a request that died is not
 remembered, one that was answered is.
 """
 
@@ -33,7 +33,7 @@ FAILURE = {"error": {"message": "An unknown error occurred", "type": "api_error"
 
 @dataclass(frozen=True)
 class Request:
-    """As it came. `headers` have names in small letters."""
+    """A request as it arrived; the names in `headers` are in lower case."""
 
     method: str
     path: str
@@ -45,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """`silence` is how many seconds to wait and then close the connection; None to answer."""
+    """An HTTP answer; with `silence`, the connection is closed after so many seconds without one."""
 
     status: int
     body: str
@@ -55,7 +55,7 @@ class Answer:
 
 @dataclass
 class Api:
-    """`url` is where people's browsers reach the hosted pages; `key` the only secret key, None for any `sk_test_`."""
+    """The API. `url` is where browsers reach the hosted pages; `key` the only secret key, None for any `sk_test_`."""
 
     store: Store
     url: str
@@ -66,17 +66,17 @@ class Api:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, request: Request) -> Answer:
-        """Never raises for what a client sends."""
+        """Answer a request; never raises for what a client sends."""
         common = {"Request-Id": request.id, "Stripe-Version": request.headers.get("stripe-version", api_version)}
         key = request.headers.get("idempotency-key", "") if request.method == "POST" else ""
         if key:
             common["Idempotency-Key"] = key
         try:
-            account = self._admit(request, key)
-            if fault := self._strike(faults.BEFORE, request):
-                return _broken(fault, common)
-            with self._alone(key):
-                if fault := self._strike(faults.DURING, request):
+            account = self._authenticate(request, key)
+            if fault := self._take_fault(faults.BEFORE, request):
+                return _fault_answer(fault, common)
+            with self._exclusive(key):
+                if fault := self._take_fault(faults.DURING, request):
                     self.stopping.wait(fault.duration)
                 return self._answer_once(request, f"{account} {key}" if key else "", common)
         except ApiError as error:
@@ -88,11 +88,11 @@ class Api:
 
     @contextlib.contextmanager
     def books(self, request: str | None = None, key: str | None = None) -> Iterator[Books]:
-        """A transaction, for the pages and the control calls as well."""
+        """Open a transaction, for the hosted pages and control calls as well."""
         with self.store.transaction() as connection:
             yield Books(connection, self.url, request, key or None, self.notifies)
 
-    def _admit(self, request: Request, key: str) -> str:
+    def _authenticate(self, request: Request, key: str) -> str:
         secret = _secret(request.headers.get("authorization", ""))
         if not secret.startswith(("sk_test_", "rk_test_")) or (self.key and secret != self.key):
             raise Refused(
@@ -105,12 +105,12 @@ class Api:
             raise Invalid(f"Invalid Stripe API version: {version[:100]}", stored=False)
         return secret
 
-    def _strike(self, kinds: tuple[str, ...], request: Request) -> Fault | None:
+    def _take_fault(self, kinds: tuple[str, ...], request: Request) -> Fault | None:
         with self.store.transaction() as connection:
             return faults.take(connection, kinds, f"{request.method} {request.path}")
 
     @contextlib.contextmanager
-    def _alone(self, key: str) -> Iterator[None]:
+    def _exclusive(self, key: str) -> Iterator[None]:
         with self._lock:
             if key in self._in_flight:
                 message = (
@@ -128,7 +128,7 @@ class Api:
     def _answer_once(self, request: Request, key: str, common: dict[str, str]) -> Answer:
         with self.books(request.id, request.headers.get("idempotency-key") if key else None) as books:
             connection = books.connection
-            if key and (known := _recall(connection, key, request, books.now)):
+            if key and (known := _stored_answer(connection, key, request, books.now)):
                 headers = common | {"Idempotent-Replayed": "true", "Original-Request": known["id"]}
                 return Answer(known["status"], known["body"], headers | NO_RETRY)
             status, body, stored = _execute(books, request)
@@ -144,7 +144,7 @@ class Api:
 
 
 def _execute(books: Books, request: Request) -> tuple[int, str, bool]:
-    """Status, body, and whether execution began; what a refused request changed is undone."""
+    """Return status, body, and whether execution began; a refused request's changes are undone."""
     books.connection.execute("SAVEPOINT request")
     try:
         document = _run(books, request)
@@ -169,7 +169,7 @@ def _run(books: Books, request: Request) -> Document:
     call = Call(books, params, names, request.path, _account(request, route))
     document = route.handler(call)
     if unread := list(params.unread()):
-        message = f"This double of Stripe does not do {unread[0]}; Stripe does."
+        message = f"This double of Stripe does not support {unread[0]}, though Stripe does."
         raise Invalid(message, stored=False, code="parameter_not_in_double", param=unread[0])
     return _expanded(books, document, paths)
 
@@ -177,7 +177,7 @@ def _run(books: Books, request: Request) -> Document:
 def _account(request: Request, route: Route) -> str:
     account = request.headers.get("stripe-account", "")
     if account and route.path != "/v1/balance":
-        raise Invalid("This double of Stripe knows `Stripe-Account` for the balance only.", stored=False)
+        raise Invalid("This double of Stripe supports `Stripe-Account` for the balance only.", stored=False)
     return account
 
 
@@ -212,7 +212,7 @@ def _expand(books: Books, document: Document, name: str, below: dict[str, Any]) 
     return _expanded(books, found, below) if found else value
 
 
-def _recall(connection: sqlite3.Connection, key: str, request: Request, now: int) -> Document | None:
+def _stored_answer(connection: sqlite3.Connection, key: str, request: Request, now: int) -> Document | None:
     row = connection.execute("SELECT * FROM answers WHERE key = ? AND created > ?", (key, now - KEY_SECONDS)).fetchone()
     if not row:
         return None
@@ -228,7 +228,7 @@ def _recall(connection: sqlite3.Connection, key: str, request: Request, now: int
     return {"status": row["status"], "body": row["body"], "id": first}
 
 
-def _broken(fault: Fault, headers: dict[str, str]) -> Answer:
+def _fault_answer(fault: Fault, headers: dict[str, str]) -> Answer:
     if fault.kind == "rate_limit":
         message = "Request rate limit exceeded. You can learn more about rate limits here https://stripe.com/docs/rate-limits."
         body = {"error": {"code": "rate_limit", "message": message, "type": "invalid_request_error"}}

@@ -1,4 +1,4 @@
-"""Balance transactions, the balance they sum to, and the totals that another ledger can be reconciled with."""
+"""Balance transactions, the balance that they sum to, and totals for reconciling with another ledger."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ COLUMNS = ("status", "currency", "amount", "fee", "net")
 
 
 def record(books: Books, kind: str, amount: int, currency: str, source: str, **more: Any) -> Document:
-    """Move `amount` minor units, less a `fee`, into the balance; `account` names a connected account's balance."""
+    """Book `amount` minor units, less a `fee`, into the balance, or into that of the connected `account`."""
     fee, account = more.get("fee", 0), more.get("account")
     available_on = more.get("available_on", books.now)
     details = [{"amount": fee, "application": None, "currency": currency, "description": None, "type": "stripe_fee"}]
@@ -46,17 +46,17 @@ def record(books: Books, kind: str, amount: int, currency: str, source: str, **m
 
 
 def fee_of(amount: int) -> int:
-    """2.9 % to the nearest minor unit, and 30 more."""
+    """Return Stripe's fee in minor units: 2.9 %, rounded to the nearest, plus 30."""
     return (amount * 29 + 500) // 1000 + 30
 
 
 def available(books: Books, currency: str) -> int:
-    """Minor units that can be transferred now."""
+    """Return the minor units that can be transferred now."""
     return _sums(books, None, "available").get(currency, 0)
 
 
 def retrieve(call: Call) -> Document:
-    """`GET /v1/balance`, of the platform or of the account that `Stripe-Account` names."""
+    """Handle `GET /v1/balance`, for the platform or for the account that `Stripe-Account` names."""
     account = call.books.get("account", call.account)["id"] if call.account else None
     sums = {status: _sums(call.books, account, status) for status in ("available", "pending")}
     currencies = sorted({*sums["available"], *sums["pending"]}) or ["usd"]
@@ -69,7 +69,7 @@ def retrieve(call: Call) -> Document:
 
 
 def totals(books: Books) -> Document:
-    """Per currency, in minor units: what was charged, refunded… and the platform's fees and net balance."""
+    """Return totals per currency in minor units: what was charged, refunded…, the platform's fees and net balance."""
     columns = ", ".join(f"json_extract(body, '$.{name}') AS {name}" for name in COLUMNS)
     view = f"WITH o AS (SELECT kind, {columns}, json_extract(body, '$._account') AS account FROM objects)"
     found: Document = {}
@@ -85,7 +85,7 @@ def totals(books: Books) -> Document:
 
 
 def must_cover(books: Books, amount: int, currency: str) -> None:
-    """Raise Invalid where the available balance is smaller."""
+    """Raise Invalid if the available balance is smaller."""
     if amount > available(books, currency):
         message = (
             "You have insufficient available funds in your Stripe account. Try adding funds directly to your "

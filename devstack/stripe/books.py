@@ -1,4 +1,4 @@
-"""One transaction's view of the double: objects made, found and changed, and the events that say so."""
+"""One transaction's view of the double: creates, finds and changes objects, and emits the events about them."""
 
 import re
 import sqlite3
@@ -19,7 +19,10 @@ URL = re.compile(r"https?://[\x21-\x7e]{1,2000}")
 
 @dataclass
 class Books:
-    """`request` and `key` are what an event says of its cause: the request's id and its idempotency key."""
+    """The objects as one transaction sees them.
+
+    `request` and `key` are the request id and idempotency key that its events name as their cause.
+    """
 
     connection: sqlite3.Connection
     url: str
@@ -32,37 +35,37 @@ class Books:
         self.now = int(store.now(self.connection))
 
     def create(self, kind: str, **fields: Any) -> Document:
-        """A new object with null in whatever is not given."""
+        """Create an object; fields that are not given are null."""
         document = {"id": objects.new_id(kind), "object": kind, **objects.blank(kind), "created": self.now, **fields}
         store.insert(self.connection, document)
         return document
 
     def get(self, kind: str, identifier: str, param: str | None = None, *, deleted: bool = False) -> Document:
-        """Raises NotFound, for `param` where a parameter named it; what was deleted is not there unless asked for."""
+        """Return an object. Raises NotFound, naming `param` if a parameter gave the id; deleted ones need `deleted`."""
         document = store.read(self.connection, identifier)
         if not document or document["object"] != kind or (document.get("deleted") and not deleted):
             raise NotFound(kind, identifier[:200], param)
         return document
 
     def find(self, kind: str, **equal: Any) -> list[Document]:
-        """All of a kind whose fields have these values, oldest first."""
+        """Return all objects of a kind whose fields have these values, oldest first."""
         conditions = [(f"{store.field(name)} = ?", value) for name, value in equal.items()]
         return store.select(self.connection, kind, conditions, oldest=True)
 
     def save(self, document: Document) -> None:
-        """Keep an object that was changed."""
+        """Save an object that was changed."""
         store.update(self.connection, document)
 
     def change(self, document: Document, event: str, account: str | None = None, **fields: Any) -> None:
-        """Set fields, and say so with an event that carries what they were before; nothing where all are the same."""
+        """Set fields and emit an event with their previous values; does nothing if none of them changes."""
         before = {name: document.get(name) for name, value in fields.items() if document.get(name) != value}
         if before:
             document |= fields
             self.save(document)
             self.emit(event, document, before, account)
 
-    def to_bank(self, document: Document, return_url: str | None) -> Document:
-        """The `next_action` that sends the customer to their bank, for a PaymentIntent or a SetupIntent."""
+    def bank_redirect(self, document: Document, return_url: str | None) -> Document:
+        """Return the `next_action` that sends the customer to their bank, for a PaymentIntent or a SetupIntent."""
         secret = urlencode({"secret": document["client_secret"]})
         url = f"{self.url}/authenticate/{document['id']}?{secret}"
         return {"type": "redirect_to_url", "redirect_to_url": {"url": url, "return_url": return_url}}
@@ -70,7 +73,7 @@ class Books:
     def emit(
         self, event: str, document: Document, previous: Document | None = None, account: str | None = None
     ) -> None:
-        """An event with the object as it is now, to be delivered once this transaction has ended."""
+        """Emit an event with the object as it is now, to be delivered once this transaction has ended."""
         data: Document = {"object": objects.shown(document)}
         if previous is not None:
             data["previous_attributes"] = objects.shown(previous)
@@ -88,7 +91,7 @@ class Books:
 
 @dataclass
 class Call:
-    """A request to the API whose parameters are right in themselves. `account` is the `Stripe-Account` header."""
+    """A request to the API with valid parameters. `account` is the `Stripe-Account` header."""
 
     books: Books
     params: Parameters
@@ -97,7 +100,7 @@ class Call:
     account: str = ""
 
     def merged_metadata(self, document: Document) -> dict[str, str]:
-        """The object's metadata with what is given now; empty values remove keys, "" removes all."""
+        """Return the object's metadata with the given one merged in; empty values remove keys, "" removes all."""
         given = self.params.get("metadata")
         if given == "":
             return {}
@@ -109,12 +112,12 @@ Handler = Callable[[Call], Document]
 
 
 def retrieve(kind: str) -> Handler:
-    """A handler that shows one object."""
+    """Return a handler that shows one object."""
     return lambda call: call.books.get(kind, call.names["id"], deleted=True)
 
 
 def lists(kind: str, *filters: str) -> Handler:
-    """A handler that lists a kind, newest first, by `created` and by equality of the fields named."""
+    """Return a handler that lists a kind, newest first, filtered by `created` and by the fields named."""
 
     def handler(call: Call) -> Document:
         conditions = [(f"{store.field(name)} = ?", call.params.get(name)) for name in filters if name in call.params]
@@ -124,7 +127,7 @@ def lists(kind: str, *filters: str) -> Handler:
 
 
 def listed(call: Call, kind: str, conditions: list[tuple[str, Any]]) -> Document:
-    """A page of a list. Raises Invalid for a limit outside 1…100 and NotFound for an unknown cursor."""
+    """Return a page of a list. Raises Invalid for a limit outside 1…100 and NotFound for an unknown cursor."""
     limit = call.params.get("limit", PAGE)
     if not 1 <= limit <= MAX_PAGE:
         message = f"This value must be between 1 and {MAX_PAGE} (it currently is '{limit}')."
@@ -144,7 +147,7 @@ def listed(call: Call, kind: str, conditions: list[tuple[str, Any]]) -> Document
 
 
 def address(params: Parameters, name: str) -> str | None:
-    """A parameter that people's browsers are sent to. Raises Invalid for anything but http and https."""
+    """Return a parameter that browsers are sent to. Raises Invalid unless it is an http or https address."""
     value: str | None = params.get(name)
     if value is not None and not URL.fullmatch(value):
         raise Invalid("Not a valid URL", stored=False, code="url_invalid", param=name)
@@ -152,5 +155,5 @@ def address(params: Parameters, name: str) -> str | None:
 
 
 def text(value: str | None) -> str | None:
-    """A parameter that "" unsets."""
+    """Return a parameter's text, or None for "", which unsets it."""
     return value or None

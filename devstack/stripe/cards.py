@@ -11,7 +11,7 @@ from devstack.stripe.objects import nulls
 
 @dataclass(frozen=True)
 class Card:
-    """`refusal` is a key of REFUSALS, for every charge; `attaches` says whether it can be saved all the same.
+    """A test card. `refusal`, a key of REFUSALS, applies to every charge; `attaches`: it can be saved all the same.
 
     `authentication` is "always", "unless_set_up" or "" for never.
     """
@@ -87,7 +87,7 @@ BY_TOKEN = {f"{prefix}_{token}": card for card in CARDS for token in card.tokens
 
 
 def details(card: Card, month: int, year: int) -> Document:
-    """The `card` part of a PaymentMethod."""
+    """Return the `card` part of a PaymentMethod."""
     own = {
         "brand": card.brand,
         "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": "pass"},

@@ -1,4 +1,4 @@
-"""Products and prices, as far as a Checkout Session of mode payment needs them."""
+"""Products and prices, to the extent that a Checkout Session of mode payment needs them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ MAX_AMOUNT = 99_999_999
 
 
 def create_product(call: Call) -> Document:
-    """`POST /v1/products`."""
+    """Handle `POST /v1/products`."""
     product = new_product(call.books, call.params)
     if "default_price_data" in call.params:
         price = new_price(call.books, call.params.part("default_price_data"), product["id"])
@@ -20,12 +20,12 @@ def create_product(call: Call) -> Document:
 
 
 def create_price(call: Call) -> Document:
-    """`POST /v1/prices`, for a product that exists or for `product_data`."""
+    """Handle `POST /v1/prices`, for a product that exists or for `product_data`."""
     return new_price(call.books, call.params, _product_of(call.books, call.params))
 
 
 def new_product(books: Books, given: Parameters, *, hidden: bool = False) -> Document:
-    """`hidden` makes the inactive product of a line item's `product_data`."""
+    """Create a product; `hidden` makes the inactive product of a line item's `product_data`."""
     given.require("name")
     own = {"active": not hidden, "images": [], "marketing_features": [], "type": "service", "updated": books.now}
     fields = own | _fields(given, "active", "name", "description", "images", "unit_label", "tax_code", "metadata")
@@ -35,7 +35,7 @@ def new_product(books: Books, given: Parameters, *, hidden: bool = False) -> Doc
 
 
 def new_price(books: Books, given: Parameters, product: str, *, hidden: bool = False) -> Document:
-    """A price for one payment. Raises Invalid."""
+    """Create a price for one payment. Raises Invalid."""
     given.require("currency", "unit_amount")
     amount = given.get("unit_amount")
     if not 0 <= amount <= MAX_AMOUNT:
@@ -55,7 +55,7 @@ def new_price(books: Books, given: Parameters, product: str, *, hidden: bool = F
 
 
 def price_of(books: Books, item: Parameters) -> Document:
-    """The price that a line item names, or a new one from its `price_data`. Raises Invalid, NotFound."""
+    """Return the price that a line item names, or create one from its `price_data`. Raises Invalid, NotFound."""
     if "price" in item:
         price = books.get("price", item.get("price"), "line_items[0][price]")
         if not price["active"]:

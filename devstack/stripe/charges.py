@@ -1,4 +1,4 @@
-"""Charges: made by PaymentIntents only, booked into the balance, changed by refunds and disputes."""
+"""Charges: created by PaymentIntents only, booked into the balance, changed by refunds and disputes."""
 
 import stripe
 
@@ -12,7 +12,10 @@ SENTENCE = {"succeeded": "Payment complete.", "pending": "Payment pending.", "fa
 
 
 def create(books: Books, intent: Document, method: Document, status: str, refusal: str = "") -> Document:
-    """An attempt at a PaymentIntent: succeeded, failed with a `refusal`, or pending; no event, nothing booked."""
+    """Create an attempt to pay a PaymentIntent: succeeded, failed with a `refusal`, or pending.
+
+    Books nothing and emits no event.
+    """
     code, decline_code, message = REFUSALS[refusal] if refusal else (None, None, None)
     amount = intent["amount"]
     charge = books.create(
@@ -47,7 +50,7 @@ def create(books: Books, intent: Document, method: Document, status: str, refusa
 
 
 def book(books: Books, charge: Document, card: Card | None) -> None:
-    """Put what a charge brought, less the fee, into the balance, as happens a little after it has succeeded."""
+    """Book a charge, less the fee, into the balance, which happens a little after it has succeeded."""
     wait = 0 if card and card.settles_at_once else balance.PAYOUT_SECONDS
     transaction = balance.record(
         books,

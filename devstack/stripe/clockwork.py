@@ -1,4 +1,4 @@
-"""What happens by itself in time: sessions expire, pending funds become available, old answers are forgotten."""
+"""What happens as time passes: sessions expire, pending funds become available, old answers are forgotten."""
 
 import json
 import threading
@@ -30,18 +30,18 @@ def tick(books: Books) -> None:
 
 @dataclass
 class Clockwork:
-    """Ticks once a second, until `stop`."""
+    """A thread that ticks once a second until `stop`."""
 
     api: Api
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        """In a thread of its own."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="clockwork")
         self._thread.start()
 
     def stop(self) -> None:
-        """Wait for the tick that is under way."""
+        """Wait for the tick in progress, and end."""
         self._stopping.set()
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""Connected accounts (express), what is transferred to them, and what is taken back."""
+"""Connected accounts (express), transfers to them, and reversals of those."""
 
 import stripe
 
@@ -14,10 +14,10 @@ DUE = ["business_type", "external_account", "tos_acceptance.date", "tos_acceptan
 
 
 def create(call: Call) -> Document:
-    """`POST /v1/accounts`: an account whose owner has said nothing about themselves yet."""
+    """Handle `POST /v1/accounts`: create an account whose onboarding has not begun."""
     params = call.params
     if params.get("type", "express") != "express":
-        raise Invalid("This double has accounts of type express only.", stored=False, param="type")
+        raise Invalid("This double supports only accounts of type express.", stored=False, param="type")
     wanted = params.part("capabilities").plain()
     account = call.books.create(
         "account",
@@ -40,7 +40,7 @@ def create(call: Call) -> Document:
 
 
 def update(call: Call) -> Document:
-    """`POST /v1/accounts/{id}`."""
+    """Handle `POST /v1/accounts/{id}`."""
     account = call.books.get("account", call.names["id"])
     fields = {name: text(call.params.get(name)) for name in ("email", "business_type") if name in call.params}
     metadata = call.merged_metadata(account)
@@ -49,12 +49,12 @@ def update(call: Call) -> Document:
 
 
 def create_link(call: Call) -> Document:
-    """`POST /v1/account_links`: the address of a page on which the owner ends the onboarding."""
+    """Handle `POST /v1/account_links`: create the address of a page on which the owner completes the onboarding."""
     params = call.params
     params.require("refresh_url", "return_url")
     account = call.books.get("account", params.get("account"), "account")
     if params.get("type") not in ("account_onboarding", "account_update"):
-        raise Invalid("This double has links of type account_onboarding only.", stored=False, param="type")
+        raise Invalid("This double supports only links of type account_onboarding.", stored=False, param="type")
     account |= {"_link": random_text(24), "_return_url": address(params, "return_url")}
     address(params, "refresh_url")
     call.books.save(account)
@@ -68,7 +68,7 @@ def create_link(call: Call) -> Document:
 
 
 def create_login_link(call: Call) -> Document:
-    """`POST /v1/accounts/{id}/login_links`, once the onboarding is done."""
+    """Handle `POST /v1/accounts/{id}/login_links`, possible once the onboarding is complete."""
     account = call.books.get("account", call.names["id"])
     if not account["details_submitted"]:
         raise Invalid("Cannot create a login link for an account that has not completed onboarding.")
@@ -77,7 +77,7 @@ def create_login_link(call: Call) -> Document:
 
 
 def set_state(books: Books, account: Document, states: dict[str, bool], disabled: str | None = None) -> Document:
-    """What Stripe finds out about an account: payouts_enabled, charges_enabled, details_submitted, and why not."""
+    """Set payouts_enabled, charges_enabled and details_submitted of an account, and why it is `disabled`."""
     if unknown := set(states) - set(STATES):
         raise Invalid(f"an account has no {unknown.pop()}; it has {', '.join(STATES)}")
     done = states.get("details_submitted", account["details_submitted"])
@@ -90,7 +90,7 @@ def set_state(books: Books, account: Document, states: dict[str, bool], disabled
 
 
 def transfer(call: Call) -> Document:
-    """`POST /v1/transfers`, out of the available balance or of what `source_transaction` brought."""
+    """Handle `POST /v1/transfers`, out of the available balance or of the funds from `source_transaction`."""
     books, params = call.books, call.params
     params.require("amount")
     amount, currency = params.get("amount"), params.get("currency").lower()
@@ -127,7 +127,7 @@ def transfer(call: Call) -> Document:
 
 
 def reverse(call: Call) -> Document:
-    """`POST /v1/transfers/{id}/reversals`, in full or in part. Raises Invalid for more than is left."""
+    """Handle `POST /v1/transfers/{id}/reversals`, in full or in part. Raises Invalid if less is left."""
     books = call.books
     moved = books.get("transfer", call.names["id"])
     left = moved["amount"] - moved["amount_reversed"]
@@ -155,7 +155,7 @@ def reverse(call: Call) -> Document:
 
 
 def list_reversals(call: Call) -> Document:
-    """`GET /v1/transfers/{id}/reversals`."""
+    """Handle `GET /v1/transfers/{id}/reversals`."""
     moved = call.books.get("transfer", call.names["id"])
     return listed(call, "transfer_reversal", [(f"{field('transfer')} = ?", moved["id"])])
 

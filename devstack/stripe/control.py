@@ -1,6 +1,6 @@
-"""What only a test can ask for, under `/_control/`: JSON in, JSON out.
+"""The control calls, which only tests use, under `/_control/`: JSON in, JSON out.
 
-Whatever changes an object makes the same events as it would at Stripe.
+A call that changes an object makes the same events as the change would at Stripe.
 """
 
 import json
@@ -20,12 +20,12 @@ MAX_ADVANCE = 400 * 86_400
 
 
 class Control(NamedTuple):
-    """`{id}` in `path` stands for one part of an address; `verb` gets the body and what it stands for."""
+    """A control call. `{id}` in `path` stands for one part of an address; `handler` gets the body and that part."""
 
     method: str
     path: str
-    verb: Callable[[Books, Endpoint, Document, str], Any]
-    says: str
+    handler: Callable[[Books, Endpoint, Document, str], Any]
+    help: str
 
 
 def _faults(books: Books, *_: object) -> Any:
@@ -45,7 +45,7 @@ def _dispute(books: Books, _: Endpoint, given: Document, __: str) -> Any:
     return disputes.open_dispute(books, charge, **given)
 
 
-def _close(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
+def _close_dispute(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
     return disputes.close(books, books.get("dispute", identifier), given["status"])
 
 
@@ -58,12 +58,12 @@ def _fail_refund(books: Books, _: Endpoint, __: Document, identifier: str) -> An
     return refunds.fail(books, books.get("refund", identifier))
 
 
-def _warn(books: Books, _: Endpoint, given: Document, __: str) -> Any:
+def _warn_of_fraud(books: Books, _: Endpoint, given: Document, __: str) -> Any:
     charge = refunds.charge_of(books, given.pop("charge", None), given.pop("payment_intent", None))
     return disputes.warn(books, charge, **given)
 
 
-def _complete(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
+def _complete_payment(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
     intent = books.get("payment_intent", identifier)
     payments.complete(books, intent, given.get("succeeded", True))
     return intent
@@ -75,7 +75,7 @@ def _change_card(books: Books, _: Endpoint, given: Document, identifier: str) ->
     return method
 
 
-def _account(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
+def _set_account(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
     reason = given.pop("disabled_reason", None)
     return connect.set_state(books, books.get("account", identifier), given, reason)
 
@@ -83,7 +83,7 @@ def _account(books: Books, _: Endpoint, given: Document, identifier: str) -> Any
 def _advance(books: Books, _: Endpoint, given: Document, __: str) -> Any:
     seconds = float(given["seconds"])
     if not 0 < seconds <= MAX_ADVANCE:
-        raise ValueError(f"seconds must be over 0 and at most {MAX_ADVANCE}")
+        raise ValueError(f"seconds must be above 0 and at most {MAX_ADVANCE}")
     books.connection.execute("UPDATE clock SET advanced = advanced + ?", (seconds,))
     books.now = int(store.now(books.connection))
     clockwork.tick(books)
@@ -100,7 +100,7 @@ def _deliver_again(books: Books, _: Endpoint, __: Document, identifier: str) -> 
     return {"event": event["id"]}
 
 
-def _point(_: Books, endpoint: Endpoint, given: Document, __: str) -> Any:
+def _set_webhook(_: Books, endpoint: Endpoint, given: Document, __: str) -> Any:
     endpoint.secrets = tuple(given.get("secrets", endpoint.secrets))
     endpoint.url = given.get("url", endpoint.url)
     return {"url": endpoint.url, "secrets": len(endpoint.secrets), "under_way": len(endpoint.posting)}
@@ -111,36 +111,38 @@ def _totals(books: Books, *_: object) -> Any:
 
 
 CONTROLS = (
-    Control("GET", "faults", _faults, "the faults that are still to strike"),
+    Control("GET", "faults", _faults, "the faults that are still active"),
     Control("POST", "faults", _add_fault, "{kind, match, count, probability, seconds}"),
     Control("DELETE", "faults", _clear_faults, "forget them"),
     Control("POST", "disputes", _dispute, "{charge or payment_intent, amount, reason}: the bank takes money back"),
-    Control("POST", "disputes/{id}/close", _close, "{status: won or lost}"),
+    Control("POST", "disputes/{id}/close", _close_dispute, "{status: won or lost}"),
     Control("POST", "refunds", _refund, "{charge or payment_intent, amount, reason}: a refund from the dashboard"),
-    Control("POST", "refunds/{id}/fail", _fail_refund, "the card's bank sends a refund back"),
-    Control("POST", "fraud_warnings", _warn, "{charge or payment_intent, fraud_type}"),
-    Control("POST", "payment_intents/{id}/complete", _complete, "{succeeded}: the end of an asynchronous payment"),
-    Control("POST", "payment_methods/{id}", _change_card, "{number}: a saved card does what this test card does"),
+    Control("POST", "refunds/{id}/fail", _fail_refund, "the card's bank returns a refund"),
+    Control("POST", "fraud_warnings", _warn_of_fraud, "{charge or payment_intent, fraud_type}"),
+    Control("POST", "payment_intents/{id}/complete", _complete_payment, "{succeeded}: end an asynchronous payment"),
+    Control("POST", "payment_methods/{id}", _change_card, "{number}: make a saved card behave like this test card"),
     Control(
-        "POST", "accounts/{id}", _account, "{payouts_enabled, charges_enabled, details_submitted, disabled_reason}"
+        "POST", "accounts/{id}", _set_account, "{payouts_enabled, charges_enabled, details_submitted, disabled_reason}"
     ),
-    Control("POST", "advance", _advance, "{seconds}: the clock moves on; what is due happens"),
+    Control("POST", "advance", _advance, "{seconds}: move the clock forward; what is due happens"),
     Control("GET", "deliveries", _deliveries, "every webhook delivery with its attempts"),
     Control("POST", "events/{id}/deliver", _deliver_again, "deliver an event once more"),
-    Control("POST", "webhook", _point, "{url, secrets}: until the next start; how many events are under way"),
+    Control(
+        "POST", "webhook", _set_webhook, "{url, secrets}: until the next start; returns how many events are under way"
+    ),
     Control("GET", "totals", _totals, "per currency, in minor units: charged, refunded, disputed, fees, net…"),
 )
 PATTERNS = [(re.compile("/_control/" + each.path.replace("{id}", r"([\w-]{1,255})")), each) for each in CONTROLS]
 
 
 def run(books: Books, endpoint: Endpoint, method: str, path: str, body: str) -> Any:
-    """The answer, as JSON has it; None for an unknown address. Raises ApiError and ValueError for what it cannot do."""
+    """Return a call's JSON answer; None for an unknown address. Raises ApiError, or ValueError for invalid input."""
     for pattern, each in PATTERNS:
         if each.method == method and (match := pattern.fullmatch(path)):
             try:
-                done = each.verb(books, endpoint, _object(body), match[1] if match.groups() else "")
+                done = each.handler(books, endpoint, _object(body), match[1] if match.groups() else "")
             except (TypeError, KeyError) as error:
-                raise Invalid(f"{path} takes {each.says}: {error}") from None
+                raise Invalid(f"{path} takes {each.help}: {error}") from None
             return shown(done) if isinstance(done, dict) else done
     return None
 

@@ -15,7 +15,7 @@ TEXTS = ("description", "email", "name", "phone", "business_name", "individual_n
 
 
 def create(call: Call) -> Document:
-    """`POST /v1/customers`."""
+    """Handle `POST /v1/customers`."""
     customer = new(call.books, **_given(call, {}))
     if "payment_method" in call.params:
         attach(call.books, method_for(call.books, call.params.get("payment_method")), customer["id"])
@@ -23,7 +23,7 @@ def create(call: Call) -> Document:
 
 
 def new(books: Books, **fields: Any) -> Document:
-    """A customer, with its event."""
+    """Create a customer, with its event."""
     own = {
         "balance": 0,
         "delinquent": False,
@@ -39,14 +39,14 @@ def new(books: Books, **fields: Any) -> Document:
 
 
 def update(call: Call) -> Document:
-    """`POST /v1/customers/{id}`."""
+    """Handle `POST /v1/customers/{id}`."""
     customer = call.books.get("customer", call.names["id"])
     call.books.change(customer, "customer.updated", **_given(call, customer))
     return customer
 
 
 def delete(call: Call) -> Document:
-    """`DELETE /v1/customers/{id}`: its cards are detached."""
+    """Handle `DELETE /v1/customers/{id}`: the customer's cards are detached."""
     customer = call.books.get("customer", call.names["id"])
     for method in call.books.find("payment_method", customer=customer["id"]):
         _detach(call.books, method)
@@ -57,7 +57,7 @@ def delete(call: Call) -> Document:
 
 
 def new_method(books: Books, card: Card, month: int = 12, year: int = 2034, **fields: Any) -> Document:
-    """A PaymentMethod of type card. Raises Invalid for an expired one."""
+    """Create a PaymentMethod of type card. Raises Invalid for an expired one."""
     if not 1 <= month <= 12:
         raise Invalid("Your card's expiration month is invalid.", code="invalid_expiry_month", param="exp_month")
     if not 2024 <= year <= 2074:
@@ -69,17 +69,17 @@ def new_method(books: Books, card: Card, month: int = 12, year: int = 2034, **fi
 
 
 def method_for(books: Books, identifier: str) -> Document:
-    """The PaymentMethod with this id, or a new one for a test token such as `pm_card_visa`."""
+    """Return the PaymentMethod with this id, or create one for a test token such as `pm_card_visa`."""
     if card := cards.BY_TOKEN.get(identifier):
         return new_method(books, card)
     return books.get("payment_method", identifier, "payment_method")
 
 
 def create_method(call: Call) -> Document:
-    """`POST /v1/payment_methods`, by token or by number."""
+    """Handle `POST /v1/payment_methods`, by token or by number."""
     call.params.require("type", "card")
     if call.params.get("type") != "card":
-        raise Invalid("This double creates payment methods of type card only.", stored=False, param="type")
+        raise Invalid("This double supports only payment methods of type card.", stored=False, param="type")
     given = call.params.part("card")
     token = given.get("token")
     card = cards.BY_TOKEN.get(token) if token else cards.BY_NUMBER.get(given.get("number", "").replace(" ", ""))
@@ -96,14 +96,14 @@ def create_method(call: Call) -> Document:
 
 
 def attach_method(call: Call) -> Document:
-    """`POST /v1/payment_methods/{id}/attach`."""
+    """Handle `POST /v1/payment_methods/{id}/attach`."""
     call.params.require("customer")
     customer = call.books.get("customer", call.params.get("customer"), "customer")
     return attach(call.books, method_for(call.books, call.names["id"]), customer["id"])
 
 
 def attach(books: Books, method: Document, customer: str, *, set_up: bool = False) -> Document:
-    """Save a card for later; `set_up` says that its owner agreed to payments without them. Raises Declined, Invalid."""
+    """Save a card for later; `set_up`: its owner agreed to payments in their absence. Raises Declined, Invalid."""
     if method["customer"] not in (None, customer):
         raise Invalid("The payment method you provided has already been attached to a customer.")
     if method.get("_spent"):
@@ -124,7 +124,7 @@ def attach(books: Books, method: Document, customer: str, *, set_up: bool = Fals
 
 
 def detach_method(call: Call) -> Document:
-    """`POST /v1/payment_methods/{id}/detach`."""
+    """Handle `POST /v1/payment_methods/{id}/detach`."""
     method = call.books.get("payment_method", call.names["id"])
     if method["customer"] is None:
         raise Invalid("The payment method you provided is not attached to a customer so detachment is impossible.")
@@ -132,7 +132,7 @@ def detach_method(call: Call) -> Document:
 
 
 def list_methods(call: Call) -> Document:
-    """`GET /v1/payment_methods`, and `GET /v1/customers/{id}/payment_methods`."""
+    """Handle `GET /v1/payment_methods` and `GET /v1/customers/{id}/payment_methods`."""
     conditions = [(f"{field(name)} = ?", call.params.get(name)) for name in ("type", "customer") if name in call.params]
     if "id" in call.names:
         conditions.append((f"{field('customer')} = ?", call.books.get("customer", call.names["id"])["id"]))

@@ -14,12 +14,12 @@ VERDICTS = {"winning_evidence": "won", "losing_evidence": "lost"}
 
 
 def open_dispute(books: Books, charge: Document, amount: int | None = None, reason: str = "fraudulent") -> Document:
-    """The cardholder's bank takes the money back, and Stripe its fee. Raises Invalid."""
+    """Open a dispute: the cardholder's bank takes the money back, and Stripe takes its fee. Raises Invalid."""
     amount = charge["amount"] - charge["amount_refunded"] if amount is None else amount
     if charge["status"] != "succeeded" or charge["disputed"]:
         raise Invalid(f"Charge {charge['id']} has not succeeded or has been disputed already.")
     if not 0 < amount <= charge["amount"]:
-        raise Invalid("A dispute is over a part of the charge.", param="amount")
+        raise Invalid("A dispute's amount must be positive and at most that of the charge.", param="amount")
     dispute = books.create(
         "dispute",
         amount=amount,
@@ -51,7 +51,10 @@ def open_dispute(books: Books, charge: Document, amount: int | None = None, reas
 
 
 def close(books: Books, dispute: Document, verdict: str) -> Document:
-    """`won` brings the amount back, not the fee; `lost` changes no balance. Raises Invalid for a closed one."""
+    """Close a dispute: `won` returns the amount but not the fee, `lost` changes no balance.
+
+    Raises Invalid if it is closed already.
+    """
     if dispute["status"] not in OPEN:
         raise Invalid("This dispute is already closed", param="id")
     if verdict not in VERDICTS.values():
@@ -65,12 +68,12 @@ def close(books: Books, dispute: Document, verdict: str) -> Document:
 
 
 def accept(call: Call) -> Document:
-    """`POST /v1/disputes/{id}/close`: the dispute is lost."""
+    """Handle `POST /v1/disputes/{id}/close`: the dispute is lost."""
     return close(call.books, call.books.get("dispute", call.names["id"]), "lost")
 
 
 def update(call: Call) -> Document:
-    """`POST /v1/disputes/{id}`: evidence, which decides at once where it is one of Stripe's two test texts."""
+    """Handle `POST /v1/disputes/{id}`: take evidence; one of Stripe's two test texts decides the dispute at once."""
     dispute = call.books.get("dispute", call.names["id"])
     if dispute["status"] not in OPEN:
         raise Invalid("This dispute is already closed", param="id")
@@ -88,7 +91,7 @@ def update(call: Call) -> Document:
 
 
 def warn(books: Books, charge: Document, fraud_type: str = "unauthorized_use_of_card") -> Document:
-    """An early fraud warning; actionable until the charge is refunded in full or disputed."""
+    """Create an early fraud warning, actionable until the charge is refunded in full or disputed."""
     warning = books.create(
         "radar.early_fraud_warning",
         actionable=not (charge["refunded"] or charge["disputed"]),
@@ -101,7 +104,7 @@ def warn(books: Books, charge: Document, fraud_type: str = "unauthorized_use_of_
 
 
 def settle_warnings(books: Books, charge: str) -> None:
-    """Nothing can be done any more about the warnings of this charge."""
+    """Mark the warnings of this charge as no longer actionable."""
     for warning in books.find("radar.early_fraud_warning", charge=charge):
         books.change(warning, "radar.early_fraud_warning.updated", actionable=False)
 

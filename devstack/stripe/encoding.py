@@ -12,9 +12,9 @@ NAME = re.compile(r"^([^\[\]]+)((?:\[[^\[\]]*\])*)$")
 
 
 def decode(text: str) -> dict[str, Any]:
-    """Every value a string; a list is a dictionary with the keys "0", "1"…
+    """Return form-encoded parameters as nested dictionaries of strings; a list has the keys "0", "1"…
 
-    Raises Invalid for names that do not parse or contradict one another, and for too many.
+    Raises Invalid if there are too many, or names do not parse or contradict one another.
     """
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PAIRS, errors="strict")

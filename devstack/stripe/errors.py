@@ -1,9 +1,9 @@
-"""Everything that the double refuses, in the words and the JSON of Stripe's API.
+"""The errors that the double answers with, in the words and JSON of Stripe's API.
 
 ApiError
 ├── Invalid       400: the parameters are wrong, or the state does not allow it
-├── NotFound      404, or 400 where a parameter names the thing
-└── Declined      402: the card was refused; what was tried is kept
+├── NotFound      404, or 400 if a parameter gave the id
+└── Declined      402: the card was refused; the attempt is kept
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ Document = dict[str, Any]
 
 
 class ApiError(Exception):
-    """`kept` says that what happened before the error stays; `stored` that an idempotency key replays the answer."""
+    """An error answer. `kept`: changes made before it stay; `stored`: an idempotency key replays it."""
 
     status = 500
     kept = False
@@ -25,7 +25,7 @@ class ApiError(Exception):
         self.more = more
 
     def document(self) -> Document:
-        """The `error` object: message, type, and code, param, decline_code… where they are known."""
+        """Return the `error` object: message and type, with code, param, decline_code… if known."""
         error = {name: value for name, value in self.more.items() if value is not None}
         if code := error.get("code"):
             error["doc_url"] = f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}"
@@ -33,7 +33,7 @@ class ApiError(Exception):
 
 
 class Refused(ApiError):
-    """An answer that is neither about parameters nor about a card: authentication, rate limits, keys in use."""
+    """A refusal that concerns neither parameters nor a card: authentication, rate limits, keys in use."""
 
     def __init__(self, status: int, message: str, **more: Any) -> None:
         super().__init__(message, stored=False, **more)

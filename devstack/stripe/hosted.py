@@ -1,4 +1,4 @@
-"""The hosted pages' addresses: `/c/pay/…`, `/authenticate/…`, `/connect/…`, `/receipts/…`."""
+"""The addresses of the hosted pages: `/c/pay/…`, `/authenticate/…`, `/connect/…`, `/receipts/…`."""
 
 import hmac
 import re
@@ -15,7 +15,7 @@ PATH = re.compile(r"/(c/pay|authenticate|connect|receipts)/([\w-]{1,255})(?:/(\w
 
 @dataclass(frozen=True)
 class Page:
-    """HTML, or where to go instead."""
+    """HTML, or a redirect."""
 
     html: str
     status: int = 200
@@ -23,7 +23,7 @@ class Page:
 
 
 def show(books: Books, method: str, path: str, query: str, body: str) -> Page | None:
-    """The page of an address after what its form sent; None for an unknown address."""
+    """Return the page at an address after acting on what its form sent; None for an unknown address."""
     match = PATH.fullmatch(path)
     if not match:
         return None
@@ -43,7 +43,7 @@ def show(books: Books, method: str, path: str, query: str, body: str) -> Page | 
     except NotFound as error:
         return Page(pages.note("Not here", error.message), 404)
     except ValueError:
-        return Page(pages.note("Not understood", "This is not what the form sends."), 400)
+        return Page(pages.note("Not understood", "The form does not send this."), 400)
 
 
 def _pay(books: Books, session: Document, form: dict[str, str] | None) -> Page:
@@ -99,7 +99,7 @@ def _onboard(books: Books, account: Document, secret: str, form: dict[str, str] 
         return Page(pages.note("Express dashboard", f"{account['id']}: payouts enabled {account['payouts_enabled']}"))
     if form is None:
         return Page(pages.onboarding(account))
-    paying.end_onboarding(books, account)
+    paying.complete_onboarding(books, account)
     return Page("", 303, account["_return_url"])
 
 

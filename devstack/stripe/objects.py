@@ -1,4 +1,4 @@
-"""Objects as Stripe shows them: their fields after the SDK's classes, `expand`, lists."""
+"""Objects as Stripe shows them: fields as in the SDK's classes, `expand`, lists."""
 
 import secrets
 import string
@@ -11,7 +11,7 @@ from devstack.stripe.errors import Document, Invalid
 
 LETTERS = string.ascii_letters + string.digits
 MAX_EXPAND = 4
-# Stripe leaves these out unless something is there or they are asked for.
+# Stripe leaves these out unless they have content or are asked for.
 ABSENT = frozenset({"deleted", "sources", "subscriptions", "tax_ids", "refunds", "line_items", "test_clock", "tiers"})
 KINDS: dict[str, tuple[type, str]] = {
     "account": (stripe.Account, "acct_1"),
@@ -35,48 +35,48 @@ KINDS: dict[str, tuple[type, str]] = {
 
 
 def new_id(kind: str) -> str:
-    """A new identifier, e.g. `cus_…`."""
+    """Return a new identifier, e.g. `cus_…`."""
     return KINDS[kind][1] + random_text(58 if kind == "checkout.session" else 23)
 
 
 def random_text(length: int) -> str:
-    """Letters and digits that nobody can guess."""
+    """Return unguessable letters and digits."""
     return "".join(secrets.choice(LETTERS) for _ in range(length))
 
 
 def blank(kind: str) -> Document:
-    """The kind's fields that may be null, as null, with empty metadata and test mode where the kind has them."""
+    """Return the kind's nullable fields as null, with empty metadata and test mode if the kind has them."""
     fields = _fields(KINDS[kind][0])
     nullable = [name for name, hint in fields.items() if type(None) in get_args(hint) and name not in ABSENT]
-    if kind == "payment_method":  # one key for each type there is, of which an object has its own only
+    if kind == "payment_method":  # the SDK has a key for every type; an object has only its own
         nullable = ["allow_redisplay", "customer", "customer_account"]
     always = {"livemode": False, "metadata": {}}
     return dict.fromkeys(nullable) | {name: value for name, value in always.items() if name in fields}
 
 
 def nulls(part: type) -> Document:
-    """The same for an object inside an object, e.g. `stripe.Dispute.Evidence`."""
+    """Return the same for an object inside an object, e.g. `stripe.Dispute.Evidence`."""
     return dict.fromkeys(_fields(part))
 
 
 def expandable(kind: str, name: str) -> bool:
-    """Whether the field holds an id that `expand` turns into the object."""
+    """Return whether the field holds an id that `expand` turns into the object."""
     hint = _fields(KINDS[kind][0]).get(name)
     return hint is not None and str in get_args(hint) and any(_names_object(each) for each in get_args(hint))
 
 
 def shown(document: Document) -> Document:
-    """Without what the double keeps for itself, in fields that begin with `_`."""
+    """Return an object without the double's own fields, which begin with `_`."""
     return {name: value for name, value in document.items() if not name.startswith("_")}
 
 
 def page(url: str, data: list[Document], has_more: bool = False) -> Document:
-    """A list object."""
+    """Return a list object."""
     return {"object": "list", "data": data, "has_more": has_more, "url": url}
 
 
 def expand_paths(paths: list[str]) -> dict[str, Any]:
-    """`["data.customer", "data.latest_charge.refunds"]` as a tree. Raises Invalid below four levels."""
+    """Return `["data.customer", "data.latest_charge.refunds"]` as a tree. Raises Invalid below four levels."""
     tree: dict[str, Any] = {}
     for path in paths:
         names = path.split(".")

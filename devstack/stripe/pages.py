@@ -1,4 +1,4 @@
-"""The hosted pages as HTML, plain and marked as a double: paying, the customer's bank, onboarding, the receipt."""
+"""The hosted pages as plain HTML, marked as a double's: payment, the customer's bank, onboarding, the receipt."""
 
 from html import escape
 
@@ -23,7 +23,7 @@ NUMBERS = (
 
 
 def payment(session: Document, email: str, error: str = "") -> str:
-    """The page of an open session."""
+    """Return the page of an open session."""
     lines = "".join(
         f"<tr><td>{item['quantity']} × {escape(item['description'])}<td>{money(item['amount_total'], item['currency'])}"
         for item in session["_items"]
@@ -52,22 +52,20 @@ def payment(session: Document, email: str, error: str = "") -> str:
 
 
 def bank(waiting: Document) -> str:
-    """The page on which the customer answers their bank, for a PaymentIntent or a SetupIntent."""
+    """Return the page on which the customer answers their bank, for a PaymentIntent or a SetupIntent."""
     wish = f"pay {money(waiting['amount'], waiting['currency'])}" if "amount" in waiting else "save this card"
     buttons = '<button name="answer" value="yes">Complete</button><button name="answer" value="no">Fail</button>'
-    return document(
-        "3D Secure test", f'<p>Your bank asks: is it you who wants to {wish}?<form method="post">{buttons}</form>'
-    )
+    return document("3D Secure test", f'<p>Your bank asks: do you want to {wish}?<form method="post">{buttons}</form>')
 
 
 def onboarding(account: Document) -> str:
-    """The page on which a creator ends the onboarding."""
+    """Return the page on which a creator completes the onboarding."""
     who = escape(account["email"] or account["id"])
     return document("Onboarding", f'<p>{who}<form method="post"><button>Complete the onboarding</button></form>')
 
 
 def receipt(charge: Document) -> str:
-    """The receipt of a charge."""
+    """Return the receipt of a charge."""
     rows = [("Paid", charge["amount"])] + (
         [("Refunded", charge["amount_refunded"])] if charge["amount_refunded"] else []
     )
@@ -76,12 +74,12 @@ def receipt(charge: Document) -> str:
 
 
 def note(title: str, sentence: str) -> str:
-    """A page that says one thing."""
+    """Return a page with one sentence."""
     return document(title, f"<p>{escape(sentence)}")
 
 
 def document(title: str, body: str) -> str:
-    """A whole page."""
+    """Return a whole page."""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<title>{title} · test double</title><style>{STYLE}</style><p class="double">A test double of Stripe: '
@@ -90,5 +88,5 @@ def document(title: str, body: str) -> str:
 
 
 def money(amount: int, currency: str) -> str:
-    """Minor units as people write them."""
+    """Return minor units as people write them."""
     return f"{amount // 100}.{amount % 100:02d} {escape(currency.upper())}"

@@ -1,7 +1,7 @@
-"""Checks a request's parameters against the types that the SDK has for them, which come from Stripe's own description.
+"""Checks a request's parameters against the SDK's types, which come from Stripe's own description of its API.
 
-Not checked here: what depends on other parameters or on the state. A parameter that Stripe knows and that nobody
-here has read is refused at the end, so that nothing is ignored in silence.
+Not checked here: what depends on other parameters or on state. A parameter that Stripe knows but the double has not
+read is refused at the end, so that nothing is silently ignored.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ SCALARS = {"true": True, "false": False}
 
 
 class Parameters:
-    """Checked parameters of one object, which remember which of them were read."""
+    """The checked parameters of one object, which remember which of them were read."""
 
     def __init__(self, values: dict[str, Any], path: str) -> None:
         self._values = values
@@ -32,12 +32,12 @@ class Parameters:
         self._unread = set(values)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value: int, bool, str, Decimal, dict of str, Parameters or a list of those; "" where it is unset."""
+        """Return a value: int, bool, str, Decimal, dict of str, Parameters or a list of those; "" if it is unset."""
         self._unread.discard(name)
         return self._values.get(name, default)
 
     def part(self, name: str) -> "Parameters":
-        """The object below `name`, empty where it was not given."""
+        """Return the object below `name`, empty if it was not given."""
         return self.get(name) or Parameters({}, name)
 
     def require(self, *names: str) -> None:
@@ -47,7 +47,7 @@ class Parameters:
                 raise missing(_join(self._path, name))
 
     def plain(self) -> dict[str, Any]:
-        """All of it as dictionaries, read."""
+        """Return everything as dictionaries, and mark it as read."""
         self._unread.clear()
         return {name: value.plain() if isinstance(value, Parameters) else value for name, value in self._values.items()}
 
@@ -55,7 +55,7 @@ class Parameters:
         return name in self._values
 
     def unread(self) -> Iterator[str]:
-        """The names that `get` was never asked for, as they were sent."""
+        """Yield the names that `get` was never asked for, as they were sent."""
         for name, value in self._values.items():
             if name in self._unread:
                 yield _join(self._path, name)
@@ -66,7 +66,7 @@ class Parameters:
 
 
 def check(raw: dict[str, Any], schema: type, path: str = "") -> Parameters:
-    """`raw`, as `encoding.decode` gives it, as Parameters of the TypedDict `schema`. Raises Invalid."""
+    """Return `raw`, decoded by `encoding`, as Parameters of the TypedDict `schema`. Raises Invalid."""
     fields, required = _fields(schema)
     unknown = [_join(path, name) for name in raw if name not in fields]
     if unknown:
@@ -80,7 +80,7 @@ def check(raw: dict[str, Any], schema: type, path: str = "") -> Parameters:
 
 
 def missing(path: str) -> Invalid:
-    """What Stripe says where a parameter must be given."""
+    """Return Stripe's error for a parameter that must be given."""
     return Invalid(f"Missing required param: {path}.", stored=False, code="parameter_missing", param=path)
 
 

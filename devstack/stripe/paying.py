@@ -1,4 +1,4 @@
-"""What people do on the hosted pages: pay a session, answer their bank, end an onboarding."""
+"""What people do on the hosted pages: pay a session, answer their bank, complete an onboarding."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ BANKS = ("us_bank_account", "sepa_debit")
 
 @dataclass(frozen=True)
 class Form:
-    """What the payment page asks for; `method` is card or one of BANKS."""
+    """The payment page's form; `method` is card or one of BANKS."""
 
     email: str
     name: str = ""
@@ -26,9 +26,9 @@ class Form:
 
 
 def pay(books: Books, session: Document, form: Form) -> Document:
-    """Pay an open session, or save its card; the intent as it is now. Raises Declined, Invalid."""
+    """Pay an open session, or save its card; return the intent as it is then. Raises Declined, Invalid."""
     if session["status"] != "open" or session["expires_at"] <= books.now:
-        raise Invalid("This Checkout Session is not open any more.")
+        raise Invalid("This Checkout Session is no longer open.")
     if not 3 <= len(form.email) <= 254 or "@" not in form.email:
         raise Invalid("Your email is invalid.", code="email_invalid", param="email")
     method = _method(books, session, form)
@@ -51,12 +51,12 @@ def pay(books: Books, session: Document, form: Form) -> Document:
 
 
 def answer_bank(books: Books, waiting: Document, passed: bool) -> None:
-    """The customer says yes or no to their bank. Raises Declined, Invalid."""
+    """Pass on the customer's yes or no to their bank. Raises Declined, Invalid."""
     (payments if waiting["object"] == "payment_intent" else setups).authenticate(books, waiting, passed)
 
 
-def end_onboarding(books: Books, account: Document) -> None:
-    """The owner has told Stripe everything, and Stripe believes it."""
+def complete_onboarding(books: Books, account: Document) -> None:
+    """Complete an onboarding: the owner has given all details, and Stripe has accepted them."""
     connect.set_state(books, account, dict.fromkeys(connect.STATES, True))
 
 

@@ -1,4 +1,4 @@
-"""PaymentIntents: from the amount to a charge, or to a refusal, or by way of the customer's bank."""
+"""PaymentIntents: from the amount to a charge or a refusal, if necessary by way of the customer's bank."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ AT_CONFIRMATION = ("off_session", "return_url", "error_on_requires_action")
 
 
 def create(call: Call) -> Document:
-    """`POST /v1/payment_intents`; with `confirm` it is charged at once. Raises Declined, Invalid."""
+    """Handle `POST /v1/payment_intents`; with `confirm` it is charged at once. Raises Declined, Invalid."""
     books, params = call.books, call.params
     if not params.get("confirm"):
         for name in AT_CONFIRMATION:
             if name in params:
-                raise Invalid(f"`{name}` can be given with `confirm` only.", stored=False, param=name)
+                raise Invalid(f"`{name}` can only be given with `confirm`.", stored=False, param=name)
     customer = params.get("customer")
     automatic = params.part("automatic_payment_methods")
     fields: Document = {name: text(params.get(name)) for name in TEXTS if name in params}
@@ -43,7 +43,7 @@ def create(call: Call) -> Document:
 
 
 def new(books: Books, **fields: Any) -> Document:
-    """A PaymentIntent without a payment method, with its event."""
+    """Create a PaymentIntent without a payment method, with its event."""
     intent = books.create(
         "payment_intent",
         amount_capturable=0,
@@ -60,7 +60,7 @@ def new(books: Books, **fields: Any) -> Document:
 
 
 def confirm(call: Call) -> Document:
-    """`POST /v1/payment_intents/{id}/confirm`. Raises Declined, Invalid."""
+    """Handle `POST /v1/payment_intents/{id}/confirm`. Raises Declined, Invalid."""
     intent = call.books.get("payment_intent", call.names["id"])
     _must_be_confirmable(intent)
     fields = {name: text(call.params.get(name)) for name in TEXTS if name in call.params}
@@ -70,7 +70,7 @@ def confirm(call: Call) -> Document:
 
 
 def confirm_by(books: Books, intent: Document, params: Parameters) -> Document:
-    """Try the PaymentIntent's payment method as the parameters of a confirmation say."""
+    """Try the PaymentIntent's payment method, as the parameters of a confirmation say."""
     off_session, return_url = bool(params.get("off_session")), address(params, "return_url")
     automatic = intent["automatic_payment_methods"]
     if not intent["payment_method"]:
@@ -90,7 +90,7 @@ def confirm_by(books: Books, intent: Document, params: Parameters) -> Document:
 
 
 def cancel(call: Call) -> Document:
-    """`POST /v1/payment_intents/{id}/cancel`."""
+    """Handle `POST /v1/payment_intents/{id}/cancel`."""
     intent = call.books.get("payment_intent", call.names["id"])
     if intent["status"] not in CANCELABLE:
         raise _unexpected(intent, "You cannot cancel this PaymentIntent because it has a status of")
@@ -121,7 +121,7 @@ def attempt(
     elif not authenticated and needs_authentication(card, method):
         if off_session:
             raise _decline(books, intent, method, "authentication_required")
-        intent |= {"status": "requires_action", "next_action": books.to_bank(intent, return_url)}
+        intent |= {"status": "requires_action", "next_action": books.bank_redirect(intent, return_url)}
         books.save(intent)
         books.emit("payment_intent.requires_action", intent)
     elif card.refusal:
@@ -132,7 +132,7 @@ def attempt(
 
 
 def authenticate(books: Books, intent: Document, passed: bool) -> None:
-    """What the customer's bank says of a PaymentIntent that `requires_action`. Raises Declined, Invalid."""
+    """Apply the bank's answer to a PaymentIntent that `requires_action`. Raises Declined, Invalid."""
     if intent["status"] != "requires_action":
         raise _unexpected(intent, "This PaymentIntent is not waiting for its customer; it has a status of")
     method = books.get("payment_method", intent["payment_method"])
@@ -150,7 +150,7 @@ def authenticate(books: Books, intent: Document, passed: bool) -> None:
 
 
 def complete(books: Books, intent: Document, succeeded: bool) -> None:
-    """How a payment that takes days ends. Raises Invalid where it is not under way."""
+    """End a payment that takes days. Raises Invalid if it is not under way."""
     if intent["status"] != "processing":
         raise _unexpected(intent, "This PaymentIntent is not processing; it has a status of")
     charge = books.get("charge", intent["latest_charge"])
@@ -176,7 +176,7 @@ def complete(books: Books, intent: Document, succeeded: bool) -> None:
 
 
 def needs_authentication(card: Card, method: Document) -> bool:
-    """Whether the card's bank wants to hear from its owner first."""
+    """Return whether the card's bank asks its owner first."""
     return card.authentication == "always" or (card.authentication == "unless_set_up" and not method.get("_set_up"))
 
 

@@ -6,7 +6,7 @@ from devstack.stripe.errors import Document, Invalid
 
 
 def create(call: Call) -> Document:
-    """`POST /v1/refunds` by `charge` or `payment_intent`."""
+    """Handle `POST /v1/refunds` by `charge` or `payment_intent`."""
     if ("charge" in call.params) == ("payment_intent" in call.params):
         raise Invalid("One of the following params should be provided for this request: payment_intent or charge.")
     charge = charge_of(call.books, call.params.get("charge"), call.params.get("payment_intent"))
@@ -15,7 +15,7 @@ def create(call: Call) -> Document:
 
 
 def charge_of(books: Books, charge: str | None, intent: str | None) -> Document:
-    """The charge of that id, or the one that succeeded for the PaymentIntent. Raises NotFound, Invalid."""
+    """Return the charge with that id, or the one that succeeded for the PaymentIntent. Raises NotFound, Invalid."""
     if charge:
         return books.get("charge", charge, "charge")
     found = books.get("payment_intent", intent or "", "payment_intent")
@@ -31,7 +31,7 @@ def refund(
     reason: str | None = None,
     metadata: dict[str, str] | None = None,
 ) -> Document:
-    """Give `amount` minor units back, None for all that is left. Raises Invalid where less is left."""
+    """Refund `amount` minor units, or all that is left if it is None. Raises Invalid if less is left."""
     left = charge["amount"] - charge["amount_refunded"]
     amount = left if amount is None else amount
     _must_allow(charge, amount, left)
@@ -58,7 +58,7 @@ def refund(
 
 
 def fail(books: Books, done: Document) -> Document:
-    """The card's bank sends a refund back: the amount returns to the balance. Raises Invalid."""
+    """Fail a refund that the card's bank returns: the amount goes back to the balance. Raises Invalid."""
     if done["status"] != "succeeded":
         raise Invalid(f"Refund {done['id']} is {done['status']}.")
     returned = balance.record(books, "refund_failure", done["amount"], done["currency"], done["id"])

@@ -1,4 +1,4 @@
-"""Every address of the API that the double answers, with the SDK's type of its parameters."""
+"""All API addresses that the double answers, with the SDK's type of their parameters."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from devstack.stripe.store import field
 
 
 class Route(NamedTuple):
-    """`{id}` in `path` stands for one part of an address."""
+    """An address and its handler; `{id}` in `path` stands for one part of an address."""
 
     method: str
     path: str
@@ -23,7 +23,7 @@ class Route(NamedTuple):
 
 
 def list_events(call: Call) -> Document:
-    """`GET /v1/events`, by `type` (also `charge.*`), `types` and `delivery_success`."""
+    """Handle `GET /v1/events`, by `type` (also `charge.*`), `types` and `delivery_success`."""
     if "type" in call.params and "types" in call.params:
         raise Invalid("You may pass only one of these parameters: type, types.", stored=False)
     types = call.params.get("types") or [call.params.get("type", "*")]
@@ -101,7 +101,7 @@ PATTERNS = [(re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[\\w-]{1,255})", route.path)
 
 
 def find(method: str, path: str) -> tuple[Route, dict[str, str]] | None:
-    """The route of a request, with what its `{}` stand for."""
+    """Return the route of a request, with the values of its `{}`."""
     for pattern, route in PATTERNS:
         if route.method == method and (match := pattern.fullmatch(path)):
             return route, match.groupdict()

@@ -1,4 +1,4 @@
-"""The double's HTTP server: one thread a connection, and two that deliver webhooks and let time go by."""
+"""The double's HTTP server: one thread per connection, and others for webhooks and the clock."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ JSON = "application/json"
 
 @dataclass(frozen=True)
 class Settings:
-    """`port` 0 takes a free one; `data` None remembers nothing; `key` None accepts every `sk_test_…`."""
+    """The settings. `port` 0 picks a free one; `data` None keeps nothing; `key` None takes any `sk_test_…`."""
 
     port: int
     endpoint: Endpoint
@@ -36,10 +36,10 @@ class Settings:
 
 
 class Double:
-    """A Stripe of one's own, from `start` to `stop`; `url` is what goes into `base_addresses`."""
+    """A Stripe to test against, from `serve` to `stop`; its `url` goes into the SDK's `base_addresses`."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the port. Raises OSError where it cannot be had, sqlite3.Error where the file is not the double's."""
+        """Bind the port. Raises OSError if it is not available, sqlite3.Error if the file is not the double's."""
         self._server = _Server((settings.host, settings.port), _Handler)
         self.url = f"http://{settings.host}:{self._server.server_address[1]}"
         self.endpoint = settings.endpoint
@@ -67,7 +67,7 @@ class Double:
             self._store.close()
 
     def stop(self) -> None:
-        """Let `serve` end."""
+        """Make `serve` end."""
         self._server.shutdown()
 
 
@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
-    wbufsize = -1  # one packet an answer: without it Nagle's algorithm adds 40 ms
+    wbufsize = -1  # one packet per answer: otherwise Nagle's algorithm adds 40 ms
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_DELETE = do_GET
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Say nothing of each request."""
+        """Log nothing for each request."""
 
     def _serve(self) -> None:
         url = urlsplit(self.path)
@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.silence is not None:
             self.server.double.api.stopping.wait(answer.silence)
             self.close_connection = True
-            with contextlib.suppress(OSError):  # the client may have gone first
+            with contextlib.suppress(OSError):  # the client may have disconnected
                 self.connection.shutdown(socket.SHUT_RDWR)
             return
         self._send(answer.status, answer.body.encode(), answer.headers | {"Content-Type": JSON})

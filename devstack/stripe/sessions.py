@@ -1,4 +1,4 @@
-"""Checkout Sessions of mode payment or setup on Stripe's own page: made, expired, completed. Paying is `paying`'s."""
+"""Checkout Sessions of mode payment or setup on Stripe's own page: created, expired, completed. Not for paying them."""
 
 import stripe
 
@@ -19,12 +19,12 @@ INTENT = ("description", "receipt_email", "setup_future_usage", "statement_descr
 
 
 def create(call: Call) -> Document:
-    """`POST /v1/checkout/sessions`."""
+    """Handle `POST /v1/checkout/sessions`."""
     books, params = call.books, call.params
     params.require("mode", "success_url")
     mode = params.get("mode")
     if mode not in ("payment", "setup") or params.get("ui_mode", "hosted_page") != "hosted_page":
-        raise Invalid("This double has sessions of mode payment or setup and of ui_mode hosted_page.", stored=False)
+        raise Invalid("This double supports only modes payment and setup, and ui_mode hosted_page.", stored=False)
     for name in ("customer_email", "customer_creation"):
         if name in params and "customer" in params:
             raise Invalid(f"You may only specify one of these parameters: customer, {name}.", stored=False, param=name)
@@ -60,7 +60,7 @@ def create(call: Call) -> Document:
 
 
 def line_items(call: Call) -> Document:
-    """`GET /v1/checkout/sessions/{id}/line_items`."""
+    """Handle `GET /v1/checkout/sessions/{id}/line_items`."""
     items = call.books.get("checkout.session", call.names["id"])["_items"]
     limit, after = call.params.get("limit", 10), call.params.get("starting_after")
     first = next((number + 1 for number, item in enumerate(items) if item["id"] == after), 0)
@@ -68,7 +68,7 @@ def line_items(call: Call) -> Document:
 
 
 def expire_now(call: Call) -> Document:
-    """`POST /v1/checkout/sessions/{id}/expire`."""
+    """Handle `POST /v1/checkout/sessions/{id}/expire`."""
     session = call.books.get("checkout.session", call.names["id"])
     if session["status"] != "open":
         raise Invalid(
@@ -79,7 +79,7 @@ def expire_now(call: Call) -> Document:
 
 
 def expire(books: Books, session: Document) -> Document:
-    """Nobody can pay it any more."""
+    """Expire a session, so that nobody can pay it any more."""
     session |= {"status": "expired", "url": None}
     books.save(session)
     if session["payment_intent"]:
@@ -92,7 +92,7 @@ def expire(books: Books, session: Document) -> Document:
 
 
 def payer(books: Books, session: Document, email: str, name: str) -> str | None:
-    """The customer whose payment it is: the session's, a new one where one is wanted, or none."""
+    """Return the paying customer: the session's, a new one if one is wanted, or None."""
     wanted = session["customer_creation"] == "always" or session["_intent"].get("setup_future_usage")
     if session["customer"] or session.get("_customer") or not wanted:
         return session["customer"] or session.get("_customer")
@@ -102,7 +102,7 @@ def payer(books: Books, session: Document, email: str, name: str) -> str | None:
 
 
 def follow(books: Books, intent: Document) -> None:
-    """Let the session of this PaymentIntent or SetupIntent, if there is one, know what became of it."""
+    """Update the session of this PaymentIntent or SetupIntent, if it has one, with what became of it."""
     if "_session" not in intent:
         return
     session = books.get("checkout.session", intent["_session"])
@@ -131,7 +131,7 @@ def _lines(books: Books, params: Parameters) -> tuple[list[Document], str]:
 
 
 def _setup_currency(params: Parameters) -> str | None:
-    """Raises Invalid unless it is given, or the kinds of payment methods are."""
+    """Return the currency. Raises Invalid unless it, or the kinds of payment methods, are given."""
     if "allowed_payment_method_types" not in params:
         params.require("currency")
     if "line_items" in params:
@@ -195,7 +195,7 @@ def _expiry(books: Books, params: Parameters) -> int:
 def _methods(params: Parameters) -> list[str]:
     allowed: list[str] = params.get("allowed_payment_method_types") or ["card", "us_bank_account"]
     if unknown := [each for each in allowed if each not in METHODS]:
-        raise Invalid(f"This double knows no payment method of type {unknown[0]}.", stored=False)
+        raise Invalid(f"This double does not support payment methods of type {unknown[0]}.", stored=False)
     return allowed
 
 

@@ -1,4 +1,4 @@
-"""SetupIntents: a card is saved without a payment."""
+"""SetupIntents: save a card without a payment."""
 
 from devstack.stripe import customers, sessions
 from devstack.stripe.books import Books, Call, address, text
@@ -9,7 +9,7 @@ from devstack.stripe.parameters import Parameters
 
 
 def create(call: Call) -> Document:
-    """`POST /v1/setup_intents`; with `confirm` the card is saved at once. Raises Declined, Invalid."""
+    """Handle `POST /v1/setup_intents`; with `confirm` the card is saved at once. Raises Declined, Invalid."""
     books, params = call.books, call.params
     customer = params.get("customer")
     automatic = params.part("automatic_payment_methods")
@@ -27,7 +27,7 @@ def create(call: Call) -> Document:
 
 
 def new(books: Books, **fields: object) -> Document:
-    """A SetupIntent without a payment method, with its event."""
+    """Create a SetupIntent without a payment method, with its event."""
     setup = books.create(
         "setup_intent",
         **{"payment_method_types": ["card"], "status": "requires_payment_method", "usage": "off_session"} | fields,
@@ -39,7 +39,7 @@ def new(books: Books, **fields: object) -> Document:
 
 
 def authenticate(books: Books, setup: Document, passed: bool) -> None:
-    """What the customer's bank says of a SetupIntent that `requires_action`. Raises Declined, Invalid."""
+    """Apply the bank's answer to a SetupIntent that `requires_action`. Raises Declined, Invalid."""
     if setup["status"] != "requires_action":
         raise Invalid(f"This SetupIntent is {setup['status']}.", code="setup_intent_unexpected_state")
     if passed:
@@ -64,7 +64,7 @@ def attempt(books: Books, setup: Document, method: Document, return_url: str | N
     if not BY_NUMBER[method["_number"]].authentication:
         _save_card(books, setup)
         return
-    setup |= {"status": "requires_action", "next_action": books.to_bank(setup, return_url)}
+    setup |= {"status": "requires_action", "next_action": books.bank_redirect(setup, return_url)}
     books.save(setup)
     books.emit("setup_intent.requires_action", setup)
 

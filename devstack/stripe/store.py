@@ -1,6 +1,6 @@
 """What the double remembers, in one SQLite file: objects, stored answers, deliveries, faults and the clock.
 
-Whatever was committed survives a `kill -9`. One transaction runs at a time.
+Committed data survives a `kill -9`. One transaction runs at a time.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ INSERT INTO clock SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM clock);
 
 
 class Store:
-    """`file` None keeps everything in memory. Raises sqlite3.Error where the file is not one of these."""
+    """The file, or memory only if `file` is None. Raises sqlite3.Error if the file is not the double's."""
 
     def __init__(self, file: Path | None) -> None:
         self._connection = sqlite3.connect(file or ":memory:", check_same_thread=False, isolation_level=None)
@@ -48,7 +48,7 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of the block or, where it raises, none of it."""
+        """Commit everything in the block or, if it raises, nothing."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -59,13 +59,13 @@ class Store:
             self._connection.execute("COMMIT")
 
     def close(self) -> None:
-        """Close the file once the transaction that runs has ended."""
+        """Close the file once the running transaction has ended."""
         with self._lock:
             self._connection.close()
 
 
 def now(connection: sqlite3.Connection) -> float:
-    """Unix time, and what the clock was advanced by."""
+    """Return the Unix time plus what the clock was advanced by."""
     advanced: float = connection.execute("SELECT advanced FROM clock").fetchone()[0]
     return time.time() + advanced
 
@@ -82,7 +82,7 @@ def update(connection: sqlite3.Connection, document: Document) -> None:
 
 
 def read(connection: sqlite3.Connection, identifier: str) -> Document | None:
-    """The object with this id."""
+    """Return the object with this id, or None."""
     row = connection.execute("SELECT body FROM objects WHERE id = ?", (identifier,)).fetchone()
     return json.loads(row["body"]) if row else None
 
@@ -95,7 +95,7 @@ def select(
     limit: int = -1,
     oldest: bool = False,
 ) -> list[Document]:
-    """Objects of a kind, newest first; conditions are SQL with one `?` each, e.g. ("created > ?", 5)."""
+    """Return objects of a kind, newest first; conditions are SQL with one `?` each, e.g. ("created > ?", 5)."""
     where = "".join(f" AND {sql}" for sql, _ in conditions)
     order = "ASC" if oldest else "DESC"
     rows = connection.execute(
@@ -106,6 +106,6 @@ def select(
 
 
 def field(name: str) -> str:
-    """SQL for a field of an object, e.g. `field("created") + " > ?"`."""
+    """Return SQL for a field of an object, e.g. `field("created") + " > ?"`."""
     assert name.replace(".", "").replace("_", "").isalpha()
     return f"json_extract(body, '$.{name}')"

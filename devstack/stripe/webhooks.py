@@ -1,4 +1,4 @@
-"""Delivers events in the background: signed by the SDK's own code, again and again until a 2xx, over three days.
+"""Delivers events in the background: signed by the SDK's own code, and retried for three days until a 2xx.
 
 A delivery is waiting, held (until a later event was sent), delivered, lost or given up.
 """
@@ -28,9 +28,9 @@ POLL_SECONDS = 0.05
 
 @dataclass
 class Endpoint:
-    """Where events go. Several secrets sign each of them, as while a secret is being replaced.
+    """Where events go. If there are several secrets, each signs, as while a secret is being replaced.
 
-    `posting` are the threads that wait for an answer.
+    `posting` holds the ids of the threads that wait for an answer.
     """
 
     url: str | None
@@ -42,7 +42,7 @@ class Endpoint:
 
 
 def queue(connection: sqlite3.Connection, event: Document) -> None:
-    """Let an event be delivered as the faults will have it."""
+    """Queue an event for delivery, subject to the faults."""
     moment = store.now(connection)
     fault = faults.take(connection, faults.WEBHOOKS, event["type"])
     kind, seconds = (fault.kind, fault.duration) if fault else ("", 0.0)
@@ -54,7 +54,7 @@ def queue(connection: sqlite3.Connection, event: Document) -> None:
 
 
 def listing(connection: sqlite3.Connection) -> list[Document]:
-    """Every delivery with its attempts, oldest first."""
+    """Return every delivery with its attempts, oldest first."""
     rows = connection.execute(
         "SELECT d.id, event, state, due, attempts, json_extract(body, '$.type') AS type"
         " FROM deliveries d JOIN objects o ON o.id = d.event ORDER BY d.id"
@@ -63,14 +63,14 @@ def listing(connection: sqlite3.Connection) -> list[Document]:
 
 
 def sign(body: str, secrets: Sequence[str], moment: int) -> str:
-    """The `Stripe-Signature` header: one `v1` for each secret."""
+    """Return the `Stripe-Signature` header, with one `v1` for each secret."""
     signed = [WebhookSignature.generate_signature_header(body, secret, moment) for secret in secrets]
     return ",".join([f"t={moment}", *(each.partition(",")[2] for each in signed)])
 
 
 @dataclass
 class Courier:
-    """Runs the deliveries of one store, until `stop`."""
+    """The deliveries of one store, made in threads until `stop`."""
 
     store: Store
     endpoint: Endpoint
@@ -78,13 +78,13 @@ class Courier:
     _under_way: set[int] = field(default_factory=set)
 
     def start(self) -> None:
-        """In threads of its own."""
+        """Start the threads."""
         self._pool = ThreadPoolExecutor(self.endpoint.threads, "delivery")
         self._thread = threading.Thread(target=self._run, name="courier")
         self._thread.start()
 
     def stop(self) -> None:
-        """Wait for the attempts that are under way."""
+        """Wait for the attempts under way, and end."""
         self._stopping.set()
         self._thread.join()
         self._pool.shutdown()
@@ -134,7 +134,7 @@ class Courier:
         connection.execute("UPDATE deliveries SET due = 0 WHERE state = 'held' AND id < ?", (number,))
 
     def _post(self, body: str) -> tuple[int | None, str | None]:
-        """Status, or what prevented one; a redirect is not followed."""
+        """Post an event; return the status, or what prevented one. A redirect is not followed."""
         self.endpoint.posting.add(threading.get_ident())
         url = urlsplit(self.endpoint.url or "")
         connect = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection

@@ -218,7 +218,7 @@ def test_a_second_one_in_the_same_home_is_refused_and_harms_nothing(launch):
     first = launch(worker=STEADY).wait_ready()
     code, said = launch(worker=STEADY).end()
     assert code == 1
-    assert f"in use by a stack that runs already (process {first.process.pid})" in said
+    assert f"in use by a stack that is already running (process {first.process.pid})" in said
     assert first.answers()
 
 

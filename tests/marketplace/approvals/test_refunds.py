@@ -139,8 +139,8 @@ def test_the_same_form_sent_again_after_the_refund_says_what_became_of_it(shop, 
 class StripeThatTellsFirst(Stripe):
     """Gives back and tells of it by its event, but does not answer whoever asked."""
 
-    def give_back(self, *given):
-        super().give_back(*given)
+    def refund_amount(self, *given):
+        super().refund_amount(*given)
         heard("refund.created")
         raise PaymentsRefused("the key was revoked meanwhile")
 

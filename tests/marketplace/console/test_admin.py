@@ -389,7 +389,7 @@ def test_a_pack_is_changed_by_request_and_taken_off_sale_at_once(operator):
     form = sent | {"tokens": "9000.5", "bonus": "0", "prices": '{"eur": 450}'}
     assert "10000" in operator.get(f"{page}/new_version/").content.decode()
     wrong = operator.post(f"{page}/new_version/", form | {"prices": '{"euro": 450}'})
-    assert "three small letters" in wrong.content.decode()
+    assert "three lowercase letters" in wrong.content.decode()
     operator.post(f"{page}/new_version/", form)
     assert packs.find("small") == old
     asked = Request.objects.get()
