@@ -1,4 +1,4 @@
-"""What is remembered of a job, its pictures and the workers. `lifecycle` is the sole writer of `Job.status`."""
+"""The tables of jobs, their pictures and the workers. `lifecycle` is the sole writer of `Job.status`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ class ServiceClass(models.TextChoices):
     BATCH = "batch"
 
 
-# with a message on its way; a new row is in none of these indexes, so that buying is no slower for them
+# Jobs that were sent to the workers. A new row is in none of the indexes with this condition, so they do not slow
+# buying.
 SENT = Q(status="queued", dispatched_at__isnull=False)
 
 
 class Job(models.Model):
-    """One order: what was asked, what it was quoted, where it stands, what it cost.
+    """One order: what was asked for, the quote, the status, and what it cost.
 
-    Amounts are milli-Tokens. A queued row with no `dispatched_at` is the outbox.
+    Amounts are milli-Tokens. Queued rows without `dispatched_at` are the outbox.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -138,7 +139,7 @@ class Job(models.Model):
 
 
 class Image(models.Model):
-    """One finished picture of a job; the bytes lie in the image storage under `path`."""
+    """One finished picture of a job; its bytes are in the image storage under `path`."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="images", db_index=False)
@@ -160,12 +161,12 @@ class Image(models.Model):
         return self.path
 
 
-# A worker that was not seen for so long is dead or cut off.
+# A worker that was not seen for this long is dead or cut off.
 ALIVE_WITHIN = timedelta(seconds=15)
 
 
 class Worker(models.Model):
-    """A worker process that says it is alive; `readyz` wants one that is warm."""
+    """A worker process that reports that it is alive; `readyz` requires one that is warm."""
 
     name = models.CharField(max_length=100, primary_key=True)
     model = models.CharField(max_length=100)
