@@ -48,7 +48,7 @@ class RequestAdmin(ReadOnlyTable):
     list_filter = (StatusFilter,)
     list_select_related = ("asked_by", "decided_by")
     search_fields = ("id",)
-    search_help_text = "Approval request id, or full e-mail address of the person who asked"
+    search_help_text = "Approval request id, or requester's full e-mail address"
     fields = (
         "title", "status_shown", "what", "reason_shown", "asked", "expires_at", "decided", "note", "outcome",
         "ended_at", "records",
