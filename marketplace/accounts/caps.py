@@ -47,7 +47,7 @@ def budgets(account_id: UUID, key_id: UUID | None) -> list[Budget]:
 
 
 def check(account_id: UUID, key_id: UUID | None, needed: int) -> None:
-    """Raises SpendCapReached if `needed` exceeds what a cap leaves, or NoWallet.
+    """Check that the caps leave `needed` milli-Tokens. Raises SpendCapReached if one does not, or NoWallet.
 
     For a caller that has locked the wallet, the result stays valid until the end of its transaction.
     """

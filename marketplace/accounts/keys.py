@@ -100,7 +100,7 @@ def recall(text: str) -> LiveKey | None:
 
 
 def confirm(key_id: UUID) -> None:
-    """Raises Revoked if the key no longer works."""
+    """Check that the key still works. Raises Revoked if it does not."""
     if not run(_CONFIRM, {"id": key_id}):
         raise Revoked
 

@@ -61,7 +61,7 @@ class Act(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raises Impossible if the act could not be carried out now."""
+        """Check that the act could be carried out now. Raises Impossible if it could not."""
 
     @abstractmethod
     def carry_out(self, request: UUID) -> str:

@@ -84,7 +84,7 @@ def ask(person: Person, act: Act, reason: str, request_id: UUID | None = None) -
 
 
 def check(act: Act, request_id: UUID) -> None:
-    """Raises acts.Impossible if the act could not be carried out now, unless this id was asked for before.
+    """Check that an act could be carried out now. Raises acts.Impossible if not, unless this id was asked for before.
 
     Must not be called inside a transaction: a check may take locks in another order than carrying out does.
     """

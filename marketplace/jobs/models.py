@@ -45,7 +45,7 @@ class Job(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     account = models.ForeignKey(Account, on_delete=models.PROTECT, db_index=False)
     api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, null=True, db_index=False)
-    idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001 - unique where there is one
+    idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001 - unique if there is one
     order_digest = models.BinaryField(max_length=32)
 
     operation = models.CharField(max_length=20)
