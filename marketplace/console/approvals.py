@@ -95,7 +95,7 @@ class RequestAdmin(ReadOnlyTable):
         note = form.cleaned_data["note"]
         return _decide(request, object_id, lambda person: requests.reject(person, UUID(object_id), note))
 
-    @column("Approval request")
+    @column("Act")
     def title(self, row: Request) -> str:
         return requests.act_of(row).title
 
