@@ -1,4 +1,4 @@
-"""Where the running embedded stack keeps its database and broker, and its Stripe. Not how they are started."""
+"""The addresses of the running embedded stack's database, broker and double of Stripe; `devstack` starts them."""
 
 import json
 import os
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Addresses:
-    """URLs that carry their passwords; `stripe` are the settings for the double of Stripe, where one runs."""
+    """URLs that include their passwords; `stripe` has the settings for the double of Stripe, if one runs."""
 
     database_url: str
     redis_url: str
@@ -18,12 +18,12 @@ class Addresses:
 
 
 def home() -> Path:
-    """The folder that holds the stack's data: `$KILN_HOME`, else `.kiln` in the checkout."""
+    """Return the folder that holds the stack's data: `$KILN_HOME`, or else `.kiln` in the checkout."""
     return Path(os.environ.get("KILN_HOME") or ROOT / ".kiln").absolute()
 
 
 def read() -> Addresses | None:
-    """The addresses of the stack that runs in `home()`, or None where none was started."""
+    """Return the addresses of the stack that runs in `home()`, or None if none was started."""
     try:
         stored = json.loads(_file(home()).read_text())
     except FileNotFoundError:
@@ -41,7 +41,7 @@ def write(folder: Path, addresses: Addresses) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Take back what `write` published."""
+    """Remove what `write` published."""
     _file(folder).unlink(missing_ok=True)
 
 

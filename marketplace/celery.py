@@ -1,4 +1,4 @@
-"""The Celery application: three queues for jobs, one for maintenance, messages that name a row and no more.
+"""The Celery application: three queues for jobs, one for maintenance, and messages that only name a row.
 
 The database row is the truth and a message only wakes a worker, so results are not kept.
 """
@@ -15,8 +15,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 
 from django.conf import settings
 
-# The anonymous exchange delivers straight to the queue of that name. A named one keeps its
-# bindings in Redis, and a flushed Redis would then refuse every message.
+# The anonymous exchange delivers straight to the queue of that name. A named exchange keeps its
+# bindings in Redis, and after a flush Redis would refuse every message.
 DIRECT = Exchange("", type="direct")
 SERVICE_CLASSES = ("interactive", "standard", "batch")
 MAINTENANCE = "maintenance"
@@ -29,7 +29,7 @@ app.conf.update(
     broker_url=settings.REDIS_URL,
     broker_connection_retry_on_startup=True,
     broker_transport_options={
-        # Far above the longest job: a lost message is sent again by the sweeper, not by the broker.
+        # Far longer than the longest job: lost messages are sent again by the sweeper, not by the broker.
         "visibility_timeout": 24 * 3600,
         "priority_steps": [0],
         "queue_order_strategy": "marketplace.jobs.queues:StrideOrder",

@@ -1,4 +1,4 @@
-"""`Content-Security-Policy` on every answer: nothing comes from elsewhere, and pages may do what they need only."""
+"""`Content-Security-Policy` on every response: nothing comes from other sites, and pages may do only what they need."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONSOLE = (
 
 
 class ContentPolicy:
-    """Middleware."""
+    """Middleware that sets the policy of each response."""
 
     def __init__(self, get_response: View) -> None:
         self.get_response = get_response

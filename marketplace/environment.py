@@ -1,4 +1,4 @@
-"""Reads settings from environment variables, with a clear error for a bad value.
+"""Settings from environment variables, with a clear error for a bad value.
 
 `docs/configuration.md` lists every variable.
 """
@@ -19,7 +19,7 @@ def text(name: str, default: str = "") -> str:
 
 
 def whole(name: str, default: int) -> int:
-    """A non-negative integer; raises ImproperlyConfigured on anything else."""
+    """Read a non-negative integer. Raises ImproperlyConfigured for anything else."""
     value = text(name, str(default))
     if not value.isascii() or not value.isdigit():
         raise ImproperlyConfigured(f"{name} must be a whole number, not {value!r}")
@@ -35,7 +35,7 @@ def words(name: str, default: str) -> list[str]:
 
 
 def secret_key() -> str:
-    """`KILN_SECRET_KEY`, or one made once and kept in the home folder (mode 0600)."""
+    """Read `KILN_SECRET_KEY`, or the key that is made once and kept in the home folder (mode 0600)."""
     if key := text("KILN_SECRET_KEY"):
         return key
     path = addresses.home() / "secret-key"
@@ -58,7 +58,7 @@ def redis_url() -> str:
 
 
 def stripe(name: str) -> str:
-    """A setting of Stripe's; beside a running local stack, whose database is used, also that of its double."""
+    """Read a setting of Stripe's; a local stack whose database is used provides those of its double."""
     if text("DATABASE_URL") or text("STRIPE_SECRET_KEY"):
         return text(name)
     found = addresses.read()
@@ -66,14 +66,14 @@ def stripe(name: str) -> str:
 
 
 def _local(part: str, variable: str) -> str:
-    """The address that a running local stack has written down; empty when there is none."""
+    """Read an address that a running local stack has published; empty if there is none."""
     found = addresses.read()
     return str(getattr(found, part, None) or "") if found else ""
 
 
 def database(url: str) -> dict[str, object]:
-    """Django's settings for a `postgresql://` URL, with a pool of connections per process."""
-    if not url:  # what needs no database still works; what does fails at once, and `manage.py` says why
+    """Return Django's settings for a `postgresql://` URL, with a pool of connections per process."""
+    if not url:  # commands that need no database still work; the others fail at once, and `manage.py` says why
         return {"ENGINE": "django.db.backends.postgresql", "NAME": "kiln", "HOST": "/nonexistent"}
     parts = urlsplit(url)
     if parts.scheme not in {"postgresql", "postgres"}:

@@ -1,4 +1,4 @@
-"""The pages that need no key: `/`, what this is and where to go on, and where Stripe's page leads once it was paid."""
+"""The pages that need no API key: the home page, and the top-up page to which Stripe's payment page leads back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def top_up(request: HttpRequest, topup_id: UUID) -> HttpResponse:
-    """How a top-up stands, to whoever knows its id (74 random bits): no name, no balance, nothing to act on."""
+    """Show a top-up's status to anyone who knows its id (74 random bits), without names, balances or actions."""
     row = get_object_or_404(TopUp.objects.select_related("pack"), id=topup_id)
     shown = {
         "top_up": row,

@@ -1,4 +1,4 @@
-"""Django settings. Every value that an operator may change comes from `environment`."""
+"""Django's settings. Every value that an operator may change comes from `environment`."""
 
 from __future__ import annotations
 
@@ -192,6 +192,6 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {"django.security.DisallowedHost": {"handlers": [], "propagate": False}},  # strangers, not faults
+    "loggers": {"django.security.DisallowedHost": {"handlers": [], "propagate": False}},  # strangers, not errors
     "root": {"handlers": ["stderr"], "level": env.text("KILN_LOG_LEVEL", "INFO").upper()},
 }

@@ -1,4 +1,4 @@
-"""Every address that Kiln answers."""
+"""The address of every page and API call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from marketplace.api.topups import views as topups
 
 
 class Month(StringConverter):
-    """2026-11"""
+    """A month in an address, such as 2026-11."""
 
     regex = "[0-9]{4}-(?:0[1-9]|1[0-2])"
 

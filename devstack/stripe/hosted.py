@@ -41,15 +41,17 @@ def show(books: Books, method: str, path: str, query: str, body: str) -> Page | 
             case _:
                 return Page(pages.receipt(books.get("charge", identifier)))
     except NotFound as error:
-        return Page(pages.note("Not here", error.message), 404)
+        return Page(pages.note("Not found", error.message), 404)
     except ValueError:
-        return Page(pages.note("Not understood", "The form does not send this."), 400)
+        return Page(pages.note("Bad request", "The form's fields are not valid."), 400)
 
 
 def _pay(books: Books, session: Document, form: dict[str, str] | None) -> Page:
     email = _email(books, session)
+    if session["status"] == "complete":
+        return _after(session)
     if session["status"] != "open":
-        return _after(session) if session["status"] == "complete" else Page(pages.note("Expired", "Too late."), 410)
+        return Page(pages.note("Expired", "This payment page has expired."), 410)
     if form is None:
         return Page(pages.payment(session, email))
     fields = {name: form[name] for name in paying.Form.__dataclass_fields__ if name in form}
@@ -66,7 +68,7 @@ def _authenticate(books: Books, waiting: Document, form: dict[str, str] | None) 
     session = books.get("checkout.session", waiting["_session"]) if "_session" in waiting else None
     if waiting["status"] != "requires_action":
         paid = session and session["status"] == "complete"
-        return _after(session) if session and paid else Page(pages.note("Done", f"It is {waiting['status']} now."))
+        return _after(session) if session and paid else Page(pages.note("Done", f"It is now {waiting['status']}."))
     if form is None:
         return Page(pages.bank(waiting))
     return_url = waiting["next_action"]["redirect_to_url"]["return_url"]

@@ -15,7 +15,7 @@ NUMBERS = (
     ("4242 4242 4242 4242", "succeeds"),
     ("4000 0000 0000 0002", "declined"),
     ("4000 0000 0000 9995", "insufficient funds"),
-    ("4000 0025 0000 3155", "asks the bank, unless saved for later before"),
+    ("4000 0025 0000 3155", "asks the bank, unless the card was saved before"),
     ("4000 0027 6000 3184", "asks the bank every time"),
     ("4000 0000 0000 0259", "succeeds, then disputed"),
     ("4000 0000 0000 5423", "succeeds, then an early fraud warning"),
@@ -46,8 +46,8 @@ def payment(session: Document, email: str, error: str = "") -> str:
         ' value="4242 4242 4242 4242"><label for="expiry">Expiry</label><input id="expiry" name="expiry" value="12/34">'
         f'<label for="cvc">CVC</label><input id="cvc" name="cvc" value="123">'
         f"{tax if session['tax_id_collection']['enabled'] else ''}<button>{verb}</button>{back}</form>"
-        f"<h2>Test cards</h2><table>{numbers}</table><p>Anything but <code>card</code> is paid days later: "
-        "<code>POST /_control/payment_intents/ID/complete</code>.",
+        f"<h2>Test cards</h2><table>{numbers}</table><p>With any method but <code>card</code>, the money "
+        "arrives days later: <code>POST /_control/payment_intents/ID/complete</code>.",
     )
 
 

@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.double.api.books() as books:
             page = hosted.show(books, self.command, path, query, body)
         if page is None:
-            self._send(404, b"Not here: a test double of Stripe", {"Content-Type": "text/plain"})
+            self._send(404, b"Not found: a test double of Stripe", {"Content-Type": "text/plain"})
             return
         policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
         headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy}

@@ -1,4 +1,4 @@
-"""`Authorization: Bearer <API key>` → the account that pays."""
+"""Authentication by `Authorization: Bearer <API key>`, which names the account that pays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNKNOWN_KEY = "This API key is unknown or was revoked."
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: stands where Django expects a user."""
+    """The account and API key of a request, in the place where Django expects a user."""
 
     account_id: UUID
     key_id: UUID
@@ -31,18 +31,19 @@ class Caller:
 
 
 def caller(request: Request) -> Caller:
-    """Who sent an authenticated request."""
+    """Return who sent an authenticated request."""
     return cast(Caller, request.user)
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    """`find` is `keys.find`, or `keys.recall` for a view that has the key looked at again before it does anything."""
+    """Authentication by API key."""
 
     def __init__(self, find: Callable[[str], LiveKey | None] = keys.find) -> None:
+        """Look keys up with `find`: `keys.find`, or `keys.recall` for views that check them again before they act."""
         self.find = find
 
     def authenticate(self, request: Request) -> tuple[Caller, LiveKey] | None:
-        """None without the header (→ 401); AuthenticationFailed for a bad, revoked or unknown key."""
+        """Return None without the header (→ 401). Raises AuthenticationFailed if the key does not work."""
         scheme, _, text = get_authorization_header(request).partition(b" ")
         if scheme.lower() != b"bearer":
             return None

@@ -1,7 +1,7 @@
 """Spend caps of API keys and accounts, per day and per month (UTC), in milli-Tokens: what is set, spent and left.
 
-What counts as spent, and in which period, is `billing.tokens.spending`'s to say. A key may spend what its own caps and
-its account's leave. Who sets a key's caps is the API's matter; an account's are the operator's.
+`billing.tokens.spending` decides what counts as spent, and in which period. A key may spend what both its own caps and
+its account's leave. Customers set the caps of keys through the API; operators set those of accounts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from marketplace.accounts.models import Account, ApiKey
 
 @dataclass(frozen=True)
 class Budget:
-    """What was spent in this period, and the cap where there is one."""
+    """What was spent in a period, and its cap if there is one."""
 
     whose: str
     period: str
@@ -31,9 +31,9 @@ class Budget:
 
 
 def budgets(account_id: UUID, key_id: UUID | None, *, lock: bool = False) -> list[Budget]:
-    """The key's, if there is one, and then the account's, a day's before a month's. Raises NoWallet.
+    """Return the key's budgets, if there is a key, then the account's; a day's before a month's. Raises NoWallet.
 
-    With `lock` what was spent stays so until the transaction's end.
+    With `lock` the result stays valid until the end of the transaction.
     """
     spent = spending.spent(account_id, key_id, lock=lock)
     midnight = spent.moment.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -50,9 +50,9 @@ def budgets(account_id: UUID, key_id: UUID | None, *, lock: bool = False) -> lis
 
 
 def check(account_id: UUID, key_id: UUID | None, needed: int) -> None:
-    """Raises SpendCapReached where this would be too much, or NoWallet.
+    """Check that the caps leave `needed` milli-Tokens. Raises SpendCapReached if one does not, or NoWallet.
 
-    It stays true until the transaction's end.
+    The result stays valid until the end of the transaction.
     """
     for budget in budgets(account_id, key_id, lock=True):
         if budget.cap is not None and budget.left is not None and needed > budget.left:

@@ -1,4 +1,4 @@
-"""Makes customers: a person, the account it owns, and the account's wallet, together or not at all."""
+"""Customers: a person, the account they own, and the account's wallet, created together or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from marketplace.accounts.models import Account, Person
 
 @transaction.atomic
 def create(email: str, name: str = "") -> Account:
-    """The account that this address owns, made where there is none yet."""
+    """Return the account that this e-mail address owns, and create it if there is none yet."""
     email = email.strip().lower()
     person = Person.objects.filter(email=email).first() or Person.objects.create_user(email)
     account = person.accounts.order_by("created_at").first()

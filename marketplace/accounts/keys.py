@@ -1,4 +1,4 @@
-"""Issues, looks up and revokes API keys. The secret is shown once, by `issue`, and stored hashed."""
+"""API keys: issued, looked up and revoked. The secret is shown once, by `issue`, and stored hashed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FROM accounts_apikey AS key JOIN accounts_account AS account ON account.id = key
 JOIN accounts_person AS owner ON owner.id = account.owner_id
 WHERE key.revoked_at IS NULL AND account.is_active AND owner.is_active AND """
 
-# Every request begins with it, and the ORM would take longer to put it together than the server to answer it.
+# Every request begins with this query, and the ORM would take longer to build it than the server to answer it.
 _FIND = f"""
 SELECT key.id, key.account_id, key.last_used_at IS NULL OR key.last_used_at < now() - interval '1 minute',
        key.secret_hash
@@ -34,8 +34,8 @@ SELECT key.id, key.account_id, key.last_used_at IS NULL OR key.last_used_at < no
 """
 _CONFIRM = f"SELECT 1 {_LIVE} key.id = %(id)s"
 
-# Of a CTE `wanted (api_key_id)` the keys that work, and whether they or their account have a spend cap, for statements
-# that do something in the name of a recalled key.
+# Those keys of a CTE `wanted (api_key_id)` that work, and whether they or their account have a spend cap, for
+# statements that act for a recalled key.
 LIVE_CTE = f"""
 live_key AS MATERIALIZED (
     SELECT key.id AS api_key_id, true AS is_live,
@@ -48,12 +48,12 @@ REMEMBERED_KEYS = 10_000
 
 
 class Revoked(Exception):
-    """The key worked a moment ago and does not any more."""
+    """The key worked a moment ago, but no longer does."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveKey:
-    """A key that works; `stale` where its last use was noted more than a minute ago."""
+    """A key that works; `stale` if its last use was noted more than a minute ago."""
 
     id: UUID
     account_id: UUID
@@ -64,7 +64,7 @@ _remembered: dict[bytes, tuple[float, LiveKey]] = {}
 
 
 def issue(account_id: UUID, name: str, **caps: int | None) -> tuple[ApiKey, str]:
-    """A new key, with `daily_cap` and `monthly_cap`, and its full text, which nothing can show again."""
+    """Create a key, with `daily_cap` and `monthly_cap`, and return it with its full text, which is not stored."""
     prefix = "".join(secrets.choice(PREFIX_LETTERS) for _ in range(12))
     secret = secrets.token_urlsafe(32)
     key = ApiKey.objects.create(account_id=account_id, name=name, prefix=prefix, secret_hash=_digest(secret), **caps)
@@ -72,7 +72,7 @@ def issue(account_id: UUID, name: str, **caps: int | None) -> tuple[ApiKey, str]
 
 
 def find(text: str) -> LiveKey | None:
-    """The live key with this full text; None for anything else."""
+    """Return the live key with this full text; None for anything else."""
     parts = KEY_FORMAT.fullmatch(text)
     if parts is None:
         return None
@@ -83,9 +83,9 @@ def find(text: str) -> LiveKey | None:
 
 
 def recall(text: str) -> LiveKey | None:
-    """As `find`, but a key that worked within the last seconds is taken for one that works.
+    """Find a key like `find`, but trust one that worked within the last seconds.
 
-    Only for who has LIVE_CTE or `confirm` look at it again before anything is done for it.
+    The caller must check it again, with LIVE_CTE or `confirm`, before it does anything for the key.
     """
     now, digest = time.monotonic(), _digest(text)
     known = _remembered.get(digest)
@@ -100,19 +100,19 @@ def recall(text: str) -> LiveKey | None:
 
 
 def confirm(key_id: UUID) -> None:
-    """Raises Revoked where the key does not work any more."""
+    """Check that the key still works. Raises Revoked if it does not."""
     if not run(_CONFIRM, {"id": key_id}):
         raise Revoked
 
 
 def touch(key: LiveKey) -> None:
-    """Notes that the key was used, at most once a minute, so that reads stay reads."""
+    """Note that the key was used, at most once a minute, so that reading rarely causes a write."""
     if key.stale:
         ApiKey.objects.filter(id=key.id).update(last_used_at=Now())
 
 
 def change(account_id: UUID, key_id: UUID, **values: Any) -> ApiKey | None:
-    """Gives a key another `name`, `daily_cap` or `monthly_cap`. None where the account has no such key."""
+    """Change a key's `name`, `daily_cap` or `monthly_cap`; None if the account has no such key."""
     mine = ApiKey.objects.filter(id=key_id, account_id=account_id)
     if values:
         mine.update(**values)
@@ -120,7 +120,7 @@ def change(account_id: UUID, key_id: UUID, **values: Any) -> ApiKey | None:
 
 
 def revoke(account_id: UUID, key_id: UUID) -> ApiKey | None:
-    """Ends the key at once; revoking it again changes nothing. None where the account has no such key."""
+    """Revoke a key at once; revoking it again changes nothing. None if the account has no such key."""
     ApiKey.objects.filter(id=key_id, account_id=account_id, revoked_at=None).update(revoked_at=timezone.now())
     return ApiKey.objects.filter(id=key_id, account_id=account_id).first()
 

@@ -1,4 +1,4 @@
-"""People, the accounts they own, and the accounts' API keys. Money is billing's: see `billing.tokens.wallets`."""
+"""People, the accounts they own, and the accounts' API keys. For money see `billing.tokens.wallets`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from marketplace.identifiers import uuid7
 
 class PersonManager(BaseUserManager["Person"]):
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> Person:
-        """Without a password the person cannot log in, and uses API keys only."""
+        """Create a person. Without a password they cannot log in, only use API keys."""
         person = self.model(email=self.normalize_email(email).lower(), **fields)
         person.set_password(password)
         person.save(using=self._db)
@@ -43,7 +43,7 @@ class Person(AbstractBaseUser, PermissionsMixin):
 
 
 class Capped(models.Model):
-    """What may be spent in a day and in a month (UTC), in milli-Tokens; null for as much as there is."""
+    """Spend caps per day and per month (UTC), in milli-Tokens; null means no cap."""
 
     daily_cap = models.BigIntegerField(null=True, blank=True)
     monthly_cap = models.BigIntegerField(null=True, blank=True)

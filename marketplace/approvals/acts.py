@@ -1,6 +1,7 @@
-"""What operators can ask for: each kind's arguments, its limit, and how it is carried out. Amounts are milli-Tokens.
+"""The acts that operators can ask for: each kind's arguments, its limit, and how it is carried out.
 
-Not for who may ask and approve (requests). An act is its arguments: immutable, and the same read back from JSON.
+Amounts are milli-Tokens. An act consists of its arguments alone: it is immutable, and equal when read back from JSON.
+Who may ask and approve is decided in `requests`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from marketplace.jobs.models import Job
 
 
 class Reference(NamedTuple):
-    """A row that what is asked for is about, as `text`."""
+    """A row that an act is about, shown as `text`."""
 
     model: type[Model]
     key: object
@@ -36,11 +37,13 @@ Lines = list[tuple[str, str | Reference]]
 
 
 class Impossible(Exception):
-    """Why this cannot be done, in a sentence for the operator."""
+    """An act cannot be carried out; the message tells the operator why."""
 
 
 @dataclass(frozen=True)
 class Act(ABC):
+    """One kind of act with its arguments."""
+
     kind: ClassVar[str]
     title: ClassVar[str]
     permission: ClassVar[str]
@@ -48,29 +51,29 @@ class Act(ABC):
 
     @property
     def size(self) -> int:
-        """What counts towards `limit`."""
+        """How much this act counts towards `limit`."""
         return 0
 
     @property
     def limit(self) -> int | None:
-        """How much one person may do of this in 24 hours without a second one; None where it always takes two."""
+        """How much of this one person may do alone in 24 hours; None if it always takes a second person."""
         return None
 
     @abstractmethod
     def check(self) -> None:
-        """Impossible where it could not be carried out at this moment."""
+        """Check that the act could be carried out now. Raises Impossible if it could not."""
 
     @abstractmethod
     def carry_out(self, request: UUID) -> str:
-        """Does it, once for this request, in the caller's transaction; what came of it, in words."""
+        """Do it in the caller's transaction, once for each request, and return the outcome in words."""
 
     def finish(self, request: UUID) -> str:
-        """The part outside of our database, after the commit; it may be called again and again."""
+        """Do the part outside our database, after the commit, and return the outcome. Safe to call again."""
         raise NotImplementedError
 
     @abstractmethod
     def lines(self) -> Lines:
-        """What is asked for, for people."""
+        """Describe to people what is asked for."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Grant(Act):
 
     def check(self) -> None:
         if not 0 < self.amount <= LARGEST or not Account.objects.filter(pk=self.account).exists():
-            raise Impossible("A grant gives an account a positive amount of Tokens.")
+            raise Impossible("A grant must give an existing account a positive amount of Tokens.")
 
     def carry_out(self, request: UUID) -> str:
         wallets.grant(UUID(self.account), self.amount, f"request {request}", memo="granted by the operator")
@@ -175,12 +178,12 @@ class PaymentRefund(Act):
 
     def _too_much(self, most: int) -> Impossible:
         had_cost = show_money(most, self.currency)
-        return Impossible(f"The unspent Tokens of this top-up had cost {had_cost}; no more can be refunded.")
+        return Impossible(f"The unspent Tokens of this top-up had cost {had_cost}; no more than that can be refunded.")
 
 
 @dataclass(frozen=True)
 class DebtWaiver(Act):
-    """Of all that is still owed; `amount` is what that was when it was asked for, and never less than it is later."""
+    """A waiver of all that is still owed; `amount` is what was owed when it was asked for, which can only shrink."""
 
     debt: str
     amount: int
@@ -200,11 +203,11 @@ class DebtWaiver(Act):
     def check(self) -> None:
         debt = Clawback.objects.filter(pk=self.debt, settled_at=None).first()
         if debt is None or debt.owed != self.amount:
-            raise Impossible("This debt was settled, in whole or in part, meanwhile.")
+            raise Impossible("In the meantime this debt was settled, in whole or in part.")
 
     def carry_out(self, request: UUID) -> str:
         if not debts.waive(UUID(self.debt), f"request {request}"):
-            raise Impossible("This debt is settled already.")
+            raise Impossible("This debt is already settled.")
         return f"the debt of {show_tokens(self.amount)} is waived"
 
     def lines(self) -> Lines:
@@ -215,7 +218,7 @@ class DebtWaiver(Act):
 
 @dataclass(frozen=True)
 class PriceListChange(Act):
-    """In the units of `pricing.PriceList`."""
+    """A new price list, in the units of `pricing.PriceList`."""
 
     base_cost: int
     prompt_floor: int
@@ -235,7 +238,7 @@ class PriceListChange(Act):
         current = price_lists.current()
         for name in ("service_classes", "operations"):
             if missing := set(getattr(current, name)) - set(getattr(proposed, name)):
-                raise Impossible(f"{name} lacks {', '.join(sorted(missing))}, which is sold now.")
+                raise Impossible(f"{name} must include {', '.join(sorted(missing))}, currently on sale.")
 
     def carry_out(self, request: UUID) -> str:
         return f"version {price_lists.publish(**asdict(self)).version} is in force"
@@ -253,7 +256,7 @@ class PriceListChange(Act):
 
 @dataclass(frozen=True)
 class PackChange(Act):
-    """A new version of a Token pack, on sale in the place of the one before."""
+    """A new version of a Token pack, which replaces the one on sale."""
 
     name: str
     tokens: int
@@ -270,7 +273,7 @@ class PackChange(Act):
         except ValueError as error:
             raise Impossible(str(error)) from error
         if not (0 < self.tokens <= LARGEST and 0 <= self.bonus <= LARGEST):
-            raise Impossible("A pack has Tokens, and a bonus of none or more.")
+            raise Impossible("A pack must have a positive amount of Tokens, and its bonus must not be negative.")
 
     def carry_out(self, request: UUID) -> str:
         return f"{packs.publish(**asdict(self))} is on sale"

@@ -1,6 +1,7 @@
-"""What operators asked for, and who approved it. Not for behaviour (requests) or for what the kinds mean (acts).
+"""The table of approval requests: what operators asked for, and who decided.
 
-What constraints cannot say (terms that never change, a way back from no status) a trigger says, in the migration.
+Behaviour belongs in `requests`, the meaning of the kinds in `acts`. What constraints cannot express (terms that never
+change, statuses that never go back) is enforced by a trigger in the migration.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from marketplace.identifiers import uuid7
 
 
 class Request(models.Model):
-    """An act that somebody asked for: `arguments` are its kind's, `size` counts towards the person's limit.
+    """An act that somebody asked for: `arguments` are those of its kind, `size` counts towards the person's limit.
 
-    *approved* is one whose last part, outside of our database, is still to come.
+    A request is *approved* while its last part, outside our database, is still to be done.
     """
 
     class Status(models.TextChoices):

@@ -1,14 +1,14 @@
-"""Requests: asked for by one person and, above a limit, approved by another one; each carried out once.
+"""Approval requests: asked for by one person and, above a limit, approved by another; each carried out once.
 
-An act is carried out in the transaction of its approval, or of its asking where no approval is needed, so there is
-none without the other. What has a part outside of our database is *approved* until `finish` has done that part. Not
-for what the acts are (acts).
+An act is carried out in the same transaction as its approval, or as its request if it needs no approval, so neither is
+stored without the other. An act with a part outside our database is *approved* until `finish` has done that part. The
+acts themselves are in `acts`.
 
 ApprovalError
-├── NotAllowed       this person may not ask for this, or not decide
-├── OwnRequest       whoever asked cannot approve or reject
-├── AlreadyDecided   executed, rejected or expired before
-└── Refused          acts.Impossible: it could not be carried out
+├── NotAllowed       this person may not ask for this, or may not decide
+├── OwnRequest       the person who asked cannot approve or reject
+├── AlreadyDecided   it was executed, rejected or expired before
+└── Refused          it could not be carried out (acts.Impossible, or billing refused)
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from marketplace.audit import trail
 from marketplace.identifiers import uuid7
 
 DAY = timedelta(hours=24)
-# Whoever approved tries to finish at once; only then is it another one's turn.
+# The process that approved tries to finish at once; only after this time does another one try.
 FINISH_AFTER = timedelta(minutes=1)
 DECIDE = "approvals.decide_request"
 Status = Request.Status
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class ApprovalError(Exception):
-    """Root of the tree. Each says what is wrong in a sentence for the operator."""
+    """The root of the tree. Each message tells the operator what is wrong."""
 
 
 class NotAllowed(ApprovalError):
@@ -62,16 +62,17 @@ class Refused(ApprovalError):
 
 
 def ask(person: Person, act: Act, reason: str, request_id: UUID | None = None) -> Request:
-    """Carries the act out, or leaves it *pending* where it takes a second person. Once for each `request_id`.
+    """Carry the act out, or leave it *pending* if it takes a second person; once for each `request_id`.
 
-    NotAllowed, Refused; IdempotencyMismatch where the id stands for something else. Not inside a transaction.
+    Raises NotAllowed, Refused, or IdempotencyMismatch if the id was used for another request. Must not be called inside
+    a transaction.
     """
     _must(person, act.permission)
     request_id = request_id or uuid7()
     with _refusals():
         check(act, request_id)
     with _refusals(), trail.acting(trail.name_of(person)):
-        Person.objects.select_for_update(no_key=True).get(pk=person.pk)  # one after another, else the sum is wrong
+        Person.objects.select_for_update(no_key=True).get(pk=person.pk)  # one at a time, so that the sum is right
         terms = {"kind": act.kind, "arguments": asdict(act), "reason": reason, "asked_by": person}
         more = {"size": act.size, "needs_approval": _takes_two(person, act), "expires_at": _end()}
         request, is_new = Request.objects.get_or_create(id=request_id, defaults=terms | more)
@@ -83,9 +84,9 @@ def ask(person: Person, act: Act, reason: str, request_id: UUID | None = None) -
 
 
 def check(act: Act, request_id: UUID) -> None:
-    """acts.Impossible where it could not be carried out at this moment, unless it was asked for under this id before.
+    """Check that an act could be carried out now. Raises acts.Impossible if not, unless this id was asked for before.
 
-    Not inside a transaction: a check may lock what carrying out locks in another order.
+    Must not be called inside a transaction: a check may take locks in another order than carrying out does.
     """
     try:
         act.check()
@@ -95,14 +96,17 @@ def check(act: Act, request_id: UUID) -> None:
 
 
 def approve(person: Person, request_id: UUID) -> Request:
-    """Carries it out. NotAllowed, OwnRequest, AlreadyDecided, or Refused, and then it is still pending."""
+    """Approve a request and carry it out. Raises NotAllowed, OwnRequest, AlreadyDecided, or Refused.
+
+    A request that was Refused is still pending.
+    """
     with _refusals(), _deciding(person, request_id) as request:
         _carry_out(request)
     return finish(request)
 
 
 def reject(person: Person, request_id: UUID, note: str) -> Request:
-    """NotAllowed, OwnRequest, AlreadyDecided."""
+    """Reject a request. Raises NotAllowed, OwnRequest or AlreadyDecided."""
     with _deciding(person, request_id) as request:
         request.status, request.note, request.ended_at = Status.REJECTED, note, request.decided_at
         request.save()
@@ -110,7 +114,7 @@ def reject(person: Person, request_id: UUID, note: str) -> Request:
 
 
 def finish(request: Request) -> Request:
-    """What is left to do of an approved one, if anything; it stays *approved* where that cannot be done now."""
+    """Do what is left of an approved request, if anything; it stays *approved* if that cannot be done now."""
     if request.status != Status.APPROVED:
         return request
     try:
@@ -127,7 +131,7 @@ def finish(request: Request) -> Request:
 
 
 def keep(now: datetime | None = None) -> None:
-    """Ends requests that nobody decided in time, and finishes approved ones whose process died."""
+    """End requests that nobody decided in time, and finish approved ones whose process died."""
     now = now or timezone.now()
     late = Request.objects.filter(status=Status.PENDING, expires_at__lte=now)
     late.update(status=Status.EXPIRED, ended_at=now)
@@ -144,14 +148,14 @@ def act_of(request: Request) -> Act:
 
 @contextmanager
 def _deciding(person: Person, request_id: UUID) -> Iterator[Request]:
-    """The pending request, locked, with this person as the one who decided."""
+    """Lock the pending request and enter this person as the one who decided."""
     _must(person, DECIDE)
     with trail.acting(trail.name_of(person)):
         request = Request.objects.select_for_update().get(pk=request_id)
         if request.status != Status.PENDING:
-            raise AlreadyDecided(f"This request is {request.status} already.")
+            raise AlreadyDecided(f"This request is already {request.status}.")
         if request.expires_at <= timezone.now():
-            raise AlreadyDecided("This request was not decided in time; it must be asked for again.")
+            raise AlreadyDecided("This request was not decided in time. Please ask again.")
         if request.asked_by_id == person.pk:
             raise OwnRequest("You asked for this; somebody else must decide.")
         request.decided_by, request.decided_at = person, timezone.now()
@@ -160,7 +164,7 @@ def _deciding(person: Person, request_id: UUID) -> Iterator[Request]:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What an act or billing refuses comes out as Refused, behind the transaction that it undid."""
+    """Turn what an act or billing refuses into Refused, after the transaction was rolled back."""
     try:
         yield
     except IdempotencyMismatch:
@@ -192,4 +196,4 @@ def _end() -> datetime:
 
 def _must(person: Person, permission: str) -> None:
     if not (person.is_active and person.is_staff and person.has_perm(permission)):
-        raise NotAllowed("You have no right to do this.")
+        raise NotAllowed("You do not have permission to do this.")

@@ -1,4 +1,4 @@
-"""Log-ins of staff, also those that failed. Django says so by signals only."""
+"""Log-ins, failed log-ins and log-outs of staff, which Django reports by signals only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _logged_out(request: HttpRequest, user: Person | None, **_: Any) -> None:
 
 
 def _failed(credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
-    """Strangers who try addresses of nobody's leave no record: they could fill the table."""
+    """Record a failed log-in of an operator; unknown addresses leave no record, or strangers could fill the table."""
     email = str(credentials.get("username") or credentials.get("email") or "").lower()
     person = Person.objects.filter(email=email, is_staff=True).first()
     if person is not None:

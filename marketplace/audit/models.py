@@ -1,6 +1,7 @@
-"""The audit's one table. The database itself numbers and chains its rows and refuses to change them.
+"""The audit's table. The database itself numbers and chains its rows, and refuses to change them.
 
-Not for writing: triggers do that (the migration `chain`), and `trail` what no table shows.
+Rows are not written through the model: triggers write them (see the migration `0001_chain`), and `trail` writes those
+of acts that change no table.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from django.db import models
 
 
 class Record(models.Model):
-    """Who did what to what. `hash` is the SHA-256 of the row, and of `previous`: the hash of the row before."""
+    """Who did what to what. `hash` is the SHA-256 of the row including `previous`, the hash of the row before."""
 
     seq = models.BigIntegerField("number", primary_key=True)
     at = models.DateTimeField()

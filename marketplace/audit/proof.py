@@ -1,4 +1,4 @@
-"""Proves the audit's chain, in Python and from the stored columns alone. Writes nothing."""
+"""The proof of the audit's chain, in Python and from the stored columns alone. Writes nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Anchor:
 
     @classmethod
     def parse(cls, text: str) -> Anchor:
-        """ValueError."""
+        """Read an anchor from text. Raises ValueError if it is not one."""
         seq, _, found = text.strip().partition(":")
         if len(bytes.fromhex(found)) != len(START):
             raise ValueError("an anchor is a number, a colon and 64 hexadecimal digits")
@@ -51,7 +51,8 @@ SELECT seq, at, actor, act, object, details::text, previous, hash FROM audit_rec
 WHERE seq > %s ORDER BY seq LIMIT %s
 """
 
-# What is younger than the audit has its record: that finds a truncated end, too, as far as the books go.
+# Each of these rows that is younger than the audit must have a record. This also finds a truncated end of the chain,
+# back to the last of these rows.
 _RECORDED = (
     ("billing_transfer", "id", "kind IN ('grant', 'refund')", "transfer"),
     ("billing_pricelistversion", "version", "true", "price list"),
@@ -72,13 +73,13 @@ WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = needed.name AND tgenable
 
 
 def head() -> Anchor | None:
-    """The last record, to be written down where nobody who can change the database can change it."""
+    """Return the last record's anchor, to be kept where nobody who can change the database can change it."""
     last = Record.objects.order_by("-seq").values_list("seq", "hash").first()
     return Anchor(last[0], bytes(last[1]).hex()) if last else None
 
 
 def check(anchors: Iterable[Anchor] = ()) -> list[str]:
-    """Every break, one line each, in the caller's snapshot; empty where the chain is whole."""
+    """List every break, one line each, in the caller's snapshot; empty if the chain is whole."""
     wanted = {anchor.seq: anchor.hash for anchor in anchors}
     breaks, last = [], START
     expected = 1
@@ -98,7 +99,7 @@ def check(anchors: Iterable[Anchor] = ()) -> list[str]:
 
 
 def digest(row: Row) -> bytes:
-    """As the migration `chain` says."""
+    """Hash a row in the way that the migration `0001_chain` defines."""
     moment = row.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     hashed = sha256(row.previous)
     for field in (str(row.seq), moment, row.actor, row.act, row.object, row.details):
@@ -120,7 +121,7 @@ def _rows() -> Iterator[Row]:
 
 
 def _others() -> list[str]:
-    """Acts without a record, and guards that are gone."""
+    """List acts without a record, and triggers that are missing."""
     with connection.cursor() as cursor:
         cursor.execute(_UNRECORDED)
         found = [text for (text,) in cursor.fetchall()]

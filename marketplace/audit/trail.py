@@ -1,6 +1,6 @@
-"""Who acts, and acts that leave no row of their own in any table. All other records are made by the database.
+"""The name of whoever acts, and records of acts that change no table. All other records are made by the database.
 
-Not for reading or proving (proof).
+Reading and proving the audit belong in `proof`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RECORD = "INSERT INTO audit_record (actor, act, object, details) VALUES (%s, %s
 
 @contextmanager
 def acting(actor: str) -> Iterator[None]:
-    """A transaction whose records name this actor, to its very end; without one they name the database's role."""
+    """Open a transaction whose records name this actor; without it they name the database's role."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('kiln.actor', %s, true)", [actor])
         yield
@@ -30,6 +30,6 @@ def name_of(person: Person) -> str:
 
 
 def record(actor: str, act: str, object: str, details: dict[str, Any]) -> None:
-    """One record. Inside a transaction it must come last: until the end, everybody else's wait for it."""
+    """Write one record. Inside a transaction it must come last, since all other records wait until that ends."""
     with connection.cursor() as cursor:
         cursor.execute(_RECORD, [actor, act, object, json.dumps(details)])

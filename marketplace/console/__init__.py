@@ -1,1 +1,1 @@
-"""The operator's pages under /admin/: tables, dialogs and the dashboard. Nobody imports them."""
+"""The operator's pages under /admin/: tables, dialogs and the dashboard. No other package imports them."""

@@ -1,4 +1,4 @@
-"""Registers every page: Django looks for this module in each of its apps."""
+"""The module that registers every page; Django imports `admin` from each of its apps."""
 
 from marketplace.console import approvals as approvals
 from marketplace.console import audit as audit

@@ -1,4 +1,4 @@
-"""The operator's page of requests: what waits for a second person, and what became of the rest."""
+"""The operator's pages for approval requests: those that wait for a second person, and what became of the others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RequestAdmin(ReadOnlyTable):
     list_filter = (StatusFilter,)
     list_select_related = ("asked_by", "decided_by")
     search_fields = ("id",)
-    search_help_text = "Request id, or the whole address of who asked"
+    search_help_text = "Approval request id, or requester's full e-mail address"
     fields = (
         "title", "status_shown", "what", "reason_shown", "asked", "expires_at", "decided", "note", "outcome",
         "ended_at", "records",
@@ -65,7 +65,7 @@ class RequestAdmin(ReadOnlyTable):
         return bool(request.user.has_perm(requests.DECIDE))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """Nothing is offered of what is decided, or to whoever asked."""
+        """Offer nothing for a request that is decided, nor to the person who asked."""
         row = self.get_object(request, str(object_id))
         if row is None or row.status != Request.Status.PENDING or row.asked_by_id == request.user.pk:
             return []
@@ -77,8 +77,8 @@ class RequestAdmin(ReadOnlyTable):
         icon="check",
         variant=ActionVariant.SUCCESS,
         dialog={
-            "title": "Approve this?",
-            "description": "It is carried out at once, in your name and that of whoever asked.",
+            "title": "Approve this request?",
+            "description": "It is carried out at once, in your name and the name of the person who asked.",
             "form_submit_text": "Approve",
         },
     )
@@ -89,13 +89,13 @@ class RequestAdmin(ReadOnlyTable):
         description="Reject",
         permissions=["decide"],
         icon="block",
-        dialog={"title": "Reject this?", "form_class": dialogs.RejectForm, "form_submit_text": "Reject"},
+        dialog={"title": "Reject this request?", "form_class": dialogs.RejectForm, "form_submit_text": "Reject"},
     )
     def reject(self, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
         note = form.cleaned_data["note"]
         return _decide(request, object_id, lambda person: requests.reject(person, UUID(object_id), note))
 
-    @column("Request")
+    @column("Act")
     def title(self, row: Request) -> str:
         return requests.act_of(row).title
 
@@ -103,7 +103,7 @@ class RequestAdmin(ReadOnlyTable):
     def status_shown(self, row: Request) -> str:
         return row.status
 
-    @column("What")
+    @column("Details")
     def what(self, row: Request) -> SafeString:
         return format_html_join("", '<div class="kiln-factor">{}: {}</div>', _lines(requests.act_of(row)))
 
@@ -123,11 +123,11 @@ class RequestAdmin(ReadOnlyTable):
 
     @column("Audit")
     def records(self, row: Request) -> SafeString:
-        return link_to_list(Record, "Records of this request", q=f"request {row.pk}")
+        return link_to_list(Record, "Audit records of this request", q=f"request {row.pk}")
 
 
 def _lines(act: Act) -> list[tuple[str, str | SafeString]]:
-    """What is asked for, with a link to each row that it is about."""
+    """Return what is asked for, with a link to each row that it is about."""
     return [(title, link(*value) if isinstance(value, Reference) else value) for title, value in act.lines()]
 
 

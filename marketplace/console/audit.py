@@ -1,4 +1,4 @@
-"""The operator's page of the audit. Nobody writes here."""
+"""The operator's pages for the audit, read-only for everybody."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from marketplace.console.tables import ReadOnlyTable, column, mono
 
 
 class ActFilter(SimpleListFilter):
-    """The sorts of acts, as far as the chain's triggers and the log-ins name them."""
+    """A filter by act; the names are those that the audit's triggers and the log-ins write."""
 
     title = "act"
     parameter_name = "act"
@@ -39,7 +39,7 @@ class RecordAdmin(ReadOnlyTable):
     list_display = ("record", "at", "actor", "act_shown", "object", "summary")
     list_filter = (ActFilter,)
     search_fields = ("object",)
-    search_help_text = "What it was done to (transfer 12, key …, person 3), or who did it (person 3 name@example.com)"
+    search_help_text = "Full name of the object (transfer 12, key …, person 3) or the actor (person 3 name@example.com)"
     fields = ("record", "at", "actor", "act_shown", "object", "details_shown", "previous_shown", "hash_shown")
     readonly_fields = fields
 
@@ -64,7 +64,7 @@ class RecordAdmin(ReadOnlyTable):
     def details_shown(self, record: Record) -> SafeString:
         return format_html('<pre class="kiln-mono">{}</pre>', json.dumps(record.details, indent=2, ensure_ascii=False))
 
-    @column("Hash of the record before")
+    @column("Hash of the previous record")
     def previous_shown(self, record: Record) -> SafeString:
         return mono(bytes(record.previous).hex())
 

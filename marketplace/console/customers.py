@@ -1,4 +1,4 @@
-"""The operator's pages for people, accounts and API keys. Secrets are never shown: only their prefix is."""
+"""The operator's pages for people, accounts and API keys. Of a key's secret only the prefix is shown."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from marketplace.console.tables import (
 )
 from marketplace.jobs.models import Job
 
-CAP_HELP = "(UTC), of all its keys together; empty for no cap."
+CAP_HELP = "(UTC) for all API keys together; leave empty for no cap."
 KEY_STATES = {"live": "success", "revoked": "danger"}
 
 
 class SuperusersOnly:
-    """Who may change people's rights could give themselves any: so that is for superusers."""
+    """A page that only superusers may change, since whoever changes people's permissions could give themselves any."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return request.user.is_superuser
@@ -82,8 +82,8 @@ class PersonAdmin(SuperusersOnly, DjangoUserAdmin, Table):  # type: ignore[misc,
     readonly_fields = ("last_login", "created_at", "accounts")
     fieldsets = (
         (None, {"fields": ("email", "name", "password", "accounts")}),
-        ("Rights", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
-        ("Times", {"fields": ("last_login", "created_at")}),
+        ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("Dates", {"fields": ("last_login", "created_at")}),
     )
     add_fieldsets = ((None, {"fields": ("email", "name", "usable_password", "password1", "password2")}),)
 
@@ -115,7 +115,7 @@ class GroupAdmin(SuperusersOnly, DjangoGroupAdmin, Table):  # type: ignore[misc]
 
 
 class KeyInline(TabularInline):  # type: ignore[misc]
-    """An account's keys, to look at; each is revoked on its own page."""
+    """An account's API keys, read-only; each is revoked on its own page."""
 
     model = ApiKey
     fields = readonly_fields = ("key", "prefix_shown", "state", "last_used_at", "created_at", "revoked_at")
@@ -147,8 +147,8 @@ class KeyInline(TabularInline):  # type: ignore[misc]
 
 
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
-    daily_cap = TokensField(required=False, min_value=0, help_text=f"Tokens a day {CAP_HELP}")
-    monthly_cap = TokensField(required=False, min_value=0, help_text=f"Tokens a month {CAP_HELP}")
+    daily_cap = TokensField(required=False, min_value=0, help_text=f"Tokens per day {CAP_HELP}")
+    monthly_cap = TokensField(required=False, min_value=0, help_text=f"Tokens per month {CAP_HELP}")
 
     class Meta:
         model = Account
@@ -156,8 +156,8 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(Account)
-class AccountAdmin(dialogs.Asking, Table):
-    """Accounts are made by `customers.create`, with their wallet; here they are named, capped and switched off."""
+class AccountAdmin(dialogs.AskPermissions, Table):
+    """The pages on which accounts are named, capped and switched off; `customers.create` makes them with a wallet."""
 
     form = AccountForm
     list_display = ("name", "person", "is_active", "available", "held_tokens", "frozen", "created_at")
@@ -203,7 +203,7 @@ class AccountAdmin(dialogs.Asking, Table):
         permissions=["ask_grant"],
         icon="redeem",
         dialog=dialogs.dialog(
-            "Grant Tokens", dialogs.GrantForm, "Tokens for nothing. Above your limit a second person must approve."
+            "Grant Tokens", dialogs.GrantForm, "Free Tokens. Above your limit, a second person must approve."
         ),
     )
     def grant(self, request: HttpRequest, form: dialogs.GrantForm, object_id: str) -> HttpResponse:
@@ -223,7 +223,7 @@ class AccountAdmin(dialogs.Asking, Table):
 
     @column("State", label={"frozen": "danger"})
     def frozen(self, account: Any) -> str:
-        """Frozen for a debt, which the wallet's page states."""
+        """Show whether a debt has frozen the account; the wallet's page leads to the debts."""
         return "frozen" if account.owes else NOTHING
 
     @column("Top-ups")
@@ -240,7 +240,7 @@ class ApiKeyAdmin(ReadOnlyTable):
     list_display = ("name", "prefix_shown", "account_shown", "state", "last_used_at", "created_at")
     list_select_related = ("account__owner",)
     search_fields = ("prefix",)
-    search_help_text = "Key prefix (kiln_…), account id or whole e-mail address"
+    search_help_text = "Key prefix (kiln_…), account id or full e-mail address"
     fields = (
         "name", "prefix_shown", "account_shown", "state", "daily", "monthly", "last_used_at", "created_at", "revoked_at"
     )  # fmt: skip
@@ -273,7 +273,7 @@ class ApiKeyAdmin(ReadOnlyTable):
         icon="key_off",
         dialog={
             "title": "Revoke this key?",
-            "description": "It stops working at once and for good. Jobs that it ordered go on.",
+            "description": "It stops working at once and permanently. Jobs that it ordered continue.",
             "form_submit_text": "Revoke",
         },
     )

@@ -1,4 +1,4 @@
-"""The figures on the first page of /admin/, each from an index, however many rows there are."""
+"""The figures on the first page of /admin/, each read from an index, so that they stay fast with millions of rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAILURES = 5
 
 
 def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Unfold's hook: adds `figures` for operators who may see what they are made of."""
+    """Add `figures` for operators who may see the tables behind them. Unfold calls this hook."""
     if not request.user.has_perms(NEEDED):  # type: ignore[union-attr]
         return context
     now = timezone.now()
@@ -54,7 +54,7 @@ def figures(now: datetime) -> dict[str, Any]:
 
 
 def tokens_today(now: datetime) -> dict[str, str]:
-    """Held at this moment; captured, granted and refunded since midnight UTC."""
+    """Return the Tokens held now, and those of each kind of transfer since midnight UTC."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     moved = Transfer.objects.filter(created_at__gte=midnight).values("kind").annotate(sum=Sum("amount")).order_by()
     sums = {row["kind"]: int(row["sum"]) for row in moved}
@@ -63,7 +63,7 @@ def tokens_today(now: datetime) -> dict[str, str]:
 
 
 def queued() -> list[tuple[str, int, str]]:
-    """A service class, its queued jobs, and how long the oldest has waited."""
+    """Return each service class with its queued jobs and how long the oldest has waited."""
     with connection.cursor() as cursor:
         cursor.execute(metrics.QUEUES)
         found = {name: (count, seconds) for name, count, seconds in cursor.fetchall()}
@@ -72,7 +72,7 @@ def queued() -> list[tuple[str, int, str]]:
 
 
 def jobs_by_status(now: datetime) -> list[tuple[str, int, str]]:
-    """Each status, its jobs and its colour: open jobs of any age, ended ones that were created in 24 hours."""
+    """Return each status with its number of jobs and its colour; ended jobs count if created in the last 24 hours."""
     since = first_uuid7(now - timedelta(hours=HOURS))
     counts: dict[str, int] = {}
     for rows in (
@@ -84,7 +84,7 @@ def jobs_by_status(now: datetime) -> list[tuple[str, int, str]]:
 
 
 def pictures_an_hour(now: datetime) -> dict[datetime, int]:
-    """How many pictures were delivered in each hour of the last 24, the one that has begun included."""
+    """Count the pictures delivered in each of the last 24 hours, including the current one."""
     this_hour = now.replace(minute=0, second=0, microsecond=0)
     hours = [this_hour - timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]
     made = Image.objects.filter(pk__gte=first_uuid7(hours[0]))
@@ -93,7 +93,7 @@ def pictures_an_hour(now: datetime) -> dict[datetime, int]:
 
 
 def chart(hours: dict[datetime, int]) -> str:
-    """Unfold's bar chart as JSON."""
+    """Return the data of Unfold's bar chart as JSON."""
     bars = {
         "label": "Pictures",
         "data": list(hours.values()),

@@ -30,10 +30,10 @@ SECOND_PERSON = "A second person must approve."
 Status = Request.Status
 
 
-class Asking:
-    """The rights to ask, as the actions of pages with these dialogs name them.
+class AskPermissions:
+    """The permission checks of pages with these dialogs, under the names that their actions use.
 
-    Unfold would look for a permission's whole name in the database before there is a table of them.
+    If an action named a permission in full, Unfold would look it up in the database before its table exists.
     """
 
     def has_ask_grant_permission(self, request: HttpRequest, object_id: object = None) -> bool:
@@ -52,14 +52,14 @@ class JsonField(forms.JSONField):
 
 
 class AskForm(BaseDialogForm):  # type: ignore[misc]
-    """An act's fields and the reason. Sent twice, it asks once: `request_id` was made with the form."""
+    """An act's fields and the reason. A form sent twice asks once, since `request_id` is made with the form."""
 
     blamed = "amount"
     request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid7)
     reason = forms.CharField(
         max_length=500,
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
-        help_text="For the audit and for whoever approves; customers do not see it.",
+        help_text="For the audit and the person who approves; customers do not see it.",
     )
 
     def __init__(self, request: HttpRequest, object_id: Any = None, *args: Any, **more: Any) -> None:
@@ -68,7 +68,7 @@ class AskForm(BaseDialogForm):  # type: ignore[misc]
         self.prepare()
 
     def prepare(self) -> None:
-        """Shows what there is to the operator."""
+        """Fill in the fields from the row that the dialog is about."""
 
     def make(self, given: dict[str, Any]) -> Act:
         raise NotImplementedError
@@ -98,7 +98,7 @@ class JobRefundForm(AskForm):
         hold = Hold.objects.filter(reference=self.object_id).first()
         left = hold.captured - hold.refunded if hold else 0
         self.fields["amount"].initial = left
-        self.fields["amount"].help_text = f"Up to {format_tokens(left)} Tokens; they go back into the lots that paid."
+        self.fields["amount"].help_text = f"Up to {format_tokens(left)} Tokens. They go back into the lots that paid."
 
     def make(self, given: dict[str, Any]) -> Act:
         return acts.JobRefund(str(self.object_id), given["amount"])
@@ -112,12 +112,12 @@ class PaymentRefundForm(AskForm):
         most = format_money(refunds.refundable(self.top_up), self.top_up.currency)
         self.fields["amount"].initial = most
         self.fields["amount"].label = self.top_up.currency.upper()
-        self.fields["amount"].help_text = f"Up to {most}: what the Tokens had cost that are neither spent nor held."
+        self.fields["amount"].help_text = f"Up to {most}: the price of the Tokens that are neither spent nor held."
 
     def clean_amount(self) -> int:
         minor = self.cleaned_data["amount"] * _units(self.top_up.currency)
         if minor != int(minor):
-            raise forms.ValidationError(f"{self.top_up.currency.upper()} has no unit as small as that.")
+            raise forms.ValidationError(f"{self.top_up.currency.upper()} has no unit that small.")
         return int(minor)
 
     def make(self, given: dict[str, Any]) -> Act:
@@ -136,13 +136,13 @@ class PriceListForm(AskForm):
     base_cost = TokensField(min_value=LEAST, help_text="Tokens for one megapixel, 50 steps and 100 characters")
     prompt_floor = forms.IntegerField(
         min_value=1, max_value=100_000, widget=UnfoldAdminDecimalFieldWidget,
-        help_text="A prompt costs as one of so many characters at least.",
+        help_text="In characters: shorter prompts are priced as if they were this long.",
     )  # fmt: skip
     service_classes = JsonField(help_text="In thousandths: 1500 is one and a half times the price.")
     operations = JsonField(help_text="In thousandths")
     skipped_step = forms.IntegerField(
         min_value=0, max_value=1000, widget=UnfoldAdminDecimalFieldWidget,
-        help_text="What a step from the cache costs, in thousandths of one that was run",
+        help_text="Price of a step that a cache saved, in thousandths of a step that was run",
     )  # fmt: skip
 
     def prepare(self) -> None:
@@ -156,12 +156,12 @@ class PriceListForm(AskForm):
 
 
 class PackForm(AskForm):
-    """A new pack, or a new version of the one whose page it is."""
+    """A new pack, or a new version of the pack on whose page the dialog is."""
 
     blamed = "prices"
     name = forms.SlugField(max_length=40, widget=UnfoldAdminTextInputWidget)
     tokens = TokensField(label="Tokens", min_value=LEAST)
-    bonus = TokensField(min_value=0, initial=0, help_text="Tokens granted beside those that are paid")
+    bonus = TokensField(min_value=0, initial=0, help_text="Free Tokens, in addition to the paid ones")
     prices = JsonField(help_text='In the currency\'s smallest unit: {"eur": 500, "usd": 500}')
 
     def prepare(self) -> None:
@@ -177,17 +177,20 @@ class PackForm(AskForm):
 
 class RejectForm(BaseDialogForm):  # type: ignore[misc]
     note = forms.CharField(
-        label="Why", max_length=500, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), help_text="For whoever asked"
+        label="Reason",
+        max_length=500,
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
+        help_text="For the person who asked",
     )
 
 
 def dialog(title: str, form: type[AskForm], text: str) -> dict[str, Any]:
-    """An action's dialog with this title, form and explanation."""
-    return {"title": title, "description": text, "form_class": form, "form_submit_text": "Go on"}
+    """Describe an action's dialog with this title, form and explanation."""
+    return {"title": title, "description": text, "form_class": form, "form_submit_text": "Continue"}
 
 
 def ask(request: HttpRequest, form: AskForm) -> HttpResponse:
-    """Asks for the form's act; then to the request's page, which says what came of it."""
+    """Ask for the form's act, then lead to the approval request's page, which shows the outcome."""
     person = cast(Person, request.user)
     try:
         asked = requests.ask(person, form.act, form.cleaned_data["reason"], form.cleaned_data["request_id"])
@@ -201,14 +204,14 @@ def ask(request: HttpRequest, form: AskForm) -> HttpResponse:
 
 
 def tell(request: HttpRequest, asked: Request) -> None:
-    """Where the request stands, as a message."""
+    """Show where the approval request stands, as a message on the next page."""
     level, text = {
         Status.EXECUTED: (messages.SUCCESS, f"Done: {asked.outcome}."),
-        Status.APPROVED: (messages.WARNING, f"Begun: {asked.outcome}. It is tried again each minute."),
-        Status.FAILED: (messages.ERROR, f"It failed, and the Tokens are back: {asked.outcome}"),
+        Status.APPROVED: (messages.WARNING, f"Started: {asked.outcome}. It is retried every minute."),
+        Status.FAILED: (messages.ERROR, f"It failed, and the Tokens were returned: {asked.outcome}"),
         Status.PENDING: (messages.INFO, "Nothing has happened yet: a second person must approve this."),
         Status.REJECTED: (messages.WARNING, f"Rejected: {asked.note}"),
-        Status.EXPIRED: (messages.WARNING, "Nobody decided in time; it must be asked for again."),
+        Status.EXPIRED: (messages.WARNING, "Nobody decided in time. Please ask again."),
     }[Status(asked.status)]
     messages.add_message(request, level, text)
 

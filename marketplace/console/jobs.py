@@ -1,4 +1,4 @@
-"""The operator's pages for jobs and workers. An operator changes a job in one way only: `lifecycle.cancel`."""
+"""The operator's pages for jobs and workers. The only change that an operator makes to a job is `lifecycle.cancel`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WORKER_COLOURS = {"warm": "success", "warming up": "warning", "silent": "danger"
 
 
 class CreatedFilter(SimpleListFilter):
-    """Job ids are ordered by time, so that the primary key finds the recent ones."""
+    """A filter by age through the primary key, since job ids are ordered by time."""
 
     title = "created"
     parameter_name = "created"
@@ -59,14 +59,14 @@ class CreatedFilter(SimpleListFilter):
 
 
 @admin.register(Job)
-class JobAdmin(dialogs.Asking, ReadOnlyTable):
+class JobAdmin(dialogs.AskPermissions, ReadOnlyTable):
     list_display = ("picture", "prompt", "account_shown", "status_shown", "size", "cost", "created_at")
     list_display_links = ("picture", "prompt")
     list_filter = ("status", CreatedFilter)
     list_select_related = ("account__owner",)
     list_per_page = 25
     search_fields = ("id",)
-    search_help_text = "Job id, account id or whole e-mail address"
+    search_help_text = "Job id, account id or full e-mail address"
     change_form_outer_before_template = "console/job.html"
     actions = ("cancel_selected",)
     actions_detail = ("cancel", "refund")
@@ -76,7 +76,7 @@ class JobAdmin(dialogs.Asking, ReadOnlyTable):
         return rows.select_related("account__owner").prefetch_related("images")
 
     def get_fieldsets(self, request: HttpRequest, obj: Job | None = None) -> list[Any]:
-        """None: the template shows the job."""
+        """Return no fieldsets, since the template shows the job."""
         return []
 
     def search(self, rows: QuerySet[Job], term: str) -> QuerySet[Job]:
@@ -97,7 +97,7 @@ class JobAdmin(dialogs.Asking, ReadOnlyTable):
         return bool(request.user.has_perm("jobs.change_job"))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """A job that has ended can be refunded, if it was charged; another one canceled."""
+        """Offer to cancel a job that is open, and to refund one that has ended and was charged."""
         job = self.get_object(request, str(object_id))
         offered = "" if job is None else "cancel" if not job.is_final else "refund" if job.captured else ""
         found = super().get_actions_detail(request, object_id)
@@ -106,7 +106,7 @@ class JobAdmin(dialogs.Asking, ReadOnlyTable):
     @admin.action(description="Cancel", permissions=["cancel"])
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         outcomes = [self._cancel(request, job) for job in queryset]
-        messages.info(request, f"Canceled or asked to stop: {sum(outcomes)}. Ended already: {outcomes.count(False)}.")
+        messages.info(request, f"Canceled or stopping: {sum(outcomes)}. Already ended: {outcomes.count(False)}.")
 
     @action(  # type: ignore[untyped-decorator]
         description="Cancel",
@@ -114,14 +114,14 @@ class JobAdmin(dialogs.Asking, ReadOnlyTable):
         icon="cancel",
         dialog={
             "title": "Cancel this job?",
-            "description": "A queued job ends for nothing; a running one stops and is charged for the steps it ran.",
+            "description": "A queued job ends without charge; a running one stops and is charged for the steps it ran.",
             "form_submit_text": "Yes, cancel the job",
         },
     )
     def cancel(self, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
         job = self.get_object(request, object_id)
         if job is not None and self._cancel(request, job):
-            messages.success(request, "The job was canceled, or asked to stop at its next step.")
+            messages.success(request, "The job was canceled, or stops at its next step.")
         else:
             messages.warning(request, "The job had already ended.")
         return HttpResponse(headers={"HX-Redirect": reverse("admin:jobs_job_change", args=[object_id])})
@@ -131,14 +131,16 @@ class JobAdmin(dialogs.Asking, ReadOnlyTable):
         permissions=["ask_refund"],
         icon="undo",
         dialog=dialogs.dialog(
-            "Refund this job", dialogs.JobRefundForm, "Tokens back. Above your limit a second person must approve."
+            "Refund this job",
+            dialogs.JobRefundForm,
+            "Returns Tokens to the customer. Above your limit, a second person must approve.",
         ),
     )
     def refund(self, request: HttpRequest, form: dialogs.JobRefundForm, object_id: str) -> HttpResponse:
         return dialogs.ask(request, form)
 
     def _cancel(self, request: HttpRequest, job: Job) -> bool:
-        """Whether it could still be canceled."""
+        """Cancel a job; return False if it had already ended."""
         try:
             lifecycle.cancel(job.account_id, job.pk)
         except NotCancelable:
@@ -216,7 +218,7 @@ def state_of(worker: Worker) -> str:
 
 
 def page(job: Job) -> dict[str, Any]:
-    """What the job's page shows; every amount comes from the stored quote, the hold and the transfers."""
+    """Return what the job's page shows; every amount comes from the stored quote, the hold or the transfers."""
     hold = Hold.objects.filter(reference=job.pk).first()
     return {
         "job": job,
@@ -230,12 +232,12 @@ def page(job: Job) -> dict[str, Any]:
             (link(Transfer, row.pk, f"Transfer {row.pk}"), row.kind, tokens(row.amount), row.created_at)
             for row in Transfer.objects.filter(reference=job.pk).order_by("pk")[:100]
         ],
-        "course": course(job),
+        "timeline": timeline(job),
     }
 
 
 def pictures(job: Job) -> list[dict[str, Any]]:
-    """One entry a picture ordered: its image, where it was delivered, and the steps that it took."""
+    """Return an entry for each picture ordered: its image, if it was delivered, and the steps that it took."""
     images: dict[int, Image] = {image.index: image for image in job.images.all()}
     outcomes = (job.receipt or {}).get("images", [])
     entries = []
@@ -255,23 +257,23 @@ def pictures(job: Job) -> list[dict[str, Any]]:
 
 
 def factors(job: Job) -> list[tuple[str, str, str]]:
-    """Every factor of the stored quote: name, value, what it stands for."""
+    """Return every factor of the stored quote: name, value and meaning."""
     order, found = job.order, dict(job.quote["factors"])
     meanings = {
         "base_cost": "Tokens for one megapixel, 50 steps and 100 characters",
         "resolution": f"{order['width']}×{order['height']} pixels ÷ 1024²",
         "steps": f"{order['steps']} of 50",
-        "prompt": "√(characters ÷ 100), the price list's floor at least",
+        "prompt": "√(characters ÷ 100), counting at least the price list's floor",
         "service_class": job.service_class,
         "operation": job.operation,
-        "n": f"each {job.quote['unit']} Tokens",
+        "n": f"{job.quote['unit']} Tokens each",
     }
     known = [(_title(name), found.pop(name), meaning) for name, meaning in meanings.items() if name in found]
     return known + [(_title(name), value, "") for name, value in found.items()]
 
 
 def money(job: Job, hold: Hold | None) -> list[tuple[str, str | SafeString]]:
-    """Amounts in the order in which they came about."""
+    """Return the job's amounts in the order in which they arise."""
     offer = Quote.from_json(job.quote)
     rows: list[tuple[str, str | SafeString]] = [
         ("One picture", tokens(offer.unit)),
@@ -285,8 +287,8 @@ def money(job: Job, hold: Hold | None) -> list[tuple[str, str | SafeString]]:
     return rows
 
 
-def course(job: Job) -> list[tuple[str, Any]]:
-    """What happened when; rows without a value are left out."""
+def timeline(job: Job) -> list[tuple[str, Any]]:
+    """Return the job's details and times; rows without a value are left out."""
     key = job.api_key
     rows = [
         ("Service class", job.service_class),

@@ -1,4 +1,4 @@
-"""The operator's pages for wallets, transfers, holds and price lists. Money is asked for: `approvals` moves it."""
+"""The operator's pages for wallets, transfers, holds and price lists. Operators ask for acts; `approvals` does them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from marketplace.jobs.models import Job
 class WalletAdmin(ReadOnlyTable):
     list_display = ("wallet", "kind", "owner_shown", "available", "held_shown", "balance_shown", "state", "created_at")
     search_fields = ("owner",)
-    search_help_text = "Account id or whole e-mail address"
+    search_help_text = "Account id or full e-mail address"
     fields = (
         "kind", "owner_shown", "state", "available", "held_shown", "balance_shown", "lots_shown", "created_at",
         "debts", "incoming", "outgoing",
@@ -88,7 +88,7 @@ class WalletAdmin(ReadOnlyTable):
 
     @column("Lots")
     def lots_shown(self, wallet: Wallet) -> SafeString | str:
-        """In the order in which they are spent."""
+        """List the wallet's lots in the order in which they are spent."""
         if wallet.kind != Wallet.Kind.CUSTOMER:
             return NOTHING
         lines = (
@@ -116,7 +116,7 @@ class WalletAdmin(ReadOnlyTable):
 
 
 class KindFilter(SimpleListFilter):
-    """Grants and refunds have one source each, so that the index by source finds them."""
+    """A filter by kind; grants and refunds have one source each, so the index by source finds them."""
 
     title = "kind"
     parameter_name = "kind"
@@ -182,7 +182,7 @@ class TransferAdmin(ReadOnlyTable):
 
 
 class OpenFilter(SimpleListFilter):
-    """Open holds are few and have an index of their own; the others are the table."""
+    """A filter for open holds, which are few and have their own index; the other holds are most of the table."""
 
     title = "state"
     parameter_name = "state"
@@ -239,7 +239,7 @@ class HoldAdmin(ReadOnlyTable):
 
 
 @admin.register(PriceListVersion)
-class PriceListAdmin(dialogs.Asking, ReadOnlyTable):
+class PriceListAdmin(dialogs.AskPermissions, ReadOnlyTable):
     list_display = (
         "name",
         "in_force",

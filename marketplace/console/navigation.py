@@ -1,4 +1,4 @@
-"""The sidebar of the operator's pages: every list, in groups."""
+"""The sidebar of the operator's pages, with every list in groups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGES = (
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
-    """The sidebar: those of the lists that this operator may see."""
+    """Return the sidebar with the lists that this operator may see."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for group, title, icon, name in PAGES:
         app, _, model = name.partition("_")

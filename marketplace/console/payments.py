@@ -1,4 +1,4 @@
-"""The operator's pages for card payments: packs, top-ups, automatic top-ups, and the debts that payments left."""
+"""The operator's pages for card payments: packs, top-ups, automatic top-ups, and debts from payments that went back."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from marketplace.console.tables import (
 
 
 @admin.register(Pack)
-class PackAdmin(dialogs.Asking, ReadOnlyTable):
-    """Other terms are a new version; a version only goes off sale in place."""
+class PackAdmin(dialogs.AskPermissions, ReadOnlyTable):
+    """The pages of Token packs. New terms make a new version; all that changes in a version is whether it is sold."""
 
     list_display = ("pack", "state", "tokens_shown", "bonus_shown", "prices_shown", "created_at")
     fields = list_display
@@ -69,8 +69,8 @@ class PackAdmin(dialogs.Asking, ReadOnlyTable):
         permissions=["ask_prices"],
         icon="block",
         dialog={
-            "title": "Sell this pack no more?",
-            "description": "Open top-ups keep it. To sell it again takes a second person.",
+            "title": "Take this pack off sale?",
+            "description": "Open top-ups keep it. Selling it again needs a second person.",
             "form_submit_text": "Take off sale",
         },
     )
@@ -85,7 +85,7 @@ class PackAdmin(dialogs.Asking, ReadOnlyTable):
 
     @column("State", label={"on sale": "success"})
     def state(self, pack: Pack) -> str:
-        return "on sale" if pack.active else "not sold"
+        return "on sale" if pack.active else "off sale"
 
     @column("Prices")
     def prices_shown(self, pack: Pack) -> str:
@@ -93,12 +93,12 @@ class PackAdmin(dialogs.Asking, ReadOnlyTable):
 
 
 @admin.register(TopUp)
-class TopUpAdmin(dialogs.Asking, ReadOnlyTable):
+class TopUpAdmin(dialogs.AskPermissions, ReadOnlyTable):
     list_display = ("top_up", "status_shown", "owner_shown", "pack", "price", "refunded", "created_at", "paid_at")
     list_select_related = ("pack",)
     search_fields = ("id",)
     actions_detail = ("refund",)
-    search_help_text = "Top-up or account id, whole e-mail address, or Stripe's id of session (cs_…) or payment (pi_…)"
+    search_help_text = "Top-up or account id, full e-mail address, or Stripe's session id (cs_…) or payment id (pi_…)"
     fields = (
         "status_shown", "owner_shown", "pack", "price", "refunded", "automatic", "failure", "payment", "session_id",
         "payment_intent",
@@ -118,7 +118,7 @@ class TopUpAdmin(dialogs.Asking, ReadOnlyTable):
         return rows.filter(Q(pk=as_uuid(term)) | Q(owner__in=accounts_of(term)))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """Nothing is offered of what was not paid."""
+        """Offer a refund only for a top-up that was paid."""
         row = self.get_object(request, str(object_id))
         return list(super().get_actions_detail(request, object_id)) if row is not None and row.paid_at else []
 
@@ -129,7 +129,7 @@ class TopUpAdmin(dialogs.Asking, ReadOnlyTable):
         dialog=dialogs.dialog(
             "Refund this top-up",
             dialogs.PaymentRefundForm,
-            "Money back for unspent Tokens, to the card that paid. Above your limit a second person must approve.",
+            "Refunds unspent Tokens to the card that paid. Above your limit, a second person must approve.",
         ),
     )
     def refund(self, request: HttpRequest, form: dialogs.PaymentRefundForm, object_id: str) -> HttpResponse:
@@ -178,13 +178,13 @@ class AutomaticTopUpAdmin(ReadOnlyTable):
     )
     list_select_related = ("pack",)
     search_fields = ("owner",)
-    search_help_text = "Account id or whole e-mail address"
+    search_help_text = "Account id or full e-mail address"
     fields = (
         "account", "status_shown", "reason_shown", "pack", "price", "threshold_shown", "cap", "card", "failures",
         "retry_at", "top_ups", "created_at",
     )  # fmt: skip
     readonly_fields = fields
-    threshold_shown = tokens_of("threshold", "Below")
+    threshold_shown = tokens_of("threshold", "Threshold")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AutomaticTopUp]:
         rows: QuerySet[AutomaticTopUp] = super().get_queryset(request)
@@ -224,7 +224,7 @@ class AutomaticTopUpAdmin(ReadOnlyTable):
 
 
 class OpenDebtFilter(SimpleListFilter):
-    """Open debts are few and have an index of their own."""
+    """A filter for open debts, which are few and have their own index."""
 
     title = "state"
     parameter_name = "state"
@@ -237,15 +237,15 @@ class OpenDebtFilter(SimpleListFilter):
 
 
 @admin.register(Clawback)
-class ClawbackAdmin(dialogs.Asking, ReadOnlyTable):
-    """What went back with its payment, and what of it is owed: that freezes the account."""
+class ClawbackAdmin(dialogs.AskPermissions, ReadOnlyTable):
+    """The pages of claw-backs, with what is still owed of each; an open debt freezes its account."""
 
     list_display = ("claw_back", "state", "account", "amount_shown", "owed_shown", "reason", "created_at")
     list_filter = (OpenDebtFilter,)
     list_select_related = ("lot__wallet", "lot__transfer")
     ordering = ("-created_at",)
     search_fields = ("id",)
-    search_help_text = "Claw-back or account id, or whole e-mail address"
+    search_help_text = "Claw-back or account id, or full e-mail address"
     actions_detail = ("waive",)
     fields = (
         "state", "account", "amount_shown", "collected_shown", "owed_shown", "reason", "waiver", "top_up",
@@ -263,7 +263,7 @@ class ClawbackAdmin(dialogs.Asking, ReadOnlyTable):
         return rows.filter(Q(pk=as_uuid(term)) | Q(lot__wallet__owner__in=accounts_of(term)))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """Nothing is offered of what is not owed."""
+        """Offer a waiver only for a debt that is still open."""
         row = self.get_object(request, str(object_id))
         return list(super().get_actions_detail(request, object_id)) if row is not None and not row.settled_at else []
 
@@ -274,7 +274,7 @@ class ClawbackAdmin(dialogs.Asking, ReadOnlyTable):
         dialog=dialogs.dialog(
             "Waive this debt",
             dialogs.WaiverForm,
-            "What is owed is forgiven. Above your limit a second person must approve.",
+            "Forgives what is still owed. Above your limit, a second person must approve.",
         ),
     )
     def waive(self, request: HttpRequest, form: dialogs.WaiverForm, object_id: str) -> HttpResponse:

@@ -1,7 +1,7 @@
-"""What the operator's pages under /admin/ share: lists that stay fast with millions of rows, Tokens, links.
+"""The parts that the operator's pages share: lists that stay fast with millions of rows, Token amounts and links.
 
-A list is ordered by its primary key, newest first, narrowed by indexed columns only, and counted no further
-than `FAR` rows. Not for any one model's page.
+A list is ordered by its primary key, newest first, filtered by indexed columns only, and counted up to `FAR` rows.
+Pages of a single model belong in other modules.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOTHING = "–"
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts at most `FAR` rows, so that neither the count nor the farthest page reads the whole table."""
+    """A paginator that counts at most `FAR` rows, so that neither the count nor the last page reads the whole table."""
 
     template_name = "console/pagination.html"
 
@@ -52,12 +52,12 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 
     @property
     def more(self) -> bool:
-        """Whether there are rows beyond the last page."""
+        """Return whether there are rows beyond the last page."""
         return self._seen > FAR
 
 
 class BoundedChangeList(ChangeList):  # type: ignore[misc]
-    """Says how many rows it found, and does not offer to show all of the table."""
+    """A list that says how many rows it found, and does not offer to show the whole table."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -65,7 +65,7 @@ class BoundedChangeList(ChangeList):  # type: ignore[misc]
 
 
 class Table(ModelAdmin):  # type: ignore[misc]
-    """A model's pages. Subclasses say in `search` what a search term may be, each an indexed lookup."""
+    """A model's pages. Subclasses decide in `search` what a search term may be; each must be an indexed lookup."""
 
     paginator = BoundedPaginator
     show_full_result_count = False
@@ -100,7 +100,7 @@ class Table(ModelAdmin):  # type: ignore[misc]
 
 
 class ReadOnlyTable(Table):
-    """Pages to look at: nothing can be added, changed or deleted here, by anybody."""
+    """Read-only pages, on which nobody can add, change or delete anything."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -110,7 +110,7 @@ class ReadOnlyTable(Table):
 
 
 class TokensField(forms.DecimalField):
-    """Tokens in the form, milli-Tokens in the row."""
+    """A field that shows Tokens and stores milli-Tokens."""
 
     def __init__(self, **terms: Any) -> None:
         super().__init__(max_digits=15, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget, **terms)
@@ -127,18 +127,18 @@ class TokensField(forms.DecimalField):
 
 
 def tokens(milli: int | None) -> str:
-    """An amount of milli-Tokens, never negative, for people."""
+    """Format an amount of milli-Tokens, which is never negative, for people."""
     return NOTHING if milli is None else show_tokens(milli)
 
 
 def column(title: str, label: Mapping[Any, str] | None = None) -> Callable[[Column], Column]:
-    """Makes a method a column, or a field, under this title; `label` gives a colour to each of its values."""
+    """Make a method a column or field with this title; `label` gives each of its values a colour."""
     decorator: Callable[[Column], Column] = display(description=title, label=label)
     return decorator
 
 
 def tokens_of(name: str, title: str) -> Callable[[Any, Any], str]:
-    """A column that shows the row's attribute `name`, milli-Tokens."""
+    """Make a column that shows the row's attribute `name`, in milli-Tokens."""
 
     @column(title)
     def amount(self: Any, row: Any) -> str:
@@ -148,7 +148,7 @@ def tokens_of(name: str, title: str) -> Callable[[Any, Any], str]:
 
 
 def link(model: type[Model], key: object, text: object) -> SafeString:
-    """A link to the page of one row."""
+    """Link to the page of one row."""
     meta = model._meta
     return format_html(
         '<a class="kiln-link" href="{}">{}</a>',
@@ -158,7 +158,7 @@ def link(model: type[Model], key: object, text: object) -> SafeString:
 
 
 def link_to_list(model: type[Model], text: object, **narrowed: object) -> SafeString:
-    """A link to a model's list, narrowed by lookups."""
+    """Link to a model's list, filtered by lookups."""
     meta = model._meta
     address = reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist", query=narrowed)
     return format_html('<a class="kiln-link" href="{}">{}</a>', address, text)
@@ -169,12 +169,12 @@ def mono(text: object) -> SafeString:
 
 
 def operator(request: HttpRequest) -> str:
-    """Who is at the page, as the audit names people."""
+    """Return the logged-in person's name in the audit."""
     return trail.name_of(cast(Person, request.user))
 
 
 def email_of(account: OuterRef) -> Subquery:
-    """The address of an account's owner."""
+    """Look up the e-mail address of an account's owner."""
     return Subquery(Account.objects.filter(pk=account).values("owner__email")[:1])
 
 
@@ -186,7 +186,7 @@ def as_uuid(text: str) -> UUID | None:
 
 
 def accounts_of(term: str) -> list[UUID]:
-    """The ids of the accounts that an account id, or its owner's whole address, stands for."""
+    """Return the ids of the accounts that match an account id or an owner's full e-mail address."""
     if (account_id := as_uuid(term)) is not None:
         return [account_id]
     return list(Account.objects.filter(owner__email=term.lower()).values_list("id", flat=True)[:100])

@@ -1,10 +1,10 @@
-"""What can go wrong with a job.
+"""The errors of jobs.
 
 JobError
 ├── NotFound             no such job in this account
 ├── NotCancelable        it has already ended
 ├── CostAboveMaximum     the quote exceeds the customer's max_cost
-├── KeyReused            the idempotency key came with another body before
+├── KeyReused            the idempotency key was used before, with another body
 └── LeaseLost            the job is no longer this worker's; nothing was written
 """
 
@@ -27,7 +27,7 @@ class NotCancelable(JobError):
 
 @dataclass
 class CostAboveMaximum(JobError):
-    """Amounts in milli-Tokens."""
+    """A quote above the customer's maximum; amounts in milli-Tokens."""
 
     quoted: int
     maximum: int

@@ -1,8 +1,8 @@
-"""Group commit: calls that arrive while a statement is on its way are carried together by the next one.
+"""Group commit: calls that arrive while a statement is running are executed together by the next one.
 
-Whoever finds the road free carries all who wait, itself among them; then the first of those who came meanwhile
-does. So nobody waits for company, a lone call goes at once, and under load one commit serves many.
-Not for what is carried: that is `submission`.
+A thread that finds no statement running leads: it executes all waiting calls, including its own. Then the first of the
+threads that arrived meanwhile leads. So a lone call runs at once without waiting for others, and under load one commit
+serves many. `submission` defines what is executed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ Call = TypeVar("Call")
 Outcome = TypeVar("Outcome")
 
 
-class _Seat(Generic[Call, Outcome]):
-    """One thread's call; `turn` is released when it has been carried, or when its thread is to carry."""
+class _Entry(Generic[Call, Outcome]):
+    """One thread's call; `turn` is released when the call was executed, or when its thread is to lead."""
 
     __slots__ = ("call", "error", "outcome", "turn")
 
@@ -29,41 +29,41 @@ class _Seat(Generic[Call, Outcome]):
 
 
 class Group(Generic[Call, Outcome]):
-    """`carry` turns calls, at most `largest`, into their outcomes, in the same order."""
+    """Calls that are executed in groups: `execute` turns at most `largest` calls into outcomes, in the same order."""
 
-    def __init__(self, carry: Callable[[Sequence[Call]], Sequence[Outcome]], largest: int) -> None:
-        self._carry = carry
+    def __init__(self, execute: Callable[[Sequence[Call]], Sequence[Outcome]], largest: int) -> None:
+        self._execute = execute
         self._largest = largest
         self._mutex = threading.Lock()
-        self._waiting: list[_Seat[Call, Outcome]] = []
+        self._waiting: list[_Entry[Call, Outcome]] = []
         self._busy = False
 
     def join(self, call: Call) -> Outcome:
-        """This call's outcome; raises what `carry` raised."""
-        seat: _Seat[Call, Outcome] = _Seat(call)
+        """Execute a call, together with others if they wait, and return its outcome. Raises what `execute` raised."""
+        entry: _Entry[Call, Outcome] = _Entry(call)
         with self._mutex:
-            self._waiting.append(seat)
+            self._waiting.append(entry)
             leads, self._busy = not self._busy, True
         if not leads:
-            seat.turn.acquire()
-        if not seat.outcome and not seat.error:
-            self._lead(seat)
-        if seat.error:
-            raise seat.error
-        return seat.outcome[0]
+            entry.turn.acquire()
+        if not entry.outcome and not entry.error:
+            self._lead(entry)
+        if entry.error:
+            raise entry.error
+        return entry.outcome[0]
 
-    def _lead(self, own: _Seat[Call, Outcome]) -> None:
+    def _lead(self, own: _Entry[Call, Outcome]) -> None:
         with self._mutex:
-            seats, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
+            group, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
         try:
-            for seat, outcome in zip(seats, self._carry([seat.call for seat in seats]), strict=True):
-                seat.outcome.append(outcome)
-        except BaseException as error:  # noqa: BLE001 - raised again by each who was carried
-            for seat in seats:
-                seat.error = error
+            for entry, outcome in zip(group, self._execute([entry.call for entry in group]), strict=True):
+                entry.outcome.append(outcome)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread of each call
+            for entry in group:
+                entry.error = error
         with self._mutex:
             following = self._waiting[:1]
             self._busy = bool(following)
-        for seat in (*following, *seats):
-            if seat is not own:
-                seat.turn.release()
+        for entry in (*following, *group):
+            if entry is not own:
+                entry.turn.release()

@@ -1,4 +1,4 @@
-"""What Prometheus reads: the workers' batches as they happen, queues and Tokens from the database at each scrape.
+"""The metrics for Prometheus: workers' batches as they happen, queues and Tokens from the database at each scrape.
 
 With `PROMETHEUS_MULTIPROC_DIR` set, all processes of one machine share their counts through that folder.
 """
@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from billing.amounts import MILLI
 from marketplace.jobs.models import ServiceClass
 
-if TYPE_CHECKING:  # the engine brings torch, which the web server does without
+if TYPE_CHECKING:  # the engine imports torch, which the web server does not need
     from inference.engine import BatchReport
     from inference.watchdog import RunningBatch
     from marketplace.jobs.lifecycle import Result
@@ -34,10 +34,10 @@ if TYPE_CHECKING:  # the engine brings torch, which the web server does without
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCH_SECONDS = Histogram("kiln_batch_seconds", "Seconds of one engine batch", ["phase"], buckets=SECONDS)
 BATCH_ROWS = Histogram("kiln_batch_rows", "Requests in one denoising batch", buckets=(1, 2, 4, 8, 16, 32, 64))
-STEP_WAIT = Histogram("kiln_step_wait_seconds", "Seconds that begun rows waited for their next step", buckets=SECONDS)
-BATCH_AGE = Gauge("kiln_batch_age_seconds", "Seconds that the running batch has taken", multiprocess_mode="livemax")
-BATCH_CAP = Gauge("kiln_max_batch_tokens", "Image tokens a forward may have", multiprocess_mode="livemin")
-STEPS = Counter("kiln_steps", "Denoising steps run, one a request and step")
+STEP_WAIT = Histogram("kiln_step_wait_seconds", "Seconds that started rows waited for their next step", buckets=SECONDS)
+BATCH_AGE = Gauge("kiln_batch_age_seconds", "Seconds since the running batch started", multiprocess_mode="livemax")
+BATCH_CAP = Gauge("kiln_max_batch_tokens", "Most image tokens in one forward pass", multiprocess_mode="livemin")
+STEPS = Counter("kiln_steps", "Denoising steps run, counted for each request")
 PICTURES = Counter("kiln_pictures", "Pictures of jobs that this worker ended", ["cache"])
 SKIPPED = Counter("kiln_steps_skipped", "Denoising steps that a cache saved", ["cache"])
 CAPTURED = Counter("kiln_tokens_captured", "Tokens charged for jobs that this worker ended")
@@ -51,7 +51,7 @@ RUNNING = "SELECT count(*) FROM jobs_job WHERE status = 'running'"
 
 
 def batch(report: BatchReport) -> None:
-    """The engine's callback after each batch."""
+    """Count a batch; the engine calls this after each one."""
     BATCH_SECONDS.labels(report.phase).observe(report.seconds)
     if report.phase == "denoise":
         BATCH_ROWS.observe(report.rows)
@@ -60,25 +60,25 @@ def batch(report: BatchReport) -> None:
 
 
 def engine(running: Sequence[RunningBatch], max_batch_tokens: int) -> None:
-    """What the engine is at, each second."""
+    """Report what the engine is doing; called every second."""
     BATCH_AGE.set(max((batch.seconds for batch in running), default=0))
     BATCH_CAP.set(max_batch_tokens)
 
 
 def delivered(results: Sequence[Result]) -> None:
-    """A job's pictures, by the cache that they came from or began from."""
+    """Count a job's pictures, by the cache that they came from or began from."""
     for result in results:
         PICTURES.labels(result.tier).inc()
         SKIPPED.labels(result.tier).inc(result.outcome.steps_skipped)
 
 
 def captured(charge: int) -> None:
-    """A worker's job ended and was charged this many milli-Tokens."""
+    """Count the milli-Tokens that were charged for a job when it ended."""
     CAPTURED.inc(charge / MILLI)
 
 
 def page() -> tuple[bytes, str]:
-    """The page's body and its media type."""
+    """Return the metrics page's body and its media type."""
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
@@ -89,6 +89,8 @@ def page() -> tuple[bytes, str]:
 
 
 class Database(Collector):
+    """Metrics that are read from the database at each scrape."""
+
     def collect(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("kiln_queue_depth", "Queued jobs", labels=["service_class"])
         age = GaugeMetricFamily("kiln_queue_age_seconds", "Age of the oldest queued job", labels=["service_class"])

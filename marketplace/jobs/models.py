@@ -1,4 +1,4 @@
-"""What is remembered of a job, its pictures and the workers. `lifecycle` alone changes `Job.status`."""
+"""The tables of jobs, their pictures and the workers. `lifecycle` is the sole writer of `Job.status`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class ServiceClass(models.TextChoices):
     BATCH = "batch"
 
 
-# with a message on its way; a new row is in none of these indexes, so that buying is no slower for them
+# Jobs that were sent to the workers. A new row is in none of the indexes with this condition, so they do not slow
+# buying.
 SENT = Q(status="queued", dispatched_at__isnull=False)
 
 
@@ -44,7 +45,7 @@ class Bought(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     account = models.ForeignKey(Account, on_delete=models.PROTECT, db_index=False)
     api_key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, null=True, db_index=False)
-    idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001 - unique where there is one
+    idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001 - unique if there is one
     order_digest = models.BinaryField(max_length=32)
 
     operation = models.CharField(max_length=20)
@@ -146,7 +147,7 @@ class Job(Bought):
 
 
 class Image(models.Model):
-    """One finished picture of a job; the bytes lie in the image storage under `path`."""
+    """One finished picture of a job; its bytes are in the image storage under `path`."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="images", db_index=False)
@@ -168,12 +169,12 @@ class Image(models.Model):
         return self.path
 
 
-# A worker that was not seen for so long is dead or cut off.
+# A worker that was not seen for this long is dead or cut off.
 ALIVE_WITHIN = timedelta(seconds=15)
 
 
 class Worker(models.Model):
-    """A worker process that says it is alive; `readyz` wants one that is warm."""
+    """A worker process that reports that it is alive; `readyz` requires one that is warm."""
 
     name = models.CharField(max_length=100, primary_key=True)
     model = models.CharField(max_length=100)

@@ -1,6 +1,6 @@
-"""Turns queued rows into messages: a queued row without `dispatched_at` is waiting to be sent.
+"""The outbox, whose queued rows become messages: a queued row without `dispatched_at` is waiting to be sent.
 
-`wake` is said after a job was queued; `send_waiting` publishes in batches. Both may be lost or repeated
+`wake` is called after a job was queued; `send_waiting` publishes in batches. Both may be lost or repeated
 without harm: the dispatcher also looks every second, and a job is claimed only once.
 """
 
@@ -21,7 +21,7 @@ from marketplace.jobs import turns
 from marketplace.jobs.models import Job, Status
 
 CHANNEL = "kiln_jobs"
-FIRE = "marketplace.jobs.tasks.fire"  # by name: the task's module brings the engine along
+FIRE = "marketplace.jobs.tasks.fire"  # by name, since importing the task's module would import the engine
 BATCH = 500
 LOOK_SECONDS = 1.0
 QUIET_SECONDS = 0.01
@@ -33,10 +33,10 @@ _last_wake = 0.0
 
 
 def wake() -> None:
-    """Tells the dispatcher that there is work, outside the transaction that queued it.
+    """Tell the dispatcher that there is work, outside the transaction that queued it.
 
-    A NOTIFY takes a lock that serialises commits, so it gets a statement of its own, at most one each
-    10 ms and process; the dispatcher looks once more after that time.
+    A NOTIFY takes a lock that serialises commits, so it is a statement of its own, and each process sends at most one
+    every 10 ms; the dispatcher looks once more after that time.
     """
     global _last_wake
     now = time.monotonic()
@@ -45,12 +45,12 @@ def wake() -> None:
         try:
             with connection.cursor() as cursor:
                 cursor.execute(f"NOTIFY {CHANNEL}")
-        except DatabaseError as error:  # the job is queued all the same
-            logger.warning("nobody was woken: %s", error)
+        except DatabaseError as error:  # the job is queued anyway
+            logger.warning("the dispatcher was not woken: %s", error)
 
 
 def publish(jobs: Sequence[tuple[object, str]], sent: datetime) -> None:
-    """Sends one message for each (job id, service class), which also says when it was `sent`."""
+    """Send one message for each (job id, service class), which also says when it was `sent`."""
     with app.producer_pool.acquire(block=True) as producer, producer.batch():  # type: ignore[attr-defined]
         for job_id, service_class in jobs:
             app.send_task(
@@ -59,10 +59,10 @@ def publish(jobs: Sequence[tuple[object, str]], sent: datetime) -> None:
 
 
 def send_waiting(now: datetime | None = None, publish: Publish = publish) -> int:
-    """Publishes up to 500 waiting jobs, oldest first, marked as dispatched and with their turns; how many there were.
+    """Publish up to 500 waiting jobs, oldest first, mark them as dispatched, and return how many there were.
 
-    The rows stay locked meanwhile, so that several dispatchers share the work. A crash between publishing and
-    commit sends a message twice, which a claim makes harmless.
+    The rows stay locked meanwhile, so that several dispatchers can share the work. A crash between publishing and
+    commit sends a message twice, which is harmless, since a job is claimed once.
     """
     with transaction.atomic():
         waiting = list(
@@ -79,7 +79,7 @@ def send_waiting(now: datetime | None = None, publish: Publish = publish) -> int
 
 
 def run(stopping: Callable[[], bool]) -> None:
-    """Sends waiting jobs until told to stop; a database or broker that is away is waited for."""
+    """Send waiting jobs until told to stop; if the database or broker is unavailable, wait for it."""
     while not stopping():
         try:
             with connection.cursor() as cursor:
@@ -88,13 +88,13 @@ def run(stopping: Callable[[], bool]) -> None:
                 while send_waiting():
                     time.sleep(QUIET_SECONDS)
                 _listen(LOOK_SECONDS)
-        except Exception as error:  # noqa: BLE001 - the relay outlives whatever the two servers do
-            logger.warning("jobs wait, trying again in a second: %s", error)
+        except Exception as error:  # noqa: BLE001 - the dispatcher must survive any failure of the two servers
+            logger.warning("jobs cannot be sent, retrying in a second: %s", error)
             connection.close()
             time.sleep(1)
 
 
 def _listen(seconds: float) -> None:
-    """Waits for one wake-up, at most this long."""
+    """Wait for one wake-up, at most this long."""
     for _ in connection.connection.notifies(timeout=seconds, stop_after=1):
         pass

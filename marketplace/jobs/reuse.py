@@ -1,6 +1,6 @@
-"""What a job need not have drawn: stored pictures of the same order (the exact cache), and the engine's latent cache.
+"""The reuse of earlier work: stored pictures of the same order (the exact cache), and the engine's latent cache.
 
-Both belong to one account. What the operator's own account of templates had drawn is everybody's.
+Each account reuses its own work only, except that the pictures of the operator's templates account are open to all.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ ON, EXACT, OFF = MODES = ("on", "exact", "off")
 
 
 def picture_key(job: Job, revision: str, *, from_latents: bool = False) -> bytes:
-    """SHA-256 of everything that a job's pictures follow from; others for those that began from another's latents."""
+    """Hash (SHA-256) everything that determines a job's pictures, and whether they began from cached latents."""
     order = {name: value for name, value in job.order.items() if name != "cache"}
     made_of = [job.operation, job.model, revision, job.seed, job.n, order, *(["latents"] if from_latents else [])]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).digest()
 
 
 def stored_pictures(job: Job, revision: str) -> tuple[list[Image], bytes] | None:
-    """Copies of the pictures that the same order brought before, unsaved, and their key.
+    """Copy the pictures that the same order made before; return the unsaved rows and their key.
 
-    None where there are none, or they cannot be had whole. Pictures that began from latents are only for who takes
-    latents.
+    Returns None if there are none, or not all of them can be read. Pictures that began from cached latents are only
+    given to jobs that accept latents.
     """
     if job.order.get("cache", OFF) == OFF:
         return None
@@ -55,22 +55,22 @@ def stored_pictures(job: Job, revision: str) -> tuple[list[Image], bytes] | None
     try:
         assert earlier.picture_key is not None
         return [storage.copy(job, image) for image in earlier.images.all()], bytes(earlier.picture_key)
-    except Exception as error:  # noqa: BLE001 - storages raise what they like; the job is made by the engine
-        logger.warning("the pictures of job %s cannot be given again: %r", earlier.id, error)
+    except Exception as error:  # noqa: BLE001 - each storage has its own errors; the engine makes the pictures instead
+        logger.warning("the pictures of job %s cannot be reused: %r", earlier.id, error)
         with suppress(Exception):
             storage.discard_attempt(job)
         return None
 
 
 def takes_latents(job: Job) -> bool:
-    """Pictures that were ordered together are to differ, so they do not begin from one another's."""
+    """Return whether a job accepts cached latents; pictures ordered together must differ, so they do not."""
     return bool(job.order.get("cache", OFF) == ON and job.n == 1)
 
 
 def latent_cache(card: ModelCard, calibration: Mapping | None = None) -> tuple[LatentCache, Store] | None:
-    """The workers' latent cache; None where it is off, or nobody has calibrated it for this model.
+    """Open the workers' latent cache; None if it is off, or was not calibrated for this model.
 
-    `calibration` is this model's own unless another one is given.
+    Without a `calibration`, the model's stored one is loaded.
     """
     from inference.latent_cache import mapping
     from inference.latent_cache.cache import LatentCache
@@ -80,7 +80,7 @@ def latent_cache(card: ModelCard, calibration: Mapping | None = None) -> tuple[L
         return None
     calibration = calibration or mapping.load(card)
     if calibration is None:
-        logger.warning("no latents are reused: run `python -m inference.training.latent_cache` for %s", card.name)
+        logger.warning("the latent cache is off: run `python -m inference.training.latent_cache` for %s", card.name)
         return None
     limits = Limits(settings.LATENT_CACHE_ACCOUNT_MB * MIB, settings.LATENT_CACHE_MB * MIB)
     store = open_store(settings.LATENT_CACHE, limits)

@@ -1,6 +1,6 @@
-"""Keeps finished pictures and hands out links to them that expire.
+"""The storage of finished pictures, and links to them that expire.
 
-Any Django storage will do (`STORAGES["images"]`): a folder here, an S3 bucket in production.
+Any Django storage will do (`STORAGES["images"]`): a folder by default, or an S3 bucket in production.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
 def put(job: Job, index: int, pixels: Pixels.Image) -> Image:
-    """Encodes and stores one picture; the row that describes it is not saved yet.
+    """Encode and store one picture; return its row, not saved yet.
 
-    Each attempt writes under a name of its own, so that a worker that lost its lease cannot overwrite
-    what its successor delivered.
+    Each attempt writes under its own name, so that a worker that lost its lease cannot overwrite what its successor
+    delivered.
     """
     kind = str(job.order["output_format"])
     encoded = io.BytesIO()
@@ -46,7 +46,7 @@ def put(job: Job, index: int, pixels: Pixels.Image) -> Image:
 
 
 def copy(job: Job, source: Image) -> Image:
-    """Another job's picture as one of this job, not saved yet. Raises OSError where its bytes are gone or changed."""
+    """Copy another job's picture to this job; return its row, unsaved. Raises OSError if it is lost or changed."""
     with open_image(source) as stored:
         content = stored.read()
     if hashlib.sha256(content).hexdigest() != source.sha256:
@@ -57,7 +57,7 @@ def copy(job: Job, source: Image) -> Image:
 
 
 def keep_only(job: Job, paths: set[str]) -> None:
-    """Deletes what earlier attempts of a job left behind."""
+    """Delete what earlier attempts of a job left behind."""
     try:
         _, names = _storage().listdir(_folder(job))
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def keep_only(job: Job, paths: set[str]) -> None:
 
 
 def discard_attempt(job: Job) -> None:
-    """Deletes what this attempt has stored, and nothing of another one."""
+    """Delete what this attempt has stored, and nothing of other attempts."""
     for index in range(job.n):
         _storage().delete(_path(job, index))
 
@@ -78,9 +78,9 @@ def open_image(image: Image) -> IO[bytes]:
 
 
 def signed_path(image: Image, now: float | None = None) -> tuple[str, int]:
-    """The path of a link to the picture, and the Unix second at which it expires.
+    """Return the path of a link to the picture, and the Unix second at which it expires.
 
-    The second is rounded up to a whole minute, so that repeated answers can be cached.
+    The time is rounded up to a whole minute, so that repeated responses can be cached.
     """
     expires = (int(now or time.time()) + settings.IMAGE_URL_SECONDS) // 60 * 60 + 60
     suffix = image.path.rpartition(".")[2]
@@ -88,7 +88,7 @@ def signed_path(image: Image, now: float | None = None) -> tuple[str, int]:
 
 
 def may_open(image_id: object, expires: int, signature: str) -> bool:
-    """Whether this signature was made here for this picture and expiry; says nothing of the time."""
+    """Return whether the signature is valid for this picture and expiry; the caller checks the time."""
     return constant_time_compare(_signature(image_id, expires), signature)
 
 

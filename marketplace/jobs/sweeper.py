@@ -1,4 +1,4 @@
-"""Puts right what crashes leave behind: dead leases, lost messages, expired holds. Safe to run twice at once."""
+"""The repair of what crashes leave behind: dead leases, lost messages, expired holds. Safe to run twice at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def sweep() -> dict[str, int]:
-    """How many of each kind were put right."""
+    """Repair everything once, and return how many of each kind were found."""
     found = {"dead_leases": lifecycle.expire_leases(), "expired_holds": expire_holds()}
     found["lost_messages"] = sum(resend_lost(name) for name in SERVICE_CLASSES)
     Worker.objects.filter(seen_at__lt=timezone.now() - FORGET_WORKERS_AFTER).delete()
@@ -37,10 +37,10 @@ def expire_holds() -> int:
 
 
 def resend_lost(service_class: str) -> int:
-    """Sends again the waiting jobs whose message is gone.
+    """Send again the waiting jobs whose message is lost, and return how many.
 
-    Messages are taken in the order in which they were sent, so a job that was sent before the one in front has
-    no message any more; where there is no message at all, that is every job.
+    Messages are taken in the order in which they were sent, so a job that was sent before the message in front has
+    lost its own; if there is no message at all, every job has.
     """
     limit = timezone.now()
     if (front := message_in_front(service_class)) is not None:
@@ -52,7 +52,7 @@ def resend_lost(service_class: str) -> int:
 
 
 def message_in_front(queue: str) -> datetime | None:
-    """When the message that is taken next was sent; None where the queue is empty."""
+    """Return when the next message to be taken was sent; None if the queue is empty."""
     with app.pool.acquire(block=True) as broker:
         message = broker.default_channel.client.lindex(queue, -1)  # type: ignore[attr-defined]
     if message is None:

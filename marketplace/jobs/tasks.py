@@ -1,4 +1,4 @@
-"""The task that wakes a worker up to a job, and the worker process's start and end."""
+"""The task that wakes a worker for a job, and the start and end of the worker process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.conf import settings
 from prometheus_client import start_http_server
 
 from marketplace.celery import SERVICE_CLASSES, app
-from marketplace.jobs.queues import HANDS
+from marketplace.jobs.queues import SLOTS
 
 logger = logging.getLogger(__name__)
 _worker: Any = None
@@ -22,16 +22,16 @@ _worker: Any = None
 
 @app.task
 def fire(job_id: str, sent: float) -> None:
-    """Wakes this process up to a job. The claim decides whether there is anything to do, and for whom.
+    """Wake this process for a job; the claim decides whether there is work, and which job is next.
 
-    When the message was `sent`, in Unix seconds, the sweeper reads, too, while it waits.
+    `sent` is when the message was sent, in Unix seconds; the sweeper also reads it from waiting messages.
     """
     _worker.fire(UUID(job_id), datetime.fromtimestamp(sent, UTC))
 
 
 @worker_init.connect
 def start(sender: Any, **_: Any) -> None:
-    """Warms the engine before the first message is taken, in workers that serve the jobs' queues."""
+    """Warm the engine before the first message is taken, in workers that serve the jobs' queues."""
     global _worker
     queues = set(sender.app.amqp.queues.consume_from)
     if queues & set(SERVICE_CLASSES):
@@ -44,21 +44,21 @@ def start(sender: Any, **_: Any) -> None:
         gc.enable()
         _worker = Worker(*engine_from_settings())
         _worker.start()
-        HANDS.count = sender.concurrency
+        SLOTS.count = sender.concurrency
 
 
 @task_received.connect
 def took(request: Any, **_: Any) -> None:
-    HANDS.take(request.id, request.delivery_info["routing_key"])
+    SLOTS.take(request.id, request.delivery_info["routing_key"])
 
 
 @task_postrun.connect
 def done(task_id: str, **_: Any) -> None:
-    HANDS.let_go(task_id)
+    SLOTS.let_go(task_id)
 
 
 @worker_shutting_down.connect
 def leave(**_: Any) -> None:
-    """SIGTERM: Celery waits for its tasks; meanwhile they finish or are given back."""
+    """Finish the jobs or give them back, on SIGTERM, while Celery waits for its tasks."""
     if _worker is not None:
         threading.Thread(target=_worker.drain, args=(settings.DRAIN_SECONDS,), name="drain").start()

@@ -1,9 +1,9 @@
-"""Whose turn it is among the waiting jobs of a service class: start-time fair queueing between accounts.
+"""The turns of the waiting jobs of a service class: start-time fair queueing between accounts.
 
-When a job is sent to the workers it is tagged with the virtual time at which its account's earlier jobs end, in
-milli-Tokens of their quotes; the class's virtual time is the least tag that waits (Goyal, Vin and Cheng 1996). A claim
-takes the least tag. So one account's two hundred jobs do not delay another's one, and a class that nobody waits in
-remembers nothing.
+When a job is sent to the workers, it is tagged with the virtual time at which its account's earlier jobs end, in
+milli-Tokens of their quotes; the class's virtual time is the lowest tag that waits (Goyal, Vin and Cheng 1996). A claim
+takes the job with the lowest tag. So one account's two hundred jobs do not delay another's single job, and a class in
+which nothing waits keeps no state.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ SELECT account, class, (
     WHERE status = 'queued' AND dispatched_at IS NOT NULL AND account_id = account AND service_class = class
     ORDER BY tag DESC LIMIT 1
 )
-FROM unnest(%s::uuid[], %s::text[]) AS line (account, class)
+FROM unnest(%s::uuid[], %s::text[]) AS flow (account, class)
 """
 _SENT = """
 UPDATE jobs_job SET dispatched_at = %s, tag = given.tag FROM unnest(%s::uuid[], %s::bigint[]) AS given (id, tag)
 WHERE jobs_job.id = given.id
 """
 
-# The parameters job and sent, of a message, worker and lease. The message may bring another job its turn: then one that
-# waits with a message sent at that moment waits with that job's message from now on, so that there are as many messages
-# as waiting jobs, sent when these say.
+# Parameters: job and sent (of the message), worker and lease. The job whose turn it is may not be the one that the
+# message names. Then a waiting job dispatched at the moment `sent` takes over the claimed job's `dispatched_at`, so
+# that there are still as many messages as waiting jobs, with the same times.
 CLAIM = """
 WITH message AS MATERIALIZED (
     SELECT id, service_class, dispatched_at FROM jobs_job WHERE id = %(job)s FOR NO KEY UPDATE
@@ -72,22 +72,22 @@ RETURNING jobs_job.*
 
 
 def sent(jobs: Sequence[Job], moment: datetime) -> None:
-    """Notes that messages for these queued jobs, oldest first, were sent at that moment, and gives each its tag.
+    """Note that messages for these queued jobs, oldest first, were sent at that moment, and give each job its tag.
 
-    One that had a tag before, of an earlier attempt, is not put behind its account's younger ones.
+    A job that has a tag from an earlier attempt is not put behind its account's younger jobs.
     """
-    lines = list({(job.account_id, job.service_class) for job in jobs})
+    flows = list({(job.account_id, job.service_class) for job in jobs})
     with connection.cursor() as cursor:
-        cursor.execute(_TIMES, [list({name for _, name in lines})])
+        cursor.execute(_TIMES, [list({name for _, name in flows})])
         times: dict[str, int] = dict(cursor.fetchall())
-        cursor.execute(_ENDS, [[account for account, _ in lines], [name for _, name in lines]])
+        cursor.execute(_ENDS, [[account for account, _ in flows], [name for _, name in flows]])
         ends: dict[tuple[UUID, str], int] = {(account, name): end or 0 for account, name, end in cursor.fetchall()}
         tags = []
         for job in jobs:
-            line = job.account_id, job.service_class
+            flow = job.account_id, job.service_class
             if job.tag is None:
-                tags.append(max(times[job.service_class], ends[line]))
-                ends[line] = tags[-1] + job.quoted
+                tags.append(max(times[job.service_class], ends[flow]))
+                ends[flow] = tags[-1] + job.quoted
             else:
                 tags.append(max(times[job.service_class], job.tag))
         cursor.execute(_SENT, [moment, [job.id for job in jobs], tags])

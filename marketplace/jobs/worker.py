@@ -1,7 +1,7 @@
-"""Joins database and engine: one per worker process, one thread a job, one engine for all of them.
+"""The worker, which connects database and engine: one for each process, with a thread for each job and one engine.
 
-A beat each second extends the leases of the jobs in hand, writes their progress and learns which ones the
-customer canceled. The engine knows nothing of jobs, the database nothing of tensors.
+A heartbeat every second extends the leases of the running jobs, writes their progress and learns which ones the
+customer canceled. The engine knows nothing of jobs, and the database knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from marketplace.jobs.lifecycle import Result
 from marketplace.jobs.models import Job
 from marketplace.jobs.models import Worker as WorkerRow
 
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Task:
-    """A claimed job in hand: its requests, and why they were stopped, if they were."""
+    """A claimed job that is running: its requests, their futures, and whether its lease was lost."""
 
     job: Job
     requests: list[Request]
@@ -64,14 +64,14 @@ class Task:
 
 
 def engine_from_settings() -> tuple[Engine, tuple[LatentCache, Store] | None]:
-    """Make the engine that the settings describe, not started yet, and the cache that it takes latents from."""
+    """Make the engine that the settings describe, not started yet, and the latent cache that it uses."""
     card = catalog.card(settings.MODEL)
     latent_cache = reuse.latent_cache(card)
     return Engine(card, latent_cache=latent_cache and latent_cache[0], on_batch=metrics.batch), latent_cache
 
 
 class Worker:
-    """`start`, `fire` from many threads, `drain`."""
+    """A worker process's part in the work: call `start`, then `fire` from many threads, then `drain`."""
 
     def __init__(self, engine: Engine, latent_cache: tuple[LatentCache, Store] | None = None) -> None:
         """Serve with this engine, which takes latents from that cache."""
@@ -85,18 +85,18 @@ class Worker:
         self.stopped = threading.Event()
 
     def start(self) -> None:
-        """Loads and warms the model, then begins to beat; returns when jobs can be taken."""
+        """Load and warm the model, and start the heartbeat; return when jobs can be taken."""
         self.engine.start()
         if self.reuse:
             Shadows(*self.reuse, self.engine.submit, settings.SHADOW_PERCENT / 100)
-        self._beat()
-        threading.Thread(target=self._beat_for_ever, name="beat", daemon=True).start()
+        self._heartbeat()
+        threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True).start()
         logger.info("%s is warm: %s %s", self.name, self.card.name, self.card.revision)
 
     def fire(self, job_id: UUID, sent: datetime | None = None) -> None:
-        """One job from claim to its end. Every outcome is written to the database; nothing is raised for one.
+        """Run one job from its claim to its end. Every outcome is written to the database; none is raised.
 
-        The message of job `job_id`, sent at that moment, says that there is one; whose turn it is `claim` decides.
+        The message names job `job_id` and when it was sent; `claim` decides which job's turn it is.
         """
         if self.leaving.is_set() or not self.engine.warm:
             lifecycle.send_again([job_id])
@@ -109,17 +109,17 @@ class Worker:
         with self.lock:
             self.tasks[job.id] = task
         try:
-            if not self._give_again(job):
+            if not self._reuse_pictures(job):
                 self._run(task)
         except LeaseLost:
-            logger.warning("job %s is no longer ours; what we made is thrown away", job.id)
+            logger.warning("job %s is no longer this worker's; its result is discarded", job.id)
         finally:
             with self.lock:
-                if self.tasks.get(job.id) is task:  # after a retry it may be another thread's already
+                if self.tasks.get(job.id) is task:  # after a retry another thread may have it
                     del self.tasks[job.id]
 
     def drain(self, seconds: float) -> None:
-        """Takes no more, lets the jobs in hand finish for so long, gives the rest back at once."""
+        """Take no more jobs, let the running ones finish for this many seconds, and give back the rest."""
         self.leaving.set()
         deadline = time.monotonic() + seconds
         while self.tasks and time.monotonic() < deadline:
@@ -131,8 +131,8 @@ class Worker:
         WorkerRow.objects.filter(name=self.name).delete()
         connection.close()
 
-    def _give_again(self, job: Job) -> bool:
-        """Whether the job's pictures were there already, and are delivered without the engine."""
+    def _reuse_pictures(self, job: Job) -> bool:
+        """Deliver stored pictures of the same order without the engine; return whether there were any."""
         began = time.monotonic()
         if not (found := reuse.stored_pictures(job, self.card.revision)):
             return False
@@ -160,12 +160,12 @@ class Worker:
             lifecycle.fail(task.job, "invalid_request", str(error), retry=False)
 
     def _conclude(self, task: Task, seconds: float) -> None:
-        """Writes what came of the job: pictures, a stop by the customer, or a failure."""
+        """Write the job's outcome: pictures, a cancellation, or a failure."""
         errors = [error for future in task.futures if (error := future.exception())]
         if task.lost:
             raise LeaseLost
         if any(isinstance(error, EngineStopped) for error in errors):
-            # a picture of its own that failed may be what the engine stopped for
+            # the engine may have stopped because of a fault in one of this job's pictures
             if faults := [error for error in errors if isinstance(error, EngineFault)]:
                 self._fail(task.job, faults[0])
             else:
@@ -181,7 +181,7 @@ class Worker:
         stored = time.monotonic()
         try:
             results = [_result(task.job, index, future) for index, future in enumerate(task.futures)]
-        except Exception as error:  # noqa: BLE001 - each storage has errors of its own
+        except Exception as error:  # noqa: BLE001 - each storage has its own errors
             self._fail(task.job, error)
             return
         timings = {"engine_seconds": round(seconds, 3), "store_seconds": round(time.monotonic() - stored, 3)}
@@ -202,13 +202,13 @@ class Worker:
 
     def _fail(self, job: Job, error: BaseException) -> None:
         logger.error("job %s, attempt %s failed", job.id, job.attempt, exc_info=error)
-        storage.discard_attempt(job)  # first: afterwards the next attempt may be storing its own
+        storage.discard_attempt(job)  # must come first: after `fail` the next attempt may be storing its pictures
         code = "engine_failed" if isinstance(error, InferenceError) else "internal"
         lifecycle.fail(
             job,
             code,
             "The picture could not be made.",
-            # the same seed would give the same picture; the bank has looked for the adapter itself
+            # the same seed would break the same picture, and the bank already tried to load the adapter
             retry=not isinstance(error, BrokenPicture | AdapterUnavailable),
             after=timedelta(seconds=settings.RETRY_SECONDS * 4 ** (job.attempt - 1)),
         )
@@ -217,18 +217,18 @@ class Worker:
         for request in task.requests:
             self.engine.cancel(request)
 
-    def _beat_for_ever(self) -> None:
-        while not self.stopped.wait(BEAT_SECONDS):
+    def _keep_beating(self) -> None:
+        while not self.stopped.wait(HEARTBEAT_SECONDS):
             try:
-                self._beat()
-            except Exception as error:  # noqa: BLE001 - without the database the leases run out, and that is right
-                logger.warning("no beat: %s", error)
+                self._heartbeat()
+            except Exception as error:  # noqa: BLE001 - without the database the leases run out, as they should
+                logger.warning("heartbeat failed: %s", error)
             finally:
                 connection.close()
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         if not self.engine.warm and not self.leaving.is_set():
-            logger.critical("the engine broke; this worker ends, for its supervisor to start another")
+            logger.critical("the engine broke; this worker ends, so that its supervisor starts another")
             self.leaving.set()
             os.kill(os.getpid(), signal.SIGTERM)
         with self.lock:
@@ -241,9 +241,9 @@ class Worker:
                 task.lost = job_id not in wanted
                 self._cancel(task)
         metrics.engine(self.engine.running(), self.engine.max_batch_tokens)
-        self._say_alive(len(tasks))
+        self._report_alive(len(tasks))
 
-    def _say_alive(self, running: int) -> None:
+    def _report_alive(self, running: int) -> None:
         WorkerRow.objects.update_or_create(
             name=self.name,
             defaults={
@@ -257,7 +257,7 @@ class Worker:
 
 
 def request_for(job: Job, index: int) -> Request:
-    """The engine's request for picture `index` of a job; each picture has the next seed."""
+    """Make the engine's request for picture `index` of a job; each picture has the next seed."""
     order = job.order
     return Request(
         prompt=order["prompt"],
@@ -276,7 +276,7 @@ def request_for(job: Job, index: int) -> Request:
 
 
 def _steps_to_pay(task: Task) -> list[int]:
-    """Steps done, picture by picture, of a job that was canceled; none of a picture that failed by itself."""
+    """Return the steps to charge for each picture of a canceled job; none for a picture that failed by itself."""
     return [
         request.steps_run if isinstance(future.exception(), Canceled | None) else 0
         for request, future in zip(task.requests, task.futures, strict=True)

@@ -1,1 +1,1 @@
-"""Maintenance: what is done again and again, and the commands that prove the books and repair them."""
+"""Maintenance: the periodic tasks, and the commands that prove the books and repair them."""

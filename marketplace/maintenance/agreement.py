@@ -1,10 +1,10 @@
-"""Proves that jobs and holds tell the same story. Writes nothing."""
+"""The proof that jobs and holds agree. Writes nothing."""
 
 from __future__ import annotations
 
 from django.db import connection
 
-# Each names what is wrong in one column of text; billing's own invariants are `proof.check`'s.
+# Each query returns one column of text that says what is wrong. `proof.check` proves billing's own invariants.
 VIOLATIONS = (
     """SELECT format('job %s: it has no hold', job.id) FROM jobs_job job
        WHERE NOT EXISTS (SELECT FROM billing_hold hold WHERE hold.reference = job.id)""",
@@ -28,7 +28,7 @@ VIOLATIONS = (
 
 
 def check() -> list[str]:
-    """Every violated invariant, one line each, in the caller's snapshot; empty where all is right."""
+    """List every violated invariant, one line each, in the caller's snapshot; empty if all is right."""
     with connection.cursor() as cursor:
         cursor.execute("\nUNION ALL\n".join(VIOLATIONS))
         return [text for (text,) in cursor.fetchall()]

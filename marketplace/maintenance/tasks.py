@@ -1,6 +1,6 @@
-"""The periodic tasks. Beat's schedule (`marketplace.celery`) says when; each may run twice at once, or not at all once.
+"""The periodic tasks, on the schedule in `marketplace.celery`. Each may run twice at once, or miss a turn.
 
-They keep the names that they had in `marketplace.jobs`, so that an upgrade refuses no message of the version before.
+They keep the names that they had in `marketplace.jobs`, so that messages sent before an upgrade are still understood.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def sweep() -> None:
 
 @app.task(name="marketplace.jobs.tasks.keep_lots")
 def keep_lots() -> None:
-    """Debts come before expiry: what a lot got back is owed first."""
+    """Bring the lots up to date. Debts come before expiry, since Tokens that return to a lot pay debts first."""
     lots.catch_up()
     debts.collect()
     lots.expire()
@@ -43,7 +43,7 @@ def roll_up() -> None:
 
 @app.task(name="marketplace.jobs.tasks.keep_payments")
 def keep_payments() -> None:
-    """Refunds that are due, and automatic top-ups of accounts that are open."""
+    """Carry out due refunds, and automatic top-ups of active accounts."""
     if settings.STRIPE_SECRET_KEY:
         reached = stripe.from_settings()
         refund_orders.carry_out(reached)
@@ -64,7 +64,7 @@ def keep_requests() -> None:
 
 @app.task(name="marketplace.jobs.tasks.anchor_audit")
 def anchor_audit() -> None:
-    """Says the audit's head where logs are kept: what was anchored there cannot be removed here unnoticed."""
+    """Log the audit's head: a record that was anchored in the logs cannot be removed unnoticed."""
     logger.info("audit head %s", proof.head())
 
 

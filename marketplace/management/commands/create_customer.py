@@ -1,4 +1,4 @@
-"""`manage.py create_customer EMAIL --grant TOKENS`: an account with Tokens and an API key."""
+"""`manage.py create_customer EMAIL --grant TOKENS`: create an account with Tokens and an API key."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ def tokens(text: str) -> int:
 
 
 class Command(BaseCommand):
-    help = "Creates a customer (or finds it by its e-mail address); the last line is a new API key."
+    help = "Create a customer, or find one by e-mail address, and issue an API key. The last line is the new key."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("email", metavar="EMAIL")
-        parser.add_argument("--grant", metavar="TOKENS", type=tokens, default=0, help="Tokens to give, e.g. 100 or 0.5")
-        parser.add_argument("--key-name", default="first key", help="what to call the API key")
+        parser.add_argument(
+            "--grant", metavar="TOKENS", type=tokens, default=0, help="Tokens to grant, e.g. 100 or 0.5"
+        )
+        parser.add_argument("--key-name", default="first key", help="name of the API key")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             validate_email(options["email"].strip())
         except ValidationError as error:
-            raise CommandError(f"not an e-mail address: {options['email']}") from error
+            raise CommandError(f"not a valid e-mail address: {options['email']}") from error
         with trail.acting("command create_customer"):
             account = customers.create(options["email"])
             if options["grant"]:
@@ -44,5 +46,5 @@ class Command(BaseCommand):
         balance = wallets.balance(account.id)
         self.stdout.write(f"account {account.id} ({account.name})")
         self.stdout.write(f"available {amounts.format_tokens(balance.available)} Tokens")
-        self.stdout.write("API key, shown only this once:")
+        self.stdout.write("API key, shown only once:")
         self.stdout.write(secret)

@@ -208,7 +208,7 @@ def test_several_jobs_are_canceled_at_once_and_those_that_ended_are_counted(oper
     running = lifecycle.claim(job_of(alice, order).id, "w1")
     chosen = {"action": "cancel_selected", "_selected_action": [ended.id, waiting.id, running.id]}
     answer = operator.post("/admin/jobs/job/", chosen, follow=True)
-    assert "Canceled or asked to stop: 2. Ended already: 1." in answer.content.decode()
+    assert "Canceled or stopping: 2. Already ended: 1." in answer.content.decode()
     assert Job.objects.get(id=waiting.id).status == "canceled"
     assert Job.objects.get(id=running.id).cancel_requested_at is not None
 

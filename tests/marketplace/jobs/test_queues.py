@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from marketplace.jobs.queues import Hands, StrideOrder
+from marketplace.jobs.queues import Slots, StrideOrder
 
 CLASSES = ("batch", "interactive", "standard")
 
@@ -42,35 +42,35 @@ def test_after_a_long_time_alone_a_queue_shares_at_once(alone):
 
 
 @pytest.fixture
-def hands():
-    found = Hands()
+def slots():
+    found = Slots()
     found.count = 16
     return found
 
 
-def fill(hands, cycle, queue):
+def fill(slots, cycle, queue):
     """Takes messages of this queue until it is looked into no more; how many."""
     taken = 0
-    while queue in cycle.consume(3) and taken < hands.count:
+    while queue in cycle.consume(3) and taken < slots.count:
         taken += 1
-        hands.take(f"{queue} {taken}", cycle.rotate(queue))
+        slots.take(f"{queue} {taken}", cycle.rotate(queue))
     return taken
 
 
-def test_some_hands_of_a_worker_are_free_for_a_higher_class(hands):
-    cycle = StrideOrder(CLASSES, hands)
-    assert [fill(hands, cycle, queue) for queue in ("batch", "standard", "interactive")] == [8, 4, 16]
-    hands.let_go("batch 1")
-    assert fill(hands, cycle, "batch") == 1
+def test_some_slots_of_a_worker_are_free_for_a_higher_class(slots):
+    cycle = StrideOrder(CLASSES, slots)
+    assert [fill(slots, cycle, queue) for queue in ("batch", "standard", "interactive")] == [8, 4, 16]
+    slots.let_go("batch 1")
+    assert fill(slots, cycle, "batch") == 1
 
 
-def test_a_class_alone_leaves_hands_to_the_higher_ones_only(hands):
-    cycle = StrideOrder(CLASSES, hands)
-    assert [fill(hands, cycle, queue) for queue in ("standard", "batch")] == [12, 0]
-    hands.let_go("standard 1")
-    assert fill(hands, cycle, "batch") == 1
+def test_a_class_alone_leaves_slots_to_the_higher_ones_only(slots):
+    cycle = StrideOrder(CLASSES, slots)
+    assert [fill(slots, cycle, queue) for queue in ("standard", "batch")] == [12, 0]
+    slots.let_go("standard 1")
+    assert fill(slots, cycle, "batch") == 1
 
 
-def test_a_worker_with_one_hand_serves_all(hands):
-    hands.count = 1
-    assert set(StrideOrder(CLASSES, hands).consume(3)) == set(CLASSES)
+def test_a_worker_with_one_slot_serves_all(slots):
+    slots.count = 1
+    assert set(StrideOrder(CLASSES, slots).consume(3)) == set(CLASSES)

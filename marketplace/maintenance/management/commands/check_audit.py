@@ -1,4 +1,4 @@
-"""`manage.py check_audit`: proves the audit's chain, or names each break and exits with 1."""
+"""`manage.py check_audit`: prove the audit's chain, or name each break and exit with 1."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def anchor(text: str) -> proof.Anchor:
 
 
 class Command(BaseCommand):
-    help = "Proves that no audit record was changed or removed; the last line is 'audit ok … head NUMBER:HASH'."
+    help = "Prove that no audit record was changed or removed. The last line is 'audit ok: … head NUMBER:HASH'."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--anchor", metavar="NUMBER:HASH", type=anchor, action="append", default=[],
-            help="a head that was printed before and kept elsewhere; may be given several times",
+            help="a head that an earlier run printed, kept elsewhere; may be given several times",
         )  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:

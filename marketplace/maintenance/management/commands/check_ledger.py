@@ -1,4 +1,4 @@
-"""`manage.py check_ledger`: proves every invariant of ledger and jobs, or names each violation and exits with 1."""
+"""`manage.py check_ledger`: prove every invariant of ledger and jobs, or name each violation and exit with 1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from marketplace.maintenance import agreement
 
 
 class Command(BaseCommand):
-    help = "Proves that Tokens add up and that every job was paid for once; the last line is 'ledger ok …'."
+    help = "Prove that Tokens add up and that every job was paid for once. The last line is 'ledger ok: …'."
 
     def handle(self, *args: Any, **options: Any) -> None:
         with transaction.atomic():

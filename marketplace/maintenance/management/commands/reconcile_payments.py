@@ -1,4 +1,4 @@
-"""`manage.py reconcile_payments`: acts on Stripe's events that never arrived, and prints what it repaired."""
+"""`manage.py reconcile_payments`: act on Stripe's events that never arrived, and print what was repaired."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from billing.payments import reconcile, stripe
 
 
 class Command(BaseCommand):
-    help = "Lists Stripe's events since the last run and acts on those that were lost; the last line says how many."
+    help = "List Stripe's events since the last run and act on those that were lost. The last line says how many."
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             repaired, failed = reconcile.run(stripe.from_settings())
         except (PaymentsUnavailable, PaymentsRefused) as error:
-            raise CommandError(f"Stripe cannot be asked: {error}") from error
+            raise CommandError(f"Stripe did not answer the request: {error}") from error
         for line in repaired:
             self.stdout.write(line)
         if failed:
-            raise CommandError(f"{failed} events failed; the log says why")
+            raise CommandError(f"{failed} events failed; see the log for the reasons")
         self.stdout.write(f"payments reconciled: {len(repaired)} repaired")
