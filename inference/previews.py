@@ -8,10 +8,12 @@ pictures and their latents, and stored beside the model in `previews.json`; with
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from diffusers import AutoencoderKLQwenImage
 from PIL import Image
 
 from inference import patches
@@ -37,7 +39,7 @@ class Colours(NamedTuple):
     def draw(self, latents: torch.Tensor, grid: Grid) -> Image.Image:
         """Draw packed latents [tokens, channels] as an RGB picture, an eighth as wide and high as the whole one."""
         cells = patches.unpack(latents.float(), grid)
-        colours = self.weights @ seen(self.features, cells)
+        colours = self.weights @ _seen(self.features, cells)
         return autoencoder.to_image(colours.view(3, *cells.shape[1:]).clamp(-1, 1))
 
     def save(self, folder: Path) -> None:
@@ -56,7 +58,24 @@ def load(folder: str, device: torch.device) -> Colours | None:
     return Colours(**{name: torch.tensor(rows, device=device) for name, rows in json.loads(path.read_text()).items()})
 
 
-def seen(features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+@torch.inference_mode()
+def fit(vae: AutoencoderKLQwenImage, pictures: Iterable[Image.Image]) -> Colours:
+    """Fit the function of an autoencoder for single frames to RGB pictures whose sides are whole tiles."""
+    cells, colours = [], []
+    for picture in pictures:
+        grid = picture.height // TILE, picture.width // TILE
+        latents = autoencoder.encode(vae, autoencoder.to_pixels(picture)).mean
+        cells.append(patches.unpack(latents, grid).flatten(1))
+        colours.append(autoencoder.to_pixels(picture.reduce(CELL)).flatten(1))
+    latents = torch.cat(cells, 1)
+    features = torch.randn(FEATURES, len(latents) + 1, generator=torch.Generator().manual_seed(0))
+    inputs = _seen(features, latents).double()
+    ridge = 1e-4 * inputs.shape[1] * torch.eye(len(inputs), dtype=inputs.dtype)
+    weights = torch.linalg.solve(inputs @ inputs.T + ridge, inputs @ torch.cat(colours, 1).T.double())
+    return Colours(features, weights.T.float())
+
+
+def _seen(features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     """Return the inputs of the linear function, by cell: random features, latents and a one."""
     flat = cells.flatten(1)
     flat = torch.cat([flat, torch.ones_like(flat[:1])])

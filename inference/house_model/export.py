@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransf
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from inference import previews
-from inference.house_model import WEIGHTS, architecture, pool
+from inference.house_model import WEIGHTS, architecture, pool, world
 from inference.house_model.transformer import load
 from inference.models.autoencoder import flatten_time
 from inference.models.processor import PictureProcessor
@@ -43,7 +43,7 @@ def export(
     The transformer and the autoencoder are stored in 16 bits. The text encoder stays in 32, since transformers loads a
     model in the type it was stored in, while diffusers loads the others in 32.
     """
-    colours = previews.fit(flatten_time(autoencoder.float()), previews.world())
+    colours = previews.fit(flatten_time(autoencoder.float()), world.pictures())
     pipeline = QwenImagePipeline(
         scheduler=architecture.sampler(),
         vae=autoencoder.to(torch.float16),

@@ -7,7 +7,7 @@ of a scene are in `captions`; `judge` reads a picture back into a scene.
 import math
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -196,3 +196,10 @@ def draw_scene(dice: random.Random, *, held_out: bool = False, pair_share: float
         scene = _any_scene(dice, pair_share)
         if is_held_out(scene) is held_out:
             return scene
+
+
+def pictures(count: int = 80) -> Iterator[Image.Image]:
+    """Draw the same pictures of this world each time, 128 pixels a side."""
+    dice = random.Random(19)
+    for _ in range(count):
+        yield Image.fromarray(render(draw_scene(dice)))
