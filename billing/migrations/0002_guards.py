@@ -1,7 +1,7 @@
-"""What constraints cannot say: rows that are never changed, holds that are resolved once.
+"""Rules that constraints cannot express: some rows are never changed, and holds are resolved once.
 
-Also the rows that billing starts with: the mint, the platform and the first price list. Tests that flush
-the tables put them back with OPENING_ROWS.
+Also the rows that billing starts with: the mint, the platform and the first price list. Tests that flush the tables
+restore them with OPENING_ROWS.
 """
 
 from django.db import migrations

@@ -1,4 +1,4 @@
-"""What constraints cannot say of lots, and a lot for every grant that there was before lots.
+"""Rules for lots that constraints cannot express, and a lot for every grant made before there were lots.
 
 The cursors of those wallets begin before their first transfer, so their lots follow everything that was ever spent.
 """

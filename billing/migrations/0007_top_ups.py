@@ -1,4 +1,4 @@
-"""Top-ups, the money of theirs that went back, and the events of Stripe's that were acted on."""
+"""Top-ups, their refunds and disputes, and the Stripe events that were acted on."""
 
 import django.db.models.deletion
 import django.db.models.functions.datetime

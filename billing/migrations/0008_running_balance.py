@@ -1,4 +1,4 @@
-"""Every transfer says what the customer's wallet had after it; those that there are, too."""
+"""Every transfer stores the customer's balance after it; existing ones are filled in."""
 
 from django.db import migrations, models
 

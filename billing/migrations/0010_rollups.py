@@ -1,4 +1,4 @@
-"""What the transfers of the platform, the creators and the mint come to, up to a mark."""
+"""The sums of the platform's, the creators' and the mint's transfers, up to a mark."""
 
 import django.db.models.deletion
 from django.db import migrations, models

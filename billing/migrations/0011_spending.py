@@ -1,4 +1,4 @@
-"""Holds say in whose name they are, and what was spent is kept by day."""
+"""Holds name their spender, and spending is kept by day."""
 
 import django.db.models.deletion
 from django.db import migrations, models

@@ -1,4 +1,4 @@
-"""Top-ups keep what Stripe said of tax; of those that were paid before, nobody knows it."""
+"""Top-ups store the tax that Stripe reported; it is unknown for those paid before."""
 
 from django.db import migrations, models
 

@@ -1,4 +1,4 @@
-"""Refunds that we ask for: our id comes first, Stripe's later."""
+"""Refunds that we request have our id first, and Stripe's later."""
 
 from django.db import migrations, models
 

@@ -1,4 +1,4 @@
-"""When the money of a reversal went, and when it came again. What came again before is not known to have been away."""
+"""When a reversal's money left and when it came back; unknown for reversals that ended before."""
 
 from django.db import migrations, models
 

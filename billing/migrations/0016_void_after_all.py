@@ -13,7 +13,7 @@ BEGIN
     RETURN NEW;
 END $$;
 """
-# What was waived for money that came again was waived for nothing; and so was what demanded no Token.
+# A waiver for money that came back becomes void; so does a claw-back that demanded no Token.
 VOIDED = """
            AND NOT (NEW.settlement = 'void' AND (NEW.collected, NEW.settled_at) = (OLD.collected, OLD.settled_at)
                     AND (OLD.settlement = 'waived' AND NEW.waiver = OLD.waiver

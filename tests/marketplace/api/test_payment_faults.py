@@ -59,9 +59,9 @@ class WatchedStripe(Stripe):
         super().__init__(client)
         self.asked = []
 
-    def refund(self, *order):
+    def refund_rest(self, *order):
         self.asked.append(connection.in_atomic_block)
-        return super().refund(*order)
+        return super().refund_rest(*order)
 
 
 def test_a_refund_for_a_stolen_card_that_stripe_does_not_take_is_made_later_and_once(shop):
