@@ -94,7 +94,7 @@ def test_above_the_limit_nothing_moves_until_another_person_approves(dora, emil,
     assert bob.balance == (0, 0)
     done = requests.approve(emil, asked.id)
     assert (done.status, done.decided_by, bob.balance) == ("executed", emil, (BIG, 0))
-    with pytest.raises(AlreadyDecided, match="executed already"):
+    with pytest.raises(AlreadyDecided, match="already executed"):
         requests.approve(emil, asked.id)
     assert bob.balance == (BIG, 0)
     actors = list(Record.objects.filter(object=f"request {asked.id}").order_by("seq").values_list("actor", "act"))
