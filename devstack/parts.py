@@ -12,8 +12,7 @@ from marketplace.addresses import ROOT, Addresses
 
 QUEUES = "interactive,standard,batch"
 MANAGE = (sys.executable, str(ROOT / "manage.py"))
-# Django's own checks load all that a process may never need, and are for `make check`
-CELERY = (sys.executable, "-m", "celery", "--skip-checks", "-A", "marketplace")
+CELERY = (sys.executable, "-m", "celery", "-A", "marketplace")
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def parts(home: Path, port: int) -> list[Part]:
             drain=30.0,
             one_thread=False,
         ),
-        Part("dispatcher", (*MANAGE, "dispatch", "--skip-checks")),
+        Part("dispatcher", (*MANAGE, "dispatch")),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. Some threads
         # here, since one may be waiting for Stripe.
         Part(
@@ -106,6 +105,8 @@ def environment(home: Path, found: Addresses) -> dict[str, str]:
         "PROMETHEUS_MULTIPROC_DIR": str(home / "metrics"),
         "DJANGO_SETTINGS_MODULE": "marketplace.settings",
         "PYTHONUNBUFFERED": "1",
+        # Django's checks load all that a process may never need, and `make check` has made them
+        "CELERY_SKIP_CHECKS": "true",
         # on cores that all parts share, a thread that waits in a loop for the next one keeps it from running
         "OMP_WAIT_POLICY": "PASSIVE",
         **found.stripe,

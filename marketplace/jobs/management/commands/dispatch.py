@@ -13,6 +13,7 @@ from marketplace.jobs import outbox
 
 class Command(BaseCommand):
     help = "Sends queued jobs to the workers' queues; several may run at once."
+    requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         stopping = threading.Event()
