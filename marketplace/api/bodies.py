@@ -26,7 +26,7 @@ class ObjectParser(JSONParser):
         except RecursionError as error:
             raise ParseError("The JSON is nested too deeply.") from error
         if not isinstance(data, dict):
-            raise ParseError("The body must be a JSON object.")
+            raise ParseError("The request body must be a JSON object.")
         return data
 
 

@@ -13,7 +13,7 @@ from marketplace.api.errors import ErrorBody
 
 COMMON = {401: "The API key is missing or bad."}
 WITH_BODY = {
-    400: "The body is no JSON object.",
+    400: "The request body is not a JSON object.",
     413: "The body is too large.",
     422: "A value is wrong; `param` names it.",
 }

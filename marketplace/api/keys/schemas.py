@@ -32,7 +32,7 @@ class KeyBody(Body):
 
 
 class NewKeyBody(KeyBody):
-    key = Text(given=True, help_text="The whole key, shown only this once.")
+    key = Text(given=True, help_text="The whole key, shown only once.")
 
 
 class KeyList(Body):
