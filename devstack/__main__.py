@@ -43,6 +43,7 @@ def run() -> int:
     started = time.monotonic()
     try:
         with Stack(addresses.home(), port, Interrupts(), _say, os.environ) as stack:
+            stack.wait_ready()
             _say(_welcome(stack, time.monotonic() - started))
             stack.watch()
     except Interrupted:

@@ -84,8 +84,9 @@ def _bought(stack: Stack) -> Path:
 
 
 def _buy(stack: Stack) -> Path:
-    _say(f"ready at {stack.url}\n\na customer without Tokens: demo@example.com")
     key = stack.manage("create_customer", "demo@example.com")[-1]
+    stack.wait_ready()
+    _say(f"ready at {stack.url}\n\na customer without Tokens: demo@example.com")
     client = Client(stack.url, key)
     _top_up(stack, client)
     before = _wallet(client, "wallet before")

@@ -20,7 +20,7 @@ class Part:
     """`drain` is how many seconds the part has to end after SIGTERM.
 
     `orphaned` is the signal that the kernel sends it when the supervisor is killed. One that `serves` others ends after
-    those.
+    those. One that `loads` for a while needs no tables before that is done.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Part:
     drain: float = 10.0
     one_thread: bool = True
     serves: bool = False
+    loads: bool = False
     orphaned: signal.Signals = signal.SIGKILL
 
 
@@ -46,12 +47,14 @@ def parts(home: Path, port: int) -> list[Part]:
             (sys.executable, "-m", "granian", *address, *processes, *threads, "marketplace.wsgi:application"),
             orphaned=signal.SIGTERM,  # its own children end with it on SIGTERM only
             serves=True,
+            loads=True,
         ),
         Part(
             "worker",
             (*CELERY, "worker", *pool, "-Q", QUEUES, "-n", "worker@%h", *quiet),
             drain=30.0,
             one_thread=False,
+            loads=True,
         ),
         Part("dispatcher", (*MANAGE, "dispatch")),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. Some threads
@@ -82,7 +85,7 @@ def stripe_double(home: Path, port: int, own_port: int) -> tuple[Part, dict[str,
     webhook = ("--webhook-url", f"http://127.0.0.1:{port}/webhooks/stripe", "--webhook-secret", secret)
     data = ("--data", str(home / "stripe.sqlite"))
     command = (sys.executable, "-m", "devstack.stripe", "--port", str(own_port), *data, *webhook)
-    return Part("stripe", command, serves=True), {
+    return Part("stripe", command, serves=True, loads=True), {
         "STRIPE_API_BASE": f"http://127.0.0.1:{own_port}",
         "STRIPE_SECRET_KEY": "sk_test_double",
         "STRIPE_WEBHOOK_SECRET": secret,

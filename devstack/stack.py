@@ -46,7 +46,7 @@ class Running:
 
 
 class Stack:
-    """A context manager: inside its block the stack is ready; afterwards nothing of it runs.
+    """A context manager: inside its block every part runs, `wait_ready` until they serve; afterwards nothing runs.
 
     `say` is told, a line at a time, how the start goes on. What `named` names, as DATABASE_URL, REDIS_URL and
     STRIPE_SECRET_KEY, is not started. `stripe` is where the double of Stripe is, if it runs. `durable=False` is for
@@ -77,22 +77,41 @@ class Stack:
         self._stops = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Start everything and wait until it is ready. Raises LocalError, Interrupted; nothing runs then."""
+        """Start everything. Raises LocalError, Interrupted; nothing runs then."""
         with contextlib.ExitStack() as stops:
             self._prepare(stops)
             double, settings = self._stripe_double()
+            early = self._is_new()
             found = self._start_servers(stops, settings)
             self.environment = parts.environment(self.home, found)
             stops.callback(self._clear_leftovers, (signal.SIGKILL, 5.0))
+            stops.callback(self._stop_parts)
+            wanted = [*double, *parts.parts(self.home, self.port)]
+            self._start_parts([part for part in wanted if part.loads and early])
             self.manage("migrate", "--noinput")
             self.say("tables are up to date")
-            self._start_parts(stops, [*double, *parts.parts(self.home, self.port)])
-            self._wait_ready()
+            self._start_parts([part for part in wanted if not (part.loads and early)])
             self._stops = stops.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stops.close()
+
+    def wait_ready(self) -> None:
+        """Wait until the stack serves. Raises what `check` raises."""
+        self.say("waiting for the worker to load its model")
+        spoken = time.monotonic()
+
+        def ready() -> bool:
+            nonlocal spoken
+            answer = _readiness(self.url)
+            if time.monotonic() - spoken > SAY_AGAIN_SECONDS:
+                spoken = time.monotonic()
+                self.say(f"still waiting: {answer}")
+            return answer.startswith("200 ")
+
+        self._wait(lambda: not self.stripe or _listens(self.stripe), READY_SECONDS)
+        self._wait(ready, READY_SECONDS)
 
     def watch(self) -> NoReturn:
         """Wait for what `check` raises."""
@@ -134,6 +153,10 @@ class Stack:
         for folder in ("metrics", "logs"):
             (self.home / folder).mkdir(exist_ok=True, mode=0o700)
 
+    def _is_new(self) -> bool:
+        """Whether the database will be empty: nobody can work on tables that are changed under them."""
+        return not (self.home / "postgres").exists() and not (self.named or {}).get("DATABASE_URL")
+
     def _clear_leftovers(self, *steps: tuple[signal.Signals, float]) -> None:
         processes.clear(lambda: processes.carrying(parts.mark(self.home)), *steps)
 
@@ -158,8 +181,7 @@ class Stack:
         stops.callback(addresses.forget, self.home)
         return found
 
-    def _start_parts(self, stops: contextlib.ExitStack, wanted: list[Part]) -> None:
-        stops.callback(self._stop_parts)
+    def _start_parts(self, wanted: list[Part]) -> None:
         for part in wanted:
             log = self._log(part.name)
             environment = parts.environment_of(part, self.environment)
@@ -167,7 +189,6 @@ class Stack:
             self.running.append(Running(part.name, child, log))
             self._parts.append((part, child))
             self.say(f"{part.name} started")
-        self.say("waiting for the worker to load its model")
 
     def _stop_parts(self) -> None:
         """All at once, but that those which serve the others end after them."""
@@ -179,20 +200,6 @@ class Stack:
 
     def _stop_part(self, part: Part, child: Child) -> None:
         processes.stop(child, (signal.SIGTERM, part.drain), hurried=self.interrupts.hurried)
-
-    def _wait_ready(self) -> None:
-        spoken = time.monotonic()
-
-        def ready() -> bool:
-            nonlocal spoken
-            answer = _readiness(self.url)
-            if time.monotonic() - spoken > SAY_AGAIN_SECONDS:
-                spoken = time.monotonic()
-                self.say(f"still waiting: {answer}")
-            return answer.startswith("200 ")
-
-        self._wait(lambda: not self.stripe or _listens(self.stripe), READY_SECONDS)
-        self._wait(ready, READY_SECONDS)
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
         """Poll `condition`. Raises what `check` raises, and StartFailed after `seconds`."""

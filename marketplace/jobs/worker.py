@@ -89,7 +89,7 @@ class Worker:
         self.engine.start()
         if self.reuse:
             Shadows(*self.reuse, self.engine.submit, settings.SHADOW_PERCENT / 100)
-        self._heartbeat()
+        self._try_heartbeat()
         threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True).start()
         logger.info("%s is warm: %s %s", self.name, self.card.name, self.card.revision)
 
@@ -219,12 +219,15 @@ class Worker:
 
     def _keep_beating(self) -> None:
         while not self.stopped.wait(HEARTBEAT_SECONDS):
-            try:
-                self._heartbeat()
-            except Exception as error:  # noqa: BLE001 - without the database the leases run out, as they should
-                logger.warning("heartbeat failed: %s", error)
-            finally:
-                connection.close()
+            self._try_heartbeat()
+
+    def _try_heartbeat(self) -> None:
+        try:
+            self._heartbeat()
+        except Exception as error:  # noqa: BLE001 - without the database the leases run out, as they should
+            logger.warning("heartbeat failed: %s", error)
+        finally:
+            connection.close()
 
     def _heartbeat(self) -> None:
         if not self.engine.warm and not self.leaving.is_set():

@@ -1,13 +1,11 @@
 """Step times: measured once, stored, and measured again if what is stored is of no use."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from inference import calibration
+from inference import calibrate, calibration
 from inference.calibration import StepTimes
 
 
@@ -54,11 +52,10 @@ def test_a_folder_that_cannot_be_written_is_no_reason_not_to_start(kept, monkeyp
     assert kept()[1] == 1
 
 
-def test_the_table_is_printed_and_a_usual_picture_fits_under_the_cap(tmp_path, monkeypatch):
+def test_the_table_is_printed_and_a_usual_picture_fits_under_the_cap(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KILN_CALIBRATION", str(tmp_path))
-    done = subprocess.run([sys.executable, "-m", "inference.calibrate"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    head, *rows, cap = done.stdout.splitlines()
+    assert calibrate.main([]) == 0
+    head, *rows, cap = capsys.readouterr().out.splitlines()
     assert head.startswith("image tokens")
     assert [int(row.split()[0]) for row in rows] == [32 * 2**power for power in range(len(rows))]
     assert int(cap.split()[1].rstrip(",")) >= 128
