@@ -55,6 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
     django.setup()
 
 
+def pytest_sessionfinish() -> None:
+    _run.close()  # before the first process is told that this one has ended: it does not wait long after that
+
+
 def pytest_unconfigure() -> None:
     _run.close()
 

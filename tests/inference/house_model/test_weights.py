@@ -2,6 +2,7 @@
 
 import json
 import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from diffusers import (
     QwenImagePipeline,
 )
 
+from inference import previews
 from inference.house_model import WEIGHTS, architecture, export, tokenizer, transformer
 from inference.house_model.pace import Average, Pace
 from inference.house_model.pool import TEXT_ROOM, Pool, Prompts
@@ -82,6 +84,13 @@ def test_the_template_is_the_pipelines_and_takes_the_tokens_it_drops(kind, templ
     assert len(pipeline.tokenizer(before).input_ids) == pipeline.prompt_template_encode_start_idx
 
 
+@pytest.fixture
+def few_pictures(monkeypatch):
+    """An export fits its previews to a few pictures: how well is not what is asked here."""
+    monkeypatch.setattr(previews, "world", partial(previews.world, 8))
+
+
+@pytest.mark.usefixtures("few_pictures")
 def test_an_export_replaces_the_old_folder_whole(tmp_path):
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -97,6 +106,7 @@ def test_an_export_replaces_the_old_folder_whole(tmp_path):
     torch.testing.assert_close(loaded.transformer.proj_out.weight, parts[-1].proj_out.weight.float())
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_an_export_that_fails_leaves_the_old_folder(tmp_path):
     folder = tmp_path / "weights"
     folder.mkdir()
