@@ -101,6 +101,6 @@ def spent(owner: UUID, spender: UUID | None, *, lock: bool = False) -> Spent:
 
 
 def follow(wallet_id: int, after: int, until: int) -> None:
-    """Add the charges and refunds of a wallet's transfers, from `after` up to `until`, to Spending. For `lots` only."""
+    """Add a wallet's charges and refunds in transfers above `after`, up to `until`, to Spending. For `lots` only."""
     with connection.cursor() as cursor:
         cursor.execute(_FOLLOW, {"wallet": wallet_id, "after": after, "until": until})
