@@ -24,7 +24,7 @@ FULL_STEPS = 50
 
 
 def prompt_length(prompt: str) -> int:
-    """Return the prompt's code points, NFC-normalised and stripped: a number that customers can check."""
+    """Return how many code points the prompt has, NFC-normalised and stripped, as customers can count them."""
     return len(unicodedata.normalize("NFC", prompt).strip())
 
 

@@ -90,7 +90,7 @@ def _expression(name: str, field: Any, stored: bool, names: dict[str, Any]) -> s
 
 
 def _declared(field: Any) -> Any:
-    """Return the body that a field has `many` of, or the field itself."""
+    """Return the field itself, or the body that it has `many` of."""
     return field.child if isinstance(field, serializers.ListSerializer) else field
 
 

@@ -15,13 +15,13 @@ Show = Callable[[Any], Any]
 
 
 class Shown:
-    """How an answer shows a field: `of` is a function of the row or an expression of `row`; by default, its name.
+    """How an answer shows a field: `of` is a function of the row, an expression of `row`, or by default its own name.
 
     A `given` field is not in the row: the caller of `show` passes it.
     """
 
     show: ClassVar[Any] = None
-    """Conversion of the value to JSON; None if it is JSON already."""
+    """The function from the value to JSON; None if it is JSON already."""
 
     def __init__(self, *args: Any, of: str | Show | None = None, given: bool = False, **terms: Any) -> None:
         super().__init__(*args, **terms)

@@ -86,8 +86,8 @@ def complete(
 ) -> int:
     """End a job with its pictures (running → succeeded) and capture the hold for those delivered.
 
-    By its `picture_key` the same order finds them again. Return the charge in milli-Tokens. Raises LeaseLost if the
-    job is no longer this worker's. If there is no picture at all, use `fail`.
+    The same order finds them again by `picture_key`. Return the charge in milli-Tokens. Raises LeaseLost if the job
+    is no longer this worker's. If there is no picture at all, use `fail`.
     """
     offer = pricing.Quote.from_json(job.quote)
     outcomes = [result.outcome for result in results]
@@ -110,7 +110,7 @@ def stop(job: Job, steps_run: Sequence[int]) -> int:
 
 @transaction.atomic
 def fail(job: Job, code: str, message: str, *, retry: bool, after: timedelta | None = None) -> None:
-    """Queue a running job for another attempt if `retry` is set and one is left, else let it fail, free of charge.
+    """Queue a running job for another attempt if `retry` is set and one is left, else end it as failed, uncharged.
 
     The next attempt begins `after` this time at the earliest. Raises LeaseLost if the job is no longer this worker's.
     """
@@ -149,7 +149,7 @@ def _take_back(job_id: UUID) -> bool:
 
 
 def expire_hold(job_id: UUID) -> bool:
-    """Fail a job that is queued after its hold's time, free of charge. Return False if it runs: it keeps its hold."""
+    """Fail a job that was queued for longer than its hold, free of charge; return False if it is no longer queued."""
     with transaction.atomic():
         expired = Job.objects.filter(id=job_id, status=Status.QUEUED).update(
             status=Status.FAILED,
@@ -163,7 +163,7 @@ def expire_hold(job_id: UUID) -> bool:
 
 
 def send_again(job_ids: Sequence[UUID]) -> int:
-    """Put queued jobs whose message was lost or taken by a leaving worker back into the outbox; return how many."""
+    """Put queued jobs back into the outbox, since a message was lost or taken by a leaving worker; return how many."""
     return Job.objects.filter(id__in=job_ids, status=Status.QUEUED).update(dispatched_at=None)
 
 

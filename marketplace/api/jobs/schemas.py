@@ -130,7 +130,7 @@ def receipt_pictures(job: Job) -> list[dict[str, Any]]:
 
 
 def _hits(name: str, pictures: list[dict[str, Any]]) -> Iterator[Any]:
-    """Iterate over this value of the pictures that came from a cache or began there."""
+    """Return this value of each picture that came from a cache or began there."""
     return (each[name] for each in pictures if each.get("tier", "none") != "none")
 
 

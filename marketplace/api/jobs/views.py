@@ -117,7 +117,7 @@ def one(job: Job, request: Request, position: int | None = None) -> dict[str, An
 
 
 def wait_for(job: Job, seconds: int) -> Job:
-    """Return the job once it has ended, or as it is after so long. Between looks, the pool has the connection."""
+    """Return the job once it has ended, or as it is after so long. Meanwhile the pool has the connection back."""
     deadline, pause = time.monotonic() + seconds, 0.05
     with waiting() as allowed:
         while allowed and not job.is_final and time.monotonic() < deadline:
