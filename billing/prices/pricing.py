@@ -1,10 +1,10 @@
-"""What a job costs: the formula, and nothing else. Pure: no Django, no database, no clock.
+"""The price of a job: the formula, and nothing else. Pure: no Django, no database, no clock.
 
     unit = base_cost x pixels/1024² x steps/50 x √(max(L, floor)/100) x service class x operation
 
-Amounts are integer milli-Tokens, factors integer thousandths. Squaring the whole product moves the root
-over integers, where `math.isqrt` is exact; so no binary or decimal fraction is ever formed, and neither
-locale nor Decimal context can change a price. It is rounded up once, per picture.
+Amounts are integer milli-Tokens, factors integer thousandths. The whole product is squared, so that the root is one
+of integers, where `math.isqrt` is exact. No binary or decimal fraction is ever formed, and neither locale nor Decimal
+context can change a price. It is rounded up once, per picture.
 Not for moving Tokens (wallets) or for storing price lists (price_lists).
 """
 
@@ -24,13 +24,13 @@ FULL_STEPS = 50
 
 
 def prompt_length(prompt: str) -> int:
-    """Code points of the prompt, NFC-normalised and stripped: countable by the customer."""
+    """Return how many code points the prompt has, NFC-normalised and stripped, as customers can count them."""
     return len(unicodedata.normalize("NFC", prompt).strip())
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be priced. Sizes in pixels; `input_pixels` is the area of all pictures that go in."""
+    """What is to be priced. Sizes are in pixels; `input_pixels` is the area of all input pictures."""
 
     operation: str
     width: int
@@ -77,11 +77,11 @@ class PriceList:
 
 @dataclass(frozen=True)
 class Quote:
-    """A price, fixed: stored on the job and never computed again.
+    """A fixed price: stored on the job and never computed again.
 
-    `total` and `unit` (one picture) are milli-Tokens, `price_list` the version, `skipped_step` thousandths.
-    `factors` are decimal strings whose product, rounded up per picture, is the total; "prompt" alone is
-    itself cut to six decimals.
+    `total` and `unit` (one picture) are in milli-Tokens, `price_list` is a version, `skipped_step` in thousandths.
+    `factors` are decimal strings whose product, rounded up per picture, is the total; of these only "prompt" is
+    itself cut, to six decimals.
     """
 
     total: int
@@ -93,7 +93,7 @@ class Quote:
     factors: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-ready; amounts as decimal strings of Tokens."""
+        """Return the quote as JSON, with amounts as decimal strings of Tokens."""
         return {
             "total": format_tokens(self.total),
             "unit": format_tokens(self.unit),
@@ -106,7 +106,7 @@ class Quote:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Quote:
-        """The inverse of `as_json`; KeyError or ValueError for anything else."""
+        """Return the quote that `as_json` wrote. Raises KeyError or ValueError if it is anything else."""
         return cls(
             total=parse_tokens(stored["total"]),
             unit=parse_tokens(stored["unit"]),
@@ -128,13 +128,13 @@ class ImageOutcome:
 
 
 def quote(order: Order, price_list: PriceList) -> Quote:
-    """The price of `order`; UnknownOperation or UnknownServiceClass where the list has no factor."""
+    """Return the price of `order`. Raises UnknownOperation or UnknownServiceClass if the list has no factor for it."""
     service_class = _factor(price_list.service_classes, order.service_class, UnknownServiceClass)
     operation = _factor(price_list.operations, order.operation, UnknownOperation)
     length = max(prompt_length(order.prompt), price_list.prompt_floor)
     pixels = order.width * order.height + order.input_pixels
     linear = price_list.base_cost * pixels * order.steps * service_class * operation
-    # √(length/100) = √length / 10, hence the ten.
+    # The ten is there because √(length/100) = √length / 10.
     unit = _ceil_div(_ceil_sqrt(linear * linear * length), FULL_PIXELS * FULL_STEPS * MILLI * MILLI * 10)
     return Quote(
         total=order.n * unit,
@@ -156,10 +156,10 @@ def quote(order: Order, price_list: PriceList) -> Quote:
 
 
 def charge(quoted: Quote, outcomes: Sequence[ImageOutcome]) -> int:
-    """Milli-Tokens for a job that ended: the pictures delivered, less the discount for skipped steps.
+    """Return the milli-Tokens for a job that ended: the pictures delivered, less the discount for skipped steps.
 
-    Pictures without an outcome count as not delivered. At most `quoted.total`; 0 means: release the hold.
-    ValueError where there are more pictures than quoted, or more steps than a picture has.
+    Pictures without an outcome count as not delivered. It is at most `quoted.total`; 0 means: release the hold.
+    Raises ValueError if there are more pictures than quoted, or more steps than a picture has.
     """
     if len(outcomes) > quoted.n:
         raise ValueError(f"{len(outcomes)} outcomes for {quoted.n} pictures")
@@ -167,10 +167,10 @@ def charge(quoted: Quote, outcomes: Sequence[ImageOutcome]) -> int:
 
 
 def charge_canceled(quoted: Quote, steps_run_per_image: Sequence[int]) -> int:
-    """Milli-Tokens for a running job that was canceled: of each picture, the share of its steps done.
+    """Return the milli-Tokens for a running job that was canceled: each picture's share of steps done.
 
-    Rounded down: no picture is handed over, so a fraction is never decided against the customer, and
-    the sum stays within `quoted.total`. 0 means: release the hold. ValueError as in `charge`.
+    It is rounded down: no picture is handed over, so a fraction is never decided against the customer, and
+    the sum stays within `quoted.total`. 0 means: release the hold. Raises ValueError as `charge` does.
     """
     if len(steps_run_per_image) > quoted.n:
         raise ValueError(f"{len(steps_run_per_image)} pictures where {quoted.n} were quoted")

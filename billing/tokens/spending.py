@@ -1,9 +1,8 @@
-"""What has been spent, by day and by whoever spent it in the account's name. Amounts are integer milli-Tokens.
+"""What an account has spent, by day and by spender. Amounts are integer milli-Tokens.
 
-Spent in a period is what was charged in it (UTC), less what of these charges was refunded, whenever that was, and
-everything that is held now. All of it comes from holds and transfers: what the transfers up to a wallet's LotCursor
-say is kept by day in Spending, which `lots` lets follow them, and the rest is read from them. Not for caps: whoever
-sets one asks `spent` to lock the wallet first.
+Spent in a period (UTC) is what was charged in it, less refunds of these charges, whenever they were made, plus all that
+is held now. Charges up to a wallet's LotCursor are kept by day in Spending, which `lots` brings up to date; later ones
+are read from the transfers. Not for caps: whoever checks one asks `spent` to lock the wallet first.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from billing.prepared import run
 
 @dataclass(frozen=True)
 class Spent:
-    """milli-Tokens, in the day and the month of `moment`, with what is held."""
+    """The milli-Tokens spent in the day and the month of `moment`, with what is held."""
 
     moment: datetime
     day: int
@@ -29,7 +28,7 @@ class Spent:
     spender_month: int
 
 
-# Charges and refunds of a wallet's transfers above an id.
+# A wallet's charges and refunds, from transfers after one id and up to another.
 _CHARGES = """
     SELECT source_id AS wallet_id, reference, amount FROM billing_transfer
     WHERE source_id = {wallet} AND id > {after} AND id <= {until} AND kind = 'capture'
@@ -37,7 +36,7 @@ _CHARGES = """
     SELECT target_id, reference, -amount FROM billing_transfer
     WHERE target_id = {wallet} AND id > {after} AND id <= {until} AND kind = 'refund'"""
 
-# Each is of the day of the charge, whenever the refund was.
+# A refund counts for the day of its charge.
 _DAY = "(hold.resolved_at AT TIME ZONE 'UTC')::date"
 
 # Reads `charge (wallet_id, reference, amount)`, refunds as negative amounts.
@@ -88,10 +87,10 @@ FROM wallet, total, open
 
 
 def spent(owner: UUID, spender: UUID | None, *, lock: bool = False) -> Spent:
-    """What the customer spent, and this spender of theirs; NoWallet.
+    """Return what the customer spent, and this spender of theirs. Raises NoWallet if there is no such customer.
 
-    With `lock` it stays true until the transaction's end: nobody else holds, captures or receives Tokens of the wallet.
-    The lock is a statement of its own, because one does not see what was committed while it waited.
+    With `lock` it stays true until the transaction ends: nobody else can hold, capture or receive Tokens of the wallet.
+    The lock is a statement of its own, because a statement does not see what was committed while it waited.
     """
     if lock:
         run(_LOCK, {"owner": owner})
@@ -102,6 +101,6 @@ def spent(owner: UUID, spender: UUID | None, *, lock: bool = False) -> Spent:
 
 
 def follow(wallet_id: int, after: int, until: int) -> None:
-    """Adds up the wallet's transfers above one id, up to another. For `lots`, whose cursor says which."""
+    """Add a wallet's charges and refunds in transfers above `after`, up to `until`, to Spending. For `lots` only."""
     with connection.cursor() as cursor:
         cursor.execute(_FOLLOW, {"wallet": wallet_id, "after": after, "until": until})

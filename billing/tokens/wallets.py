@@ -1,8 +1,8 @@
 """Wallets: hold, capture, release, expire, grant, purchase, refund, withdraw. Amounts are integer milli-Tokens.
 
-Every verb is one SQL statement. Alone it is atomic; inside a transaction it joins it. Where it changes
-nothing, a second statement finds out why and raises from the tree in `errors`. Locks are taken hold first,
-then wallet, and never on the platform's row. Not for prices (pricing) or for reading transfers (ledger).
+Every verb is one SQL statement. It is atomic, or part of the transaction that it is called in. If it changes
+nothing, a second statement finds out why and raises from the tree in `errors`. The hold is locked first, then
+the wallet, and never the platform's row. Not for prices (pricing) or for reading transfers (ledger).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KEY_LENGTH = 255
 
 @dataclass(frozen=True)
 class Balance:
-    """milli-Tokens; `total` is what the wallet has, `available` what is not held."""
+    """A wallet's milli-Tokens: `total` is what it has, `available` what is not held."""
 
     available: int
     held: int
@@ -50,7 +50,7 @@ class Balance:
 
 @dataclass(frozen=True)
 class Captured:
-    """milli-Tokens that were charged, and that went back to the wallet from the hold."""
+    """The milli-Tokens of a hold that were charged, and those that went back to the wallet."""
 
     charged: int
     released: int
@@ -58,7 +58,7 @@ class Captured:
 
 @dataclass(frozen=True)
 class Share:
-    """A part of a charge, for the owner of a creator's wallet or for the platform."""
+    """A part of a charge, in milli-Tokens, for the owner of a creator's wallet or for the platform."""
 
     owner: UUID | Literal["platform"]
     amount: int
@@ -76,8 +76,8 @@ _STANDING = """
 SELECT frozen, balance - held FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer'
 """
 
-# Two CTEs with the parameters owner, amount, reference, spender and expires_in. No row in new_hold: too few Tokens, a
-# frozen wallet or none; `refusal` says which.
+# Two CTEs with the parameters owner, amount, reference, spender and expires_in. If new_hold has no row, there are too
+# few Tokens, or the wallet is frozen or missing; `refusal` says which.
 HOLD_CTE = """
 held_wallet AS (
     UPDATE billing_wallet SET held = held + %(amount)s::bigint
@@ -92,8 +92,8 @@ new_hold AS (
     RETURNING id, wallet_id, reference, amount, expires_at
 )"""
 
-# The same for many owners at once, so that what is paid for can be written between the two in the same statement.
-# PAYERS_CTE locks the wallets of a CTE `wanted (owner)`; HOLDS_CTE takes a CTE
+# The same for many owners at once; what is paid for can be written between the two, in the same statement.
+# PAYERS_CTE locks the wallets of a CTE `wanted (owner)`. HOLDS_CTE reads a CTE
 # `bought (owner, reference, spender, amount)`, whose sum for an owner must be within `payer.available`, and the
 # parameter expires_in.
 _PAYERS = """
@@ -103,7 +103,7 @@ payer AS MATERIALIZED (
     FOR NO KEY UPDATE {if_locked}
 )"""
 PAYERS_CTE = _PAYERS.format(if_locked="")
-# Leaves out the wallets that somebody else has locked, so that it waits for nobody.
+# Leaves out wallets that are locked, so that it never waits.
 FREE_PAYERS_CTE = _PAYERS.format(if_locked="SKIP LOCKED")
 HOLDS_CTE = """
 new_hold AS (
@@ -196,12 +196,12 @@ RETURNING billing_wallet.id
 
 
 def create(owner: UUID, kind: Wallet.Kind = Wallet.Kind.CUSTOMER) -> None:
-    """Gives `owner` an empty wallet of this kind (customer or creator), unless there is one."""
+    """Give `owner` an empty wallet of this kind (customer or creator), unless there is one."""
     run(_CREATE, {"owner": owner, "kind": kind.value})
 
 
 def balance(owner: UUID) -> Balance:
-    """What the customer has; NoWallet."""
+    """Return what the customer has. Raises NoWallet if there is no such customer."""
     row = run(_BALANCE, {"owner": owner})
     if row is None:
         raise NoWallet(owner)
@@ -209,10 +209,10 @@ def balance(owner: UUID) -> Balance:
 
 
 def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta, spender: UUID | None = None) -> None:
-    """Sets `amount` aside under `reference`, in the name of `spender`.
+    """Set `amount` aside under `reference`, in the name of `spender`.
 
-    InsufficientTokens, AccountFrozen, NoWallet or HoldExists. Under a reference that is being captured or released at
-    that moment it may wait for that, and that for it; then PostgreSQL refuses one of them (OperationalError).
+    Raises InsufficientTokens, AccountFrozen, NoWallet or HoldExists. If the reference is being captured or released at
+    that moment, the two may wait for each other; then PostgreSQL refuses one of them (OperationalError).
     """
     if expires_in <= timedelta(0):
         raise ValueError("a hold must last")
@@ -231,7 +231,7 @@ def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta, spend
 
 
 def refusal(owner: UUID, amount: int) -> BillingError:
-    """Why a hold of this amount found no row: AccountFrozen, InsufficientTokens or NoWallet, to be raised."""
+    """Return the error for a hold that was refused, to be raised: AccountFrozen, InsufficientTokens or NoWallet."""
     row = run(_STANDING, {"owner": owner})
     if row is None:
         return NoWallet(owner)
@@ -240,11 +240,11 @@ def refusal(owner: UUID, amount: int) -> BillingError:
 
 
 def capture(reference: UUID, charge: int, shares: Sequence[Share] | None = None) -> Captured:
-    """Charges `charge` of what is held and releases the rest, once.
+    """Charge `charge` of what is held and release the rest, once.
 
-    The platform gets it, or each share its part; they must sum to the charge (else ValueError) and go to
-    creators' wallets that exist (else NoWallet). UnknownHold, HoldResolved or ChargeAboveHold. A hold past
-    its time but not yet expired can still be captured.
+    It goes to the platform or is split into `shares`. Raises ValueError if these do not sum to the charge, NoWallet if
+    a creator has none, UnknownHold, HoldResolved or ChargeAboveHold. A hold whose time has run out can be captured
+    until it is expired.
     """
     _milli(charge, "charge")
     shared = _whole(charge) if shares is None else _shared(charge, shares)
@@ -255,17 +255,17 @@ def capture(reference: UUID, charge: int, shares: Sequence[Share] | None = None)
 
 
 def release(reference: UUID) -> int:
-    """Gives all of a hold back, once; the milli-Tokens given back. UnknownHold or HoldResolved."""
+    """Give all of a hold back, once; return its milli-Tokens. Raises UnknownHold or HoldResolved."""
     return _free(reference, Hold.Status.RELEASED)
 
 
 def expire(reference: UUID) -> int:
-    """Gives a hold back whose time has run out, once; otherwise as `release`, and HoldNotDue."""
+    """Give back a hold whose time has run out, as `release` does. Raises HoldNotDue if it has not."""
     return _free(reference, Hold.Status.EXPIRED)
 
 
 def due(limit: int = 500) -> list[UUID]:
-    """References of open holds whose time has run out, longest ago first."""
+    """Return the references of open holds whose time has run out, longest ago first."""
     with connection.cursor() as cursor:
         cursor.execute(_DUE, {"limit": limit})
         return [reference for (reference,) in cursor.fetchall()]
@@ -279,10 +279,10 @@ def grant(
     expires_at: datetime | None = None,
     reference: UUID | None = None,
 ) -> bool:
-    """Gives Tokens, as a lot of their own; True, and False where this `key` already did.
+    """Give Tokens, as a lot of their own; return True, or False if this `key` already did.
 
-    NoWallet or IdempotencyMismatch. What is left at `expires_at` is taken back by `lots.expire`; `reference` names
-    the payment that they are a bonus of.
+    What is left at `expires_at` is taken back by `lots.expire`; `reference` names the payment that they are a bonus
+    of. Raises NoWallet or IdempotencyMismatch.
     """
     return _issue(Transfer.Kind.GRANT, owner, amount, key, reference, memo, expires_at=expires_at) is not None
 
@@ -296,10 +296,10 @@ def purchase(
     expires_at: datetime | None = None,
     reference: UUID | None = None,
 ) -> UUID:
-    """Tokens that were paid for, as a lot of their own: its id, also where this `key` already made it.
+    """Add Tokens that were paid for, as a lot of their own; return its id, also if this `key` already made it.
 
     The price is in the currency's smallest unit, the currency as Stripe writes it (`eur`); `reference` names the
-    payment. NoWallet or IdempotencyMismatch.
+    payment. Raises NoWallet or IdempotencyMismatch.
     """
     if not isinstance(price_minor, int) or price_minor <= 0:
         raise ValueError("price_minor must be a positive int of the currency's smallest unit")
@@ -318,9 +318,9 @@ def purchase(
 
 
 def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
-    """Gives back part or all of a charge, from the platform; True, and False where this `key` already did.
+    """Give back part or all of a charge, from the platform; return True, or False if this `key` already did.
 
-    UnknownHold, RefundAboveCapture (also where nothing was captured) or IdempotencyMismatch.
+    Raises UnknownHold, RefundAboveCapture (also if nothing was captured) or IdempotencyMismatch.
     """
     stored_key = _key("refund", key)
     values = {"reference": reference, "amount": _milli(amount), "key": stored_key, "memo": memo}
@@ -334,7 +334,7 @@ def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
 
 
 def issued(keys: Iterable[str]) -> set[str]:
-    """Those of the keys under which Tokens were granted or purchased."""
+    """Return those of the keys under which Tokens were granted or purchased."""
     kinds = (Transfer.Kind.GRANT, Transfer.Kind.PURCHASE)
     stored = {_key(kind.value, key): key for key in keys for kind in kinds}
     found = Transfer.objects.filter(idempotency_key__in=stored)
@@ -342,7 +342,7 @@ def issued(keys: Iterable[str]) -> set[str]:
 
 
 def withdraw(wallet_id: int, kind: Transfer.Kind, amount: int, reference: UUID, key: str) -> None:
-    """Takes Tokens that are not held out of the books; InsufficientTokens. For `lots` and `debts`, which lock first."""
+    """Take unheld Tokens out of the books; the caller has locked the wallet. Raises InsufficientTokens if too few."""
     values = {"wallet": wallet_id, "kind": kind.value, "amount": _milli(amount), "reference": reference, "key": key}
     if run(_WITHDRAW, values) is None:
         wallet = Wallet.objects.get(pk=wallet_id)
@@ -360,7 +360,7 @@ def _issue(
     currency: str = "",
     expires_at: datetime | None = None,
 ) -> UUID | None:
-    """The new lot's id; None where the key stands for the same."""
+    """Return the new lot's id, or None if the same was issued under this key before."""
     stored_key = _key(kind.value, key)
     values = {
         "owner": owner, "amount": _milli(amount), "kind": kind.value, "key": stored_key, "memo": memo,
@@ -380,7 +380,7 @@ def _free(reference: UUID, status: Hold.Status) -> int:
 
 
 def _unresolvable(reference: UUID, otherwise: BillingError) -> BillingError:
-    """Why a hold could not be resolved: it is unknown, resolved, or else as the verb says."""
+    """Return the error for a hold that could not be resolved: it is unknown, resolved, or `otherwise`."""
     status = Hold.objects.filter(reference=reference).values_list("status", flat=True).first()
     if status is None:
         return UnknownHold(reference)
@@ -388,7 +388,7 @@ def _unresolvable(reference: UUID, otherwise: BillingError) -> BillingError:
 
 
 def _expect(stored_key: str, key: str, wanted: tuple[UUID, UUID | None, int], otherwise: BillingError) -> None:
-    """Passes where the transfer under the key is the one wanted."""
+    """Raise `otherwise` if there is no transfer under the key, or IdempotencyMismatch if it is not the one wanted."""
     standing = ledger.standing(stored_key)
     if standing is None:
         raise otherwise
@@ -397,7 +397,7 @@ def _expect(stored_key: str, key: str, wanted: tuple[UUID, UUID | None, int], ot
 
 
 def _whole(charge: int) -> dict[str, str]:
-    """All of the charge for the platform, as `_CAPTURE` reads it."""
+    """Return shares that give all of the charge to the platform, as `_CAPTURE` reads them."""
     return {"targets": f"{{{PLATFORM_ID}}}", "amounts": f"{{{charge}}}", "laters": "{0}"}
 
 
@@ -413,7 +413,7 @@ def _shared(charge: int, shares: Sequence[Share]) -> dict[str, str]:
 
 
 def _split(shares: Sequence[Share]) -> dict[int, int]:
-    """Wallet ids and what each gets. They never change, so reading them ahead is no race."""
+    """Return what each wallet gets, by id. Ids never change, so they can safely be read ahead."""
     owners = [share.owner for share in shares if share.owner != "platform"]
     found = Wallet.objects.filter(owner__in=owners, kind=Wallet.Kind.CREATOR).values_list("owner", "id")
     ids: dict[Any, int] = {"platform": PLATFORM_ID, **dict(found)} if owners else {"platform": PLATFORM_ID}
@@ -427,19 +427,19 @@ def _split(shares: Sequence[Share]) -> dict[int, int]:
 
 
 def _array(values: Iterable[int]) -> str:
-    """As PostgreSQL writes it; psycopg takes longer over three lists than over all the rest of a capture."""
+    """Write an array for PostgreSQL; psycopg would take longer over three lists than over the rest of a capture."""
     return f"{{{','.join(map(str, values))}}}"
 
 
 def _key(verb: str, key: str) -> str:
-    """Keys of different verbs never meet."""
+    """Return the key as it is stored, so that keys of different verbs never meet."""
     if not isinstance(key, str) or not 0 < len(key) <= KEY_LENGTH:
         raise ValueError(f"a key has 1 to {KEY_LENGTH} characters")
     return f"{verb}:{key}"
 
 
 def _milli(amount: int, name: str = "amount") -> int:
-    """The amount itself, where it is a whole, positive number that the database can store."""
+    """Return the amount if it is a whole, positive number of milli-Tokens that the database can store."""
     if not isinstance(amount, int) or isinstance(amount, bool):
         raise TypeError(f"{name} must be an int of milli-Tokens, not {type(amount).__name__}")
     if not 0 < amount <= LARGEST:

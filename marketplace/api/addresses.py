@@ -1,4 +1,4 @@
-"""Addresses of Kiln as a customer reaches them."""
+"""Kiln's addresses as customers reach them."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from django.http import HttpRequest
 
 
 def absolute(request: HttpRequest, path: str) -> str:
-    """The whole address of one of our paths: under KILN_PUBLIC_URL, else where the request was sent to."""
+    """Return the full address of a path: under KILN_PUBLIC_URL if set, else under the host that was asked."""
     return f"{settings.PUBLIC_URL.rstrip('/')}{path}" if settings.PUBLIC_URL else request.build_absolute_uri(path)

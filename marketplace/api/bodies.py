@@ -1,7 +1,7 @@
 """Bodies: what requests may say, and what answers show. Every field is declared once, in a body of its resource.
 
-A request is checked by its body and an answer is shown by its body; the OpenAPI description is made from both. Showing
-makes plain dicts and asks nothing of REST framework, whose own way to them takes several times as long.
+Bodies check requests and show answers, and the OpenAPI description is made from them. Answers are shown as plain dicts
+without REST framework, whose own rendering takes several times as long.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from marketplace.api.fields import Shown
 
 
 class ObjectParser(JSONParser):
-    """A JSON object, else 400."""
+    """A parser of JSON objects; anything else is a 400."""
 
     def parse(self, stream: IO[Any], media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
         try:
@@ -34,7 +34,7 @@ class StrictSerializer(serializers.Serializer[Any]):
     """Refuses fields that it does not have, and names them."""
 
     def to_internal_value(self, data: Any) -> Any:
-        """Checks what was sent; the rest takes its field's default, or is left out where there is none."""
+        """Check what was sent; other fields take their default, or are left out if they have none."""
         if not isinstance(data, dict):
             return super().to_internal_value(data)
         if unknown := data.keys() - self.fields.keys():
@@ -59,10 +59,10 @@ class StrictSerializer(serializers.Serializer[Any]):
 
 
 def _compiled(fields: Mapping[str, Any], stored: bool) -> Callable[..., dict[str, Any]]:
-    """From a row to its body: one dict display, as it would be written by hand, made as dataclasses make their methods.
+    """Compile the fields into a function from a row to its body: a dict display, as one would write it by hand.
 
-    What fields are given are its keyword arguments, as JSON. A loop over the fields would take half as long again over
-    a job, since it calls something for each.
+    Its keyword arguments are the `given` fields, as JSON. A loop over the fields, which calls something for each, would
+    take half as long again for a job.
     """
     given = [name for name, field in fields.items() if _declared(field).given]
     names: dict[str, Any] = {}
@@ -73,7 +73,7 @@ def _compiled(fields: Mapping[str, Any], stored: bool) -> Callable[..., dict[str
 
 
 def _expression(name: str, field: Any, stored: bool, names: dict[str, Any]) -> str:
-    """A field's JSON as an expression; the functions that it calls are put among the `names`."""
+    """Return the expression for a field's JSON, and add the functions that it calls to `names`."""
     declared = _declared(field)
     if declared.given:
         return name
@@ -90,12 +90,12 @@ def _expression(name: str, field: Any, stored: bool, names: dict[str, Any]) -> s
 
 
 def _declared(field: Any) -> Any:
-    """Of `many` bodies the one."""
+    """Return the field itself, or the body that it has `many` of."""
     return field.child if isinstance(field, serializers.ListSerializer) else field
 
 
 class Body(Shown, serializers.Serializer[Any]):
-    """An answer or a part of one. `show` makes it of a row (or of what has the attributes) and of what is given."""
+    """An answer or a part of one. `show` makes it from a row (or anything with its attributes) and what is given."""
 
     stored: ClassVar[bool] = False
     show: ClassVar[Callable[..., dict[str, Any]]]
@@ -106,6 +106,6 @@ class Body(Shown, serializers.Serializer[Any]):
 
 
 class StoredBody(Body):
-    """Of a JSON object as it is stored: its fields are shown as they stand in it."""
+    """The body of a stored JSON object, whose fields are shown unchanged."""
 
     stored = True

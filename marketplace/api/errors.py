@@ -1,4 +1,4 @@
-"""One table from exceptions to answers: `{"error": {type, code, message, param, request_id}}`."""
+"""The table of exceptions and their answers: `{"error": {type, code, message, param, request_id}}`."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _validation(error: rest.ValidationError) -> Problem:
 
 
 def _first(detail: Any, path: str = "") -> tuple[str | None, Any]:
-    """The first error in DRF's nested detail, and the dotted name of its field."""
+    """Return the dotted name of the first field at fault in DRF's nested detail, and its error."""
     if isinstance(detail, dict):
         name, inner = next(iter(detail.items()))
         name = "" if name == "non_field_errors" else str(name)
@@ -177,7 +177,7 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
 
 
 def handle(error: Exception, context: dict[str, Any]) -> JsonResponse | None:
-    """DRF's exception handler; None (→ `server_error`) for what is not in the table."""
+    """Handle an exception for DRF; return None (→ `server_error`) if it is not in the table."""
     for kind, translate in TABLE:
         if isinstance(error, kind):
             problem = translate(error)

@@ -1,4 +1,4 @@
-"""Fields of bodies: they take JSON at its word (no "256" for 256, no 1 for "1") and know where answers find them."""
+"""Fields of bodies: they accept JSON of the exact type (no "256" for 256, no 1 for "1") and know how to be shown."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Show = Callable[[Any], Any]
 
 
 class Shown:
-    """How an answer shows a field: `of` what, as a function of the row or an expression of `row`; else by its own name.
+    """How an answer shows a field: `of` is a function of the row, an expression of `row`, or by default its own name.
 
-    A field that is `given` is not in the row: whoever shows the body says it.
+    A `given` field is not in the row: the caller of `show` passes it.
     """
 
     show: ClassVar[Any] = None
-    """From the value to JSON; None where it is JSON already."""
+    """The function from the value to JSON; None if it is JSON already."""
 
     def __init__(self, *args: Any, of: str | Show | None = None, given: bool = False, **terms: Any) -> None:
         super().__init__(*args, **terms)
@@ -65,7 +65,7 @@ class Number(Shown, serializers.FloatField):
 
 @extend_schema_field({"type": "string", "pattern": r"^-?\d+(\.\d{1,3})?$", "example": "13.417"})
 class Tokens(Shown, serializers.Field[int, Any, str, Any]):
-    """Tokens as a decimal string, e.g. "13.417"; milli-Tokens inside."""
+    """Tokens as a decimal string, e.g. "13.417"; milli-Tokens in Python."""
 
     show = staticmethod(amounts.format_tokens)
 
@@ -83,7 +83,7 @@ class Identifier(Shown, serializers.UUIDField):
 
 
 class Moment(Shown, serializers.DateTimeField):
-    """UTC, to the millisecond."""
+    """A time in UTC, to the millisecond."""
 
     @staticmethod
     def show(moment: datetime) -> str:
@@ -91,7 +91,7 @@ class Moment(Shown, serializers.DateTimeField):
 
 
 class Object(Shown, serializers.DictField):
-    """A JSON object whose names are not fields of ours."""
+    """A JSON object whose names are not declared as fields."""
 
 
 class Array(Shown, serializers.ListField):

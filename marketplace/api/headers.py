@@ -1,4 +1,4 @@
-"""What requests say in headers: `Idempotency-Key`, and `Prefer: wait=N`."""
+"""Headers of requests: `Idempotency-Key`, and `Prefer: wait=N`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def preferred_wait(request: Request) -> int:
-    """Seconds, at most 60; 0 without the preference. An unknown preference is ignored, as RFC 7240 asks."""
+    """Return how many seconds to wait, at most 60, by default 0. Unknown preferences are ignored, as RFC 7240 asks."""
     found = PREFER_WAIT.search(request.headers.get("Prefer", ""))
     return min(int(found[1]), MAX_WAIT) if found else 0

@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics, for whoever runs the service."""
+"""Liveness, readiness and metrics, for those who run the service."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
 @require_safe
 def readyz(request: HttpRequest) -> JsonResponse:
-    """200 when the database and the broker answer and a warm worker was seen; else 503, saying which is missing."""
+    """Answer 200 if the database and the broker answer and a warm worker was seen, else 503 with what is missing."""
     parts = {"database": database(), "broker": broker()}
     parts["worker"] = parts["database"] and warm_worker()
     ready = all(parts.values())

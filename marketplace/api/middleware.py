@@ -1,4 +1,4 @@
-"""What happens to every request before any view: an id to quote in support, and a limit to its body."""
+"""Middleware for every request: an id to quote in support, and a limit on the body's size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ View = Callable[[HttpRequest], HttpResponse]
 
 
 class RequestId:
-    """`X-Request-Id` on every answer and in every error: the client's own where it is sound, else a new one."""
+    """An `X-Request-Id` on every answer and in every error: the client's own if it is valid, else a new one."""
 
     def __init__(self, get_response: View) -> None:
         self.get_response = get_response
@@ -30,7 +30,7 @@ class RequestId:
 
 
 class BodyLimit:
-    """413 for a body over `MAX_BODY_BYTES`, before a byte of it is parsed. Without a length nothing is read."""
+    """A 413 for a body over `MAX_BODY_BYTES`, before any of it is parsed. Without a length nothing is read."""
 
     def __init__(self, get_response: View) -> None:
         self.get_response = get_response

@@ -20,7 +20,7 @@ class ListQuery(StrictSerializer):
 
 
 def page(rows: QuerySet[Row], query: dict[str, Any]) -> tuple[list[Row], str | None]:
-    """The rows before the cursor, at most `limit`, and the cursor of the next page, None at the end."""
+    """Return at most `limit` rows with ids below the cursor, and the next page's cursor, None at the end."""
     if cursor := query.get("cursor"):
         rows = rows.filter(id__lt=uuid(cursor))
     found = list(rows[: query["limit"] + 1])

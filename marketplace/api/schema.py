@@ -1,4 +1,4 @@
-"""How the OpenAPI description is made: every answer may also be an error of the one shape."""
+"""The OpenAPI description: every view may also answer with an error, and all errors have one shape."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ KEYS = {403: "The API key that asks has a spend cap."}
 
 
 def bases() -> list[type]:
-    """Classes whose docstrings are for us; a body's own would describe it to customers."""
+    """Return the classes whose docstrings are for developers; those of other bodies are shown to customers."""
     return [Body, StoredBody, *get_lib_doc_excludes()]  # type: ignore[no-untyped-call]
 
 
 class Schema(AutoSchema):
     def _get_response_bodies(self, direction: Any = "response") -> dict[str, Any]:
-        """What the view declares, and the errors that its kind of request can meet.
+        """Return what the view declares, and the errors that its kind of request can meet.
 
-        `extend_schema` replaces the public hook for responses, so the errors are added behind it.
+        `extend_schema` replaces the public hook for responses, so the errors are added after it.
         """
         found: dict[str, Any] = super()._get_response_bodies(direction)
         for status, meaning in self._errors().items():

@@ -1,4 +1,4 @@
-"""`POST /webhooks/stripe`: verified on the bytes as they came, acted on, and only then acknowledged."""
+"""`POST /webhooks/stripe`: events are verified byte for byte, acted on, and only then acknowledged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from marketplace.api.errors import Problem, respond
 @csrf_exempt
 @require_POST
 def receive(request: HttpRequest) -> HttpResponse:
-    """200 once it is done, was done before, or is nothing to us. What fails is a 500, and Stripe sends it again."""
+    """Answer 200 once the event is done, or if it needs nothing. A failure is a 500, and Stripe sends it again."""
     try:
         event = stripe.read_event(request.body, request.headers.get("Stripe-Signature", ""))
     except BadSignature:

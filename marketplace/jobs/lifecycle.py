@@ -1,12 +1,12 @@
-"""The life of a queued job: sole writer of its status, and every change of it moves the hold in the same transaction.
+"""The life of a queued job. Only this module changes its status, and it moves the hold in the same transaction.
 
     submission → queued → claim → running → complete → succeeded | failed | canceled
                      ↖ give_back, retry ↙
     cancel: a queued job ends at once; a running one is asked to stop at its next step.
 
-Each verb is a conditional UPDATE whose row count decides: a message delivered twice, late or to two
-workers changes nothing. A worker's claim is its name and the attempt's number, so that a worker that lost its
-lease cannot write over its successor.
+Each verb is a conditional UPDATE whose row count decides, so a message delivered twice, late or to two workers
+changes nothing. A worker's claim is its name and the attempt's number, so a worker that lost its lease cannot
+overwrite its successor's work.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ RETURNING jobs_job.id, cancel_requested_at IS NOT NULL
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one picture. `image` is unsaved, and None where the picture failed or was canceled.
+    """What became of one picture. `image` is unsaved, and None if the picture failed or was canceled.
 
-    `tier` is the cache that its skipped steps came from, exact or latent; `similarity` that of the prompts.
+    `tier` is the cache that its skipped steps came from, exact or latent; `similarity` is that of the prompts.
     """
 
     outcome: pricing.ImageOutcome
@@ -58,16 +58,16 @@ class Result:
 
 
 def claim(job_id: UUID, worker: str, sent: datetime | None = None) -> Job | None:
-    """queued → running with a lease, upon the message of a job that was `sent` then: the one whose turn it is.
+    """Claim a job (queued → running with a lease) upon the message of `job_id`, `sent` at that time.
 
-    One of the same class, or None where there is none to be had.
+    Return the job of the same service class whose turn it is, or None if there is none.
     """
     values = {"job": job_id, "sent": sent, "worker": worker, "lease": lease()}
     return next(iter(Job.objects.raw(turns.CLAIM, values)), None)
 
 
 def heartbeat(worker: str, progress: Mapping[UUID, tuple[int, int]]) -> dict[UUID, bool]:
-    """Extends the leases of a worker's jobs: `{job: (attempt, step)}` → `{job: cancel requested}`.
+    """Extend the leases of a worker's jobs: `{job: (attempt, step)}` → `{job: cancel requested}`.
 
     A job that is missing from the answer is no longer this worker's.
     """
@@ -84,10 +84,10 @@ def heartbeat(worker: str, progress: Mapping[UUID, tuple[int, int]]) -> dict[UUI
 def complete(
     job: Job, results: Sequence[Result], timings: Mapping[str, float], picture_key: bytes | None = None
 ) -> int:
-    """running → succeeded with the pictures that came out, the hold captured for those delivered.
+    """End a job with its pictures (running → succeeded) and capture the hold for those delivered.
 
-    By its `picture_key` the same order finds them again. Returns the charge in milli-Tokens. Raises LeaseLost where the
-    job is no longer this worker's. With no picture at all, use `fail`.
+    The same order finds them again by `picture_key`. Return the charge in milli-Tokens. Raises LeaseLost if the job
+    is no longer this worker's. If there is no picture at all, use `fail`.
     """
     offer = pricing.Quote.from_json(job.quote)
     outcomes = [result.outcome for result in results]
@@ -100,7 +100,7 @@ def complete(
 
 @transaction.atomic
 def stop(job: Job, steps_run: Sequence[int]) -> int:
-    """running → canceled, charged for the steps that were done; the charge in milli-Tokens. Raises LeaseLost."""
+    """Cancel a running job, charging the steps done; return the milli-Tokens. Raises LeaseLost as `complete` does."""
     charge = pricing.charge_canceled(pricing.Quote.from_json(job.quote), steps_run)
     results = [Result(pricing.ImageOutcome(delivered=False, steps_run=steps)) for steps in steps_run]
     _finish(job, Status.CANCELED, charge, _receipt(results, charge), step=sum(steps_run))
@@ -110,9 +110,9 @@ def stop(job: Job, steps_run: Sequence[int]) -> int:
 
 @transaction.atomic
 def fail(job: Job, code: str, message: str, *, retry: bool, after: timedelta | None = None) -> None:
-    """running → queued for another attempt where that may help and one is left, else → failed, nothing charged.
+    """Queue a running job for another attempt if `retry` is set and one is left, else end it as failed, uncharged.
 
-    The next attempt begins `after` so long at the earliest. Raises LeaseLost.
+    The next attempt begins `after` this time at the earliest. Raises LeaseLost if the job is no longer this worker's.
     """
     if retry and job.attempt < MAX_ATTEMPTS:
         _requeue(job, not_before=timezone.now() + after if after else None)
@@ -123,18 +123,18 @@ def fail(job: Job, code: str, message: str, *, retry: bool, after: timedelta | N
 
 @transaction.atomic
 def give_back(job: Job) -> None:
-    """running → queued at once, the attempt not counted: the worker is leaving. Raises LeaseLost."""
+    """Queue a leaving worker's job again without counting the attempt. Raises LeaseLost as `fail` does."""
     _requeue(job, attempt=F("attempt") - 1)
 
 
 def expire_leases(limit: int = 100) -> int:
-    """Takes jobs back from workers that fell silent, each in a transaction of its own; how many."""
+    """Take jobs back from workers that fell silent, each in its own transaction; return how many."""
     dead = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now())
     return sum(_take_back(job_id) for job_id in dead.values_list("id", flat=True)[:limit])
 
 
 def _take_back(job_id: UUID) -> bool:
-    """False where the lease was extended, or somebody else is at it, or it cannot be done now."""
+    """Take a job back; return False if its lease was extended, somebody else has it locked, or taking it failed."""
     try:
         with transaction.atomic():
             # locked, so that a late heartbeat cannot revive the lease in between
@@ -149,7 +149,7 @@ def _take_back(job_id: UUID) -> bool:
 
 
 def expire_hold(job_id: UUID) -> bool:
-    """queued for longer than its hold → failed, nothing charged. A running job keeps its hold until it ends: False."""
+    """Fail a job that was queued for longer than its hold, free of charge; return False if it is no longer queued."""
     with transaction.atomic():
         expired = Job.objects.filter(id=job_id, status=Status.QUEUED).update(
             status=Status.FAILED,
@@ -163,14 +163,14 @@ def expire_hold(job_id: UUID) -> bool:
 
 
 def send_again(job_ids: Sequence[UUID]) -> int:
-    """Puts queued jobs back into the outbox, because their message was lost or was taken by a leaving worker."""
+    """Put queued jobs back into the outbox, since a message was lost or taken by a leaving worker; return how many."""
     return Job.objects.filter(id__in=job_ids, status=Status.QUEUED).update(dispatched_at=None)
 
 
 def cancel(account_id: UUID, job_id: UUID) -> Job:
-    """Ends a queued job for nothing, or asks a running one to stop. Canceling again changes nothing.
+    """End a queued job free of charge, or ask a running one to stop. Canceling again changes nothing.
 
-    Raises NotFound, or NotCancelable for a job that succeeded or failed.
+    Raises NotFound, or NotCancelable if the job has succeeded or failed.
     """
     with transaction.atomic():
         job = Job.objects.select_for_update().filter(id=job_id, account_id=account_id).first()
@@ -202,7 +202,7 @@ def _finish(
     timings: Mapping[str, float] | None = None,
     picture_key: bytes | None = None,
 ) -> None:
-    """Ends a running job where the lease is this attempt's, else raises LeaseLost."""
+    """End a running job. Raises LeaseLost if the lease is not this attempt's."""
     done = Job.objects.filter(id=job.id, status=Status.RUNNING, worker=job.worker, attempt=job.attempt).update(
         status=status,
         captured=charge,
@@ -220,7 +220,7 @@ def _finish(
 
 
 def _requeue(job: Job, **changes: object) -> None:
-    """Back into the outbox, or, where the customer wants it stopped anyway, canceled for nothing."""
+    """Put a running job back into the outbox, or cancel it free of charge if the customer asked for that."""
     mine = Job.objects.filter(id=job.id, status=Status.RUNNING, worker=job.worker, attempt=job.attempt)
     if mine.filter(cancel_requested_at=None).update(
         status=Status.QUEUED, lease_expires_at=None, dispatched_at=None, worker="", step=0, **changes

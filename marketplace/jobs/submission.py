@@ -1,8 +1,8 @@
-"""How an order becomes a queued job: priced, held and written in one statement, which requests that meet share.
+"""Orders become queued jobs: priced, held and written in one statement, shared by requests that arrive together.
 
-A group never waits for a wallet that somebody else has locked and never fails a job for another's sake: a job that it
-could not buy is tried again alone. So is one with a spend cap, behind the lock of its wallet: a statement does not see
-what was committed while it waited. Not for what becomes of a job later: that is `lifecycle`.
+A group never waits for a locked wallet, and no job in it fails because of another: a job that it could not buy is tried
+again alone. So is one with a spend cap, once its wallet is locked, since a statement does not see what was committed
+while it waited for a lock. Not for what becomes of a job later: that is `lifecycle`.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from marketplace.jobs.turns import FAR
 LARGEST_GROUP = 32
 
 Place = tuple[datetime, int]
-"""When the job was bought, and its place in the queue, counted no further than FAR."""
+"""The time at which the job was bought, and its place in the queue, counted no further than FAR."""
 Guarded = Literal["guarded"]
-"""Nothing was tried: caps have to be looked at first."""
+"""The answer for a job that was not tried because its caps must be checked first."""
 
 _NAMES = {field.name for field in Bought._meta.local_fields}
 _BOUGHT = {field.attname: field for field in Job._meta.concrete_fields if field.name in _NAMES}
 
 
 def _statement(payers: str) -> str:
-    """Buys `jobs`, told by the columns of Bought, as far as the wallets of the CTE `payers` can pay."""
+    """Return SQL that buys those of `jobs` (the columns of Bought) that the wallets of the CTE `payers` can pay."""
     types = ", ".join(f'"{name}" {field.db_type(connection)}' for name, field in _BOUGHT.items())
     row = _new_row()
     return f"""
@@ -80,7 +80,7 @@ WHERE NOT %(guarded)s AND (api_key_id IS NULL OR is_capped)
 
 
 def _new_row() -> dict[str, str]:
-    """What stands in each column of a new row, as SQL."""
+    """Return the value of each column of a new row, as SQL."""
     new = Job(status=Status.QUEUED)
     row = {}
     for field in Job._meta.concrete_fields:
@@ -101,13 +101,13 @@ _ALONE = _statement(wallets.PAYERS_CTE)
 class Submitted:
     job: Job
     replayed: bool
-    """True when the idempotency key had already bought this job."""
+    """True if the idempotency key had already bought this job."""
     queue_position: int | None = None
-    """As `turns.queue_position` has it; None for a replay, which may have left the queue."""
+    """The result of `turns.queue_position`; None for a replay, which may have left the queue."""
 
 
 def quote(order: JobOrder) -> pricing.Quote:
-    """Raises CostAboveMaximum where the customer's own limit is exceeded."""
+    """Return the price of an order. Raises CostAboveMaximum if it is above the customer's own limit."""
     offer = pricing.quote(order, price_lists.current())
     if order.max_cost is not None and offer.total > order.max_cost:
         raise CostAboveMaximum(offer.total, order.max_cost)
@@ -117,10 +117,10 @@ def quote(order: JobOrder) -> pricing.Quote:
 def submit(
     account_id: UUID, order: JobOrder, *, key_id: UUID | None = None, idempotency_key: str | None = None
 ) -> Submitted:
-    """Holds the price and queues the job, both or neither.
+    """Hold the price and queue the job, both or neither.
 
-    Raises wallets' InsufficientTokens, CostAboveMaximum, `keys.Revoked` for a key that stopped working, and
-    KeyReused for an idempotency key that came with another order.
+    Raises wallets' InsufficientTokens, CostAboveMaximum, `keys.Revoked` if the API key no longer works, and KeyReused
+    if the idempotency key came with another order before.
     """
     try:
         job = _new(account_id, order, key_id, idempotency_key)
@@ -136,7 +136,7 @@ def submit(
 
 
 def _new(account_id: UUID, order: JobOrder, key_id: UUID | None, idempotency_key: str | None) -> Job:
-    """The row that the order is to be, with its quote."""
+    """Return the order's row, not yet written, with its quote."""
     offer = quote(order)
     return Job(
         account_id=account_id,
@@ -158,12 +158,12 @@ def _new(account_id: UUID, order: JobOrder, key_id: UUID | None, idempotency_key
 
 
 def _buy(job: Job) -> int:
-    """Holds what the job is quoted at and writes its row, both or neither; its place in the queue.
+    """Hold the quoted amount and write the job's row, both or neither; return its place in the queue.
 
-    Raises wallets' InsufficientTokens or NoWallet, or SpendCapReached; also, so that somebody has to look, where its
-    API key does not work any more or its idempotency key has bought before.
+    Raises `wallets.refusal` or SpendCapReached. The refusal is also raised if the API key no longer works or the
+    idempotency key has bought before, which the caller must find out.
     """
-    # A transaction around it must not decide over other requests' jobs.
+    # Within a transaction a job is bought alone: its rollback must not undo other requests' jobs.
     bought = None if connection.in_atomic_block else _GROUP.join(job)
     if bought is None:
         bought = _run(_ALONE, [job])[0]
@@ -178,19 +178,19 @@ def _buy(job: Job) -> int:
 
 @transaction.atomic
 def _buy_guarded(job: Job) -> Place | None:
-    """Looks at the caps while nobody else can hold or be charged, in a statement that begins behind the lock."""
+    """Check the caps while nobody else can hold or charge, then buy in a statement that begins after the lock."""
     caps.check(job.account_id, job.api_key_id, job.quoted)
     bought = _run(_ALONE, [job], guarded=True)[0]
     return None if bought == "guarded" else bought
 
 
 def _buy_together(jobs: Sequence[Job]) -> list[Place | Guarded | None]:
-    """For each job when it was bought; None where it was not, and has to be tried alone."""
+    """Buy a group of jobs; return None for each that was not bought and must be tried alone."""
     try:
         return _run(_TOGETHER, jobs)
-    except OperationalError:  # the server may be away, and may have committed before it went
+    except OperationalError:  # the server may be down, and may have committed before
         raise
-    except DatabaseError:  # nothing was written; alone, only the job at fault will fail
+    except DatabaseError:  # nothing was written; when tried alone, only the job at fault will fail
         return [None] * len(jobs)
 
 
@@ -198,7 +198,7 @@ _GROUP = Group(_buy_together, LARGEST_GROUP)
 
 
 def _run(statement: str, jobs: Sequence[Job], guarded: bool = False) -> list[Place | Guarded | None]:
-    """For each job when it was bought, unless it was not; `guarded` where the caps were looked at."""
+    """Return each job's place, None if it was not bought. `guarded` says that the caps have been checked."""
     needed: Counter[UUID] = Counter()
     documents = []
     for job in jobs:
@@ -223,13 +223,13 @@ def _run(statement: str, jobs: Sequence[Job], guarded: bool = False) -> list[Pla
 
 
 def _document(job: Job, needed: int) -> dict[str, Any]:
-    """The job as `wanted` reads it; `needed` is what its account pays in this group so far, with it."""
+    """Return the job as `wanted` reads it; `needed` (milli-Tokens) is what its account pays in this group up to it."""
     values = job.__dict__
     return {name: values[name] for name in _BOUGHT} | {"needed": needed}
 
 
 def _text(value: UUID | bytes) -> str:
-    """What JSON has no form for, as PostgreSQL reads it."""
+    """Return a value that JSON has no form for, as PostgreSQL reads it."""
     return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
 
 

@@ -94,7 +94,7 @@ class OrderSerializer(StrictSerializer):
 
 @lru_cache(maxsize=4)
 def _served(model: str, second: int) -> ModelCard:
-    """The model's card, looked for on the disk once a second."""
+    """Return the model's card, read from disk at most once a second."""
     return catalog.card(model)
 
 
@@ -104,10 +104,9 @@ def _orders() -> OrderSerializer:
 
 
 def order(body: Any) -> JobOrder:
-    """A request's body as an order; raises ValidationError.
+    """Return a request's body as an order. Raises ValidationError if it cannot be one.
 
-    `run_validation` keeps nothing in the serializer, so one of them serves all threads; a new one would copy
-    all its fields.
+    `run_validation` keeps no state in the serializer, so one serves all threads; a new one would copy all its fields.
     """
     values = _orders().run_validation(body)
     values.pop("adapters")
@@ -115,7 +114,7 @@ def order(body: Any) -> JobOrder:
 
 
 def check_side(name: str, value: int, card: ModelCard) -> None:
-    """Raises ValidationError for a width or height (pixels) that the model cannot make."""
+    """Raise ValidationError if the model cannot make a width or height of so many pixels."""
     if value % card.side_multiple or not card.min_side <= value <= card.max_side:
         limits = f"a multiple of {card.side_multiple} from {card.min_side} to {card.max_side}"
         raise serializers.ValidationError({name: [f"Must be {limits}."]})
@@ -126,12 +125,12 @@ class JobListQuery(ListQuery):
 
 
 def receipt_pictures(job: Job) -> list[dict[str, Any]]:
-    """What a job's receipt says of each picture; nothing while there is no receipt."""
+    """Return what a job's receipt says about each picture; nothing while there is no receipt."""
     return job.receipt["images"] if job.receipt else []
 
 
 def _hits(name: str, pictures: list[dict[str, Any]]) -> Iterator[Any]:
-    """This of the pictures that came from a cache, or began there."""
+    """Return this value of each picture that came from a cache or began there."""
     return (each[name] for each in pictures if each.get("tier", "none") != "none")
 
 
@@ -165,7 +164,7 @@ class CostBody(Body):
     released = Tokens()
 
 
-# of what a receipt says of each picture
+# the row is `receipt_pictures`
 class CacheBody(Body):
     tier = Text(of=lambda pictures: next(_hits("tier", pictures), "none"), help_text="none, exact or latent")
     similarity = Number(
@@ -203,7 +202,7 @@ class JobBody(Body):
     guidance_scale = Number(of='row.order["guidance_scale"]')
     seed = Whole()
     n = Whole()
-    # not in orders from before it could be asked for
+    # missing in orders that are older than this field
     deterministic = Flag(of=lambda job: job.order.get("deterministic", False))
     output_format = Text(of='row.order["output_format"]')
     metadata = Object(child=Text())
@@ -226,7 +225,7 @@ class JobList(Body):
 
 
 def show(job: Job, images: Sequence[Image], request: HttpRequest, position: int | None = None) -> dict[str, Any]:
-    """A job with its pictures, as whoever sent the request reaches them."""
+    """Return a job with its pictures, at addresses that the sender of the request can reach."""
     return JobBody.show(job, queue_position=position, images=[_picture(image, request) for image in images])
 
 

@@ -27,7 +27,7 @@ from marketplace.api.pages import page
 from marketplace.jobs import lifecycle, submission, turns
 from marketplace.jobs.models import Image, Job
 
-# A waiting client occupies a thread of the web server; beyond these the answer comes at once.
+# A waiting client occupies a thread of the web server; while so many wait, others are answered at once.
 WAITERS = threading.BoundedSemaphore(4)
 
 
@@ -117,7 +117,7 @@ def one(job: Job, request: Request, position: int | None = None) -> dict[str, An
 
 
 def wait_for(job: Job, seconds: int) -> Job:
-    """The job when it has ended, or as it is after so long. The connection goes back to the pool in between."""
+    """Return the job once it has ended, or as it is after so long. Meanwhile the pool has the connection back."""
     deadline, pause = time.monotonic() + seconds, 0.05
     with waiting() as allowed:
         while allowed and not job.is_final and time.monotonic() < deadline:
@@ -130,7 +130,7 @@ def wait_for(job: Job, seconds: int) -> Job:
 
 @contextmanager
 def waiting() -> Iterator[bool]:
-    """Whether this request may wait."""
+    """Yield whether this request may wait."""
     allowed = WAITERS.acquire(blocking=False)
     try:
         yield allowed

@@ -22,7 +22,7 @@ CAPPED = "An API key with a spend cap cannot make or change keys or order automa
 
 
 def refuse_capped(request: Request) -> None:
-    """Raises a 403 where the request came with a key that has a spend cap of its own."""
+    """Raise a 403 if the request's API key has a spend cap of its own."""
     if ApiKey.objects.get(id=caller(request).key_id).is_capped:
         raise Problem(403, "permission", "capped_key", CAPPED)
 

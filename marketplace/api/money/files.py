@@ -1,4 +1,4 @@
-"""Answers that are files to keep: what they are, what they are called, and that a spreadsheet runs nothing in them."""
+"""Answers to save as files: their types and names, and cells that no spreadsheet runs as a formula."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Answer = TypeVar("Answer", bound=HttpResponseBase)
 
 
 class File(BaseRenderer):
-    """For negotiation alone: the views answer with the file itself, and errors are JSON."""
+    """A renderer for content negotiation only: views answer with the file itself, and errors are JSON."""
 
     def render(self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None) -> bytes:
         return b""
@@ -29,14 +29,14 @@ class Pdf(File):
 
 
 def download(answer: Answer, name: str) -> Answer:
-    """Tells a browser to save it, and caches to keep it to themselves."""
+    """Tell browsers to save the answer, and caches not to store it."""
     answer["Content-Disposition"] = f'attachment; filename="{name}"'
     answer["Cache-Control"] = "private, no-store"
     return answer
 
 
 def plain(value: Any) -> str:
-    """A cell that no spreadsheet takes for a formula; numbers stay numbers (OWASP, CSV injection)."""
+    """Return a cell that no spreadsheet takes for a formula; numbers stay numbers (OWASP, CSV injection)."""
     text = "" if value is None else str(value)
     return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
 

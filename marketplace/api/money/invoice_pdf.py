@@ -1,7 +1,7 @@
-"""Draws an invoice as PDF, on A4. Not for what it says: that is `billing.payments.invoices`.
+"""Invoices as PDF, on A4. Not for what they say: that is `billing.payments.invoices`.
 
-Text is set in Helvetica. What that has no letter for is set in `KILN_INVOICE_FONT`, of which the letters that are used
-go into the file; without one in STSong, which viewers bring themselves where they can show Chinese.
+Text is set in Helvetica. Letters that it lacks are set in `KILN_INVOICE_FONT`, of which only the letters used are
+embedded; without that setting, in STSong, which viewers that can show Chinese supply themselves.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Cells = list[list[Any]]
 
 
 def draw(invoice: Invoice, found: Figures, customer: str, email: str) -> bytes:
-    """The PDF's bytes; the same for the same figures."""
+    """Return the PDF's bytes, which are the same for the same figures."""
     story = [*_heading(invoice, customer, email), *_payments(found), *_tokens(found)]
     file = io.BytesIO()
     SimpleDocTemplate(
@@ -103,7 +103,7 @@ def _tokens(found: Figures) -> list[Any]:
 
 
 def _table(rows: Cells, widths: list[float], sums: int = 0, ruled: bool = True) -> Table:
-    """Columns behind the first are right-aligned where it is ruled; the last `sums` rows are above a line."""
+    """Make a table. If `ruled`, columns after the first are right-aligned and a line is above the last `sums` rows."""
     cells = [
         [
             cell if not isinstance(cell, str) else _text(cell, _style(row, column, len(rows) - sums, ruled))
@@ -137,7 +137,7 @@ def _text(text: str, style: ParagraphStyle) -> Paragraph:
 
 
 def _set(text: str) -> str:
-    """The text as markup: what Helvetica cannot set in the other font, what neither can without its accents, or ?."""
+    """Return the text as markup: letters that Helvetica lacks in the other font, or else without accents, or as `?`."""
     return "".join(_letter(letter) for letter in unicodedata.normalize("NFC", text))
 
 

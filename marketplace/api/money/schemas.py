@@ -37,7 +37,7 @@ class LotBody(Body):
     expires_at = Moment(allow_null=True)
 
 
-# of a moment, and the milli-Tokens that expire then
+# the row is a moment and the milli-Tokens that expire then
 class ExpiringBody(Body):
     expires_at = Moment(of="row[0]")
     amount = Tokens(of="row[1]")
@@ -63,7 +63,7 @@ class BudgetBody(Body):
     resets_at = Moment()
 
 
-# of budgets by their periods
+# the row is a dict of budgets by period
 class SpendingBody(Body):
     day = BudgetBody(of='row["day"]')
     month = BudgetBody(of='row["month"]')
@@ -133,7 +133,7 @@ def show_balance(found: Position, owed: Sequence[Clawback], budgets: Sequence[Bu
 
 
 def _expiring_soon(found: Position) -> list[tuple[datetime, int]]:
-    """When Tokens expire in the next days, and how many then."""
+    """Return when Tokens expire within `SOON`, and how many milli-Tokens each time."""
     soon: dict[datetime, int] = {}
     for lot in found.lots:
         if lot.expires_at and lot.expires_at <= found.moment + SOON:

@@ -78,7 +78,7 @@ class TransfersCsv(APIView):
 
 
 def csv_lines(owner: UUID, kinds: list[str] | None) -> Iterator[str]:
-    """The statement page by page: whoever reads slowly keeps neither a snapshot nor a connection meanwhile."""
+    """Yield the statement page by page: a slow reader occupies neither a snapshot nor a connection meanwhile."""
     line = csv.writer(Echo())
     connection.close()
     yield line.writerow(TransferBody().fields)
@@ -92,7 +92,7 @@ def csv_lines(owner: UUID, kinds: list[str] | None) -> Iterator[str]:
 
 
 class Echo:
-    """A file for `csv` that gives back what is written to it."""
+    """A file for `csv` whose `write` returns what is written."""
 
     def write(self, text: str) -> str:
         return text

@@ -75,7 +75,7 @@ class OneTopUp(APIView):
 
 
 def pages(request: Request, account_id: UUID, body: dict[str, Any], ours: str) -> checkout.Order:
-    """The order of a body that has a pack, and where Stripe's pages lead: to `ours` where it does not say."""
+    """Return the order for a body with a pack. Stripe's pages lead back to `ours` unless the body says otherwise."""
     home = absolute(request, ours)
     email = Account.objects.values_list("owner__email", flat=True).get(id=account_id)
     places = body.get("success_url", home), body.get("cancel_url", home)
