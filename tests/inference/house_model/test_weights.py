@@ -15,8 +15,7 @@ from diffusers import (
     QwenImagePipeline,
 )
 
-from inference import previews
-from inference.house_model import WEIGHTS, architecture, export, tokenizer, transformer
+from inference.house_model import WEIGHTS, architecture, export, tokenizer, transformer, world
 from inference.house_model.pace import Average, Pace
 from inference.house_model.pool import TEXT_ROOM, Pool, Prompts
 from inference.models import catalog
@@ -87,7 +86,7 @@ def test_the_template_is_the_pipelines_and_takes_the_tokens_it_drops(kind, templ
 @pytest.fixture
 def few_pictures(monkeypatch):
     """An export fits its previews to a few pictures: how well is not what is asked here."""
-    monkeypatch.setattr(previews, "world", partial(previews.world, 8))
+    monkeypatch.setattr(world, "pictures", partial(world.pictures, 8))
 
 
 @pytest.mark.usefixtures("few_pictures")
