@@ -295,9 +295,9 @@ def run_pgbench(url: str, count: int, seconds: int, clients: int) -> Turn:
 
 def pgbench_script(count: int) -> str:
     from billing.models import PLATFORM_ID
-    from billing.tokens import wallets
+    from billing.tokens import holds, wallets
 
-    hold = f"WITH {wallets.HOLD_CTE} SELECT reference FROM new_hold" % {
+    hold = f"WITH {holds.HOLD_CTE} SELECT reference FROM new_hold" % {
         "owner": "('00000000-0000-0000-0000-' || lpad(to_hex(:wallet::bigint), 12, '0'))",
         "amount": HELD,
         "reference": "gen_random_uuid()",

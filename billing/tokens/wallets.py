@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Any, Literal
 from uuid import UUID
 
-from django.db import IntegrityError, connection
+from django.db import IntegrityError
 from psycopg.errors import UniqueViolation
 
 from billing.amounts import LARGEST
@@ -34,7 +34,7 @@ from billing.errors import (
 )
 from billing.models import PLATFORM_ID, Hold, Lot, Transfer, Wallet
 from billing.prepared import run
-from billing.tokens import ledger
+from billing.tokens import holds, ledger
 
 KEY_LENGTH = 255
 
@@ -76,49 +76,7 @@ _STANDING = """
 SELECT frozen, balance - held FROM billing_wallet WHERE owner = %(owner)s::uuid AND kind = 'customer'
 """
 
-# Two CTEs with the parameters owner, amount, reference, spender and expires_in. If new_hold has no row, there are too
-# few Tokens, or the wallet is frozen or missing; `refusal` says which.
-HOLD_CTE = """
-held_wallet AS (
-    UPDATE billing_wallet SET held = held + %(amount)s::bigint
-    WHERE owner = %(owner)s::uuid AND kind = 'customer' AND balance - held >= %(amount)s::bigint AND NOT frozen
-    RETURNING id
-),
-new_hold AS (
-    INSERT INTO billing_hold (wallet_id, reference, spender, amount, expires_at)
-    SELECT id, %(reference)s::uuid, %(spender)s::uuid, %(amount)s::bigint,
-           statement_timestamp() + %(expires_in)s::interval
-    FROM held_wallet
-    RETURNING id, wallet_id, reference, amount, expires_at
-)"""
-
-# The same for many owners at once; what is paid for can be written between the two, in the same statement.
-# PAYERS_CTE locks the wallets of a CTE `wanted (owner)`. HOLDS_CTE reads a CTE
-# `bought (owner, reference, spender, amount)`, whose sum for an owner must be within `payer.available`, and the
-# parameter expires_in.
-_PAYERS = """
-payer AS MATERIALIZED (
-    SELECT id AS wallet_id, owner, balance - held AS available FROM billing_wallet
-    WHERE kind = 'customer' AND NOT frozen AND owner = ANY (ARRAY(SELECT owner FROM wanted))
-    FOR NO KEY UPDATE {if_locked}
-)"""
-PAYERS_CTE = _PAYERS.format(if_locked="")
-# Leaves out wallets that are locked, so that it never waits.
-FREE_PAYERS_CTE = _PAYERS.format(if_locked="SKIP LOCKED")
-HOLDS_CTE = """
-new_hold AS (
-    INSERT INTO billing_hold (wallet_id, reference, spender, amount, expires_at)
-    SELECT wallet_id, reference, spender, amount, statement_timestamp() + %(expires_in)s::interval
-    FROM bought JOIN payer USING (owner)
-    RETURNING wallet_id, amount
-),
-held_wallet AS (
-    UPDATE billing_wallet SET held = held + due.amount
-    FROM (SELECT wallet_id, sum(amount)::bigint AS amount FROM new_hold GROUP BY wallet_id) AS due
-    WHERE id = wallet_id
-)"""
-
-_HOLD = f"WITH {HOLD_CTE} SELECT id FROM new_hold"
+_HOLD = f"WITH {holds.HOLD_CTE} SELECT id FROM new_hold"
 
 _CAPTURE = f"""
 WITH resolved AS (
@@ -148,11 +106,6 @@ freed AS (
     FROM resolved WHERE billing_wallet.id = resolved.wallet_id
 )
 SELECT amount FROM resolved
-"""
-
-_DUE = """
-SELECT reference FROM billing_hold WHERE status = 'held' AND expires_at <= statement_timestamp()
-ORDER BY expires_at LIMIT %(limit)s
 """
 
 _ISSUE = f"""
@@ -262,13 +215,6 @@ def release(reference: UUID) -> int:
 def expire(reference: UUID) -> int:
     """Give back a hold whose time has run out, as `release` does. Raises HoldNotDue if it has not."""
     return _free(reference, Hold.Status.EXPIRED)
-
-
-def due(limit: int = 500) -> list[UUID]:
-    """Return the references of open holds whose time has run out, longest ago first."""
-    with connection.cursor() as cursor:
-        cursor.execute(_DUE, {"limit": limit})
-        return [reference for (reference,) in cursor.fetchall()]
 
 
 def grant(

@@ -24,7 +24,7 @@ from psycopg import sql
 from billing.errors import BillingError
 from billing.prepared import rows
 from billing.prices import price_lists, pricing
-from billing.tokens import wallets
+from billing.tokens import holds, wallets
 from marketplace.accounts import caps, keys
 from marketplace.jobs import outbox
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused
@@ -63,7 +63,7 @@ bought AS (
     ON CONFLICT (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id AS reference, account_id AS owner, api_key_id AS spender, quoted AS amount, service_class, created_at
 ),
-{wallets.HOLDS_CTE},
+{holds.HOLDS_CTE},
 queue AS MATERIALIZED (
     SELECT service_class, (
         SELECT count(*) FROM (
@@ -93,8 +93,8 @@ def _new_row() -> dict[str, str]:
     return row
 
 
-_TOGETHER = _statement(wallets.FREE_PAYERS_CTE)
-_ALONE = _statement(wallets.PAYERS_CTE)
+_TOGETHER = _statement(holds.FREE_PAYERS_CTE)
+_ALONE = _statement(holds.PAYERS_CTE)
 
 
 @dataclass(frozen=True, slots=True)

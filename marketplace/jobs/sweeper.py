@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
-from billing.tokens import wallets
+from billing.tokens import holds
 from marketplace.celery import SERVICE_CLASSES, app
 from marketplace.jobs import lifecycle, outbox
 from marketplace.jobs.models import Job, Status, Worker
@@ -33,7 +33,7 @@ def sweep() -> dict[str, int]:
 
 
 def expire_holds() -> int:
-    return sum(lifecycle.expire_hold(job_id) for job_id in wallets.due())
+    return sum(lifecycle.expire_hold(job_id) for job_id in holds.due())
 
 
 def resend_lost(service_class: str) -> int:

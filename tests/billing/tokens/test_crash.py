@@ -12,7 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from billing.models import Draw, Hold, Transfer
-from billing.tokens import lots, proof, wallets
+from billing.tokens import holds, lots, proof, wallets
 from billing.tokens.wallets import Balance
 from devstack.processes import wait_until
 from marketplace.accounts import customers
@@ -197,7 +197,7 @@ def test_buyers_killed_at_any_moment_leave_books_that_add_up(alice, carol, full)
             for _ in range(turns):
                 assert buyer.stdout.readline()
         assert proof.check() == []
-    for reference in wallets.due():
+    for reference in holds.due():
         wallets.expire(reference)
     done = Transfer.objects.filter(kind="refund").count()
     spent = 7 * Hold.objects.filter(status="captured").count() - 3 * done

@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from billing import errors
 from billing.models import Clawback, Hold, Lot, Transfer, Wallet
-from billing.tokens import debts, ledger, lots, proof, wallets
+from billing.tokens import debts, holds, ledger, lots, proof, wallets
 from billing.tokens.wallets import Balance, Captured, Share
 from tests.billing.books import HOUR, rows
 from tests.billing.tokens import naive
@@ -357,7 +357,7 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def what_is_due_is_what_the_model_has_left_open_for_too_long(self):
-        assert set(wallets.due()) == {
+        assert set(holds.due()) == {
             reference for reference, hold in self.holds.items() if hold["status"] == "held" and hold["due"]
         }
 

@@ -19,7 +19,7 @@ from billing.errors import (
     UnknownHold,
 )
 from billing.models import PLATFORM_ID, Transfer, Wallet
-from billing.tokens import ledger, proof, wallets
+from billing.tokens import holds, ledger, proof, wallets
 from billing.tokens.wallets import Balance, Captured, Share
 from tests.billing.books import HOUR, nothing_moves
 
@@ -124,9 +124,9 @@ def test_a_released_hold_charges_nothing(alice, held):
 def test_a_hold_that_ran_out_is_due_and_charges_nothing(alice):
     reference = uuid4()
     wallets.hold(alice, 5, reference, MOMENT)
-    assert wallets.due() == [reference]
+    assert holds.due() == [reference]
     assert wallets.expire(reference) == 5
-    assert wallets.due() == []
+    assert holds.due() == []
     assert wallets.balance(alice) == Balance(available=1_000_000, held=0, total=1_000_000)
     assert transfers(reference) == []
 
@@ -136,8 +136,8 @@ def test_due_names_the_longest_overdue_first_and_only_open_holds(alice, held):
     for reference in (first, gone, second):
         wallets.hold(alice, 1, reference, MOMENT)
     wallets.release(gone)
-    assert wallets.due() == [first, second]
-    assert wallets.due(limit=1) == [first]
+    assert holds.due() == [first, second]
+    assert holds.due(limit=1) == [first]
 
 
 def test_a_hold_does_not_expire_ahead_of_its_time(held):
