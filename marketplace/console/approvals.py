@@ -7,8 +7,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.contrib.admin import SimpleListFilter
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -23,29 +22,19 @@ from marketplace.approvals.models import Request
 from marketplace.approvals.requests import ApprovalError
 from marketplace.audit.models import Record
 from marketplace.console import dialogs
-from marketplace.console.tables import NOTHING, ReadOnlyTable, as_uuid, column, link, link_to_list
+from marketplace.console.tables import NOTHING, ReadOnlyTable, as_uuid, choices, column, column_of, link, link_to_list
 
 STATUS_COLOURS = {
     "pending": "warning", "approved": "info", "executed": "success", "failed": "danger", "rejected": "danger",
     "expired": "",
 }  # fmt: skip
-
-
-class StatusFilter(SimpleListFilter):
-    title = "status"
-    parameter_name = "status"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(status.value, str(status.label)) for status in Request.Status]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Request]) -> QuerySet[Request]:
-        return queryset.filter(status=self.value()) if self.value() else queryset
+STATUSES = {status.value: (str(status.label), Q(status=status)) for status in Request.Status}
 
 
 @admin.register(Request)
 class RequestAdmin(ReadOnlyTable):
     list_display = ("title", "status_shown", "what", "reason_shown", "asked", "decided")
-    list_filter = (StatusFilter,)
+    list_filter = (choices("status", STATUSES),)
     list_select_related = ("asked_by", "decided_by")
     search_fields = ("id",)
     search_help_text = "Approval request id, or requester's full e-mail address"
@@ -95,25 +84,15 @@ class RequestAdmin(ReadOnlyTable):
         note = form.cleaned_data["note"]
         return _decide(request, object_id, lambda person: requests.reject(person, UUID(object_id), note))
 
-    @column("Act")
-    def title(self, row: Request) -> str:
-        return requests.act_of(row).title
-
-    @column("Status", label=STATUS_COLOURS)
-    def status_shown(self, row: Request) -> str:
-        return row.status
+    title = column_of("Act", lambda row: requests.act_of(row).title)
+    status_shown = column_of("Status", "status", STATUS_COLOURS)
 
     @column("Details")
     def what(self, row: Request) -> SafeString:
         return format_html_join("", '<div class="kiln-factor">{}: {}</div>', _lines(requests.act_of(row)))
 
-    @column("Reason")
-    def reason_shown(self, row: Request) -> SafeString:
-        return format_html('<span class="kiln-break">{}</span>', row.reason)
-
-    @column("Asked")
-    def asked(self, row: Request) -> SafeString:
-        return _who_when(row.asked_by, row.asked_at)
+    reason_shown = column_of("Reason", lambda row: format_html('<span class="kiln-break">{}</span>', row.reason))
+    asked = column_of("Asked", lambda row: _who_when(row.asked_by, row.asked_at))
 
     @column("Decided")
     def decided(self, row: Request) -> SafeString | str:

@@ -12,7 +12,6 @@ from django.contrib.auth.models import Group
 from django.db.models import Model, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from django.utils.safestring import SafeString
 from unfold.admin import TabularInline
 from unfold.decorators import action
 from unfold.forms import AdminPasswordChangeForm, BaseDialogForm, UserChangeForm, UserCreationForm
@@ -24,12 +23,15 @@ from marketplace.audit import trail
 from marketplace.console import dialogs
 from marketplace.console.tables import (
     NOTHING,
+    ReadOnly,
     ReadOnlyTable,
     Table,
     TokensField,
     as_uuid,
     column,
+    column_of,
     link,
+    link_to_account,
     link_to_list,
     mono,
     operator,
@@ -39,7 +41,6 @@ from marketplace.console.tables import (
 from marketplace.jobs.models import Job
 
 CAP_HELP = "(UTC) for all API keys together; leave empty for no cap."
-KEY_STATES = {"live": "success", "revoked": "danger"}
 
 
 class SuperusersOnly:
@@ -95,9 +96,7 @@ class PersonAdmin(SuperusersOnly, DjangoUserAdmin, Table):  # type: ignore[misc,
             response: HttpResponse = super().user_change_password(request, id, form_url)
         return response
 
-    @column("Accounts")
-    def accounts(self, person: Person) -> SafeString | str:
-        return link_to_list(Account, "Accounts of this person", q=person.email)
+    accounts = column_of("Accounts", lambda row: link_to_list(Account, "Accounts of this person", q=row.email))
 
 
 admin.site.unregister(Group)
@@ -114,7 +113,14 @@ class GroupAdmin(SuperusersOnly, DjangoGroupAdmin, Table):  # type: ignore[misc]
         return rows.filter(name__startswith=term)
 
 
-class KeyInline(TabularInline):  # type: ignore[misc]
+class KeyColumns:
+    prefix_shown = column_of("Prefix", lambda row: mono(f"kiln_{row.prefix}…"))
+    state = column_of(
+        "State", lambda row: "revoked" if row.revoked_at else "live", {"live": "success", "revoked": "danger"}
+    )
+
+
+class KeyInline(KeyColumns, ReadOnly, TabularInline):  # type: ignore[misc]
     """An account's API keys, read-only; each is revoked on its own page."""
 
     model = ApiKey
@@ -123,27 +129,7 @@ class KeyInline(TabularInline):  # type: ignore[misc]
     per_page = 20
     hide_title = True
     verbose_name_plural = "API keys"
-
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    @column("Name")
-    def key(self, key: ApiKey) -> SafeString:
-        return link(ApiKey, key.pk, key.name)
-
-    @column("Prefix")
-    def prefix_shown(self, key: ApiKey) -> SafeString:
-        return mono(f"kiln_{key.prefix}…")
-
-    @column("State", label=KEY_STATES)
-    def state(self, key: ApiKey) -> str:
-        return _state(key)
+    key = column_of("Name", lambda row: link(ApiKey, row.pk, row.name))
 
 
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -198,45 +184,26 @@ class AccountAdmin(dialogs.AskPermissions, Table):
         people = Person.objects.filter(email__startswith=term.lower()).values_list("pk", flat=True)
         return rows.filter(owner__in=list(people[:1000]))
 
-    @action(  # type: ignore[untyped-decorator]
-        description="Grant Tokens",
-        permissions=["ask_grant"],
-        icon="redeem",
-        dialog=dialogs.dialog(
-            "Grant Tokens", dialogs.GrantForm, "Free Tokens. Above your limit, a second person must approve."
-        ),
-    )
-    def grant(self, request: HttpRequest, form: dialogs.GrantForm, object_id: str) -> HttpResponse:
-        return dialogs.ask(request, form)
+    grant = dialogs.asking(
+        "Grant Tokens", "redeem", dialogs.GrantForm, "Grant Tokens",
+        "Free Tokens. Above your limit, a second person must approve.",
+    )  # fmt: skip
 
-    @column("Person")
-    def person(self, account: Account) -> SafeString:
-        return link(Person, account.owner_id, account.owner.email)
-
-    @column("Available")
-    def available(self, account: Any) -> str:
-        return NOTHING if account.balance is None else tokens(account.balance - account.held)
-
-    @column("Wallet")
-    def wallet(self, account: Account) -> SafeString | str:
-        return link_to_list(Wallet, "Wallet of this account", q=account.pk)
+    person = column_of("Person", lambda row: link(Person, row.owner_id, row.owner.email))
+    available = column_of("Available", lambda row: NOTHING if row.balance is None else tokens(row.balance - row.held))
+    wallet = column_of("Wallet", lambda row: link_to_list(Wallet, "Wallet of this account", q=row.pk))
 
     @column("State", label={"frozen": "danger"})
     def frozen(self, account: Any) -> str:
         """Show whether a debt has frozen the account; the wallet's page leads to the debts."""
         return "frozen" if account.owes else NOTHING
 
-    @column("Top-ups")
-    def top_ups(self, account: Account) -> SafeString:
-        return link_to_list(TopUp, "Top-ups of this account", q=account.pk)
-
-    @column("Jobs")
-    def history(self, account: Account) -> SafeString:
-        return link_to_list(Job, "Jobs of this account", account=account.pk)
+    top_ups = column_of("Top-ups", lambda row: link_to_list(TopUp, "Top-ups of this account", q=row.pk))
+    history = column_of("Jobs", lambda row: link_to_list(Job, "Jobs of this account", account=row.pk))
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ReadOnlyTable):
+class ApiKeyAdmin(KeyColumns, ReadOnlyTable):
     list_display = ("name", "prefix_shown", "account_shown", "state", "last_used_at", "created_at")
     list_select_related = ("account__owner",)
     search_fields = ("prefix",)
@@ -245,6 +212,7 @@ class ApiKeyAdmin(ReadOnlyTable):
         "name", "prefix_shown", "account_shown", "state", "daily", "monthly", "last_used_at", "created_at", "revoked_at"
     )  # fmt: skip
     readonly_fields = ("prefix_shown", "account_shown", "state", "daily", "monthly")
+    account_shown = column_of("Account", link_to_account)
     daily = tokens_of("daily_cap", "Daily cap")
     monthly = tokens_of("monthly_cap", "Monthly cap")
     actions = ("revoke_selected",)
@@ -288,19 +256,3 @@ class ApiKeyAdmin(ReadOnlyTable):
         with trail.acting(operator(request)):
             keys.revoke(key.account_id, key.pk)
         self.log_change(request, key, "Revoked.")
-
-    @column("Prefix")
-    def prefix_shown(self, key: ApiKey) -> SafeString:
-        return mono(f"kiln_{key.prefix}…")
-
-    @column("Account")
-    def account_shown(self, key: ApiKey) -> SafeString:
-        return link(Account, key.account_id, key.account.owner.email)
-
-    @column("State", label=KEY_STATES)
-    def state(self, key: ApiKey) -> str:
-        return _state(key)
-
-
-def _state(key: ApiKey) -> str:
-    return "revoked" if key.revoked_at else "live"

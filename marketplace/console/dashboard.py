@@ -15,9 +15,8 @@ from django.utils.text import Truncator
 from django.utils.timesince import timesince
 
 from billing.models import Hold, Transfer
-from marketplace.accounts.models import Account
 from marketplace.console.jobs import STATUS_COLOURS, WORKER_COLOURS, state_of
-from marketplace.console.tables import link, tokens
+from marketplace.console.tables import link, link_to_account, tokens
 from marketplace.identifiers import first_uuid7
 from marketplace.jobs import metrics
 from marketplace.jobs.models import Image, Job, ServiceClass, Status, Worker
@@ -111,7 +110,7 @@ def last_failures() -> list[dict[str, Any]]:
     return [
         {
             "job": link(Job, job.pk, Truncator(job.order["prompt"]).chars(60) or "(empty prompt)"),
-            "account": link(Account, job.account_id, job.account.owner.email),
+            "account": link_to_account(job),
             "code": job.error_code,
             "message": job.error_message,
             "finished_at": job.finished_at,

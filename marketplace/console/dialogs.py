@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from unfold.decorators import action
 from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
@@ -54,6 +55,8 @@ class JsonField(forms.JSONField):
 class AskForm(BaseDialogForm):  # type: ignore[misc]
     """An act's fields and the reason. A form sent twice asks once, since `request_id` is made with the form."""
 
+    permission: ClassVar[str]
+    """Who may ask, as in AskPermissions."""
     blamed = "amount"
     request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid7)
     reason = forms.CharField(
@@ -85,6 +88,7 @@ class AskForm(BaseDialogForm):  # type: ignore[misc]
 
 
 class GrantForm(AskForm):
+    permission = "ask_grant"
     amount = TokensField(label="Tokens", min_value=LEAST)
 
     def make(self, given: dict[str, Any]) -> Act:
@@ -92,6 +96,7 @@ class GrantForm(AskForm):
 
 
 class JobRefundForm(AskForm):
+    permission = "ask_refund"
     amount = TokensField(label="Tokens", min_value=LEAST)
 
     def prepare(self) -> None:
@@ -105,6 +110,7 @@ class JobRefundForm(AskForm):
 
 
 class PaymentRefundForm(AskForm):
+    permission = "ask_refund"
     amount = forms.DecimalField(min_value=0, max_digits=12, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget)
 
     def prepare(self) -> None:
@@ -125,6 +131,7 @@ class PaymentRefundForm(AskForm):
 
 
 class WaiverForm(AskForm):
+    permission = "ask_refund"
     blamed = "reason"
 
     def make(self, given: dict[str, Any]) -> Act:
@@ -132,6 +139,7 @@ class WaiverForm(AskForm):
 
 
 class PriceListForm(AskForm):
+    permission = "ask_prices"
     blamed = "base_cost"
     base_cost = TokensField(min_value=LEAST, help_text="Tokens for one megapixel, 50 steps and 100 characters")
     prompt_floor = forms.IntegerField(
@@ -158,6 +166,7 @@ class PriceListForm(AskForm):
 class PackForm(AskForm):
     """A new pack, or a new version of the pack on whose page the dialog is."""
 
+    permission = "ask_prices"
     blamed = "prices"
     name = forms.SlugField(max_length=40, widget=UnfoldAdminTextInputWidget)
     tokens = TokensField(label="Tokens", min_value=LEAST)
@@ -184,9 +193,19 @@ class RejectForm(BaseDialogForm):  # type: ignore[misc]
     )
 
 
-def dialog(title: str, form: type[AskForm], text: str) -> dict[str, Any]:
-    """Describe an action's dialog with this title, form and explanation."""
-    return {"title": title, "description": text, "form_class": form, "form_submit_text": "Continue"}
+def asking(label: str, icon: str, form: type[AskForm], title: str, text: str) -> Any:
+    """Make an action with this label and icon, whose dialog has this form, title and explanation."""
+
+    @action(  # type: ignore[untyped-decorator]
+        description=label,
+        permissions=[form.permission],
+        icon=icon,
+        dialog={"title": title, "description": text, "form_class": form, "form_submit_text": "Continue"},
+    )
+    def ask_for(self: Any, request: HttpRequest, filled: AskForm, object_id: str = "") -> HttpResponse:
+        return ask(request, filled)
+
+    return ask_for
 
 
 def ask(request: HttpRequest, form: AskForm) -> HttpResponse:

@@ -20,9 +20,18 @@ from unfold.forms import BaseDialogForm
 
 from billing.models import Hold, PriceListVersion, Transfer
 from billing.prices.pricing import Quote
-from marketplace.accounts.models import Account
 from marketplace.console import dialogs
-from marketplace.console.tables import ReadOnlyTable, accounts_of, as_uuid, column, link, mono, tokens
+from marketplace.console.tables import (
+    ReadOnlyTable,
+    accounts_of,
+    as_uuid,
+    column,
+    column_of,
+    link,
+    link_to_account,
+    mono,
+    tokens,
+)
 from marketplace.identifiers import first_uuid7
 from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.errors import NotCancelable
@@ -126,18 +135,10 @@ class JobAdmin(dialogs.AskPermissions, ReadOnlyTable):
             messages.warning(request, "The job had already ended.")
         return HttpResponse(headers={"HX-Redirect": reverse("admin:jobs_job_change", args=[object_id])})
 
-    @action(  # type: ignore[untyped-decorator]
-        description="Refund",
-        permissions=["ask_refund"],
-        icon="undo",
-        dialog=dialogs.dialog(
-            "Refund this job",
-            dialogs.JobRefundForm,
-            "Returns Tokens to the customer. Above your limit, a second person must approve.",
-        ),
-    )
-    def refund(self, request: HttpRequest, form: dialogs.JobRefundForm, object_id: str) -> HttpResponse:
-        return dialogs.ask(request, form)
+    refund = dialogs.asking(
+        "Refund", "undo", dialogs.JobRefundForm, "Refund this job",
+        "Returns Tokens to the customer. Above your limit, a second person must approve.",
+    )  # fmt: skip
 
     def _cancel(self, request: HttpRequest, job: Job) -> bool:
         """Cancel a job; return False if it had already ended."""
@@ -170,13 +171,8 @@ class JobAdmin(dialogs.AskPermissions, ReadOnlyTable):
             mono(job.pk),
         )
 
-    @column("Account")
-    def account_shown(self, job: Job) -> SafeString:
-        return link(Account, job.account_id, job.account.owner.email)
-
-    @column("Status", label=STATUS_COLOURS)
-    def status_shown(self, job: Job) -> str:
-        return job.status
+    account_shown = column_of("Account", link_to_account)
+    status_shown = column_of("Status", "status", STATUS_COLOURS)
 
     @column("Order")
     def size(self, job: Job) -> SafeString:
@@ -196,25 +192,20 @@ class JobAdmin(dialogs.AskPermissions, ReadOnlyTable):
         return format_html('<span class="kiln-nowrap">{}</span><br>held', tokens(job.held))
 
 
+def state_of(worker: Worker) -> str:
+    if worker.seen_at < timezone.now() - ALIVE_WITHIN:
+        return "silent"
+    return "warm" if worker.warm else "warming up"
+
+
 @admin.register(Worker)
 class WorkerAdmin(ReadOnlyTable):
     list_display = ("name", "state", "running", "model", "revision_shown", "seen_at", "started_at")
     fields = ("name", "state", "running", "model", "revision", "seen_at", "started_at")
     readonly_fields = fields
 
-    @column("State", label=WORKER_COLOURS)
-    def state(self, worker: Worker) -> str:
-        return state_of(worker)
-
-    @column("Revision")
-    def revision_shown(self, worker: Worker) -> SafeString:
-        return mono(worker.revision[:12])
-
-
-def state_of(worker: Worker) -> str:
-    if worker.seen_at < timezone.now() - ALIVE_WITHIN:
-        return "silent"
-    return "warm" if worker.warm else "warming up"
+    state = column_of("State", state_of, WORKER_COLOURS)
+    revision_shown = column_of("Revision", lambda row: mono(row.revision[:12]))
 
 
 def page(job: Job) -> dict[str, Any]:
@@ -223,7 +214,7 @@ def page(job: Job) -> dict[str, Any]:
     return {
         "job": job,
         "colour": STATUS_COLOURS[Status(job.status)],
-        "account": link(Account, job.account_id, job.account.owner.email),
+        "account": link_to_account(job),
         "pictures": pictures(job),
         "factors": factors(job),
         "price_list": link(PriceListVersion, job.quote["price_list"], f"Version {job.quote['price_list']}"),

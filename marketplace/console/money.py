@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin import SimpleListFilter
 from django.db.models import OuterRef, Q, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
-from unfold.decorators import action
 
 from billing.amounts import format_tokens, show_money
 from billing.models import (
@@ -29,10 +27,12 @@ from marketplace.accounts.models import Account
 from marketplace.console import dialogs
 from marketplace.console.tables import (
     NOTHING,
+    OwnedTable,
     ReadOnlyTable,
-    accounts_of,
     as_uuid,
+    choices,
     column,
+    column_of,
     email_of,
     link,
     link_to_list,
@@ -44,7 +44,7 @@ from marketplace.jobs.models import Job
 
 
 @admin.register(Wallet)
-class WalletAdmin(ReadOnlyTable):
+class WalletAdmin(OwnedTable):
     list_display = ("wallet", "kind", "owner_shown", "available", "held_shown", "balance_shown", "state", "created_at")
     search_fields = ("owner",)
     search_help_text = "Account id or full e-mail address"
@@ -54,37 +54,21 @@ class WalletAdmin(ReadOnlyTable):
     )  # fmt: skip
     readonly_fields = fields
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Wallet]:
-        rows: QuerySet[Wallet] = super().get_queryset(request)
-        return rows.annotate(email=email_of(OuterRef("owner")))
-
-    def search(self, rows: QuerySet[Wallet], term: str) -> QuerySet[Wallet]:
-        return rows.filter(owner__in=accounts_of(term))
-
-    @column("Wallet")
-    def wallet(self, wallet: Wallet) -> str:
-        return f"Wallet {wallet.pk}"
+    wallet = column_of("Wallet", lambda row: f"Wallet {row.pk}")
 
     @column("Owner")
     def owner_shown(self, wallet: Any) -> SafeString | str:
         return link(Account, wallet.owner, wallet.email or wallet.owner) if wallet.owner else NOTHING
 
-    @column("Available")
-    def available(self, wallet: Wallet) -> str:
-        return _stored(wallet, wallet.balance - wallet.held)
-
-    @column("Held")
-    def held_shown(self, wallet: Wallet) -> str:
-        return _stored(wallet, wallet.held)
+    available = column_of("Available", lambda row: _stored(row, row.balance - row.held))
+    held_shown = column_of("Held", lambda row: _stored(row, row.held))
 
     @column("Balance")
     def balance_shown(self, wallet: Wallet) -> str:
         is_stored = wallet.kind == Wallet.Kind.CUSTOMER
         return tokens(wallet.balance if is_stored else rollups.balance(wallet.pk) or 0)
 
-    @column("State", label={"frozen": "danger"})
-    def state(self, wallet: Wallet) -> str:
-        return "frozen" if wallet.frozen else NOTHING
+    state = column_of("State", lambda row: "frozen" if row.frozen else NOTHING, {"frozen": "danger"})
 
     @column("Lots")
     def lots_shown(self, wallet: Wallet) -> SafeString | str:
@@ -106,37 +90,19 @@ class WalletAdmin(ReadOnlyTable):
     def debts(self, wallet: Wallet) -> SafeString | str:
         return link_to_list(Clawback, "Debts of this account", q=wallet.owner) if wallet.owner else NOTHING
 
-    @column("Tokens in")
-    def incoming(self, wallet: Wallet) -> SafeString:
-        return link_to_list(Transfer, "Transfers to this wallet", target=wallet.pk)
-
-    @column("Tokens out")
-    def outgoing(self, wallet: Wallet) -> SafeString:
-        return link_to_list(Transfer, "Transfers from this wallet", source=wallet.pk)
+    incoming = column_of("Tokens in", lambda row: link_to_list(Transfer, "Transfers to this wallet", target=row.pk))
+    outgoing = column_of("Tokens out", lambda row: link_to_list(Transfer, "Transfers from this wallet", source=row.pk))
 
 
-class KindFilter(SimpleListFilter):
-    """A filter by kind; grants and refunds have one source each, so the index by source finds them."""
-
-    title = "kind"
-    parameter_name = "kind"
-    sources = {Transfer.Kind.GRANT: MINT_ID, Transfer.Kind.REFUND: PLATFORM_ID}
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(kind.value, str(kind.label)) for kind in Transfer.Kind]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Transfer]) -> QuerySet[Transfer]:
-        kind = self.value()
-        if kind not in Transfer.Kind.values:
-            return queryset
-        source = self.sources.get(Transfer.Kind(kind))
-        return queryset.filter(Q(kind=kind), Q(source=source) if source else Q())
+# Grants and refunds have one source each, so the index by source finds them.
+SOURCES = {Transfer.Kind.GRANT: Q(source=MINT_ID), Transfer.Kind.REFUND: Q(source=PLATFORM_ID)}
+KINDS = {kind.value: (str(kind.label), SOURCES.get(kind, Q()) & Q(kind=kind)) for kind in Transfer.Kind}
 
 
 @admin.register(Transfer)
 class TransferAdmin(ReadOnlyTable):
     list_display = ("transfer", "kind_shown", "amount_shown", "source_shown", "target_shown", "of", "created_at")
-    list_filter = (KindFilter,)
+    list_filter = (choices("kind", KINDS),)
     search_fields = ("reference",)
     search_help_text = "Job or top-up id, or idempotency key"
     fields = (
@@ -157,21 +123,10 @@ class TransferAdmin(ReadOnlyTable):
         reference = as_uuid(term)
         return rows.filter(idempotency_key=term) if reference is None else rows.filter(reference=reference)
 
-    @column("Transfer")
-    def transfer(self, transfer: Transfer) -> str:
-        return f"Transfer {transfer.pk}"
-
-    @column("Kind", label={"grant": "success", "capture": "info", "refund": "warning"})
-    def kind_shown(self, transfer: Transfer) -> str:
-        return transfer.kind
-
-    @column("From")
-    def source_shown(self, transfer: Any) -> SafeString:
-        return link(Wallet, transfer.source_id, transfer.source_email or transfer.source.kind)
-
-    @column("To")
-    def target_shown(self, transfer: Any) -> SafeString:
-        return link(Wallet, transfer.target_id, transfer.target_email or transfer.target.kind)
+    transfer = column_of("Transfer", lambda row: f"Transfer {row.pk}")
+    kind_shown = column_of("Kind", "kind", {"grant": "success", "capture": "info", "refund": "warning"})
+    source_shown = column_of("From", lambda row: link(Wallet, row.source_id, row.source_email or row.source.kind))
+    target_shown = column_of("To", lambda row: link(Wallet, row.target_id, row.target_email or row.target.kind))
 
     @column("Job or top-up")
     def of(self, transfer: Any) -> SafeString | str:
@@ -181,25 +136,14 @@ class TransferAdmin(ReadOnlyTable):
         return link(Job, transfer.reference, f"Job {transfer.reference}") if of_job else NOTHING
 
 
-class OpenFilter(SimpleListFilter):
-    """A filter for open holds, which are few and have their own index; the other holds are most of the table."""
-
-    title = "state"
-    parameter_name = "state"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("open", "Open")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Hold]) -> QuerySet[Hold]:
-        return queryset.filter(status=Hold.Status.HELD) if self.value() == "open" else queryset
-
-
 @admin.register(Hold)
-class HoldAdmin(ReadOnlyTable):
+class HoldAdmin(OwnedTable):
     list_display = (
         "hold", "status_shown", "owner_shown", "amount_shown", "captured_shown", "refunded_shown", "job", "created_at",
     )  # fmt: skip
-    list_filter = (OpenFilter,)
+    # open holds are few and have their own index; the others are most of the table
+    list_filter = (choices("state", {"open": ("Open", Q(status=Hold.Status.HELD))}),)
+    owner = "wallet__owner"
     search_fields = ("reference",)
     search_help_text = "Job id"
     fields = (
@@ -211,31 +155,16 @@ class HoldAdmin(ReadOnlyTable):
     captured_shown = tokens_of("captured", "Captured")
     refunded_shown = tokens_of("refunded", "Refunded")
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Hold]:
-        rows: QuerySet[Hold] = super().get_queryset(request).select_related("wallet")
-        return rows.annotate(email=email_of(OuterRef("wallet__owner")))
-
     def search(self, rows: QuerySet[Hold], term: str) -> QuerySet[Hold]:
         return rows.filter(reference=reference) if (reference := as_uuid(term)) else rows.none()
 
-    @column("Hold")
-    def hold(self, hold: Hold) -> str:
-        return f"Hold {hold.pk}"
+    hold = column_of("Hold", lambda row: f"Hold {row.pk}")
 
-    @column(
-        "Status",
-        label={"held": "info", "captured": "success", "released": "warning", "expired": "danger"},
+    status_shown = column_of(
+        "Status", "status", {"held": "info", "captured": "success", "released": "warning", "expired": "danger"}
     )
-    def status_shown(self, hold: Hold) -> str:
-        return hold.status
-
-    @column("Wallet")
-    def owner_shown(self, hold: Any) -> SafeString:
-        return link(Wallet, hold.wallet_id, hold.email or f"Wallet {hold.wallet_id}")
-
-    @column("Job")
-    def job(self, hold: Hold) -> SafeString:
-        return link(Job, hold.reference, mono(hold.reference))
+    owner_shown = column_of("Wallet", lambda row: link(Wallet, row.wallet_id, row.email or f"Wallet {row.wallet_id}"))
+    job = column_of("Job", lambda row: link(Job, row.reference, mono(row.reference)))
 
 
 @admin.register(PriceListVersion)
@@ -257,38 +186,18 @@ class PriceListAdmin(dialogs.AskPermissions, ReadOnlyTable):
     base_cost_shown = tokens_of("base_cost", "Base cost")
     actions_list = ("new_version",)
 
-    @action(  # type: ignore[untyped-decorator]
-        description="New version",
-        permissions=["ask_prices"],
-        icon="add",
-        dialog=dialogs.dialog("New price list", dialogs.PriceListForm, dialogs.SECOND_PERSON),
+    new_version = dialogs.asking("New version", "add", dialogs.PriceListForm, "New price list", dialogs.SECOND_PERSON)
+    name = column_of("Price list", lambda row: f"Version {row.version}")
+
+    in_force = column_of(
+        "State",
+        lambda row: "in force" if row.version == price_lists.current().version else "superseded",
+        {"in force": "success"},
     )
-    def new_version(self, request: HttpRequest, form: dialogs.PriceListForm) -> HttpResponse:
-        return dialogs.ask(request, form)
-
-    @column("Price list")
-    def name(self, row: PriceListVersion) -> str:
-        return f"Version {row.version}"
-
-    @column("State", label={"in force": "success"})
-    def in_force(self, row: PriceListVersion) -> str:
-        return "in force" if row.version == price_lists.current().version else "superseded"
-
-    @column("Prompt floor")
-    def prompt_floor_shown(self, row: PriceListVersion) -> str:
-        return f"{row.prompt_floor} characters"
-
-    @column("Service classes")
-    def classes(self, row: PriceListVersion) -> SafeString:
-        return _factors(row.service_classes)
-
-    @column("Operations")
-    def operations_shown(self, row: PriceListVersion) -> SafeString:
-        return _factors(row.operations)
-
-    @column("Skipped step")
-    def skipped_shown(self, row: PriceListVersion) -> str:
-        return f"× {format_tokens(row.skipped_step)} of a step that was run"
+    prompt_floor_shown = column_of("Prompt floor", lambda row: f"{row.prompt_floor} characters")
+    classes = column_of("Service classes", lambda row: _factors(row.service_classes))
+    operations_shown = column_of("Operations", lambda row: _factors(row.operations))
+    skipped_shown = column_of("Skipped step", lambda row: f"× {format_tokens(row.skipped_step)} of a step that was run")
 
 
 def _stored(wallet: Wallet, amount: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin import SimpleListFilter
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
@@ -20,11 +19,13 @@ from marketplace.audit import trail
 from marketplace.console import dialogs
 from marketplace.console.tables import (
     NOTHING,
+    OwnedTable,
     ReadOnlyTable,
     accounts_of,
     as_uuid,
+    choices,
     column,
-    email_of,
+    column_of,
     link,
     link_to_list,
     mono,
@@ -46,23 +47,10 @@ class PackAdmin(dialogs.AskPermissions, ReadOnlyTable):
     actions_list = ("new_pack",)
     actions_detail = ("new_version", "stop_sale")
 
-    @action(  # type: ignore[untyped-decorator]
-        description="New pack",
-        permissions=["ask_prices"],
-        icon="add",
-        dialog=dialogs.dialog("New pack", dialogs.PackForm, dialogs.SECOND_PERSON),
+    new_pack = dialogs.asking("New pack", "add", dialogs.PackForm, "New pack", dialogs.SECOND_PERSON)
+    new_version = dialogs.asking(
+        "Sell on new terms", "edit", dialogs.PackForm, "Sell on new terms", dialogs.SECOND_PERSON
     )
-    def new_pack(self, request: HttpRequest, form: dialogs.PackForm) -> HttpResponse:
-        return dialogs.ask(request, form)
-
-    @action(  # type: ignore[untyped-decorator]
-        description="Sell on new terms",
-        permissions=["ask_prices"],
-        icon="edit",
-        dialog=dialogs.dialog("Sell on new terms", dialogs.PackForm, dialogs.SECOND_PERSON),
-    )
-    def new_version(self, request: HttpRequest, form: dialogs.PackForm, object_id: str) -> HttpResponse:
-        return dialogs.ask(request, form)
 
     @action(  # type: ignore[untyped-decorator]
         description="Take off sale",
@@ -79,13 +67,8 @@ class PackAdmin(dialogs.AskPermissions, ReadOnlyTable):
             packs.stop(Pack.objects.get(pk=object_id))
         return HttpResponse(headers={"HX-Refresh": "true"})
 
-    @column("Pack")
-    def pack(self, pack: Pack) -> str:
-        return str(pack)
-
-    @column("State", label={"on sale": "success"})
-    def state(self, pack: Pack) -> str:
-        return "on sale" if pack.active else "off sale"
+    pack = column_of("Pack", str)
+    state = column_of("State", lambda row: "on sale" if row.active else "off sale", {"on sale": "success"})
 
     @column("Prices")
     def prices_shown(self, pack: Pack) -> str:
@@ -93,7 +76,7 @@ class PackAdmin(dialogs.AskPermissions, ReadOnlyTable):
 
 
 @admin.register(TopUp)
-class TopUpAdmin(dialogs.AskPermissions, ReadOnlyTable):
+class TopUpAdmin(dialogs.AskPermissions, OwnedTable):
     list_display = ("top_up", "status_shown", "owner_shown", "pack", "price", "refunded", "created_at", "paid_at")
     list_select_related = ("pack",)
     search_fields = ("id",)
@@ -105,10 +88,6 @@ class TopUpAdmin(dialogs.AskPermissions, ReadOnlyTable):
         "created_at", "expires_at", "paid_at",
     )  # fmt: skip
     readonly_fields = fields
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[TopUp]:
-        rows: QuerySet[TopUp] = super().get_queryset(request)
-        return rows.annotate(email=email_of(OuterRef("owner")))
 
     def search(self, rows: QuerySet[TopUp], term: str) -> QuerySet[TopUp]:
         if term.startswith("cs_"):
@@ -122,49 +101,30 @@ class TopUpAdmin(dialogs.AskPermissions, ReadOnlyTable):
         row = self.get_object(request, str(object_id))
         return list(super().get_actions_detail(request, object_id)) if row is not None and row.paid_at else []
 
-    @action(  # type: ignore[untyped-decorator]
-        description="Refund",
-        permissions=["ask_refund"],
-        icon="undo",
-        dialog=dialogs.dialog(
-            "Refund this top-up",
-            dialogs.PaymentRefundForm,
-            "Refunds unspent Tokens to the card that paid. Above your limit, a second person must approve.",
-        ),
-    )
-    def refund(self, request: HttpRequest, form: dialogs.PaymentRefundForm, object_id: str) -> HttpResponse:
-        return dialogs.ask(request, form)
+    refund = dialogs.asking(
+        "Refund", "undo", dialogs.PaymentRefundForm, "Refund this top-up",
+        "Refunds unspent Tokens to the card that paid. Above your limit, a second person must approve.",
+    )  # fmt: skip
 
-    @column("Top-up")
-    def top_up(self, row: TopUp) -> SafeString:
-        return mono(row.pk)
+    top_up = column_of("Top-up", lambda row: mono(row.pk))
 
-    @column(
+    status_shown = column_of(
         "Status",
-        label={"paid": "success", "disputed": "danger", "refunded": "warning", "partially_refunded": "warning"},
+        "status",
+        {"paid": "success", "disputed": "danger", "refunded": "warning", "partially_refunded": "warning"},
     )
-    def status_shown(self, row: TopUp) -> str:
-        return row.status
-
-    @column("Account")
-    def owner_shown(self, row: Any) -> SafeString:
-        return link(Account, row.owner, row.email or row.owner)
-
-    @column("Price")
-    def price(self, row: TopUp) -> str:
-        return show_money(row.price_minor, row.currency)
+    owner_shown = column_of("Account", lambda row: link(Account, row.owner, row.email or row.owner))
+    price = column_of("Price", lambda row: show_money(row.price_minor, row.currency))
 
     @column("Refunded")
     def refunded(self, row: TopUp) -> str:
         return format_money(row.refunded_minor, row.currency) if row.refunded_minor else NOTHING
 
-    @column("Transfers")
-    def payment(self, row: TopUp) -> SafeString:
-        return link_to_list(Transfer, "Transfers of this top-up", q=row.pk)
+    payment = column_of("Transfers", lambda row: link_to_list(Transfer, "Transfers of this top-up", q=row.pk))
 
 
 @admin.register(AutomaticTopUp)
-class AutomaticTopUpAdmin(ReadOnlyTable):
+class AutomaticTopUpAdmin(OwnedTable):
     list_display = (
         "account",
         "status_shown",
@@ -187,62 +147,30 @@ class AutomaticTopUpAdmin(ReadOnlyTable):
     threshold_shown = tokens_of("threshold", "Threshold")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AutomaticTopUp]:
-        rows: QuerySet[AutomaticTopUp] = super().get_queryset(request)
-        card = Subquery(Payer.objects.filter(pk=OuterRef("owner")).values("card")[:1])
-        return rows.annotate(email=email_of(OuterRef("owner")), saved=card)
+        card = Payer.objects.filter(pk=OuterRef("owner")).values("card")
+        return super().get_queryset(request).annotate(saved=Subquery(card[:1]))
 
-    def search(self, rows: QuerySet[AutomaticTopUp], term: str) -> QuerySet[AutomaticTopUp]:
-        return rows.filter(owner__in=accounts_of(term))
-
-    @column("Account")
-    def account(self, row: Any) -> SafeString:
-        return link(Account, row.owner, row.email or row.owner)
-
-    @column("Status", label={"on": "success", "waiting_for_card": "warning", "off": "danger"})
-    def status_shown(self, row: AutomaticTopUp) -> str:
-        return row.status
-
-    @column("Why it is off")
-    def reason_shown(self, row: AutomaticTopUp) -> str:
-        return row.reason or NOTHING
-
-    @column("Price")
-    def price(self, row: AutomaticTopUp) -> str:
-        return show_money(row.pack.prices[row.currency], row.currency)
-
-    @column("Daily cap")
-    def cap(self, row: AutomaticTopUp) -> str:
-        return format_money(row.daily_cap_minor, row.currency)
+    account = column_of("Account", lambda row: link(Account, row.owner, row.email or row.owner))
+    status_shown = column_of("Status", "status", {"on": "success", "waiting_for_card": "warning", "off": "danger"})
+    reason_shown = column_of("Why it is off", lambda row: row.reason or NOTHING)
+    price = column_of("Price", lambda row: show_money(row.pack.prices[row.currency], row.currency))
+    cap = column_of("Daily cap", lambda row: format_money(row.daily_cap_minor, row.currency))
 
     @column("Card")
     def card(self, row: Any) -> str:
         return "{brand} …{last4}, {exp_month:02}/{exp_year}".format(**row.saved) if row.saved else NOTHING
 
-    @column("Top-ups")
-    def top_ups(self, row: AutomaticTopUp) -> SafeString:
-        return link_to_list(TopUp, "Top-ups of this account", q=row.owner)
-
-
-class OpenDebtFilter(SimpleListFilter):
-    """A filter for open debts, which are few and have their own index."""
-
-    title = "state"
-    parameter_name = "state"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("open", "Owed")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Clawback]) -> QuerySet[Clawback]:
-        return queryset.filter(settled_at=None) if self.value() == "open" else queryset
+    top_ups = column_of("Top-ups", lambda row: link_to_list(TopUp, "Top-ups of this account", q=row.owner))
 
 
 @admin.register(Clawback)
-class ClawbackAdmin(dialogs.AskPermissions, ReadOnlyTable):
+class ClawbackAdmin(dialogs.AskPermissions, OwnedTable):
     """The pages of claw-backs, with what is still owed of each; an open debt freezes its account."""
 
     list_display = ("claw_back", "state", "account", "amount_shown", "owed_shown", "reason", "created_at")
-    list_filter = (OpenDebtFilter,)
+    list_filter = (choices("state", {"open": ("Owed", Q(settled_at=None))}),)
     list_select_related = ("lot__wallet", "lot__transfer")
+    owner = "lot__wallet__owner"
     ordering = ("-created_at",)
     search_fields = ("id",)
     search_help_text = "Claw-back or account id, or full e-mail address"
@@ -255,10 +183,6 @@ class ClawbackAdmin(dialogs.AskPermissions, ReadOnlyTable):
     amount_shown = tokens_of("amount", "Demanded")
     collected_shown = tokens_of("collected", "Taken")
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Clawback]:
-        rows: QuerySet[Clawback] = super().get_queryset(request)
-        return rows.annotate(email=email_of(OuterRef("lot__wallet__owner")))
-
     def search(self, rows: QuerySet[Clawback], term: str) -> QuerySet[Clawback]:
         return rows.filter(Q(pk=as_uuid(term)) | Q(lot__wallet__owner__in=accounts_of(term)))
 
@@ -267,34 +191,18 @@ class ClawbackAdmin(dialogs.AskPermissions, ReadOnlyTable):
         row = self.get_object(request, str(object_id))
         return list(super().get_actions_detail(request, object_id)) if row is not None and not row.settled_at else []
 
-    @action(  # type: ignore[untyped-decorator]
-        description="Waive",
-        permissions=["ask_refund"],
-        icon="volunteer_activism",
-        dialog=dialogs.dialog(
-            "Waive this debt",
-            dialogs.WaiverForm,
-            "Forgives what is still owed. Above your limit, a second person must approve.",
-        ),
+    waive = dialogs.asking(
+        "Waive", "volunteer_activism", dialogs.WaiverForm, "Waive this debt",
+        "Forgives what is still owed. Above your limit, a second person must approve.",
+    )  # fmt: skip
+
+    claw_back = column_of("Claw-back", lambda row: mono(row.pk))
+
+    state = column_of(
+        "State", lambda row: row.settlement or "owed", {"owed": "danger", "waived": "warning", "void": "warning"}
     )
-    def waive(self, request: HttpRequest, form: dialogs.WaiverForm, object_id: str) -> HttpResponse:
-        return dialogs.ask(request, form)
-
-    @column("Claw-back")
-    def claw_back(self, row: Clawback) -> SafeString:
-        return mono(row.pk)
-
-    @column("State", label={"owed": "danger", "waived": "warning", "void": "warning"})
-    def state(self, row: Clawback) -> str:
-        return row.settlement or "owed"
-
-    @column("Account")
-    def account(self, row: Any) -> SafeString:
-        return link(Account, row.lot.wallet.owner, row.email or row.lot.wallet.owner)
-
-    @column("Owed")
-    def owed_shown(self, row: Clawback) -> str:
-        return NOTHING if row.settled_at else tokens(row.owed)
+    account = column_of("Account", lambda row: link(Account, row.lot.wallet.owner, row.email or row.lot.wallet.owner))
+    owed_shown = column_of("Owed", lambda row: NOTHING if row.settled_at else tokens(row.owed))
 
     @column("Top-up")
     def top_up(self, row: Clawback) -> SafeString | str:

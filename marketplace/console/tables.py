@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
 from django import forms
-from django.contrib.admin import ShowFacets
+from django.contrib.admin import ShowFacets, SimpleListFilter
 from django.core.paginator import Paginator
-from django.db.models import Model, OuterRef, QuerySet, Subquery
+from django.db.models import Model, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.functional import cached_property
@@ -99,14 +100,35 @@ class Table(ModelAdmin):  # type: ignore[misc]
         return response
 
 
-class ReadOnlyTable(Table):
-    """Read-only pages, on which nobody can add, change or delete anything."""
+class ReadOnly:
+    """Pages on which nobody can add, change or delete anything."""
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+class ReadOnlyTable(ReadOnly, Table):
+    """A model's pages, read-only."""
+
+
+class OwnedTable(ReadOnlyTable):
+    """Read-only pages of what accounts own: each row has its owner's address as `email`."""
+
+    owner = "owner"
+    """The lookup from a row to its account's id."""
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request)
+        return rows.annotate(email=email_of(OuterRef(self.owner)))
+
+    def search(self, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
+        return rows.filter(**{f"{self.owner}__in": accounts_of(term)})
 
 
 class TokensField(forms.DecimalField):
@@ -137,14 +159,38 @@ def column(title: str, label: Mapping[Any, str] | None = None) -> Callable[[Colu
     return decorator
 
 
-def tokens_of(name: str, title: str) -> Callable[[Any, Any], str]:
+def choices(name: str, offered: Mapping[str, tuple[str, Q]]) -> type[SimpleListFilter]:
+    """Make a filter called `name` that offers these values, each with its title and the condition of its rows."""
+
+    class Choices(SimpleListFilter):
+        title = parameter_name = name
+
+        def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+            return [(value, title) for value, (title, _) in offered.items()]
+
+        def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+            chosen = offered.get(self.value() or "")
+            return queryset.filter(chosen[1]) if chosen else queryset
+
+    return Choices
+
+
+def column_of(
+    title: str, value: str | Callable[[Any], object], label: Mapping[Any, str] | None = None
+) -> Callable[[Any, Any], object]:
+    """Make a column that shows an attribute of the row, or what `value` makes of the row."""
+    read = attrgetter(value) if isinstance(value, str) else value
+
+    @column(title, label)
+    def shown(self: Any, row: Any) -> object:
+        return read(row)
+
+    return shown
+
+
+def tokens_of(name: str, title: str) -> Callable[[Any, Any], object]:
     """Make a column that shows the row's attribute `name`, in milli-Tokens."""
-
-    @column(title)
-    def amount(self: Any, row: Any) -> str:
-        return tokens(getattr(row, name))
-
-    return amount
+    return column_of(title, lambda row: tokens(getattr(row, name)))
 
 
 def link(model: type[Model], key: object, text: object) -> SafeString:
@@ -155,6 +201,11 @@ def link(model: type[Model], key: object, text: object) -> SafeString:
         reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[key]),
         text,
     )
+
+
+def link_to_account(row: Any) -> SafeString:
+    """Link to the account of a row that refers to it."""
+    return link(Account, row.account_id, row.account.owner.email)
 
 
 def link_to_list(model: type[Model], text: object, **narrowed: object) -> SafeString:
