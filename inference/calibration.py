@@ -13,6 +13,7 @@ import platform
 import tempfile
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,16 +78,16 @@ def max_batch_tokens(card: ModelCard, times: StepTimes) -> int:
     return max(times.knee(), _request(card, card.default_width, card.default_height).image_tokens)
 
 
-def measure(card: ModelCard, runner: Runner) -> StepTimes:
+def measure(card: ModelCard, runner: Runner, clock: Callable[[], float] = time.perf_counter) -> StepTimes:
     """Time steps of 1, 2, 4… guided pictures of half the usual side, until that gains nothing or takes too long."""
     sides = (max(card.min_side, side // 2 // card.side_multiple * card.side_multiple) for side in _usual(card))
     first = _request(card, *sides)
     runner.run(Batch(Phase.ENCODE, (first,)))
-    rows, table = 1, [(first.image_tokens, _step_seconds(runner, first, 1))]
+    rows, table = 1, [(first.image_tokens, _step_seconds(runner, first, 1, clock))]
     while rows < MAX_ROWS and 2 * _RUNS * table[-1][1] < POINT_SECONDS and _worth_it(table):
         rows *= 2
         try:
-            table.append((rows * first.image_tokens, _step_seconds(runner, first, rows)))
+            table.append((rows * first.image_tokens, _step_seconds(runner, first, rows, clock)))
         except torch.OutOfMemoryError:
             break
     tokens, seconds = zip(*table, strict=True)
@@ -99,13 +100,13 @@ def _worth_it(table: list[tuple[int, float]]) -> bool:
     return len(rates) < 3 or max(rates[-2:]) >= WORTH_IT * max(rates[:-2])
 
 
-def _step_seconds(runner: Runner, first: Request, rows: int) -> float:
+def _step_seconds(runner: Runner, first: Request, rows: int, clock: Callable[[], float]) -> float:
     """Return the shortest time of a few steps, after one that warms up the shape."""
     batch, took = Batch(Phase.DENOISE, tuple(_twin(first) for _ in range(rows))), []
     for _ in range(_RUNS):
-        begun = time.perf_counter()
+        begun = clock()
         runner.run(batch)
-        took.append(time.perf_counter() - begun)
+        took.append(clock() - begun)
     return min(took[1:])
 
 

@@ -7,6 +7,8 @@ import torch
 
 from inference import calibrate, calibration
 from inference.calibration import StepTimes
+from inference.models import catalog
+from inference.request import Phase
 
 
 def test_the_knee_is_the_smallest_batch_that_is_nearly_as_fast_as_the_best():
@@ -19,18 +21,33 @@ def test_seconds_between_and_beyond_what_was_measured():
     assert [times.at(tokens) for tokens in (50, 100, 150, 200, 400)] == [1, 1, 2, 3, 6]
 
 
+class Device:
+    """A runner that takes `seconds` for the steps of each number of rows, one after the other, and its clock."""
+
+    def __init__(self, seconds=(), most_rows=64):
+        self.rows, self.measured, self._now = [], 0, 0.0
+        self._seconds, self._most_rows = seconds, most_rows
+
+    def run(self, batch):
+        if batch.phase is Phase.ENCODE:
+            self.measured += 1
+            return
+        if len(batch.requests) > self._most_rows:
+            raise torch.OutOfMemoryError
+        if len(batch.requests) not in self.rows:
+            self.rows.append(len(batch.requests))
+        self._now += self._seconds[len(self.rows) - 1] if self._seconds else 0.0
+
+    def clock(self):
+        return self._now
+
+
 @pytest.fixture
-def kept(engine, tmp_path, monkeypatch):
+def kept(tmp_path, monkeypatch):
     """Return step times through an empty folder, and count the measurements."""
-    measured = []
-
-    def measure(card, runner):
-        measured.append(card)
-        return StepTimes((32, 64), (0.5, 0.6 + len(measured)))
-
+    card, device = catalog.card(), Device()
     monkeypatch.setenv("KILN_CALIBRATION", str(tmp_path))
-    monkeypatch.setattr(calibration, "measure", measure)
-    return lambda: (calibration.step_times(engine.card, engine.device, engine._runner), len(measured))
+    return lambda: (calibration.step_times(card, torch.device("cpu"), device), device.measured)
 
 
 def test_step_times_are_measured_once(kept):
@@ -73,23 +90,11 @@ def test_the_table_is_printed_and_a_usual_picture_fits_under_the_cap(tmp_path, m
     ],
     ids=["until more brings nothing", "nothing from the first", "too slow to go on", "as many as there may be"],
 )
-def test_larger_batches_are_measured_while_they_are_worth_it(engine, monkeypatch, seconds, rows):
-    tried = []
-
-    def step_seconds(runner, first, count):
-        tried.append(count)
-        return seconds[len(tried) - 1]
-
-    monkeypatch.setattr(calibration, "_step_seconds", step_seconds)
-    calibration.measure(engine.card, engine._runner)
-    assert tried == rows
+def test_larger_batches_are_measured_while_they_are_worth_it(seconds, rows):
+    device = Device(seconds)
+    calibration.measure(catalog.card(), device, device.clock)
+    assert device.rows == rows
 
 
-def test_a_batch_that_memory_does_not_hold_ends_the_table(engine, monkeypatch):
-    def step_seconds(runner, first, count):
-        if count > 2:
-            raise torch.OutOfMemoryError
-        return 0.01
-
-    monkeypatch.setattr(calibration, "_step_seconds", step_seconds)
-    assert calibration.measure(engine.card, engine._runner).tokens == (32, 64)
+def test_a_batch_that_memory_does_not_hold_ends_the_table():
+    assert calibration.measure(catalog.card(), Device(most_rows=2)).tokens == (32, 64)

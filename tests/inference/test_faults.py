@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from devstack.processes import wait_until
+from inference.calibration import StepTimes
 from inference.engine import Engine
 from inference.errors import BrokenPicture, EngineFault, EngineStopped
 from inference.request import Phase
@@ -21,9 +22,9 @@ ROW = order().image_tokens
 
 
 @pytest.fixture
-def own():
-    """Start an engine that a test may break."""
-    with Engine(device="cpu", max_batch_tokens=4 * ROW, stuck_seconds=5) as engine:
+def own(request):
+    """Start an engine that a test may break; a parameter says after how many seconds a batch counts as stuck."""
+    with Engine(device="cpu", max_batch_tokens=4 * ROW, stuck_seconds=getattr(request, "param", 5)) as engine:
         yield engine
 
 
@@ -129,10 +130,10 @@ def test_an_engine_that_can_do_nothing_any_more_gives_back_what_waits(own, monke
         own.submit(order())
 
 
+@pytest.mark.parametrize("own", [1], indirect=True)
 def test_an_engine_that_hangs_while_it_proves_itself_is_noticed_too(own, monkeypatch):
     bad, waiting, free = order(), order(width=64), threading.Event()
-    monkeypatch.setattr(own, "_stuck_seconds", 0.2)
-    monkeypatch.setattr(type(own.step_times), "at", lambda times, tokens: 0.0)
+    own.step_times = StepTimes((1,), (0.0,))
     monkeypatch.setattr("inference.recovery.warm_up", lambda runner, card: free.wait(30))
     spoil(own, monkeypatch, RuntimeError("device-side assert"), lambda batch: True)
     try:
@@ -145,6 +146,7 @@ def test_an_engine_that_hangs_while_it_proves_itself_is_noticed_too(own, monkeyp
         free.set()
 
 
+@pytest.mark.parametrize("own", [1], indirect=True)
 @pytest.mark.parametrize("phase", [Phase.ENCODE, Phase.DENOISE, Phase.DECODE])
 def test_what_is_stuck_is_noticed_said_and_given_up(own, monkeypatch, caplog, phase):
     free, stuck, waiting = threading.Event(), order(reference="job 7", steps=9), order(width=64)
@@ -156,8 +158,7 @@ def test_what_is_stuck_is_noticed_said_and_given_up(own, monkeypatch, caplog, ph
             free.wait(30)
         run(batch)
 
-    monkeypatch.setattr(own, "_stuck_seconds", 0.2)
-    monkeypatch.setattr(type(own.step_times), "at", lambda times, tokens: 0.0)
+    own.step_times = StepTimes((1,), (0.0,))
     monkeypatch.setattr(own._runner, "run", hangs)
     try:
         with pytest.raises(EngineFault, match="stuck"):

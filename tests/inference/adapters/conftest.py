@@ -3,6 +3,8 @@
 import random
 import threading
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,8 +64,14 @@ def forward(transformer: QwenImageTransformer2DModel, seeds: list[int]) -> torch
     )[0].float()
 
 
-def load(dtype: torch.dtype = torch.float32) -> QwenImageTransformer2DModel:
+@cache
+def _loaded(dtype: torch.dtype) -> QwenImageTransformer2DModel:
     return QwenImageTransformer2DModel.from_pretrained(catalog.card().path, subfolder="transformer", torch_dtype=dtype)
+
+
+def load(dtype: torch.dtype = torch.float32) -> QwenImageTransformer2DModel:
+    """Return a copy of the transformer, which a test may change."""
+    return deepcopy(_loaded(dtype))
 
 
 @pytest.fixture(scope="session")
@@ -77,12 +85,17 @@ def oracle() -> Iterator[QwenImageTransformer2DModel]:
     return make_rows_independent(load())
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Write an adapter as diffusers does, and return its path. Its factors are large enough to change pictures."""
-    bare = QwenImageTransformer2DModel.from_config(
+@pytest.fixture(scope="session")
+def bare() -> QwenImageTransformer2DModel:
+    """Build the transformer without its weights, for PEFT to make adapters for."""
+    return QwenImageTransformer2DModel.from_config(
         QwenImageTransformer2DModel.load_config(catalog.card().path, subfolder="transformer")
     )
+
+
+@pytest.fixture
+def make(bare: QwenImageTransformer2DModel, tmp_path: Path) -> Make:
+    """Write an adapter as diffusers does, and return its path. Its factors are large enough to change pictures."""
 
     def write(
         name: str = "adapter",
