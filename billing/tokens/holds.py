@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from django.db import connection
+from django.db.models.functions import Now
+
+from billing.models import Hold
 
 # Two CTEs with the parameters owner, amount, reference, spender and expires_in. If new_hold has no row, there are too
 # few Tokens, or the wallet is frozen or missing; `wallets.refusal` says which.
@@ -51,14 +53,8 @@ held_wallet AS (
     WHERE id = wallet_id
 )"""
 
-_DUE = """
-SELECT reference FROM billing_hold WHERE status = 'held' AND expires_at <= statement_timestamp()
-ORDER BY expires_at LIMIT %(limit)s
-"""
-
 
 def due(limit: int = 500) -> list[UUID]:
     """Return the references of open holds whose time has run out, longest ago first."""
-    with connection.cursor() as cursor:
-        cursor.execute(_DUE, {"limit": limit})
-        return [reference for (reference,) in cursor.fetchall()]
+    overdue = Hold.objects.filter(status=Hold.Status.HELD, expires_at__lte=Now())
+    return list(overdue.order_by("expires_at").values_list("reference", flat=True)[:limit])
