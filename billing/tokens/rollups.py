@@ -65,7 +65,7 @@ def balance(wallet_id: int) -> int | None:
     return None if found is None else int(found[0])
 
 
-def roll_up(patience_seconds: float = PATIENCE_SECONDS) -> int | None:
+def roll_up(patience_seconds: float = PATIENCE_SECONDS, chunk: int = CHUNK) -> int | None:
     """Move the mark to the last transfer there is; return how many chunks that took.
 
     Lower ids may still be committed, so this waits for the transactions that may have drawn them. Returns None if one
@@ -79,17 +79,17 @@ def roll_up(patience_seconds: float = PATIENCE_SECONDS) -> int | None:
             return None
         time.sleep(0.01)
     chunks = 0
-    while _add_chunk(highest):
+    while _add_chunk(highest, chunk):
         chunks += 1
     return chunks
 
 
 @transaction.atomic
-def _add_chunk(highest: int) -> bool:
-    """Add one chunk in one transaction; return False if nothing is left up to `highest`."""
+def _add_chunk(highest: int, most: int) -> bool:
+    """Add one chunk of at most `most` transfers in one transaction; return False if nothing is left up to `highest`."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('roll-up'), 0)")
-        cursor.execute(_NEXT, [highest, CHUNK])
+        cursor.execute(_NEXT, [highest, most])
         after, until = cursor.fetchone()
         if until:
             cursor.execute(_ADD, {"after": after, "until": until})

@@ -92,24 +92,24 @@ SELECT wallet_id, moves FROM run
 """
 
 
-def follow(wallet_ids: Sequence[int]) -> set[int]:
+def follow(wallet_ids: Sequence[int], batch: int = BATCH) -> set[int]:
     """Return the wallets whose lots now follow every transfer. A group that fails is logged and left to the fold."""
     followed: set[int] = set()
     for group in (wallet_ids[first : first + GROUP] for first in range(0, len(wallet_ids), GROUP)):
         try:
-            followed |= _follow(group)
+            followed |= _follow(group, batch)
         except DatabaseError:
             logger.exception("runs of wallets %s", group)
     return followed
 
 
-def _follow(group: Sequence[int]) -> set[int]:
+def _follow(group: Sequence[int], batch: int) -> set[int]:
     followed: set[int] = set()
     while group:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(_LOCK, {"wallets": list(group)})
             locked = [wallet_id for (wallet_id,) in cursor.fetchall()]
-            limit = BATCH // max(1, len(locked))
+            limit = batch // max(1, len(locked))
             cursor.execute(_FOLLOW, {"wallets": locked, "limit": limit})
             moved = cursor.fetchall()
         group = [wallet_id for wallet_id, moves in moved if moves == limit]

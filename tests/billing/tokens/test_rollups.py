@@ -23,24 +23,19 @@ def marks():
     return dict(Rollup.objects.values_list("wallet_id", "last_transfer_id"))
 
 
-@pytest.fixture
-def chunks_of_two(monkeypatch):
-    monkeypatch.setattr(rollups, "CHUNK", 2)
-
-
 @pytest.mark.django_db
-def test_a_balance_is_the_same_before_and_after_the_roll_up(alice, carol, chunks_of_two):
+def test_a_balance_is_the_same_before_and_after_the_roll_up(alice, carol):
     creator = Wallet.objects.get(owner=carol).id
     for amount in (10, 20, 30, 40):
         spend(alice, amount, [Share(carol, amount // 10), Share("platform", amount - amount // 10)])
     assert (rollups.balance(PLATFORM_ID), rollups.balance(creator)) == (90, 10)
     assert rollups.balance(MINT_ID) == -1_000_000
-    assert rollups.roll_up() == 5
+    assert rollups.roll_up(chunk=2) == 5
     assert (rollups.balance(PLATFORM_ID), rollups.balance(creator)) == (90, 10)
-    assert rollups.roll_up() == 0
+    assert rollups.roll_up(chunk=2) == 0
     spend(alice, 50)
     assert rollups.balance(PLATFORM_ID) == 140
-    assert rollups.roll_up() == 1
+    assert rollups.roll_up(chunk=2) == 1
     assert Rollup.objects.get(wallet_id=PLATFORM_ID).balance == 140
     assert proof.check() == []
 
@@ -79,7 +74,7 @@ def test_a_transfer_with_a_lower_number_that_commits_later_is_waited_for(alice, 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_rolling_up_while_everybody_spends_loses_nothing(alice, chunks_of_two):
+def test_rolling_up_while_everybody_spends_loses_nothing(alice):
     seen = []
 
     def work(number):
@@ -87,12 +82,12 @@ def test_rolling_up_while_everybody_spends_loses_nothing(alice, chunks_of_two):
             if number < 4:
                 spend(alice, 1)
             else:
-                rollups.roll_up(patience_seconds=5)
+                rollups.roll_up(patience_seconds=5, chunk=2)
                 seen.append(rollups.balance(PLATFORM_ID))
 
     assert together(6, work) == [None] * 6
     assert rollups.balance(PLATFORM_ID) == 60
-    rollups.roll_up()
+    rollups.roll_up(chunk=2)
     assert rollups.balance(PLATFORM_ID) == 60 >= max(seen)
     assert proof.check() == []
 

@@ -92,15 +92,14 @@ def test_a_lot_whose_money_went_ahead_of_its_tokens_waits_for_them(bob):
     assert proof.check() == []
 
 
-def test_many_wallets_follow_together_in_batches(alice, bob, monkeypatch):
-    monkeypatch.setattr(runs, "BATCH", 7)
+def test_many_wallets_follow_together_in_batches(alice, bob):
     wallets.purchase(bob, 1_000, 100, "eur", "pi_1")
     assert lots.catch_up() == 2
     for _ in range(11):
         spend(alice, 10)
         spend(bob, 30)
     ids = [wallet_of(alice), wallet_of(bob)]
-    assert runs.follow(ids) == set(ids)
+    assert runs.follow(ids, batch=7) == set(ids)
     assert [lot.remaining for lot in lots.position(bob).lots] == [670]
     assert Lot.objects.get(wallet__owner=bob).spent_minor == 33
     assert Draw.objects.count() == 22

@@ -9,6 +9,7 @@ import pytest
 from django.db import DataError, OperationalError, connection, transaction
 
 from billing.errors import InsufficientTokens
+from billing.prices import price_lists
 from billing.tokens import wallets
 from marketplace.accounts import keys
 from marketplace.jobs import submission
@@ -253,13 +254,11 @@ def test_a_key_that_has_just_ended_buys_nothing_and_learns_nothing(alice, end, h
     assert alice.balance[1] == UNIT
 
 
-def test_a_replay_is_given_also_where_it_would_now_be_too_dear(alice, buy, order, monkeypatch):
+def test_a_replay_is_given_also_where_it_would_now_be_too_dear(alice, buy):
     first = buy(alice, idempotency_key="k", max_cost=UNIT)()
-
-    def dearer(order):
-        raise CostAboveMaximum(2 * UNIT, UNIT)
-
-    monkeypatch.setattr(submission, "quote", dearer)
+    listed = vars(price_lists.current()) | {"base_cost": 200_000}
+    price_lists.publish(**{name: value for name, value in listed.items() if name != "version"})
+    price_lists.forget()
     assert buy(alice, idempotency_key="k", max_cost=UNIT)().job.id == first.job.id
     with pytest.raises(CostAboveMaximum):
         buy(alice, max_cost=UNIT)()
