@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
 import torch
@@ -86,31 +87,23 @@ def oracle() -> Iterator[QwenImageTransformer2DModel]:
 
 
 @pytest.fixture(scope="session")
-def bare() -> QwenImageTransformer2DModel:
-    """Build the transformer without its weights, for PEFT to make adapters for."""
-    return QwenImageTransformer2DModel.from_config(
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Write an adapter as diffusers does, and return its path. Each is written once: its name is its seed."""
+    folder = tmp_path_factory.mktemp("drawn")
+    bare = QwenImageTransformer2DModel.from_config(
         QwenImageTransformer2DModel.load_config(catalog.card().path, subfolder="transformer")
     )
 
-
-@pytest.fixture
-def make(bare: QwenImageTransformer2DModel, tmp_path: Path) -> Make:
-    """Write an adapter as diffusers does, and return its path. Its factors are large enough to change pictures."""
-
-    def write(
-        name: str = "adapter",
-        rank: int = 16,
-        targets: list[str] | str = EVERYTHING,
-        alpha: float | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Path:
+    @cache
+    def write(name: str, rank: int, targets: tuple[str, ...] | str, alpha: float | None, dtype: torch.dtype) -> Path:
         with torch.random.fork_rng():
             torch.manual_seed(random.Random(name).randrange(2**31))
-            config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=targets, init_lora_weights=False)
+            modules = targets if isinstance(targets, str) else list(targets)
+            config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=modules, init_lora_weights=False)
             bare.add_adapter(config, name)
             factors = get_peft_model_state_dict(bare, adapter_name=name)
             bare.delete_adapters(name)
-        path = tmp_path / f"{name}.safetensors"
+        path = folder / f"{len(list(folder.iterdir()))}.safetensors"
         alphas = {} if alpha is None else {_layer(key): torch.tensor(alpha) for key in factors}
         named = {f"transformer.{key}": value for key, value in factors.items()}
         named |= {f"transformer.{layer}.alpha": value for layer, value in alphas.items()}
@@ -118,6 +111,23 @@ def make(bare: QwenImageTransformer2DModel, tmp_path: Path) -> Make:
         return path
 
     return write
+
+
+@pytest.fixture
+def make(drawn: Make, tmp_path: Path) -> Make:
+    """Return the path of an adapter that a test may change. Its factors are large enough to change pictures."""
+
+    def copy(
+        name: str = "adapter",
+        rank: int = 16,
+        targets: list[str] | str = EVERYTHING,
+        alpha: float | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Path:
+        wanted = targets if isinstance(targets, str) else tuple(targets)
+        return Path(copyfile(drawn(name, rank, wanted, alpha, dtype), tmp_path / f"{name}.safetensors"))
+
+    return copy
 
 
 def _layer(key: str) -> str:
