@@ -63,10 +63,18 @@ class LatentCache:
     Everybody may begin from entries of the `shared` owners: templates that the operator published.
     """
 
-    def __init__(self, store: Store, calibration: Calibration, *, shared: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        calibration: Calibration,
+        *,
+        shared: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.calibration = calibration
         self._store = store
         self._shared = tuple(shared)
+        self._clock = clock
         # by last use
         self._known: OrderedDict[Shelf, dict[str, Description]] = OrderedDict()
         self._seen: WeakKeyDictionary[Request, _Seen] = WeakKeyDictionary()
@@ -131,7 +139,7 @@ class LatentCache:
             del self._seen[request]
 
     def _find(self, request: Request, seen: _Seen) -> Hit | None:
-        if time.monotonic() < self._paused_until:
+        if self._clock() < self._paused_until:
             return None
         for similarity, name, found in self._candidates(request, seen):
             sigma = self.calibration.entry(similarity)
@@ -208,10 +216,10 @@ class LatentCache:
 
     def _pause(self, error: Exception) -> None:
         """Look nothing up for a while, and log that once; an unreachable store would delay every request."""
-        if time.monotonic() >= self._paused_until:
+        if self._clock() >= self._paused_until:
             trace = None if isinstance(error, StoreUnavailable) else error
             log.warning("the latent cache pauses for %g seconds: %s", PAUSE_SECONDS, error, exc_info=trace)
-        self._paused_until = time.monotonic() + PAUSE_SECONDS
+        self._paused_until = self._clock() + PAUSE_SECONDS
 
 
 def _is_eligible(request: Request) -> bool:

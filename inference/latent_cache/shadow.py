@@ -53,12 +53,18 @@ class Shadows:
     """Computes a share of a cache's hits again: of those with as many steps as the entry they began from."""
 
     def __init__(
-        self, cache: LatentCache, store: Store, submit: Callable[[Request], Future[Picture]], share: float = 0.02
+        self,
+        cache: LatentCache,
+        store: Store,
+        submit: Callable[[Request], Future[Picture]],
+        share: float = 0.02,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cache = cache
         self._store = store
         self._submit = submit
         self._share = share
+        self._clock = clock
         self._dice = random.Random()
         self._worker = ThreadPoolExecutor(1, "kiln-shadows")
         self._waiting = threading.Semaphore(MAX_WAITING)
@@ -66,7 +72,7 @@ class Shadows:
         self._learnt = cache.calibration
         learnt = json.dumps(self._learnt.to_json()).encode()
         self._note = f"shadows {self._learnt.revision} {hashlib.sha256(learnt).hexdigest()[:16]}"
-        self._exchange_at = time.monotonic() + EXCHANGE_SECONDS
+        self._exchange_at = self._clock() + EXCHANGE_SECONDS
         try:
             self._exchange()
         except Exception:
@@ -79,8 +85,8 @@ class Shadows:
         self._worker.submit(lambda: None).result()
 
     def _consider(self, request: Request, hit: Hit) -> None:
-        if time.monotonic() >= self._exchange_at:
-            self._exchange_at = time.monotonic() + EXCHANGE_SECONDS
+        if self._clock() >= self._exchange_at:
+            self._exchange_at = self._clock() + EXCHANGE_SECONDS
             self._cache.in_background(self._exchange)
         if hit.steps != request.steps or self._dice.random() >= self._share:
             return

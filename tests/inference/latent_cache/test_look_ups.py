@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference.latent_cache import cache as module
-from inference.latent_cache.cache import LatentCache
+from inference.latent_cache.cache import PAUSE_SECONDS, LatentCache
 from inference.latent_cache.mapping import Mapping, Point
 from inference.latent_cache.stores import open_store
 from inference.request import Request
@@ -67,16 +67,19 @@ def test_a_prompt_that_the_guard_cannot_read_takes_none_and_leaves_none(cache):
 
 @pytest.mark.parametrize("method", ["names", "descriptions", "latents"])
 def test_whatever_a_store_raises_the_request_is_denoised_in_full_and_the_cache_pauses(
-    cache, store, monkeypatch, caplog, method
+    store, monkeypatch, caplog, method
 ):
+    now = 0.0
+    cache = LatentCache(store, CALIBRATION, clock=lambda: now)
     draw(cache, encoded())
     cache._known.clear()
     monkeypatch.setattr(store, method, fails(PermissionError("not yours")))
     assert not draw(cache, encoded())
     monkeypatch.undo()
     assert not draw(cache, encoded()), "it pauses"
-    monkeypatch.setattr(module.time, "monotonic", lambda: cache._paused_until)
+    now = PAUSE_SECONDS
     assert draw(cache, encoded())
+    cache.close()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "Traceback" in caplog.text
 

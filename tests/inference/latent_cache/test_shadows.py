@@ -43,7 +43,8 @@ class Worker:
         self.store = open_store(place)
         self.cache = LatentCache(self.store, learnt)
         self.engine = Drawn()
-        self.shadows = Shadows(self.cache, self.store, self.engine.submit, share=1.0)
+        self.now = 0.0
+        self.shadows = Shadows(self.cache, self.store, self.engine.submit, share=1.0, clock=lambda: self.now)
 
     def hit(self, account: str, arrived: torch.Tensor = FAR, similarity: float = 0.96, steps: int = 8) -> None:
         request = Request("a cat", width=32, height=32, steps=steps, guidance_scale=4.0, seed=1, account=account)
@@ -134,15 +135,14 @@ def test_workers_lose_nothing_that_either_tightened(worker, place):
     assert Worker(place).asked == NEVER
 
 
-def test_other_workers_follow_behind_their_hits(worker, place, monkeypatch):
+def test_other_workers_follow_behind_their_hits(worker, place):
     other = Worker(place)
     worker.learn("alice", ENOUGH)
     other.shadows._share = 0.0
     other.hit("bob")
     other.cache.flush()
     assert other.asked == 0.95, "once a minute"
-    later = module.time.monotonic() + module.EXCHANGE_SECONDS
-    monkeypatch.setattr(module.time, "monotonic", lambda: later)
+    other.now += module.EXCHANGE_SECONDS
     other.hit("bob")
     other.cache.flush()
     assert other.asked == NEVER
