@@ -76,18 +76,28 @@ class Act(ABC):
         """Describe to people what is asked for."""
 
 
+class TokensAct(Act):
+    """An act about an `amount` of milli-Tokens."""
+
+    amount: int
+
+    @property
+    def size(self) -> int:
+        return self.amount
+
+    @property
+    def limit(self) -> int:
+        return settings.REFUND_LIMIT * MILLI
+
+
 @dataclass(frozen=True)
-class Grant(Act):
+class Grant(TokensAct):
     account: str
     amount: int
 
     kind = "grant"
     title = "Grant Tokens"
     permission = "approvals.ask_grant"
-
-    @property
-    def size(self) -> int:
-        return self.amount
 
     @property
     def limit(self) -> int:
@@ -106,21 +116,13 @@ class Grant(Act):
 
 
 @dataclass(frozen=True)
-class JobRefund(Act):
+class JobRefund(TokensAct):
     job: str
     amount: int
 
     kind = "job_refund"
     title = "Refund a job"
     permission = "approvals.ask_refund"
-
-    @property
-    def size(self) -> int:
-        return self.amount
-
-    @property
-    def limit(self) -> int:
-        return settings.REFUND_LIMIT * MILLI
 
     def check(self) -> None:
         hold = Hold.objects.filter(reference=self.job).first()
@@ -182,7 +184,7 @@ class PaymentRefund(Act):
 
 
 @dataclass(frozen=True)
-class DebtWaiver(Act):
+class DebtWaiver(TokensAct):
     """A waiver of all that is still owed; `amount` is what was owed when it was asked for, which can only shrink."""
 
     debt: str
@@ -191,14 +193,6 @@ class DebtWaiver(Act):
     kind = "debt_waiver"
     title = "Waive a debt"
     permission = "approvals.ask_refund"
-
-    @property
-    def size(self) -> int:
-        return self.amount
-
-    @property
-    def limit(self) -> int:
-        return settings.REFUND_LIMIT * MILLI
 
     def check(self) -> None:
         debt = Clawback.objects.filter(pk=self.debt, settled_at=None).first()

@@ -46,7 +46,7 @@ def browser(person):
 
 @pytest.fixture
 def operator():
-    return browser(Person.objects.create_superuser("operator@example.com", "a long pass phrase"))
+    return browser(Person.objects.create_superuser("operator@example.com"))
 
 
 def staff(*permissions):
