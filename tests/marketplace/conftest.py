@@ -70,7 +70,7 @@ def fresh_prices() -> Iterator[None]:
     price_lists.forget()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stripe_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The double of Stripe as a process: its address."""
     from tests.marketplace import shops
