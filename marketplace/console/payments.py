@@ -147,8 +147,9 @@ class AutomaticTopUpAdmin(OwnedTable):
     threshold_shown = tokens_of("threshold", "Threshold")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AutomaticTopUp]:
-        card = Payer.objects.filter(pk=OuterRef("owner")).values("card")
-        return super().get_queryset(request).annotate(saved=Subquery(card[:1]))
+        card = Subquery(Payer.objects.filter(pk=OuterRef("owner")).values("card")[:1])
+        rows: QuerySet[AutomaticTopUp] = super().get_queryset(request).annotate(saved=card)
+        return rows
 
     account = column_of("Account", lambda row: link(Account, row.owner, row.email or row.owner))
     status_shown = column_of("Status", "status", {"on": "success", "waiting_for_card": "warning", "off": "danger"})

@@ -124,8 +124,8 @@ class OwnedTable(ReadOnlyTable):
     """The lookup from a row to its account's id."""
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        rows: QuerySet[Any] = super().get_queryset(request)
-        return rows.annotate(email=email_of(OuterRef(self.owner)))
+        rows: QuerySet[Any] = super().get_queryset(request).annotate(email=email_of(OuterRef(self.owner)))
+        return rows
 
     def search(self, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
         return rows.filter(**{f"{self.owner}__in": accounts_of(term)})
