@@ -209,6 +209,8 @@ class PaymentInFlight(PaymentsUnavailable):
 class PaymentsRefused(BillingError):
     """A refusal that a retry would not change. `code` and `request_id` are Stripe's, if Stripe refused."""
 
+    kept = True
+
     def __init__(self, message: str, code: str = "", request_id: str = "") -> None:
         super().__init__(message)
         self.code = code

@@ -42,7 +42,7 @@ class TopUp(models.Model):
 
     `order` is what the customer asked for. `session_id` and `url` are empty until Stripe has answered,
     `payment_intent` until the top-up was paid or, if it is `automatic`, tried. Each `attempt` at Stripe has its own
-    idempotency keys. `failure` is the code that Stripe gave for a declined card.
+    idempotency keys. `failure` is the code that Stripe gave for a declined card, or because the bank asks.
     """
 
     class Status(models.TextChoices):
@@ -110,12 +110,21 @@ class TopUp(models.Model):
 
 
 class Payer(models.Model):
-    """An account as Stripe's customer, with its saved card as people recognize it, never the full number."""
+    """An account as Stripe's customer, with its saved card as people recognize it, never the full number.
+
+    `card_created` is Stripe's time of the newest card that was ever kept. `card_news` is not empty while Stripe is
+    still to be asked which card it is now.
+    """
 
     owner = models.UUIDField(primary_key=True)
     customer_id = models.TextField(unique=True)
     card_id = models.TextField(default="")
     card = models.JSONField(default=dict)
+    card_created = models.BigIntegerField(default=0)
+    card_news = models.TextField(default="")
+
+    class Meta:
+        indexes = [models.Index("owner", condition=~Q(card_news=""), name="payer_with_news")]
 
     def __str__(self) -> str:
         return f"payer {self.customer_id}"
@@ -173,8 +182,8 @@ class Reversal(models.Model):
     """A refund or dispute of one payment, by Stripe's id. It may be known before its payment.
 
     A refund that we request has an id of our own, since its Tokens are taken first; `stripe_id` is Stripe's, once
-    known. `standing` is true while the money is away, from `since` until `until`; `final` once that can no longer
-    change; `applied` while Tokens are taken for it.
+    known, and each `attempt` at asking for it has its own idempotency key. `standing` is true while the money is away,
+    from `since` until `until`; `final` once that can no longer change; `applied` while Tokens are taken for it.
     """
 
     class Kind(models.TextChoices):
@@ -191,6 +200,7 @@ class Reversal(models.Model):
     final = models.BooleanField(default=False)
     applied = models.BooleanField(default=False)
     stripe_id = models.TextField(default="")
+    attempt = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:

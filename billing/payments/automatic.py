@@ -3,7 +3,8 @@
 The top-up's row comes first, in a transaction of its own, and only if none is pending and the cap allows it. Then
 Stripe is asked, with the same keys until it has answered (cards). Tokens are credited by Stripe's event, as for every
 top-up. After a refusal the card is left alone, each time for longer, and in the end for good; if the bank wants to
-authenticate the customer, they get a page for it. Safe to run twice at once. Not for top-ups that people make
+authenticate the customer, they get a page for it. What was begun and is not to be paid any more ends by what Stripe
+answers: until then it may have been paid, and counts. Safe to run twice at once. Not for top-ups that people make
 (checkout).
 """
 
@@ -12,16 +13,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing.errors import CapBelowPrice, PaymentInFlight, PaymentsRefused, PaymentsUnavailable, UnknownCurrency
 from billing.models import AutomaticTopUp, Payer, TopUp, Wallet
-from billing.payments import cards, checkout
+from billing.payments import cards, checkout, payers
 from billing.payments.cards import Answer
 from billing.payments.stripe import Stripe
 from billing.prices import packs
@@ -61,10 +63,12 @@ def order(stripe: Stripe, owner: UUID, terms: Terms, pages: checkout.Order, new_
         raise UnknownCurrency(terms.currency, sorted(pack.prices))
     if terms.daily_cap_minor < pack.prices[terms.currency]:
         raise CapBelowPrice(pack.prices[terms.currency])
-    payer = checkout.payer_for(stripe, owner, pages.email)
     url = ""
-    if new_card or not payer.card_id:
-        url = cards.save_page(stripe, payer, terms.currency, pages.success_url, pages.cancel_url)
+    if new_card or not payers.ensure(stripe, owner, pages.email).card_id:
+        places = pages.success_url, pages.cancel_url
+        url = payers.ask(
+            stripe, owner, pages.email, lambda payer: cards.save_page(stripe, payer, terms.currency, *places)
+        )
     values = {
         "pack": pack,
         "currency": terms.currency,
@@ -82,26 +86,27 @@ def order(stripe: Stripe, owner: UUID, terms: Terms, pages: checkout.Order, new_
 
 
 def cancel(stripe: Stripe, owner: UUID) -> None:
-    """Stop automatic top-ups and remove the saved card.
+    """Stop automatic top-ups, withdraw one that was begun, and remove the saved card.
 
     Raises PaymentsUnavailable or PaymentsRefused; call it again then.
     """
-    with transaction.atomic():
-        _pending(owner=owner, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
-        AutomaticTopUp.objects.filter(owner=owner).delete()
+    AutomaticTopUp.objects.filter(owner=owner).delete()
+    for top_up in _pending(owner=owner, status=TopUp.Status.OPEN):
+        withdraw(stripe, top_up)
     cards.forget(stripe, owner)
 
 
 def run(stripe: Stripe, new_id: Callable[[], UUID], allowed: Callable[[Collection[UUID]], Collection[UUID]]) -> None:
     """Begin the top-ups that are due and continue unfinished ones, for owners that are `allowed`; log what fails."""
+    follow_cards(stripe)
     for owner in allowed(due()):
         begin(owner, new_id())
-    begun = list(_pending(status=TopUp.Status.OPEN, session_id="", expires_at__gt=timezone.now()))
+    stopped = ~Exists(AutomaticTopUp.objects.filter(owner=OuterRef("owner"), status=On))
+    begun = list(_pending(status=TopUp.Status.OPEN).filter(Q(session_id="") | stopped))
     owners = allowed({top_up.owner for top_up in begun})
     for top_up in begun:
         try:
-            if top_up.owner in owners:
-                advance(stripe, top_up)
+            advance(stripe, top_up, top_up.owner in owners)
         except PaymentInFlight:
             continue
         except PaymentsUnavailable as error:
@@ -114,11 +119,9 @@ def run(stripe: Stripe, new_id: Callable[[], UUID], allowed: Callable[[Collectio
 
 def due(limit: int = 500) -> list[UUID]:
     """Return the owners with too few Tokens; `begin` checks again."""
-    low = Wallet.objects.filter(
-        owner=OuterRef("owner"), kind=Wallet.Kind.CUSTOMER, frozen=False, balance__lt=F("held") + OuterRef("threshold")
-    )
     pending = _pending(owner=OuterRef("owner"))
     waits = Q(retry_at__gt=timezone.now())
+    low = _low(OuterRef("owner"), OuterRef("threshold"))
     orders = AutomaticTopUp.objects.filter(Exists(low), ~Exists(pending), ~waits, status=On)
     return list(orders.order_by("owner").values_list("owner", flat=True)[:limit])
 
@@ -140,11 +143,8 @@ def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
         return None
     price = standing.pack.prices[standing.currency]
     # One statement: a payment that arrives meanwhile is seen as pending or in the balance, never as neither.
-    low = Wallet.objects.filter(
-        ~Exists(_pending(owner=owner)), owner=owner, kind=Wallet.Kind.CUSTOMER, frozen=False,
-        balance__lt=F("held") + standing.threshold,
-    )  # fmt: skip
-    if not low.exists() or _spent(standing) + price > standing.daily_cap_minor:
+    low = _low(owner, standing.threshold).filter(~Exists(_pending(owner=owner)))
+    if not low.exists() or spent(standing) + price > standing.daily_cap_minor:
         return None
     return TopUp.objects.create(
         id=top_up_id, owner=owner, pack=standing.pack, currency=standing.currency, price_minor=price, automatic=True,
@@ -152,32 +152,48 @@ def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
     )  # fmt: skip
 
 
-def advance(stripe: Stripe, top_up: TopUp) -> None:
-    """Ask Stripe for the payment, or what became of it.
+def advance(stripe: Stripe, top_up: TopUp, allowed: bool = True) -> None:
+    """Ask Stripe for the payment, or what became of it; withdraw one that is not to be paid any more.
 
     Raises PaymentsUnavailable or PaymentsRefused; call it again then.
     """
     standing = AutomaticTopUp.objects.filter(owner=top_up.owner, status=On)
     frozen = Wallet.objects.filter(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER, frozen=True)
     payer = Payer.objects.filter(owner=top_up.owner).exclude(card_id="").first()
-    if payer is None or frozen.exists() or not standing.exists():
-        _pending(id=top_up.id, status=TopUp.Status.OPEN, session_id="").update(status=TopUp.Status.EXPIRED)
+    is_late = top_up.expires_at <= timezone.now()
+    if payer is None or not allowed or is_late or frozen.exists() or not standing.exists():
+        withdraw(stripe, top_up)
         return
     try:
         outcome = cards.charge(stripe, top_up, payer)
     except PaymentsRefused:
-        if not cards.is_gone(stripe, payer):
+        if not follow_card(stripe, payer):
             raise
-        if owner := cards.lose(card_id=payer.card_id):
-            card_gone(owner)
-        failed(top_up, Reason.CARD_GONE)
+        withdraw(stripe, top_up)
         return
     if outcome.answer is Answer.PAID:
         _pending(id=top_up.id).update(status=TopUp.Status.PROCESSING)
     elif outcome.answer is Answer.DECLINED:
         failed(top_up, outcome.code)
-    else:
+    elif outcome.answer is Answer.AUTHENTICATION_REQUIRED:
         checkout.open_page(stripe, top_up)
+    else:
+        _end(top_up, TopUp.Status.EXPIRED)
+
+
+def withdraw(stripe: Stripe, top_up: TopUp) -> None:
+    """End a top-up, unless Stripe says that it was paid, or is being paid.
+
+    Raises PaymentsUnavailable or PaymentsRefused.
+    """
+    is_paid = cards.withdraw(stripe, top_up) is Answer.PAID
+    _end(top_up, TopUp.Status.PROCESSING if is_paid else TopUp.Status.EXPIRED)
+
+
+def _end(top_up: TopUp, status: TopUp.Status) -> None:
+    """Write down what became of a top-up, unless another payment of it was begun meanwhile."""
+    same = {"payment_intent": top_up.payment_intent, "session_id": top_up.session_id}
+    _pending(id=top_up.id, status=TopUp.Status.OPEN, **same).update(status=status)
 
 
 @transaction.atomic
@@ -203,14 +219,60 @@ def paid(owner: UUID) -> None:
     AutomaticTopUp.objects.filter(owner=owner, failures__gt=0).update(failures=0, retry_at=None)
 
 
-def card_saved(owner: UUID) -> None:
-    """Switch on top-ups that waited for a card."""
-    waiting = AutomaticTopUp.objects.filter(owner=owner, status=AutomaticTopUp.Status.WAITING)
-    waiting.update(status=On, card_url="")
+def follow_cards(stripe: Stripe, limit: int = 100) -> None:
+    """Find out which cards are saved now, where Stripe's events say that this has changed; log what fails."""
+    for payer in Payer.objects.exclude(card_news="").order_by("owner")[:limit]:
+        try:
+            follow_card(stripe, payer)
+        except PaymentsUnavailable as error:
+            logger.warning("%s: %s", payer, error)
+            return  # the next run asks again
+        except PaymentsRefused:
+            logger.exception("%s", payer)
+
+
+def follow_card(stripe: Stripe, payer: Payer) -> bool:
+    """Find out which card is saved now; return whether it is another one, or none any more.
+
+    Raises PaymentsUnavailable or PaymentsRefused.
+    """
+    newest = cards.newest(stripe, payer)
+    before = payer.card_id
+    with transaction.atomic():
+        if not cards.keep(payer, newest):
+            return False
+        payer.refresh_from_db()
+        if payer.card_id and payer.card_id != before:
+            waiting = AutomaticTopUp.objects.filter(owner=payer.owner, status=AutomaticTopUp.Status.WAITING)
+            waiting.update(status=On, card_url="")
+        elif before and not payer.card_id:
+            card_gone(payer.owner)
+    return payer.card_id != before
 
 
 def card_gone(owner: UUID) -> None:
     _switch_off(owner, Reason.CARD_GONE)
+
+
+def spent(standing: AutomaticTopUp) -> int:
+    """Return how much of the daily cap is used: paid in the last 24 hours, or possibly still to be paid."""
+    total: int = _counted(standing).aggregate(total=Sum("price_minor", default=0))["total"]
+    return total
+
+
+def capped_until(standing: AutomaticTopUp) -> datetime | None:
+    """Return when the daily cap allows the next top-up, if nothing but the cap stops one that is due."""
+    waits = standing.retry_at is not None and standing.retry_at > timezone.now()
+    left = standing.daily_cap_minor - standing.pack.prices[standing.currency] - spent(standing)
+    if standing.status != On or waits or left >= 0 or _pending(owner=standing.owner).exists():
+        return None
+    if not _low(standing.owner, standing.threshold).exists():
+        return None
+    for paid_at, price_minor in _counted(standing).order_by("paid_at").values_list("paid_at", "price_minor"):
+        left += price_minor
+        if left >= 0:
+            return paid_at + DAY if paid_at else None
+    return None
 
 
 def _switch_off(owner: UUID, reason: AutomaticTopUp.Reason) -> None:
@@ -218,14 +280,16 @@ def _switch_off(owner: UUID, reason: AutomaticTopUp.Reason) -> None:
     standing.update(status=AutomaticTopUp.Status.OFF, reason=reason, retry_at=None)
 
 
-def _spent(standing: AutomaticTopUp) -> int:
-    """Return how much of the daily cap was used in the last 24 hours."""
-    lately = TopUp.objects.filter(
-        owner=standing.owner, automatic=True, currency=standing.currency, created_at__gt=timezone.now() - DAY
-    )
-    lately = lately.exclude(status__in=[TopUp.Status.FAILED, TopUp.Status.EXPIRED])
-    spent: int = lately.aggregate(spent=Sum("price_minor", default=0))["spent"]
-    return spent
+def _counted(standing: AutomaticTopUp) -> QuerySet[TopUp]:
+    """Return the top-ups that the daily cap counts: by when they were paid, or may be, not by when they were begun."""
+    lately = Q(status__in=PENDING) | Q(paid_at__gt=Now() - DAY)
+    return TopUp.objects.filter(lately, owner=standing.owner, automatic=True, currency=standing.currency)
+
+
+def _low(owner: UUID | OuterRef, threshold: int | OuterRef) -> QuerySet[Wallet]:
+    """Return the owner's wallet if fewer Tokens are available and it may buy more."""
+    mine = Wallet.objects.filter(owner=owner, kind=Wallet.Kind.CUSTOMER, frozen=False)
+    return mine.filter(balance__lt=F("held") + threshold)
 
 
 def _pending(**which: object) -> QuerySet[TopUp]:

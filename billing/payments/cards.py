@@ -1,8 +1,10 @@
 """Saved cards: saving one on Stripe's page, following what becomes of it, and charging it while its owner is away.
 
 A payment takes two steps, so that a card is charged once whatever fails: a PaymentIntent is made and written down,
-then confirmed. Stripe confirms a PaymentIntent once, and its status is read before anything is repeated. Not for when
-to pay (automatic) or for crediting (events).
+then confirmed. Stripe confirms a PaymentIntent once, and its status is read before anything is repeated. One that is
+not to be paid any more is canceled at Stripe, which alone knows what came first. Which card is saved is asked of
+Stripe: events, which come in any order, only say that it may have changed. Not for when to pay (automatic) or for
+crediting (events).
 """
 
 from __future__ import annotations
@@ -10,23 +12,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 from enum import Enum
-from typing import Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
 
+from django.db.models import Q
 from stripe import CardError, InvalidRequestError
 
+from billing.errors import PaymentsRefused
 from billing.models import Payer, TopUp
-from billing.payments.stripe import Stripe, metadata
+from billing.payments.stripe import MISSING, Stripe, metadata
+
+if TYPE_CHECKING:
+    from stripe import PaymentIntent, StripeClient
 
 SHOWN = ("brand", "last4", "exp_month", "exp_year")
+UNDER_WAY = ("succeeded", "processing")
+AUTHENTICATION_REQUIRED = "authentication_required"
 
 
 class Answer(Enum):
-    """What became of a payment: paid or processing, declined, or the bank asks to authenticate the customer."""
+    """What became of a payment.
+
+    It was made or is under way; it was declined; the bank asks to authenticate the customer; or, not having been tried,
+    it can no longer be made.
+    """
 
     PAID = "paid"
     DECLINED = "declined"
     AUTHENTICATION_REQUIRED = "authentication_required"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True)
@@ -59,44 +73,78 @@ def save_page(stripe: Stripe, payer: Payer, currency: str, success_url: str, can
 def charge(stripe: Stripe, top_up: TopUp, payer: Payer) -> Outcome:
     """Pay a top-up with the saved card while its owner is away, or find out what became of an earlier try.
 
-    After AUTHENTICATION_REQUIRED this payment can never be made, so another one is safe. Raises PaymentsUnavailable;
+    After any answer but PAID this payment can never be made, so another one is safe. Raises PaymentsUnavailable;
     PaymentsRefused if the card cannot be used at all.
     """
     with stripe.attempt(top_up) as (client, key):
-        intents = client.v1.payment_intents
-        if top_up.payment_intent:
-            intent = intents.retrieve(top_up.payment_intent)
-        else:
-            made = intents.create(_terms(top_up, payer), {"idempotency_key": f"{key}:intent"})
-            TopUp.objects.filter(id=top_up.id, payment_intent="").update(payment_intent=made.id)
-            top_up.refresh_from_db()
-            intent = made if top_up.payment_intent == made.id else intents.retrieve(top_up.payment_intent)
-        if intent.status == "requires_confirmation":
-            try:
-                intent = intents.confirm(intent.id, {"off_session": True}, {"idempotency_key": f"{key}:confirm"})
-            except CardError:
-                intent = intents.retrieve(intent.id)
-        if intent.status in ("succeeded", "processing"):
+        intent = _intent(client, top_up, payer, key)
+        if intent is None:
+            return Outcome(Answer.WITHDRAWN)
+        if intent.status == "requires_confirmation" and intent.payment_method == payer.card_id:
+            intent = _confirm(client, intent, f"{key}:confirm")
+        if intent.status in UNDER_WAY:
             return Outcome(Answer.PAID)
-        error = intent.last_payment_error
-        if intent.status == "requires_payment_method" and error and error.code != "authentication_required":
-            return Outcome(Answer.DECLINED, error.decline_code or error.code or "declined")
         if intent.status != "canceled":
-            intents.cancel(intent.id, {}, {"idempotency_key": f"{key}:cancel"})
-        return Outcome(Answer.AUTHENTICATION_REQUIRED)
+            # Written down first: whoever finds the payment canceled knows why.
+            TopUp.objects.filter(id=top_up.id, status=TopUp.Status.OPEN).update(failure=_failure(intent))
+            if _cancel(client, intent.id) is Answer.PAID:
+                return Outcome(Answer.PAID)
+    top_up.refresh_from_db()
+    if top_up.failure == AUTHENTICATION_REQUIRED:
+        return Outcome(Answer.AUTHENTICATION_REQUIRED, top_up.failure)
+    return Outcome(Answer.DECLINED if top_up.failure else Answer.WITHDRAWN, top_up.failure)
 
 
-def is_gone(stripe: Stripe, payer: Payer) -> bool:
-    """Return whether Stripe no longer has the saved card. Raises PaymentsUnavailable or PaymentsRefused."""
+def withdraw(stripe: Stripe, top_up: TopUp) -> Answer:
+    """Make sure that a top-up can no longer be paid; return PAID if it was, or is being paid, and else WITHDRAWN.
+
+    Raises PaymentsUnavailable or PaymentsRefused.
+    """
+    if not (top_up.session_id or top_up.payment_intent):
+        return Answer.WITHDRAWN
     with stripe.asking() as client:
-        try:
-            return client.v1.payment_methods.retrieve(payer.card_id).customer != payer.customer_id
-        except InvalidRequestError:
-            return True
+        if top_up.session_id:
+            return _expire(client, top_up.session_id)
+        return _cancel(client, top_up.payment_intent)
 
 
-def has_expired(payer: Payer, today: date) -> bool:
-    return (payer.card["exp_year"], payer.card["exp_month"]) < (today.year, today.month)
+def newest(stripe: Stripe, payer: Payer) -> dict[str, Any] | None:
+    """Return the card that was saved last, as Stripe describes it; None if Stripe has none, or not the customer.
+
+    Raises PaymentsUnavailable or PaymentsRefused.
+    """
+    try:
+        with stripe.asking() as client:
+            which: Any = {"type": "card", "limit": 1}
+            listed = client.v1.customers.payment_methods.list(payer.customer_id, which).data
+    except PaymentsRefused as error:
+        if error.code != MISSING:
+            raise
+        return None
+    return listed[0].to_dict(for_json=True) if listed else None
+
+
+def keep(payer: Payer, card: dict[str, Any] | None) -> bool:
+    """Make the newest card the one to pay with; return False, having changed nothing, if there was news meanwhile.
+
+    A card older than the last one kept is none: its owner has replaced it.
+    """
+    values: dict[str, Any] = {"card_id": "", "card": {}}
+    if card and (card["id"] == payer.card_id or card["created"] >= payer.card_created):
+        shown = {name: card["card"][name] for name in SHOWN}
+        values = {"card_id": card["id"], "card": shown, "card_created": card["created"]}
+    known = {"customer_id": payer.customer_id, "card_id": payer.card_id, "card_news": payer.card_news}
+    return bool(Payer.objects.filter(owner=payer.owner, **known).update(**values, card_news=""))
+
+
+def note(method: dict[str, Any]) -> UUID | None:
+    """Note that something happened to a customer's card; return whose it is, or None if it is not our customer's."""
+    if method["type"] != "card":
+        return None
+    payer = Payer.objects.filter(Q(card_id=method["id"]) | Q(customer_id=method["customer"] or "")).first()
+    if payer is not None:
+        Payer.objects.filter(owner=payer.owner).update(card_news=uuid4().hex)
+    return payer.owner if payer else None
 
 
 def forget(stripe: Stripe, owner: UUID) -> None:
@@ -104,35 +152,88 @@ def forget(stripe: Stripe, owner: UUID) -> None:
     payer = Payer.objects.filter(owner=owner).first()
     if payer is None:
         return
-    with stripe.asking() as client:
-        for method in list(client.v1.customers.payment_methods.list(payer.customer_id).auto_paging_iter()):
-            client.v1.payment_methods.detach(method.id)
+    try:
+        with stripe.asking() as client:
+            for method in list(client.v1.customers.payment_methods.list(payer.customer_id).auto_paging_iter()):
+                client.v1.payment_methods.detach(method.id)
+    except PaymentsRefused as error:
+        if error.code != MISSING:  # else the customer is gone, and the cards with it
+            raise
     Payer.objects.filter(owner=owner).update(card_id="", card={})
 
 
-def keep(method: dict[str, Any]) -> UUID | None:
-    """Make a card that was just saved the one to pay with; return whose it is, or None if it is not our customer's."""
-    if method["type"] != "card" or not method["customer"]:
+def has_expired(payer: Payer, today: date) -> bool:
+    return (payer.card["exp_year"], payer.card["exp_month"]) < (today.year, today.month)
+
+
+def _intent(client: StripeClient, top_up: TopUp, payer: Payer, key: str) -> PaymentIntent | None:
+    """Return the top-up's payment, created if needed; None if Stripe has lost it, or the top-up ended meanwhile."""
+    intents = client.v1.payment_intents
+    if not top_up.payment_intent:
+        made = intents.create(_terms(top_up, payer), {"idempotency_key": f"{key}:intent"})
+        mine = TopUp.objects.filter(id=top_up.id, status=TopUp.Status.OPEN, payment_intent="")
+        mine.update(payment_intent=made.id)
+        top_up.refresh_from_db()
+        if top_up.payment_intent == made.id:
+            return made
+    if not top_up.payment_intent:
+        return None  # nobody will confirm the one just made
+    try:
+        return intents.retrieve(top_up.payment_intent)
+    except InvalidRequestError as error:
+        if error.code != MISSING:
+            raise
         return None
-    payer = Payer.objects.filter(customer_id=method["customer"]).first()
-    if payer is not None:
-        payer.card_id, payer.card = method["id"], {name: method["card"][name] for name in SHOWN}
-        payer.save()
-    return payer.owner if payer else None
 
 
-def renew(method: dict[str, Any]) -> None:
-    """Update what is known of a card, such as its expiry date."""
-    if method["type"] == "card":
-        Payer.objects.filter(card_id=method["id"]).update(card={name: method["card"][name] for name in SHOWN})
+def _confirm(client: StripeClient, intent: PaymentIntent, key: str) -> PaymentIntent:
+    intents = client.v1.payment_intents
+    try:
+        return intents.confirm(intent.id, {"off_session": True}, {"idempotency_key": key})
+    except (CardError, InvalidRequestError) as error:
+        if isinstance(error, InvalidRequestError) and error.code != "payment_intent_unexpected_state":
+            raise
+        return intents.retrieve(intent.id)
 
 
-def lose(**which: str) -> UUID | None:
-    """Forget the card with this `card_id`, or of this `customer_id`; return its owner if it was the one to pay with."""
-    payer = Payer.objects.filter(**which).exclude(card_id="").first()
-    if payer is not None:
-        Payer.objects.filter(owner=payer.owner, card_id=payer.card_id).update(card_id="", card={})
-    return payer.owner if payer else None
+def _failure(intent: PaymentIntent) -> str:
+    """Return why a payment was not made, in Stripe's words; "" if it was not tried."""
+    if intent.status == "requires_action":
+        return AUTHENTICATION_REQUIRED
+    error = intent.last_payment_error
+    if error is None or error.code == AUTHENTICATION_REQUIRED:
+        return AUTHENTICATION_REQUIRED if error else ""
+    return error.decline_code or error.code or "declined"
+
+
+def _cancel(client: StripeClient, payment_intent: str) -> Answer:
+    intents = client.v1.payment_intents
+    try:
+        intents.cancel(payment_intent)
+    except InvalidRequestError as error:
+        if error.code == MISSING:
+            return Answer.WITHDRAWN
+        status = intents.retrieve(payment_intent).status
+        if status in UNDER_WAY:
+            return Answer.PAID
+        if status != "canceled":
+            raise
+    return Answer.WITHDRAWN
+
+
+def _expire(client: StripeClient, session_id: str) -> Answer:
+    sessions = client.v1.checkout.sessions
+    try:
+        sessions.expire(session_id)
+    except InvalidRequestError as error:
+        if error.code == MISSING:
+            return Answer.WITHDRAWN
+        status = sessions.retrieve(session_id).status
+        if status == "complete":
+            return Answer.PAID
+        if status != "expired":
+            raise
+    return Answer.WITHDRAWN
 
 
 def _terms(top_up: TopUp, payer: Payer) -> Any:

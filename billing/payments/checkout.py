@@ -1,16 +1,15 @@
 """Top-ups that people make: they choose a pack and pay on Stripe's page, the Checkout. Not for crediting (events).
 
 A top-up's id is the idempotency key of its Checkout: however often it is requested, there is one to pay. If Stripe
-stores an error under that key, the next attempt has another one; a Checkout that the first may have made was never
-shown to anybody.
+stores an error or a refusal under that key, the next attempt has another one; a Checkout that the first may have made
+was never shown to anybody.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.conf import settings
@@ -22,8 +21,12 @@ from billing.errors import (
     UnknownCurrency,
 )
 from billing.models import Payer, TopUp
+from billing.payments import payers
 from billing.payments.stripe import Stripe, metadata
 from billing.prices import packs
+
+if TYPE_CHECKING:
+    from stripe.checkout import Session
 
 # Stripe keeps an idempotency key for 24 hours, and a Checkout for at most as long. This is shorter, so that a Checkout
 # requested again after its key was forgotten is refused, because its expiry would be in the past.
@@ -66,24 +69,16 @@ def open_page(stripe: Stripe, top_up: TopUp) -> None:
     """Give an open top-up the page to pay it, unless it has one. Raises PaymentsUnavailable or PaymentsRefused."""
     if top_up.session_id or top_up.status != TopUp.Status.OPEN:
         return
-    payer = payer_for(stripe, top_up.owner, top_up.order["email"]) if top_up.order.get("save_card") else None
-    with stripe.attempt(top_up) as (client, key):
-        session = client.v1.checkout.sessions.create(_checkout(top_up, payer), {"idempotency_key": key})
+
+    def create(payer: Payer | None) -> Session:
+        with stripe.attempt(top_up) as (client, key):
+            return client.v1.checkout.sessions.create(_checkout(top_up, payer), {"idempotency_key": key})
+
+    saves_card, email = top_up.order.get("save_card"), top_up.order["email"]
+    session = payers.ask(stripe, top_up.owner, email, create) if saves_card else create(None)
     # Only these columns, and only once: the webhook that reports the payment may have come first.
     TopUp.objects.filter(id=top_up.id, session_id="").update(session_id=session.id, url=session.url or "")
     top_up.refresh_from_db()
-
-
-def payer_for(stripe: Stripe, owner: UUID, email: str) -> Payer:
-    """Return the account as Stripe's customer; create it if needed. Raises PaymentsUnavailable or PaymentsRefused."""
-    found = Payer.objects.filter(owner=owner).first()
-    if found is None:
-        with stripe.asking() as client:
-            terms = {"email": email, "metadata": {"account": str(owner)}}
-            key = f"customer:{owner}:{sha256(email.encode()).hexdigest()}"
-            customer = client.v1.customers.create(terms, {"idempotency_key": key})  # type: ignore[arg-type]
-        found, _ = Payer.objects.get_or_create(owner=owner, defaults={"customer_id": customer.id})
-    return found
 
 
 def _existing(owner: UUID, order: Order, key: str | None) -> TopUp | None:

@@ -2,13 +2,14 @@
 
 An event and its consequences are one transaction. Events may come late, twice and in any order, so each is compared
 with what is known: a payment is credited unless it already was, and a refund or dispute is written down even if its
-payment is not known yet. `charge.refunded` adds nothing to `refund.created`. Nothing here calls Stripe: requests for
-it are written down (refund_orders). Not for finding lost events (reconcile).
+payment is not known yet. What says nothing of the order in which it happened, as events of cards, is only noted, and
+Stripe is asked afterwards (automatic.follow_cards). `charge.refunded` adds nothing to `refund.created`. Nothing here
+calls Stripe: requests for it are written down (refund_orders). Not for finding lost events (reconcile).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from uuid import UUID
 
@@ -51,8 +52,8 @@ def _completed(session: Document) -> str | None:
     top_up = _top_up(session["client_reference_id"])
     if top_up is None:
         return None
-    if not paid:
-        return _ended(top_up, TopUp.Status.PROCESSING, [TopUp.Status.OPEN])
+    if not paid:  # nor if it was thought to have expired, because nothing was heard of this Checkout
+        return _ended(top_up, TopUp.Status.PROCESSING, [TopUp.Status.OPEN, TopUp.Status.EXPIRED])
     if top_up.session_id not in ("", session["id"]):
         raise PaymentMismatch(f"{top_up}: session {session['id']} is not its own")
     top_up.tax_minor = (session.get("total_details") or {}).get("amount_tax")
@@ -96,15 +97,25 @@ def _credit(top_up: TopUp) -> None:
 
 
 def _failed(session: Document) -> str | None:
-    return _ended(_top_up(session["client_reference_id"]), TopUp.Status.FAILED, UNPAID)
+    """Handle a bank debit that failed in the end."""
+    return _not_paid(session, TopUp.Status.FAILED, UNPAID, "declined")
 
 
 def _expired(session: Document) -> str | None:
+    return _not_paid(session, TopUp.Status.EXPIRED, [TopUp.Status.OPEN], "authentication_required")
+
+
+def _not_paid(session: Document, status: TopUp.Status, before: Collection[str], code: str) -> str | None:
+    """End the top-up of a Checkout, unless it is another Checkout that it is to be paid by."""
     top_up = _top_up(session["client_reference_id"])
-    if top_up and top_up.automatic and top_up.status in UNPAID:
-        automatic.failed(top_up, "authentication_required", TopUp.Status.EXPIRED)
-        return f"{top_up}: expired"
-    return _ended(top_up, TopUp.Status.EXPIRED, UNPAID)
+    if top_up is None or top_up.session_id not in ("", session["id"]):
+        return None
+    if not top_up.automatic:
+        return _ended(top_up, status, before)
+    if top_up.status not in before:
+        return None
+    automatic.failed(top_up, code, status)
+    return f"{top_up}: {status}"
 
 
 def _charge_failed(intent: Document) -> str | None:
@@ -113,35 +124,30 @@ def _charge_failed(intent: Document) -> str | None:
     top_up = _top_up(intent["metadata"].get("top_up")) if intent["metadata"].get("automatic") else None
     if top_up is None or top_up.status != TopUp.Status.PROCESSING:
         return None
+    if top_up.session_id or top_up.payment_intent != intent["id"]:
+        return None  # an earlier try: it is under way by another payment now
     automatic.failed(top_up, error.get("decline_code") or error.get("code") or "declined")
     return f"{top_up}: failed"
 
 
-def _card_saved(method: Document) -> str | None:
-    if owner := cards.keep(method):
-        automatic.card_saved(owner)
-    return f"account {owner}: card saved" if owner else None
-
-
-def _card_renewed(method: Document) -> None:
-    cards.renew(method)
-
-
-def _card_lost(method: Document) -> str | None:
-    if owner := cards.lose(card_id=method["id"]):
-        automatic.card_gone(owner)
-    return f"account {owner}: card gone" if owner else None
+def _card_changed(method: Document) -> str | None:
+    owner = cards.note(method)
+    return f"account {owner}: saved cards have changed" if owner else None
 
 
 def _customer_gone(customer: Document) -> str | None:
-    if owner := cards.lose(customer_id=customer["id"]):
-        automatic.card_gone(owner)
-    gone, _ = Payer.objects.filter(customer_id=customer["id"]).delete()
-    return f"customer {customer['id']}: gone" if gone else None
+    payer = Payer.objects.filter(customer_id=customer["id"]).first()
+    if payer is None:
+        return None
+    automatic.card_gone(payer.owner)
+    payer.delete()
+    return f"customer {customer['id']}: gone"
 
 
 def _refund(refund: Document) -> str | None:
     void = refund["status"] in REFUND_VOID
+    if void and (order := (refund.get("metadata") or {}).get("order")):
+        refund_orders.fail(order)
     return reversals.write_down(Reversal.Kind.REFUND, refund, standing=not void, final=void)
 
 
@@ -168,8 +174,8 @@ def _top_up(reference: str | None) -> TopUp | None:
     return TopUp.objects.select_for_update(of=("self",)).filter(id=top_up_id).first()
 
 
-def _ended(top_up: TopUp | None, status: TopUp.Status, before: Any) -> str | None:
-    if top_up is None or top_up.status not in before:
+def _ended(top_up: TopUp, status: TopUp.Status, before: Collection[str]) -> str | None:
+    if top_up.status not in before:
         return None
     top_up.status = status
     top_up.save()
@@ -183,10 +189,10 @@ HANDLERS: dict[str, Callable[[Document], str | None]] = {
     "checkout.session.expired": _expired,
     "payment_intent.succeeded": _charged,
     "payment_intent.payment_failed": _charge_failed,
-    "payment_method.attached": _card_saved,
-    "payment_method.updated": _card_renewed,
-    "payment_method.automatically_updated": _card_renewed,
-    "payment_method.detached": _card_lost,
+    "payment_method.attached": _card_changed,
+    "payment_method.updated": _card_changed,
+    "payment_method.automatically_updated": _card_changed,
+    "payment_method.detached": _card_changed,
     "customer.deleted": _customer_gone,
     "refund.created": _refund,
     "refund.updated": _refund,

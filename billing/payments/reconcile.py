@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.utils import timezone
 
 from billing.models import Reconciliation, StripeEvent, TopUp
-from billing.payments import events, refund_orders
+from billing.payments import automatic, events, refund_orders
 from billing.payments.stripe import Stripe
 
 # Stripe lists events for 30 days. The overlap allows for clocks that differ and for events that are listed late.
@@ -37,13 +37,18 @@ def run(stripe: Stripe) -> tuple[list[str], int]:
             failed += 1
             logger.exception("event %s", event["id"])
     lines += _never_opened() + refund_orders.carry_out(stripe)
+    automatic.follow_cards(stripe)
     if not failed:
         Reconciliation.objects.create(until=started, seen=len(listed), repaired=len(lines))
     return lines, failed
 
 
 def _never_opened() -> list[str]:
-    """Expire the top-ups that Stripe never answered for, once their time is over; return a line for the report."""
-    due = TopUp.objects.filter(status=TopUp.Status.OPEN, session_id="", expires_at__lt=timezone.now() - OVERLAP)
+    """Expire the top-ups whose Checkout nobody was shown, once its time is over; return a line for the report.
+
+    `automatic` ends its own.
+    """
+    unseen = TopUp.objects.filter(status=TopUp.Status.OPEN, session_id="", automatic=False)
+    due = unseen.filter(expires_at__lt=timezone.now() - OVERLAP)
     count = due.update(status=TopUp.Status.EXPIRED)
     return [f"{count} top-ups without a Checkout: expired"] if count else []

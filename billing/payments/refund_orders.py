@@ -59,15 +59,21 @@ def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
     try:
         if not stripe.is_ours(order.payment_intent):
             outcome = "not ours"
-        elif stripe.refund_rest(order.payment_intent, f"{order.id}:{order.tries}", _stripe_reason(order)):
+        elif stripe.refund_rest(order, _stripe_reason(order)):
             outcome = "refunded"
         else:
             outcome = "nothing was left"
     except (PaymentsUnavailable, PaymentsRefused):
         logger.exception("%s", order)
         return ""
-    RefundOrder.objects.filter(id=order.id).update(done_at=timezone.now(), outcome=outcome)
+    # The event that the bank sent it back may have come first.
+    RefundOrder.objects.filter(id=order.id, done_at=None).update(done_at=timezone.now(), outcome=outcome)
     return outcome
+
+
+def fail(order_id: str) -> None:
+    """Record that the card's bank sent an order's money back: another way must be found to give it to the customer."""
+    RefundOrder.objects.filter(id=order_id).update(done_at=timezone.now(), outcome="sent back by the bank")
 
 
 def _stripe_reason(order: RefundOrder) -> Literal["duplicate", "fraudulent"]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from billing.errors import PaymentsRefused, RefundAboveUnspent
@@ -62,13 +63,19 @@ def send(stripe: Stripe, reversal_id: str) -> str:
     if reversal.final:
         raise PaymentsRefused(f"{reversal} was refused, and its Tokens were returned")
     try:
-        stripe_id = stripe.refund_amount(reversal.payment_intent, reversal.amount_minor, reversal_id)
+        stripe_id = stripe.refund_amount(reversal)
     except PaymentsRefused:
         if not _void(reversal):
             return send(stripe, reversal_id)
         raise
     Reversal.objects.filter(id=reversal_id, stripe_id="").update(stripe_id=stripe_id)
     return stripe_id
+
+
+def sent_back() -> QuerySet[Reversal]:
+    """Return the refunds that Stripe took on, but whose money the card's bank sent back."""
+    void = Reversal.objects.filter(kind=Reversal.Kind.REFUND, standing=False, final=True)
+    return void.exclude(stripe_id="")
 
 
 def _unspent_minor(lot: Lot) -> int:

@@ -17,10 +17,12 @@ import stripe
 from django.conf import settings
 
 from billing.errors import BadSignature, PaymentInFlight, PaymentsRefused, PaymentsUnavailable
-from billing.models import TopUp
+from billing.models import RefundOrder, Reversal, TopUp
 
 TIMEOUT_SECONDS = 8.0
 GONE_BACK = {"charge_already_refunded", "charge_disputed"}
+# The code of Stripe's errors for an id that it does not have, or no longer.
+MISSING = "resource_missing"
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +41,16 @@ class Stripe:
         self._client = client
 
     @contextmanager
-    def attempt(self, top_up: TopUp) -> Iterator[tuple[stripe.StripeClient, str]]:
-        """Yield the client and this top-up's idempotency key, which changes once Stripe has stored an error for it."""
-        number = top_up.attempt
+    def attempt(self, row: TopUp | Reversal) -> Iterator[tuple[stripe.StripeClient, str]]:
+        """Yield the client and this row's idempotency key, which changes once Stripe has stored an error for it."""
+        number = row.attempt
         try:
             with self.asking() as client:
-                yield client, f"{top_up.id}:{number}" if number else str(top_up.id)
-        except PaymentsUnavailable as error:
+                yield client, f"{row.pk}:{number}" if number else str(row.pk)
+        except (PaymentsUnavailable, PaymentsRefused) as error:
             if error.kept:
-                TopUp.objects.filter(id=top_up.id, attempt=number).update(attempt=number + 1)
+                type(row)._default_manager.filter(pk=row.pk, attempt=number).update(attempt=number + 1)
+                row.attempt = number + 1
             raise
 
     @contextmanager
@@ -64,6 +67,8 @@ class Stripe:
             if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
                 logger.error("Stripe does not take STRIPE_SECRET_KEY: %s", error)  # for the operator to fix
                 raise PaymentsUnavailable(str(error)) from error
+            if isinstance(error, stripe.IdempotencyError):  # what was asked for under this key has changed since
+                raise PaymentsUnavailable(str(error), kept=True) from error
             if isinstance(error, stripe.APIConnectionError | stripe.APIError | stripe.RateLimitError):
                 raise PaymentsUnavailable(str(error), kept=status >= 500) from error
             raise PaymentsRefused(str(error), error.code or "", error.request_id or "") from error
@@ -85,45 +90,53 @@ class Stripe:
         """
         if TopUp.objects.filter(payment_intent=payment_intent).exists():
             return True
-        with self.asking() as client:
-            metadata = client.v1.payment_intents.retrieve(payment_intent).metadata
+        try:
+            with self.asking() as client:
+                metadata = client.v1.payment_intents.retrieve(payment_intent).metadata
+        except PaymentsRefused as error:
+            if error.code != MISSING:
+                raise
+            return False
         try:
             return TopUp.objects.filter(id=metadata["top_up"]).exists() if metadata else False
         except (KeyError, ValueError):
             return False
 
-    def refund_rest(self, payment_intent: str, key: str, reason: Literal["duplicate", "fraudulent"]) -> bool:
+    def refund_rest(self, order: RefundOrder, reason: Literal["duplicate", "fraudulent"]) -> bool:
         """Refund what is left of a payment; return False if nothing is.
 
         Raises PaymentsUnavailable or PaymentsRefused.
         """
         with self.asking() as client:
             try:
-                client.v1.refunds.create({"payment_intent": payment_intent, "reason": reason}, {"idempotency_key": key})
+                client.v1.refunds.create(
+                    {"payment_intent": order.payment_intent, "reason": reason, "metadata": {"order": order.id}},
+                    {"idempotency_key": f"{order.id}:{order.tries}"},
+                )
             except stripe.InvalidRequestError as error:
                 if error.code in GONE_BACK:
                     return False
                 raise
         return True
 
-    def refund_amount(self, payment_intent: str, amount_minor: int, reversal: str) -> str:
-        """Refund this much, once per `reversal` however often and late it is called; return Stripe's refund id.
+    def refund_amount(self, reversal: Reversal) -> str:
+        """Refund a reversal's money, once however often and late it is called; return Stripe's refund id.
 
         Raises PaymentsUnavailable or PaymentsRefused.
         """
-        with self.asking() as client:
+        with self.attempt(reversal) as (client, key):
             # Stripe forgets idempotency keys after a day, but not its refunds.
-            made = client.v1.refunds.list({"payment_intent": payment_intent, "limit": 100})
+            made = client.v1.refunds.list({"payment_intent": reversal.payment_intent, "limit": 100})
             for refund in made.auto_paging_iter():
-                if (refund.to_dict(for_json=True).get("metadata") or {}).get("reversal") == reversal:
+                if (refund.to_dict(for_json=True).get("metadata") or {}).get("reversal") == reversal.id:
                     return refund.id
             order: Any = {
-                "payment_intent": payment_intent,
-                "amount": amount_minor,
+                "payment_intent": reversal.payment_intent,
+                "amount": reversal.amount_minor,
                 "reason": "requested_by_customer",
-                "metadata": {"reversal": reversal},
+                "metadata": {"reversal": reversal.id},
             }
-            return client.v1.refunds.create(order, {"idempotency_key": f"reversal:{reversal}"}).id
+            return client.v1.refunds.create(order, {"idempotency_key": f"reversal:{key}"}).id
 
 
 def read_event(body: bytes, signature: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Card:
     disputed: bool = False
     warned: bool = False
     settles_at_once: bool = False
+    refunds_slowly: bool = False
     brand: str = field(default="visa")
 
 
@@ -79,6 +80,7 @@ CARDS = (
         attaches=True,
         authentication="always",
     ),
+    Card("4000000000007726", ("pendingRefund",), refunds_slowly=True),
     Card("4000000000000259", ("createDispute",), disputed=True),
     Card("4000000000005423", ("createIssuerFraudRecord",), warned=True),
 )

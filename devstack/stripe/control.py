@@ -55,7 +55,11 @@ def _refund(books: Books, _: Endpoint, given: Document, __: str) -> Any:
 
 
 def _fail_refund(books: Books, _: Endpoint, __: Document, identifier: str) -> Any:
-    return refunds.fail(books, books.get("refund", identifier))
+    return refunds.end(books, books.get("refund", identifier), "failed")
+
+
+def _end_refund(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
+    return refunds.end(books, books.get("refund", identifier), given["status"])
 
 
 def _warn_of_fraud(books: Books, _: Endpoint, given: Document, __: str) -> Any:
@@ -116,7 +120,10 @@ CONTROLS = (
     Control("DELETE", "faults", _clear_faults, "forget them"),
     Control("POST", "disputes", _dispute, "{charge or payment_intent, amount, reason}: the bank takes money back"),
     Control("POST", "disputes/{id}/close", _close_dispute, "{status: won or lost}"),
-    Control("POST", "refunds", _refund, "{charge or payment_intent, amount, reason}: a refund from the dashboard"),
+    Control(
+        "POST", "refunds", _refund, "{charge or payment_intent, amount, reason, status}: a refund from the dashboard"
+    ),
+    Control("POST", "refunds/{id}", _end_refund, "{status: succeeded, failed, canceled}: what becomes of a refund"),
     Control("POST", "refunds/{id}/fail", _fail_refund, "the card's bank returns a refund"),
     Control("POST", "fraud_warnings", _warn_of_fraud, "{charge or payment_intent, fraud_type}"),
     Control("POST", "payment_intents/{id}/complete", _complete_payment, "{succeeded}: end an asynchronous payment"),

@@ -12,7 +12,9 @@ from devstack.stripe.parameters import Parameters
 
 MINIMUM = 50
 CONFIRMABLE = ("requires_payment_method", "requires_confirmation", "requires_action")
-CANCELABLE = (*CONFIRMABLE, "requires_capture", "processing")
+# Stripe cancels one that is processing "in rare cases"; the double never does.
+CANCELABLE = (*CONFIRMABLE, "requires_capture")
+NAMED = "requires_payment_method, requires_capture, requires_confirmation, requires_action, processing"
 TEXTS = ("description", "receipt_email", "setup_future_usage", "statement_descriptor_suffix", "transfer_group")
 AT_CONFIRMATION = ("off_session", "return_url", "error_on_requires_action")
 
@@ -93,7 +95,8 @@ def cancel(call: Call) -> Document:
     """Handle `POST /v1/payment_intents/{id}/cancel`."""
     intent = call.books.get("payment_intent", call.names["id"])
     if intent["status"] not in CANCELABLE:
-        raise _unexpected(intent, "You cannot cancel this PaymentIntent because it has a status of")
+        only = f" Only a PaymentIntent with one of the following statuses may be canceled: {NAMED}."
+        raise _unexpected(intent, "You cannot cancel this PaymentIntent because it has a status of", only)
     if "_session" in intent:
         raise _unexpected(intent, "Expire the Checkout Session of this PaymentIntent instead; it has a status of")
     reason = call.params.get("cancellation_reason")
@@ -241,6 +244,11 @@ def _must_be_usable(intent: Document, method: Document) -> None:
 
 
 def _must_be_confirmable(intent: Document) -> None:
+    if intent["status"] == "succeeded":
+        message = (
+            "You cannot confirm this PaymentIntent because it has already succeeded after being previously confirmed."
+        )
+        raise Invalid(message, code="payment_intent_unexpected_state", payment_intent=shown(intent))
     if intent["status"] not in CONFIRMABLE:
         raise _unexpected(intent, "You cannot confirm this PaymentIntent because it has a status of")
 
@@ -268,6 +276,6 @@ def _automatic(given: Parameters) -> Document:
     return {"enabled": given.get("enabled", True), "allow_redirects": given.get("allow_redirects", "always")}
 
 
-def _unexpected(intent: Document, sentence: str) -> Invalid:
-    message = f"{sentence} {intent['status']}."
+def _unexpected(intent: Document, sentence: str, advice: str = "") -> Invalid:
+    message = f"{sentence} {intent['status']}.{advice}"
     return Invalid(message, code="payment_intent_unexpected_state", payment_intent=shown(intent))

@@ -2,7 +2,16 @@
 
 from devstack.stripe import balance, disputes
 from devstack.stripe.books import Books, Call
+from devstack.stripe.cards import BY_NUMBER
 from devstack.stripe.errors import Document, Invalid
+
+# What may become of a refund in each state; what failed or was canceled stays so.
+ENDS = {
+    "requires_action": ("pending", "succeeded", "failed", "canceled"),
+    "pending": ("succeeded", "failed"),
+    "succeeded": ("failed",),
+}
+REASONS = {"failed": "lost_or_stolen_card", "canceled": "merchant_request"}
 
 
 def create(call: Call) -> Document:
@@ -30,8 +39,12 @@ def refund(
     amount: int | None = None,
     reason: str | None = None,
     metadata: dict[str, str] | None = None,
+    status: str = "",
 ) -> Document:
-    """Refund `amount` minor units, or all that is left if it is None. Raises Invalid if less is left."""
+    """Refund `amount` minor units, or all that is left if it is None. Raises Invalid if less is left.
+
+    Its status, unless given, is that which the card's refunds have at first.
+    """
     left = charge["amount"] - charge["amount_refunded"]
     amount = left if amount is None else amount
     _must_allow(charge, amount, left)
@@ -44,7 +57,7 @@ def refund(
         metadata=metadata or {},
         payment_intent=charge["payment_intent"],
         reason=reason,
-        status="succeeded",
+        status=status or _first_status(books, charge),
     )
     moved = balance.record(books, "refund", -amount, charge["currency"], done["id"])
     done["balance_transaction"] = moved["id"]
@@ -57,19 +70,34 @@ def refund(
     return done
 
 
-def fail(books: Books, done: Document) -> Document:
-    """Fail a refund that the card's bank returns: the amount goes back to the balance. Raises Invalid."""
-    if done["status"] != "succeeded":
-        raise Invalid(f"Refund {done['id']} is {done['status']}.")
-    returned = balance.record(books, "refund_failure", done["amount"], done["currency"], done["id"])
-    fields = {"status": "failed", "failure_reason": "lost_or_stolen_card"}
+def end(books: Books, done: Document, status: str) -> Document:
+    """Bring a refund to another state; one that fails or is canceled returns its amount. Raises Invalid."""
+    if status not in ENDS.get(done["status"], ()):
+        raise Invalid(f"Refund {done['id']} is {done['status']}; it cannot become {status}.")
+    fields = {"status": status}
+    if reason := REASONS.get(status):
+        returned = balance.record(books, "refund_failure", done["amount"], done["currency"], done["id"])
+        fields |= {"failure_reason": reason, "failure_balance_transaction": returned["id"]}
+        _count(books, books.get("charge", done["charge"]), -done["amount"])
     before = {name: done[name] for name in fields}
-    done |= fields | {"failure_balance_transaction": returned["id"]}
+    done |= fields
     books.save(done)
-    _count(books, books.get("charge", done["charge"]), -done["amount"])
-    for event in ("charge.refund.updated", "refund.updated", "refund.failed"):
+    for event in ("charge.refund.updated", "refund.updated", *(["refund.failed"] if status == "failed" else [])):
         books.emit(event, done, before)
     return done
+
+
+def cancel(call: Call) -> Document:
+    """Handle `POST /v1/refunds/{id}/cancel`, for refunds that wait for the customer."""
+    done = call.books.get("refund", call.names["id"])
+    if done["status"] != "requires_action":
+        raise Invalid(f"You cannot cancel this refund because it has a status of {done['status']}.")
+    return end(call.books, done, "canceled")
+
+
+def _first_status(books: Books, charge: Document) -> str:
+    number = books.get("payment_method", charge["payment_method"]).get("_number", "")
+    return "pending" if number in BY_NUMBER and BY_NUMBER[number].refunds_slowly else "succeeded"
 
 
 def _must_allow(charge: Document, amount: int, left: int) -> None:

@@ -88,6 +88,7 @@ ROUTES = (
     Route("GET", "/v1/refunds", lists("refund", "charge", "payment_intent"), p.RefundListParams),
     Route("POST", "/v1/refunds", refunds.create, p.RefundCreateParams),
     Route("GET", "/v1/refunds/{id}", retrieve("refund"), p.RefundRetrieveParams),
+    Route("POST", "/v1/refunds/{id}/cancel", refunds.cancel, p.RefundCancelParams),
     Route("GET", "/v1/setup_intents", lists("setup_intent", "customer", "payment_method"), p.SetupIntentListParams),
     Route("POST", "/v1/setup_intents", setups.create, p.SetupIntentCreateParams),
     Route("GET", "/v1/setup_intents/{id}", retrieve("setup_intent"), p.SetupIntentRetrieveParams),

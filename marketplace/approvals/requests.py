@@ -1,8 +1,8 @@
 """Approval requests: asked for by one person and, above a limit, approved by another; each carried out once.
 
 An act is carried out in the same transaction as its approval, or as its request if it needs no approval, so neither is
-stored without the other. An act with a part outside our database is *approved* until `finish` has done that part. The
-acts themselves are in `acts`.
+stored without the other. An act with a part outside our database is *approved* until `finish` has done that part, and a
+refund that was *executed* has *failed* after all if the card's bank sends it back. The acts themselves are in `acts`.
 
 ApprovalError
 ├── NotAllowed       this person may not ask for this, or may not decide
@@ -21,10 +21,12 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Sum
+from django.db.models import Sum, TextField
+from django.db.models.functions import Cast
 from django.utils import timezone
 
 from billing.errors import BillingError, IdempotencyMismatch, PaymentsRefused, PaymentsUnavailable
+from billing.payments import refunds
 from marketplace.accounts.models import Person
 from marketplace.approvals import acts
 from marketplace.approvals.acts import Act
@@ -140,6 +142,15 @@ def keep(now: datetime | None = None) -> None:
             finish(request)
         except Exception:
             logger.exception("%s", request)
+    note_sent_back()
+
+
+def note_sent_back() -> None:
+    """Call those refunds failed that were executed and whose money the card's bank sent back later."""
+    executed = Request.objects.filter(kind=acts.PaymentRefund.kind, status=Status.EXECUTED)
+    for request in executed.annotate(key=Cast("id", TextField())).filter(key__in=refunds.sent_back().values("id")):
+        outcome = f"{request.outcome}; the card's bank sent the money back, and the Tokens were returned"
+        executed.filter(pk=request.pk).update(status=Status.FAILED, outcome=outcome, ended_at=timezone.now())
 
 
 def act_of(request: Request) -> Act:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
@@ -13,6 +14,7 @@ from unfold.forms import BaseDialogForm
 
 from billing.amounts import format_money, show_money
 from billing.models import AutomaticTopUp, Clawback, Pack, Payer, TopUp, Transfer
+from billing.payments import automatic
 from billing.prices import packs
 from marketplace.accounts.models import Account
 from marketplace.audit import trail
@@ -140,8 +142,8 @@ class AutomaticTopUpAdmin(OwnedTable):
     search_fields = ("owner",)
     search_help_text = "Account id or full e-mail address"
     fields = (
-        "account", "status_shown", "reason_shown", "pack", "price", "threshold_shown", "cap", "card", "failures",
-        "retry_at", "top_ups", "created_at",
+        "account", "status_shown", "reason_shown", "pack", "price", "threshold_shown", "cap", "spent", "capped_until",
+        "card", "failures", "retry_at", "top_ups", "created_at",
     )  # fmt: skip
     readonly_fields = fields
     threshold_shown = tokens_of("threshold", "Threshold")
@@ -156,6 +158,14 @@ class AutomaticTopUpAdmin(OwnedTable):
     reason_shown = column_of("Why it is off", lambda row: row.reason or NOTHING)
     price = column_of("Price", lambda row: show_money(row.pack.prices[row.currency], row.currency))
     cap = column_of("Daily cap", lambda row: format_money(row.daily_cap_minor, row.currency))
+
+    @column("Of it spent")
+    def spent(self, row: AutomaticTopUp) -> str:
+        return format_money(automatic.spent(row), row.currency)
+
+    @column("Stopped by the cap until")
+    def capped_until(self, row: AutomaticTopUp) -> datetime | str:
+        return automatic.capped_until(row) or NOTHING
 
     @column("Card")
     def card(self, row: Any) -> str:

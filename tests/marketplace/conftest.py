@@ -80,6 +80,14 @@ def stripe_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+def card(shop: Any) -> str:
+    """Automatic top-ups are on; the saved card."""
+    from tests.marketplace import shops
+
+    return shops.save_card(shop, shops.switch_on(shop))
+
+
+@pytest.fixture
 def shop(stripe_double: str, live_server: Any, settings: Any, bob: Customer) -> Iterator[Any]:
     """Bob, who pays by card. After the test the ledger must be right."""
     from billing.tokens import proof

@@ -17,7 +17,7 @@ from uuid import uuid4
 import stripe
 from django.core.management import call_command
 
-from billing.models import TopUp
+from billing.models import Payer, StripeEvent, TopUp
 from billing.tokens import wallets
 from devstack import processes
 from marketplace.addresses import ROOT
@@ -130,6 +130,44 @@ def completed(top_up, **changes):
 def spend(customer, amount):
     wallets.hold(customer.account.id, amount, reference := uuid4(), timedelta(hours=1))
     wallets.capture(reference, amount)
+
+
+AUTOMATIC = {"pack": "small", "currency": "eur", "threshold": "500", "daily_cap": "15.00"}
+
+
+def standing(shop):
+    """The customer's automatic top-ups as they see them."""
+    return shop.customer.get("/v1/topups/automatic").json()
+
+
+def switch_on(shop, **changes):
+    answer = shop.customer.put("/v1/topups/automatic", {**AUTOMATIC, **changes})
+    assert answer.status_code == 200, answer.content
+    return answer.json()
+
+
+def save_card(shop, page, number=VISA, **more):
+    """Save a card on the page that `switch_on` gave; return Stripe's id of it."""
+    assert shop.pay({"url": page["card_url"]}, number, **more) == 303
+    assert processes.wait_until(lambda: standing(shop)["status"] == "on", 15), standing(shop)
+    return Payer.objects.get(owner=shop.customer.account.id).card_id
+
+
+def arrives(shop, tokens):
+    assert processes.wait_until(lambda: shop.tokens == tokens, 15), (shop.tokens, standing(shop))
+
+
+def charged(shop):
+    """What Stripe has taken for the customer's top-ups, in minor units."""
+    known = {str(top_up_id) for top_up_id in TopUp.objects.values_list("id", flat=True)}
+    listed = [charge.to_dict(for_json=True) for charge in shop.v1.charges.list({"limit": 100}).auto_paging_iter()]
+    mine = [charge for charge in listed if charge["metadata"].get("top_up") in known]
+    return [charge["amount"] for charge in mine if charge["status"] == "succeeded"]
+
+
+def heard(kind, count=1):
+    """Wait until so many events of a kind were acted on."""
+    assert processes.wait_until(lambda: StripeEvent.objects.filter(type=kind).count() >= count, 15)
 
 
 @contextmanager

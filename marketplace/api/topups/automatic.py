@@ -72,6 +72,15 @@ class AutomaticBody(Body):
     card_url = Text(
         of=lambda row: row.card_url or None, allow_null=True, help_text="Stripe's page to save a card, for 24 hours."
     )
+    spent = Text(
+        of=lambda row: format_money(automatic.spent(row), row.currency),
+        help_text="Of `daily_cap`: paid in the last 24 hours, or possibly still to be paid.",
+    )
+    capped_until = Moment(
+        of=automatic.capped_until,
+        allow_null=True,
+        help_text="Tokens are low, but the next top-up would exceed `daily_cap`; it is bought then.",
+    )
     retry_at = Moment(allow_null=True, help_text="Not before, because the card was declined.")
     pending = TopUpBody(
         given=True, allow_null=True, help_text="With a `url` where your bank asks for you: pay it there."

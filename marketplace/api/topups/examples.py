@@ -21,11 +21,18 @@ STANDING = {
     "daily_cap": "60.00",
     "card": {"brand": "visa", "last4": "4242", "exp_month": 12, "exp_year": 2034},
     "card_url": None,
+    "spent": "20.00",
+    "capped_until": None,
     "retry_at": None,
     "pending": None,
     "created_at": "2026-11-21T03:45:50.000Z",
 }
-UNSAVED = STANDING | {"status": "waiting_for_card", "card": None, "card_url": "https://checkout.stripe.com/c/pay/cs_…"}
+UNSAVED = STANDING | {
+    "status": "waiting_for_card",
+    "card": None,
+    "card_url": "https://checkout.stripe.com/c/pay/cs_…",
+    "spent": "0.00",
+}
 
 automatic_seen = [OpenApiExample("on", STANDING, response_only=True, status_codes=["200"])]
 automatic_ordered = [

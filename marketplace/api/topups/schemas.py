@@ -60,7 +60,7 @@ class TopUpBody(Body):
     failure = Text(
         of=lambda top_up: top_up.failure or None,
         allow_null=True,
-        help_text="Why the card did not pay, in Stripe's words.",
+        help_text="Why the card did not pay, or not alone, in Stripe's words.",
     )
     created_at = Moment()
     expires_at = Moment()

@@ -89,3 +89,13 @@ def test_keys_are_kept_for_a_day_and_have_at_most_255_characters(double):
     post(double, "/v1/customers", "k" * 255, email="a@example.com")
     assert len(double.v1.customers.list().data) == 2
     assert post(double, "/v1/customers", "k" * 256, email="a@example.com")[0] == 400
+
+
+def test_a_key_answers_with_what_was_deleted_since_until_it_is_forgotten(double):
+    order = {"email": "a@example.com"}
+    key = {"idempotency_key": "customer"}
+    first = double.v1.customers.create(order, key)
+    double.v1.customers.delete(first.id)
+    assert double.v1.customers.create(order, key).id == first.id
+    double.control("advance", seconds=24 * 3600)
+    assert double.v1.customers.create(order, key).id != first.id

@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 import stripe
 
-from tests.devstack.stripe.doubles import paid
+from tests.devstack.stripe.doubles import paid, session
 
 SUCCEEDED = ["payment_intent.created", "charge.succeeded", "payment_intent.succeeded", "charge.updated"]
 
@@ -104,6 +104,30 @@ def test_an_intent_is_paid_once_or_canceled_once(double):
     waiting = double.v1.payment_intents.create({"amount": 500, "currency": "usd"})
     assert double.v1.payment_intents.cancel(waiting.id).status == "canceled"
     assert double.events()[-1] == "payment_intent.canceled"
+    with pytest.raises(stripe.InvalidRequestError, match=r"a status of canceled\. Only a PaymentIntent with"):
+        double.v1.payment_intents.cancel(waiting.id)
+
+
+def test_a_deleted_customer_is_shown_but_not_used_and_their_page_cannot_be_paid(double, alice, browser):
+    card = saved(double, alice, "pm_card_visa")
+    page = session(double, customer=alice.id)
+    intent = double.v1.payment_intents.create(
+        {"amount": 500, "currency": "usd", "customer": alice.id, "payment_method": card.id}
+    )
+    double.v1.customers.delete(alice.id)
+    assert double.v1.customers.retrieve(alice.id).deleted is True
+    for use in (
+        lambda: double.v1.customers.payment_methods.list(alice.id),
+        lambda: session(double, customer=alice.id),
+        lambda: double.v1.payment_intents.create({"amount": 500, "currency": "usd", "customer": alice.id}),
+    ):
+        with pytest.raises(stripe.InvalidRequestError) as refusal:
+            use()
+        assert refusal.value.code == "resource_missing"
+    with pytest.raises(stripe.InvalidRequestError, match="detached from a Customer"):
+        double.v1.payment_intents.confirm(intent.id, {"off_session": True})
+    assert browser.open(page.url, number="4242424242424242", expiry="12/34", email="a@b.example")[0] == 404
+    assert double.v1.payment_intents.cancel(intent.id).status == "canceled"
 
 
 def test_cards_belong_to_their_customer_and_are_spent_without_one(double, alice):

@@ -43,6 +43,29 @@ def test_a_refund_from_the_dashboard_and_one_that_fails(double, receiver):
     assert net(double) == 1000 - 59
 
 
+@pytest.mark.parametrize(("end", "refunded"), [("succeeded", 400), ("failed", 0)])
+def test_a_refund_of_some_cards_is_pending_first(double, end, refunded):
+    intent = paid(double, 1000, "pm_card_pendingRefund")
+    refund = double.v1.refunds.create({"payment_intent": intent.id, "amount": 400})
+    assert refund.status == "pending"
+    with pytest.raises(stripe.InvalidRequestError):
+        double.v1.refunds.cancel(refund.id)
+    double.control(f"refunds/{refund.id}", status=end)
+    assert double.v1.refunds.retrieve(refund.id).status == end
+    assert double.events()[-1] == ("refund.failed" if end == "failed" else "refund.updated")
+    assert double.v1.charges.retrieve(intent.latest_charge).amount_refunded == refunded
+    assert net(double) == 1000 - refunded - 59
+
+
+def test_a_refund_that_waits_for_the_customer_can_be_canceled(double):
+    intent = paid(double, 1000)
+    refund = double.control("refunds", payment_intent=intent.id, amount=400, status="requires_action")
+    canceled = double.v1.refunds.cancel(refund["id"])
+    assert (canceled.status, canceled.failure_reason) == ("canceled", "merchant_request")
+    assert double.events()[-1] == "refund.updated"
+    assert net(double) == 1000 - 59
+
+
 @pytest.mark.parametrize(("verdict", "kept"), [("won", 1000), ("lost", 0)])
 def test_a_dispute_takes_the_money_until_it_is_won(double, verdict, kept):
     intent = paid(double, 1000)

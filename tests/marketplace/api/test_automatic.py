@@ -19,35 +19,22 @@ from billing.tokens import wallets
 from devstack import processes
 from marketplace.identifiers import uuid7
 from marketplace.maintenance import tasks
-from tests.marketplace.shops import WHOLE_MEDIUM, reconcile, spend
+from tests.marketplace.shops import (
+    AUTOMATIC,
+    WHOLE_MEDIUM,
+    arrives,
+    charged,
+    reconcile,
+    save_card,
+    spend,
+    standing,
+    switch_on,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ORDER = {"pack": "small", "currency": "eur", "threshold": "500", "daily_cap": "15.00"}
 SMALL = 10_000_000
 POOR, LOST, ASKS = "4000000000009995", "4000000000009987", "4000002760003184"
-
-
-def standing(shop):
-    return shop.customer.get("/v1/topups/automatic").json()
-
-
-def switch_on(shop, **changes):
-    answer = shop.customer.put("/v1/topups/automatic", {**ORDER, **changes})
-    assert answer.status_code == 200, answer.content
-    return answer.json()
-
-
-def save_card(shop, page, number="4242424242424242", **more):
-    assert shop.pay({"url": page["card_url"]}, number, **more) == 303
-    assert processes.wait_until(lambda: standing(shop)["status"] == "on", 15), standing(shop)
-    return Payer.objects.get(owner=shop.customer.account.id).card_id
-
-
-@pytest.fixture
-def card(shop):
-    """Automatic top-ups are on; the saved card."""
-    return save_card(shop, switch_on(shop))
 
 
 def does(shop, card, number):
@@ -56,17 +43,6 @@ def does(shop, card, number):
 
 def beat():
     tasks.keep_payments()
-
-
-def arrives(shop, tokens):
-    assert processes.wait_until(lambda: shop.tokens == tokens, 15), (shop.tokens, standing(shop))
-
-
-def charged(shop):
-    """What Stripe has taken from the customer, in minor units."""
-    customer = Payer.objects.get(owner=shop.customer.account.id).customer_id
-    listed = shop.v1.charges.list({"customer": customer, "limit": 100}).data
-    return [charge.amount for charge in listed if charge.status == "succeeded"]
 
 
 def wait_is_over(**changes):
@@ -333,7 +309,7 @@ def test_enough_tokens_buy_none(shop, card):
     ],
 )
 def test_an_order_that_cannot_be_is_refused(shop, change, param, code):
-    refusal = shop.customer.put("/v1/topups/automatic", {**ORDER, **change})
+    refusal = shop.customer.put("/v1/topups/automatic", {**AUTOMATIC, **change})
     assert refusal.status_code == 422
     assert (refusal.json()["error"]["param"], refusal.json()["error"]["code"]) == (param, code)
     assert not AutomaticTopUp.objects.exists()
@@ -352,6 +328,7 @@ def test_what_was_paid_by_the_page_and_by_the_card_is_given_back_once(shop, card
     pending = standing(shop)["pending"]
     assert shop.pay(pending) == 303
     shop.wait(pending, "paid")
+    assert processes.wait_until(lambda: Payer.objects.get().card_id != card, 15)  # paid there, it is the saved one
     terms = {"amount": 500, "currency": "eur", "customer": Payer.objects.get().customer_id, "confirm": True}
     ours = {"top_up": pending["id"], "automatic": "true"}
     shop.v1.payment_intents.create(

@@ -108,3 +108,37 @@ def test_a_bonus_that_was_spent_is_owed_when_its_payment_goes_back_and_other_tok
     assert (balance["available"], balance["frozen"]) == ("0", True)
     assert sum(int(debt["owed"]) for debt in balance["debts"]) == 5_000
     assert {debt["price"] for debt in balance["debts"]} >= {None}
+
+
+def test_a_refund_for_a_stolen_card_that_the_bank_sends_back_is_not_called_refunded(shop):
+    top_up = shop.buy()
+    assert shop.pay(top_up, STOLEN) == 303
+    shop.wait(top_up, "refunded")
+    assert processes.wait_until(lambda: RefundOrder.objects.filter(outcome="refunded").exists(), 15)
+    (refund,) = shop.v1.refunds.list({"payment_intent": TopUp.objects.get().payment_intent}).data
+    shop.control(f"refunds/{refund.id}/fail")
+    shop.wait(top_up, "paid")
+    assert (RefundOrder.objects.get().outcome, shop.tokens) == ("sent back by the bank", WHOLE_MEDIUM)
+
+
+def test_a_refund_that_was_canceled_brings_the_tokens_back(shop):
+    top_up, payment = shop.paid()
+    refund = shop.control("refunds", payment_intent=payment, status="requires_action")
+    shop.wait(top_up, "refunded")
+    shop.v1.refunds.cancel(refund["id"])
+    shop.wait(top_up, "paid")
+    assert shop.tokens == WHOLE_MEDIUM
+
+
+def test_a_bank_debit_heard_of_late_is_under_way_and_not_expired(shop, client):
+    shop.fault("error_after", "POST /v1/checkout/sessions")
+    assert shop.order("small").status_code == 503
+    TopUp.objects.update(expires_at=timezone.now() - timedelta(hours=2))
+    reconcile()
+    top_up = {"id": str(TopUp.objects.get().id)}
+    assert shop.see(top_up)["status"] == "expired"
+    session = shop.session(top_up)
+    assert shop.pay({"url": session.url}, method="us_bank_account") == 303
+    shop.wait(top_up, "processing")
+    shop.control(f"payment_intents/{shop.session(top_up).payment_intent}/complete", succeeded=True)
+    shop.wait(top_up, "paid")

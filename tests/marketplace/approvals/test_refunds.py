@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import Permission
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from django.utils import timezone
 
@@ -205,6 +205,51 @@ def test_a_refund_that_fails_later_brings_the_tokens_back(shop, dora):
     shop.control(f"refunds/{done.outcome.split()[-1]}/fail")
     shop.wait(top_up, "paid")
     assert shop.tokens == 10_000_000
+
+
+def test_a_refund_that_the_bank_sends_back_is_no_longer_called_executed(shop, dora):
+    top_up, _ = shop.paid("small")
+    done = refund(dora, top_up, 500)
+    heard("refund.created")
+    other = refund(dora, shop.paid("small")[0], 500)
+    shop.control(f"refunds/{done.outcome.split()[-1]}/fail")
+    assert processes.wait_until(lambda: Request.objects.get(id=done.id).status == "failed", 15)
+    done.refresh_from_db()
+    assert done.outcome.startswith("refunded as re_")
+    assert "sent the money back" in done.outcome
+    assert Request.objects.get(id=other.id).status == "executed"
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Request.objects.filter(id=done.id).update(status="executed")
+
+
+def test_one_that_is_sent_back_before_its_process_has_finished_fails_as_well(shop, dora):
+    top_up, payment = shop.paid("small")
+    shop.fault("drop_after", "POST /v1/refunds")
+    shop.fault("drop", "POST /v1/refunds")
+    waiting = refund(dora, top_up, 500)
+    heard("refund.created")
+    (made,) = shop.v1.refunds.list({"payment_intent": payment}).data
+    shop.control(f"refunds/{made.id}/fail")
+    heard("refund.failed")
+    assert waiting.status == "approved"
+    keep_requests_an_hour_later()
+    waiting.refresh_from_db()
+    assert (waiting.status, shop.tokens) == ("failed", 10_000_000)
+
+
+@pytest.mark.parametrize(("end", "status", "tokens"), [("succeeded", "executed", 0), ("failed", "failed", 10_000_000)])
+def test_a_refund_that_is_pending_at_first_takes_the_tokens_until_it_fails(shop, dora, end, status, tokens):
+    top_up = shop.buy("small")
+    assert shop.pay(top_up, "4000000000007726") == 303
+    shop.wait(top_up, "paid")
+    done = refund(dora, top_up, 500)
+    heard("refund.created")
+    assert (shop.tokens, done.status) == (0, "executed")
+    shop.control(f"refunds/{done.outcome.split()[-1]}", status=end)
+    heard("refund.updated")
+    assert processes.wait_until(lambda: Request.objects.get(id=done.id).status == status, 15)
+    assert shop.tokens == tokens
+    shop.wait(top_up, "refunded" if end == "succeeded" else "paid")
 
 
 def test_a_refund_that_only_claims_to_be_ours_takes_its_own_tokens(shop, dora):
