@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -24,9 +24,6 @@ from billing.models import Payer, TopUp
 from billing.payments import payers
 from billing.payments.stripe import Stripe, metadata
 from billing.prices import packs
-
-if TYPE_CHECKING:
-    from stripe.checkout import Session
 
 # Stripe keeps an idempotency key for 24 hours, and a Checkout for at most as long. This is shorter, so that a Checkout
 # requested again after its key was forgotten is refused, because its expiry would be in the past.
@@ -70,7 +67,7 @@ def open_page(stripe: Stripe, top_up: TopUp) -> None:
     if top_up.session_id or top_up.status != TopUp.Status.OPEN:
         return
 
-    def create(payer: Payer | None) -> Session:
+    def create(payer: Payer | None) -> Any:
         with stripe.attempt(top_up) as (client, key):
             return client.v1.checkout.sessions.create(_checkout(top_up, payer), {"idempotency_key": key})
 
