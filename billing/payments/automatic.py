@@ -227,7 +227,7 @@ def follow_cards(stripe: Stripe, limit: int = 100) -> None:
         except PaymentsUnavailable as error:
             logger.warning("%s: %s", payer, error)
             return  # the next run asks again
-        except PaymentsRefused:
+        except Exception:
             logger.exception("%s", payer)
 
 

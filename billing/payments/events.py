@@ -139,8 +139,9 @@ def _customer_gone(customer: Document) -> str | None:
     payer = Payer.objects.filter(customer_id=customer["id"]).first()
     if payer is None:
         return None
-    automatic.card_gone(payer.owner)
+    owner = payer.owner
     payer.delete()
+    automatic.card_gone(owner)
     return f"customer {customer['id']}: gone"
 
 

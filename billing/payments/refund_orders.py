@@ -21,6 +21,7 @@ from billing.payments.stripe import Stripe
 
 FIRST_PAUSE = timedelta(minutes=1)
 LONGEST_PAUSE = timedelta(hours=1)
+SENT_BACK = "sent back by the bank"
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +73,10 @@ def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
 
 
 def fail(order_id: str) -> None:
-    """Record that the card's bank sent an order's money back: another way must be found to give it to the customer."""
-    RefundOrder.objects.filter(id=order_id).update(done_at=timezone.now(), outcome="sent back by the bank")
+    """Record, once, that the card's bank sent an order's money back, and tell the operator, who must find another way."""
+    orders = RefundOrder.objects.filter(id=order_id).exclude(outcome=SENT_BACK)
+    if orders.update(done_at=timezone.now(), outcome=SENT_BACK):
+        logger.error("refund order %s: the card's bank sent the money back", order_id)
 
 
 def _stripe_reason(order: RefundOrder) -> Literal["duplicate", "fraudulent"]:
