@@ -121,13 +121,23 @@ def _not_paid(session: Document, status: TopUp.Status, before: Collection[str], 
 def _charge_failed(intent: Document) -> str | None:
     """Handle the failure of a payment that was under way. `automatic` sees immediate failures itself."""
     error = intent["last_payment_error"] or {}
+    if top_up := _under_way(intent):
+        automatic.failed(top_up, error.get("decline_code") or error.get("code") or "declined")
+    return f"{top_up}: failed" if top_up else None
+
+
+def _charge_canceled(intent: Document) -> str | None:
+    """Handle the end of a payment that was under way, and that the operator canceled at Stripe."""
+    top_up = _under_way(intent)
+    return _ended(top_up, TopUp.Status.EXPIRED, [TopUp.Status.PROCESSING]) if top_up else None
+
+
+def _under_way(intent: Document) -> TopUp | None:
+    """Return the automatic top-up that is being paid by this payment; None if it is by a later one, or not any more."""
     top_up = _top_up(intent["metadata"].get("top_up")) if intent["metadata"].get("automatic") else None
     if top_up is None or top_up.status != TopUp.Status.PROCESSING:
         return None
-    if top_up.session_id or top_up.payment_intent != intent["id"]:
-        return None  # an earlier try: it is under way by another payment now
-    automatic.failed(top_up, error.get("decline_code") or error.get("code") or "declined")
-    return f"{top_up}: failed"
+    return top_up if top_up.payment_intent == intent["id"] and not top_up.session_id else None
 
 
 def _card_changed(method: Document) -> str | None:
@@ -190,6 +200,7 @@ HANDLERS: dict[str, Callable[[Document], str | None]] = {
     "checkout.session.expired": _expired,
     "payment_intent.succeeded": _charged,
     "payment_intent.payment_failed": _charge_failed,
+    "payment_intent.canceled": _charge_canceled,
     "payment_method.attached": _card_changed,
     "payment_method.updated": _card_changed,
     "payment_method.automatically_updated": _card_changed,

@@ -73,7 +73,7 @@ def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
 
 
 def fail(order_id: str) -> None:
-    """Record, once, that the card's bank sent an order's money back, and tell the operator, who must find another way."""
+    """Record, once, that the card's bank sent an order's money back; the operator must find another way."""
     orders = RefundOrder.objects.filter(id=order_id).exclude(outcome=SENT_BACK)
     if orders.update(done_at=timezone.now(), outcome=SENT_BACK):
         logger.error("refund order %s: the card's bank sent the money back", order_id)

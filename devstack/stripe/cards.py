@@ -13,7 +13,8 @@ from devstack.stripe.objects import nulls
 class Card:
     """A test card. `refusal`, a key of REFUSALS, applies to every charge; `attaches`: it can be saved all the same.
 
-    `authentication` is "always", "unless_set_up" or "" for never.
+    `authentication` is "always", "unless_set_up" or "" for never. It `waits`: without the customer it pays only after a
+    day, in which they can object.
     """
 
     number: str
@@ -25,6 +26,7 @@ class Card:
     warned: bool = False
     settles_at_once: bool = False
     refunds_slowly: bool = False
+    waits: bool = False
     brand: str = field(default="visa")
 
 
@@ -80,6 +82,7 @@ CARDS = (
         attaches=True,
         authentication="always",
     ),
+    Card("4000003560000123", waits=True),
     Card("4000000000007726", ("pendingRefund",), refunds_slowly=True),
     Card("4000000000000259", ("createDispute",), disputed=True),
     Card("4000000000005423", ("createIssuerFraudRecord",), warned=True),

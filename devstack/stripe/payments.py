@@ -12,9 +12,7 @@ from devstack.stripe.parameters import Parameters
 
 MINIMUM = 50
 CONFIRMABLE = ("requires_payment_method", "requires_confirmation", "requires_action")
-# Stripe cancels one that is processing "in rare cases"; the double never does.
-CANCELABLE = (*CONFIRMABLE, "requires_capture")
-NAMED = "requires_payment_method, requires_capture, requires_confirmation, requires_action, processing"
+CANCELABLE = ("requires_payment_method", "requires_capture", "requires_confirmation", "requires_action", "processing")
 TEXTS = ("description", "receipt_email", "setup_future_usage", "statement_descriptor_suffix", "transfer_group")
 AT_CONFIRMATION = ("off_session", "return_url", "error_on_requires_action")
 
@@ -95,10 +93,12 @@ def cancel(call: Call) -> Document:
     """Handle `POST /v1/payment_intents/{id}/cancel`."""
     intent = call.books.get("payment_intent", call.names["id"])
     if intent["status"] not in CANCELABLE:
-        only = f" Only a PaymentIntent with one of the following statuses may be canceled: {NAMED}."
+        only = f" Only a PaymentIntent with one of the following statuses may be canceled: {', '.join(CANCELABLE)}."
         raise _unexpected(intent, "You cannot cancel this PaymentIntent because it has a status of", only)
     if "_session" in intent:
         raise _unexpected(intent, "Expire the Checkout Session of this PaymentIntent instead; it has a status of")
+    if intent["status"] == "processing":
+        call.books.save(call.books.get("charge", intent["latest_charge"]) | {"status": "failed"})
     reason = call.params.get("cancellation_reason")
     intent |= {"status": "canceled", "canceled_at": call.books.now, "cancellation_reason": reason, "next_action": None}
     call.books.save(intent)
@@ -129,6 +129,8 @@ def attempt(
         books.emit("payment_intent.requires_action", intent)
     elif card.refusal:
         raise _decline(books, intent, method, card.refusal)
+    elif card.waits and off_session:
+        _process(books, intent, method)
     else:
         _succeed(books, intent, charges.create(books, intent, method, "succeeded"), card)
         _keep_card(books, intent, method)

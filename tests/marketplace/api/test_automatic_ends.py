@@ -248,6 +248,38 @@ def test_a_payment_begun_with_a_card_that_was_replaced_is_made_with_the_new_one(
             for row in TopUp.objects.filter(status="paid")] == [other]  # fmt: skip
 
 
+# --- payments that take a day ---
+
+
+@pytest.fixture
+def waiting(shop):
+    """An automatic top-up whose payment takes a day; the payment."""
+    save_card(shop, switch_on(shop), "4000003560000123")
+    beat()
+    assert standing(shop)["pending"]["status"] == "processing"
+    return TopUp.objects.get().payment_intent
+
+
+def test_a_payment_that_takes_a_day_is_waited_for_and_counts(shop, waiting):
+    assert standing(shop)["spent"] == "5.00"
+    beat()
+    shop.control(f"payment_intents/{waiting}/complete", succeeded=True)
+    arrives(shop, SMALL)
+    assert (TopUp.objects.count(), charged(shop)) == (1, [500])
+
+
+def test_a_payment_that_takes_a_day_and_fails_counts_as_a_refusal(shop, waiting):
+    shop.control(f"payment_intents/{waiting}/complete", succeeded=False)
+    assert processes.wait_until(lambda: standing(shop)["retry_at"], 15)
+    assert (TopUp.objects.get().status, standing(shop)["spent"]) == ("failed", "0.00")
+
+
+def test_a_payment_that_takes_a_day_and_is_canceled_at_stripe_ends(shop, waiting):
+    shop.v1.payment_intents.cancel(waiting)
+    assert processes.wait_until(lambda: standing(shop)["pending"] is None, 15)
+    assert (TopUp.objects.get().status, standing(shop)["retry_at"], charged(shop)) == ("expired", None, [])
+
+
 # --- the cap ---
 
 
