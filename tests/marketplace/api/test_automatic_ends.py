@@ -116,7 +116,13 @@ def without_card(shop):
     return lambda: save_card(shop, switch_on(shop, daily_cap="5.00"))
 
 
-ENDS = pytest.mark.parametrize("end", [stopped, frozen, closed, late, without_card])
+def another_card(shop):
+    page = switch_on(shop, new_card=True, daily_cap="5.00")
+    assert page["status"] == "waiting_for_card"
+    return lambda: save_card(shop, page)
+
+
+ENDS = pytest.mark.parametrize("end", [stopped, frozen, closed, late, without_card, another_card])
 
 
 @ENDS
@@ -194,6 +200,17 @@ def test_the_page_where_the_bank_asks_closes_when_top_ups_are_stopped(shop, card
     assert shop.customer.delete("/v1/topups/automatic").status_code == 204
     assert shop.pay(pending) == 410
     assert (shop.see(pending)["status"], charged(shop)) == ("expired", [])
+
+
+def test_the_page_where_the_bank_asks_closes_when_the_card_is_removed(shop, card):
+    shop.control(f"payment_methods/{card}", number=ASKS)
+    beat()
+    pending = standing(shop)["pending"]
+    beat()
+    assert shop.see(pending)["url"]
+    without_card(shop)
+    beat()
+    assert (shop.pay(pending), shop.see(pending)["status"]) == (410, "expired")
 
 
 def test_a_page_that_was_paid_before_top_ups_were_stopped_is_credited(shop, card):
