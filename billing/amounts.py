@@ -59,7 +59,7 @@ def parse_money(text: str, currency: str) -> int:
 
     Raises ValueError if it is not above 0 or has more decimals than the currency.
     """
-    found = re.fullmatch(r"(\d{1,9})(?:\.(\d{1,3}))?", text)
+    found = re.fullmatch(r"(0|[1-9][0-9]{0,8})(?:\.([0-9]{1,3}))?", text)
     decimals = 0 if currency in WHOLE else 3 if currency in THOUSANDTHS else 2
     rest = (found[2] or "") if found else ""
     if found is None or len(rest) > decimals or not (amount := int(found[1] + rest.ljust(decimals, "0"))):

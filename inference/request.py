@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # pixels a side of an image token: the autoencoder reduces eightfold, and a patch is two by two latents
 TILE = 16
+# of orders; a picture's own may be above, where an order has several
+MAX_SEED = 2**32 - 1
 # by their share of a device, the largest first
 SERVICE_CLASSES = ("interactive", "standard", "batch")
 
@@ -31,6 +33,11 @@ class Operation(StrEnum):
     INPAINT = "inpaint"
     OUTPAINT = "outpaint"
     REDRAW = "redraw"
+
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether there is nothing to go by without a prompt."""
+        return self in (Operation.GENERATE, Operation.EDIT)
 
 
 class Phase(StrEnum):

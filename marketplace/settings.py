@@ -38,7 +38,9 @@ MIDDLEWARE = [
     "marketplace.content_policy.ContentPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "marketplace.api.middleware.BodyLimit",
+    "marketplace.api.middleware.Bodies",
+    "marketplace.api.middleware.Conditions",
+    "marketplace.api.middleware.Methods",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -47,6 +49,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 ROOT_URLCONF = "marketplace.urls"
+CSRF_FAILURE_VIEW = "marketplace.api.errors.csrf_failed"
 WSGI_APPLICATION = "marketplace.wsgi.application"
 APPEND_SLASH = False
 TEMPLATES = [
@@ -68,6 +71,7 @@ DATABASES = {"default": env.database(DATABASE_URL)}
 REDIS_URL = env.redis_url()
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "accounts.Person"
+AUTHENTICATION_BACKENDS = ["marketplace.accounts.authentication.Passwords"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
@@ -98,9 +102,11 @@ X_FRAME_OPTIONS = "DENY"
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["marketplace.accounts.authentication.ApiKeyAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PERMISSION_CLASSES": ["marketplace.accounts.authentication.HasKey"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer", "marketplace.api.browsing.Page"],
+    "DEFAULT_PARSER_CLASSES": ["marketplace.api.bodies.ObjectParser"],
+    "DEFAULT_METADATA_CLASS": "marketplace.api.browsing.NoMetadata",
+    "URL_FORMAT_OVERRIDE": None,
     "DEFAULT_SCHEMA_CLASS": "marketplace.api.schema.Schema",
     "EXCEPTION_HANDLER": "marketplace.api.errors.handle",
     "UNAUTHENTICATED_USER": None,
@@ -114,6 +120,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],
     "GET_LIB_DOC_EXCLUDES": "marketplace.api.schema.bases",
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "RENDERER_WHITELIST": ["rest_framework.renderers.JSONRenderer"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": True, "tryItOutEnabled": True},
@@ -137,6 +144,7 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": [lambda request: static("console/console.css")],
     "DASHBOARD_CALLBACK": "marketplace.console.dashboard.context",
+    "LOGIN": {"form": "marketplace.console.login.LogInForm"},
     "COLORS": {
         "primary": {
             "50": "oklch(98% .016 73.684)",
@@ -190,7 +198,12 @@ INVOICE_FONT = env.text("KILN_INVOICE_FONT")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "formatters": {
+        "line": {
+            "()": "marketplace.masking.Formatter",
+            "format": "%(asctime)s %(levelname)s %(name)s: %(message)s",
+        },
+    },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "loggers": {"django.security.DisallowedHost": {"handlers": [], "propagate": False}},  # strangers, not errors
     "root": {"handlers": ["stderr"], "level": env.text("KILN_LOG_LEVEL", "INFO").upper()},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from marketplace import home
@@ -28,6 +30,8 @@ class Month(StringConverter):
 register_converter(Month, "month")
 urlpatterns = [
     path("", home.home),
+    path("favicon.ico", RedirectView.as_view(url=static("kiln/kiln.svg"))),
+    path("admin", RedirectView.as_view(url="/admin/")),
     path("topups/<uuid:topup_id>", home.top_up),
     path("v1/quotes", jobs.Quotes.as_view()),
     path("v1/jobs", jobs.Jobs.as_view()),
@@ -39,13 +43,14 @@ urlpatterns = [
     path("v1/transfers.csv", money.TransfersCsv.as_view()),
     path("v1/invoices", invoices.Invoices.as_view()),
     path("v1/invoices/<month:month>.pdf", invoices.InvoicePdf.as_view()),
-    path("v1/packs", topups.Packs.as_view()),
     path("v1/topups", topups.TopUps.as_view()),
     path("v1/topups/automatic", automatic.Automatic.as_view()),
     path("v1/topups/<uuid:topup_id>", topups.OneTopUp.as_view()),
     path("v1/keys", keys.Keys.as_view()),
     path("v1/keys/<uuid:key_id>", keys.OneKey.as_view()),
     path("v1/models", catalogue.Models.as_view()),
+    path("v1/packs", catalogue.Packs.as_view()),
+    path("v1/prices", catalogue.Prices.as_view()),
     path("webhooks/stripe", stripe_webhook.receive),
     path("images/<uuid:image_id>.<slug:kind>", images.image),
     path("healthz", health.healthz),
@@ -56,5 +61,6 @@ urlpatterns = [
     path("admin/", admin.site.urls),
 ]
 handler400 = "marketplace.api.errors.bad_request"
+handler403 = "marketplace.api.errors.forbidden"
 handler404 = "marketplace.api.errors.page_not_found"
 handler500 = "marketplace.api.errors.server_error"

@@ -11,6 +11,7 @@ import re
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from inference import pictures
 from inference.card import FROM_LATENTS, ModelCard
@@ -115,9 +116,29 @@ def _override(base: ModelCard, path: Path) -> ModelCard:
     return replace(base, **values)
 
 
+def check_folder(card: ModelCard) -> None:
+    """Check that a model's folder has all its parts. Raises ModelUnavailable if one is missing.
+
+    A hub's name is not looked up.
+    """
+    folder = Path(card.path)
+    if folder.is_dir():
+        for name, part in _index(folder).items():
+            if isinstance(part, list) and part[0] and not (folder / name).is_dir():
+                raise ModelUnavailable(f"the model in {folder} has no folder {name}")
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / "model_index.json"
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ModelUnavailable(f"{path} is not a JSON object: {error}") from error
+
+
 def _operations(folder: Path) -> tuple[str, ...]:
-    index = json.loads((folder / "model_index.json").read_bytes())
-    edits = "processor" in index and index["_class_name"] in ("QwenImagePipeline", "QwenImageEditPlusPipeline")
+    index = _index(folder)
+    edits = "processor" in index and index.get("_class_name") in ("QwenImagePipeline", "QwenImageEditPlusPipeline")
     return (*FROM_LATENTS, Operation.EDIT.value) if edits else FROM_LATENTS
 
 

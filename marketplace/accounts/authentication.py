@@ -1,4 +1,4 @@
-"""Authentication by `Authorization: Bearer <API key>`, which names the account that pays."""
+"""Authentication by `Authorization: Bearer <API key>`, which names the account that pays; operators' by password."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
+from django.contrib.auth.backends import AllowAllUsersModelBackend
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from marketplace.accounts import keys
 from marketplace.accounts.keys import LiveKey
+from marketplace.accounts.models import Person
 
 UNKNOWN_KEY = "This API key is unknown or was revoked."
 
@@ -43,9 +46,12 @@ class ApiKeyAuthentication(BaseAuthentication):
         self.find = find
 
     def authenticate(self, request: Request) -> tuple[Caller, LiveKey] | None:
-        """Return None without the header (→ 401). Raises AuthenticationFailed if the key does not work."""
+        """Return None without the header (→ 401). Raises AuthenticationFailed if the key does not work, or SwitchedOff.
+
+        OPTIONS needs no key and looks at none.
+        """
         scheme, _, text = get_authorization_header(request).partition(b" ")
-        if scheme.lower() != b"bearer":
+        if scheme.lower() != b"bearer" or request.method == "OPTIONS":
             return None
         key = self.find(text.strip().decode("ascii", "replace"))
         if key is None:
@@ -55,3 +61,21 @@ class ApiKeyAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="kiln"'
+
+
+class HasKey(BasePermission):
+    """The permission to do anything with a key that works; to ask for the methods of an address nobody needs one."""
+
+    def has_permission(self, request: Request, view: object) -> bool:
+        return request.method == "OPTIONS" or bool(request.user and request.user.is_authenticated)
+
+
+class Passwords(AllowAllUsersModelBackend):
+    """Finds people by e-mail address and password, also those who are switched off: the log-in page tells them so.
+
+    None of them stays logged in.
+    """
+
+    def get_user(self, user_id: int) -> Person | None:
+        person = cast(Person | None, super().get_user(user_id))
+        return person if person and person.is_active else None

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from django.contrib.auth.hashers import make_password
 from django.db import transaction
 
 from billing.tokens import wallets
+from marketplace import text
 from marketplace.accounts.models import Account, Person
 
 
 @transaction.atomic
 def create(email: str, name: str = "") -> Account:
-    """Return the account that this e-mail address owns, and create it if there is none yet."""
-    email = email.strip().lower()
-    person = Person.objects.filter(email=email).first() or Person.objects.create_user(email)
+    """Return the account that this e-mail address owns, and create it if there is none yet.
+
+    Raises ValueError if it is not an e-mail address.
+    """
+    email = text.email(email)
+    Person.objects.bulk_create([Person(email=email, password=make_password(None))], ignore_conflicts=True)
+    person = Person.objects.select_for_update().get(email=email)
     account = person.accounts.order_by("created_at").first()
     if account is None:
         account = Account.objects.create(owner=person, name=name or email)

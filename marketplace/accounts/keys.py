@@ -21,18 +21,19 @@ KEY_FORMAT = re.compile(r"kiln_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
 PREFIX_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
-_LIVE = """
+_KNOWN = """
 FROM accounts_apikey AS key JOIN accounts_account AS account ON account.id = key.account_id
 JOIN accounts_person AS owner ON owner.id = account.owner_id
-WHERE key.revoked_at IS NULL AND account.is_active AND owner.is_active AND """
+WHERE key.revoked_at IS NULL AND """
+_LIVE = f"{_KNOWN} account.is_active AND owner.is_active AND "
 
 # Every request begins with this query, and the ORM would take longer to build it than the server to answer it.
 _FIND = f"""
 SELECT key.id, key.account_id, key.last_used_at IS NULL OR key.last_used_at < now() - interval '1 minute',
-       key.secret_hash
-{_LIVE} key.prefix = %(prefix)s
+       key.secret_hash, account.is_active AND owner.is_active
+{_KNOWN} key.prefix = %(prefix)s
 """
-_CONFIRM = f"SELECT 1 {_LIVE} key.id = %(id)s"
+_CONFIRM = f"SELECT account.is_active AND owner.is_active {_KNOWN} key.id = %(id)s"
 
 # Those keys of a CTE `wanted (api_key_id)` that work, and whether they or their account have a spend cap, for
 # statements that act for a recalled key.
@@ -49,6 +50,10 @@ REMEMBERED_KEYS = 10_000
 
 class Revoked(Exception):
     """The key worked a moment ago, but no longer does."""
+
+
+class SwitchedOff(Exception):
+    """The key is right, but the operator has switched its account off, or the person who owns it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +77,15 @@ def issue(account_id: UUID, name: str, **caps: int | None) -> tuple[ApiKey, str]
 
 
 def find(text: str) -> LiveKey | None:
-    """Return the live key with this full text; None for anything else."""
+    """Return the live key with this full text; None for anything else. Raises SwitchedOff."""
     parts = KEY_FORMAT.fullmatch(text)
     if parts is None:
         return None
     row = run(_FIND, {"prefix": parts[1]})
     if row is None or not hmac.compare_digest(bytes(row[3]), _digest(parts[2])):
         return None
+    if not row[4]:
+        raise SwitchedOff
     return LiveKey(*row[:3])
 
 
@@ -100,9 +107,12 @@ def recall(text: str) -> LiveKey | None:
 
 
 def confirm(key_id: UUID) -> None:
-    """Check that the key still works. Raises Revoked if it does not."""
-    if not run(_CONFIRM, {"id": key_id}):
+    """Check that the key still works. Raises Revoked or SwitchedOff if it does not."""
+    row = run(_CONFIRM, {"id": key_id})
+    if row is None:
         raise Revoked
+    if not row[0]:
+        raise SwitchedOff
 
 
 def touch(key: LiveKey) -> None:

@@ -8,13 +8,18 @@ from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, Permis
 from django.db import models
 from django.db.models import Q
 
+from marketplace import text
+from marketplace.accounts.columns import Email, Line
 from marketplace.identifiers import uuid7
 
 
 class PersonManager(BaseUserManager["Person"]):
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> Person:
-        """Create a person. Without a password they cannot log in, only use API keys."""
-        person = self.model(email=self.normalize_email(email).lower(), **fields)
+        """Create a person. Without a password they cannot log in, only use API keys.
+
+        Raises ValueError if `email` is not an e-mail address.
+        """
+        person = self.model(email=text.email(email), **fields)
         person.set_password(password)
         person.save(using=self._db)
         return person
@@ -26,8 +31,8 @@ class PersonManager(BaseUserManager["Person"]):
 class Person(AbstractBaseUser, PermissionsMixin):
     """Somebody who can log in: an operator (staff) or the owner of an account."""
 
-    email = models.EmailField(unique=True)
-    name = models.CharField(max_length=200, blank=True)
+    email = Email(unique=True)
+    name = Line(max_length=200, blank=True)
     is_staff = models.BooleanField("operator", default=False)
     is_active = models.BooleanField("active", default=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -37,6 +42,9 @@ class Person(AbstractBaseUser, PermissionsMixin):
 
     class Meta:
         verbose_name_plural = "people"
+        constraints = [
+            models.CheckConstraint(condition=Q(email__regex=r"^[!-@\[-~]+$"), name="person_email_normal"),
+        ]
 
     def __str__(self) -> str:
         return self.email
@@ -67,7 +75,7 @@ class Account(Capped):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     owner = models.ForeignKey(Person, on_delete=models.PROTECT, related_name="accounts")
-    name = models.CharField(max_length=200)
+    name = Line(max_length=200)
     is_active = models.BooleanField("active", default=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -83,7 +91,7 @@ class ApiKey(Capped):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="keys")
-    name = models.CharField(max_length=100)
+    name = Line(max_length=100)
     prefix = models.CharField(max_length=12, unique=True, editable=False)
     secret_hash = models.BinaryField(max_length=32, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)

@@ -6,6 +6,7 @@ without REST framework, whose own rendering takes several times as long.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import IO, Any, ClassVar
 
@@ -15,16 +16,19 @@ from rest_framework.fields import empty
 from rest_framework.parsers import JSONParser
 
 from marketplace.api.fields import Shown
+from marketplace.exact_json import Decoder
 
 
 class ObjectParser(JSONParser):
-    """A parser of JSON objects; anything else is a 400."""
+    """A parser of JSON objects in UTF-8, whatever charset they claim; anything else is a 400."""
 
     def parse(self, stream: IO[Any], media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
         try:
-            data = super().parse(stream, media_type, parser_context)
-        except RecursionError as error:
-            raise ParseError("The JSON is nested too deeply.") from error
+            data = json.loads(stream.read().decode(), cls=Decoder)
+        except UnicodeDecodeError as error:
+            raise ParseError("The request body is not UTF-8.") from error
+        except json.JSONDecodeError as error:
+            raise ParseError(f"The request body is not JSON: {error}.") from error
         if not isinstance(data, dict):
             raise ParseError("The request body must be a JSON object.")
         return data

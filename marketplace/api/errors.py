@@ -9,7 +9,8 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.utils.cache import patch_vary_headers
 from rest_framework import exceptions as rest
 
 from billing.amounts import format_tokens
@@ -28,6 +29,7 @@ from billing.errors import (
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
 from marketplace.api.bodies import Body
+from marketplace.api.browsing import page, prefers_page
 from marketplace.api.fields import Text
 from marketplace.jobs import errors as jobs
 
@@ -151,6 +153,10 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (rest.ValidationError, _validation),
     (rest.NotAuthenticated, _unauthenticated),
     (rest.AuthenticationFailed, _unauthenticated),
+    (
+        keys.SwitchedOff,
+        lambda _: Problem(403, "permission", "account_switched_off", "This account is switched off: ask the operator."),
+    ),
     (keys.Revoked, lambda _: _unauthenticated(rest.AuthenticationFailed(UNKNOWN_KEY))),
     (rest.PermissionDenied, lambda _: Problem(403, "permission", "forbidden", "This is not allowed.")),
     (PermissionDenied, lambda _: Problem(403, "permission", "forbidden", "This is not allowed.")),
@@ -158,7 +164,7 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (rest.NotFound, lambda _: not_found()),
     (
         rest.UnsupportedMediaType,
-        lambda _: Problem(400, "invalid_request", "not_json", "Send JSON, with `Content-Type: application/json`."),
+        lambda _: Problem(415, "invalid_request", "not_json", "Send JSON, with `Content-Type: application/json`."),
     ),
     (rest.ParseError, lambda error: Problem(400, "invalid_request", "malformed", str(error.detail))),
     (
@@ -176,7 +182,7 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
 ]
 
 
-def handle(error: Exception, context: dict[str, Any]) -> JsonResponse | None:
+def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
     """Handle an exception for DRF; return None (→ `server_error`) if it is not in the table."""
     for kind, translate in TABLE:
         if isinstance(error, kind):
@@ -187,18 +193,35 @@ def handle(error: Exception, context: dict[str, Any]) -> JsonResponse | None:
     return None
 
 
-def respond(problem: Problem, request: HttpRequest) -> JsonResponse:
+def respond(problem: Problem, request: HttpRequest) -> HttpResponse:
+    """Answer with JSON, or with a page where the client prefers one, as browsers do."""
     detail = ErrorDetail.show(problem, request_id=getattr(request, "id", None))
-    return JsonResponse(ErrorBody.show(error=detail), status=problem.status, headers=problem.headers)
+    if prefers_page(request):
+        answer = page("problem.html", {"error": detail}, problem.status)
+    else:
+        answer = JsonResponse(ErrorBody.show(error=detail), status=problem.status)
+    patch_vary_headers(answer, ["Accept"])
+    for name, value in problem.headers.items():
+        answer[name] = value
+    return answer
 
 
-def page_not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     return respond(not_found("page"), request)
 
 
-def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return respond(Problem(403, "permission", "forbidden", "This is not allowed."), request)
+
+
+def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
+    message = "This form is too old or comes from another site: go back, load its page again, and send it then."
+    return respond(Problem(403, "permission", "form_not_ours", message), request)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     return respond(Problem(400, "invalid_request", "malformed", "The request could not be read."), request)
 
 
-def server_error(request: HttpRequest) -> JsonResponse:
+def server_error(request: HttpRequest) -> HttpResponse:
     return respond(Problem(500, "server", "internal", "Something went wrong here; it was logged."), request)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+from rest_framework.fields import empty
 
 from billing import amounts
+from marketplace import text
 
 Show = Callable[[Any], Any]
 
@@ -30,10 +33,28 @@ class Shown:
 
 
 class Text(Shown, serializers.CharField):
+    """One `line`, or prose. Its length is limited before it is trimmed."""
+
+    def __init__(self, *args: Any, line: bool = True, **terms: Any) -> None:
+        super().__init__(*args, **terms)
+        self.normalise = text.line if line else text.prose
+
+    def run_validation(self, data: Any = empty) -> Any:
+        """Check all text in `to_internal_value`; REST framework's own way takes blanks before it measures them."""
+        return super(serializers.CharField, self).run_validation(data)
+
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             raise serializers.ValidationError("Must be a string.")
-        return super().to_internal_value(data)
+        try:
+            found = self.normalise(data)
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)) from error
+        if self.max_length is not None and len(found) > self.max_length:
+            self.fail("max_length", max_length=self.max_length)
+        if not self.allow_blank and text.is_blank(found):
+            self.fail("blank")
+        return found.strip() if self.trim_whitespace else found
 
 
 class Choice(Shown, serializers.ChoiceField):
@@ -47,6 +68,15 @@ class Whole(Shown, serializers.IntegerField):
         if type(data) is not int:
             raise serializers.ValidationError("Must be a whole number.")
         return super().to_internal_value(data)
+
+
+class Count(serializers.IntegerField):
+    """A whole number in a query, which is text there: only digits."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not re.fullmatch("[0-9]{1,9}", data):
+            raise serializers.ValidationError("Must be a whole number.")
+        return int(data)
 
 
 class Flag(Shown, serializers.BooleanField):

@@ -1,48 +1,160 @@
-"""Middleware for every request: an id to quote in support, and a limit on the body's size."""
+"""Middleware for every request: an id to quote in support, methods, conditions, and what may be sent."""
 
 from __future__ import annotations
 
+import copy
 import re
 import secrets
+import zlib
 from collections.abc import Callable
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.utils.cache import get_conditional_response, set_response_etag
 
-from marketplace.api.errors import Problem, respond
+from marketplace.api.errors import Problem, invalid, respond
+from marketplace.masking import mask
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+CHARSETS = {"", "utf-8", "utf8", "us-ascii"}
+GZIP = 16 + zlib.MAX_WBITS
 View = Callable[[HttpRequest], HttpResponse]
 
 
 class RequestId:
-    """An `X-Request-Id` on every answer and in every error: the client's own if it is valid, else a new one."""
+    """An `X-Request-Id` on every answer and in every error: the client's own if it is sound, else a new one.
+
+    Ids are logged and audited, so one with a secret in it is not sound.
+    """
 
     def __init__(self, get_response: View) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-Id", "")
-        request.id = given if CLIENT_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"  # type: ignore[attr-defined]
+        sound = CLIENT_ID.fullmatch(given) and mask(given) == given
+        request.id = given if sound else f"req_{secrets.token_hex(12)}"  # type: ignore[attr-defined]
         response = self.get_response(request)
         response["X-Request-Id"] = request.id  # type: ignore[attr-defined]
         return response
 
 
-class BodyLimit:
-    """A 413 for a body over `MAX_BODY_BYTES`, before any of it is parsed. Without a length nothing is read."""
+class Methods:
+    """Methods that a page does not have are refused in the shape of all errors, and OPTIONS is told which it has."""
 
     def __init__(self, get_response: View) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if request.headers.get("Transfer-Encoding") and not request.META.get("CONTENT_LENGTH"):
-            return respond(Problem(411, "invalid_request", "length_required", "Send a Content-Length."), request)
-        length = request.META.get("CONTENT_LENGTH") or "0"
-        if not length.isdigit() or int(length) > settings.MAX_BODY_BYTES:
-            limit = settings.MAX_BODY_BYTES // 1024
-            return respond(
-                Problem(413, "invalid_request", "body_too_large", f"The body may have at most {limit} KiB."),
-                request,
-            )
+        response = self.get_response(request)
+        if not isinstance(response, HttpResponseNotAllowed):
+            return response
+        allowed = {"Allow": f"{response['Allow']}, OPTIONS"}
+        if request.method == "OPTIONS":
+            return HttpResponse(headers=allowed)
+        message = f'Method "{request.method}" not allowed.'
+        return respond(Problem(405, "invalid_request", "method_not_allowed", message, headers=allowed), request)
+
+
+class Conditions:
+    """An `ETag` on whatever GET answers and may be kept; `If-None-Match` and `If-Match` by it (RFC 9110, 13).
+
+    Before a change, `If-Match` is compared with what GET answers for the same address.
+    """
+
+    def __init__(self, get_response: View) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.method not in {"GET", "HEAD", "OPTIONS"}:
+            changed = "If-Match" in request.headers and not self._is_current(request)
+            return _changed(request) if changed else self.get_response(request)
+        response = self.get_response(request)
+        if response.status_code != 200 or request.method == "OPTIONS":
+            return response
+        if not response.has_header("ETag") and "no-store" not in response.get("Cache-Control", ""):
+            set_response_etag(response)
+        answer = get_conditional_response(request, etag=response.get("ETag"), response=response)
+        return _changed(request) if answer.status_code == 412 else answer
+
+    def _is_current(self, request: HttpRequest) -> bool:
+        """Return whether `If-Match` names what the address has now. `*` names anything, but there must be something."""
+        looking = copy.copy(request)
+        looking.method = "GET"
+        looking.META = request.META | {"REQUEST_METHOD": "GET", "CONTENT_LENGTH": "0"}
+        current = self.get_response(looking)
+        if current.status_code != 200:
+            return False
+        set_response_etag(current)
+        return get_conditional_response(looking, etag=current.get("ETag"), response=current).status_code != 412
+
+
+class Bodies:
+    """What is sent, checked before any of it is parsed: its size, its coding, and that no parameter is there twice.
+
+    A gzipped body is unpacked, as far as `MAX_BODY_BYTES`. Without a length nothing is read.
+    """
+
+    def __init__(self, get_response: View) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        try:
+            _check_length(request)
+            _check_coding(request)
+            _check_query(request)
+        except Problem as problem:
+            return respond(problem, request)
         return self.get_response(request)
+
+
+def _check_length(request: HttpRequest) -> None:
+    if request.headers.get("Transfer-Encoding") and not request.META.get("CONTENT_LENGTH"):
+        raise Problem(411, "invalid_request", "length_required", "Send a Content-Length.")
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if not re.fullmatch("[0-9]{1,18}", length) or int(length) > settings.MAX_BODY_BYTES:
+        raise _too_large()
+
+
+def _check_coding(request: HttpRequest) -> None:
+    """Unpack the body if it is packed. Raises Problem for any charset but UTF-8, and for any coding but gzip."""
+    charset = (request.content_params or {}).get("charset", "").lower()
+    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if charset not in CHARSETS:
+        raise Problem(415, "invalid_request", "unsupported_charset", "Send UTF-8.", "Content-Type")
+    if coding in {"gzip", "x-gzip"}:
+        request._body = _unpack(request.body)  # type: ignore[attr-defined]
+        request.META["CONTENT_LENGTH"] = str(len(request._body))  # type: ignore[attr-defined]
+    elif coding != "identity":
+        message, accepted = "A body may be gzipped, and coded in no other way.", {"Accept-Encoding": "gzip, identity"}
+        raise Problem(415, "invalid_request", "unsupported_coding", message, "Content-Encoding", accepted)
+
+
+def _unpack(packed: bytes) -> bytes:
+    unpacker = zlib.decompressobj(GZIP)
+    try:
+        body = unpacker.decompress(packed, settings.MAX_BODY_BYTES + 1)
+    except zlib.error:
+        body = b""
+    if len(body) > settings.MAX_BODY_BYTES:
+        raise _too_large()
+    if not unpacker.eof or unpacker.unused_data:
+        raise Problem(400, "invalid_request", "malformed", "The request body is not gzip.")
+    return body
+
+
+def _check_query(request: HttpRequest) -> None:
+    if request.path.startswith("/v1/"):
+        for name, values in request.GET.lists():
+            if len(values) > 1:
+                raise invalid(name[:50], "Must be there once.")
+
+
+def _too_large() -> Problem:
+    limit = settings.MAX_BODY_BYTES // 1024
+    return Problem(413, "invalid_request", "body_too_large", f"The body may have at most {limit} KiB, also unpacked.")
+
+
+def _changed(request: HttpRequest) -> HttpResponse:
+    message = "This is not what is there now: get it again."
+    return respond(Problem(412, "conflict", "precondition_failed", message, "If-Match"), request)

@@ -6,17 +6,17 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db.models import Model, QuerySet
-from rest_framework import serializers
 
 from marketplace.api.bodies import StrictSerializer
 from marketplace.api.errors import invalid
+from marketplace.api.fields import Count, Text
 
 Row = TypeVar("Row", bound=Model)
 
 
 class ListQuery(StrictSerializer):
-    limit = serializers.IntegerField(default=20, min_value=1, max_value=100)
-    cursor = serializers.CharField(required=False, max_length=64, help_text="`next_cursor` of the page before.")
+    limit = Count(default=20, min_value=1, max_value=100)
+    cursor = Text(required=False, max_length=64, help_text="`next_cursor` of the page before.")
 
 
 def page(rows: QuerySet[Row], query: dict[str, Any]) -> tuple[list[Row], str | None]:

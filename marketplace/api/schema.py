@@ -11,14 +11,15 @@ from drf_spectacular.plumbing import get_lib_doc_excludes
 from marketplace.api.bodies import Body, StoredBody
 from marketplace.api.errors import ErrorBody
 
-COMMON = {401: "The API key is missing or bad."}
+WITH_KEY = {401: "The API key is missing or bad.", 403: "The account is switched off."}
 WITH_BODY = {
     400: "The request body is not a JSON object.",
     413: "The body is too large.",
+    415: "The body is not JSON, or packed in another way than gzip.",
     422: "A value is wrong; `param` names it.",
 }
 SPENDING = {402: "Too few Tokens, or a spend cap is reached."}
-KEYS = {403: "The API key that asks has a spend cap."}
+KEYS = {403: "The API key that asks has a spend cap, or the account is switched off."}
 
 
 def bases() -> list[type]:
@@ -39,7 +40,7 @@ class Schema(AutoSchema):
         return dict(sorted(found.items()))
 
     def _errors(self) -> dict[int, str]:
-        statuses = dict(COMMON)
+        statuses = dict(WITH_KEY) if self.view.permission_classes else {}
         if self.method in {"POST", "PUT", "PATCH"} and not self.path.endswith("/cancel"):
             statuses |= WITH_BODY
         if self.path == "/v1/jobs" and self.method == "POST":
@@ -63,7 +64,7 @@ class Schema(AutoSchema):
         if self.path.endswith(".csv"):
             return "download_transfers"
         if self.method == "GET" and "{" not in self.path:
-            return f"list_{noun}" if noun not in {"balance"} else "get_balance"
+            return f"list_{noun}" if noun not in {"balance", "prices"} else f"get_{noun}"
         verb = {"GET": "get", "POST": "create", "PATCH": "change", "DELETE": "revoke"}[self.method]
         return f"{verb}_{noun.removesuffix('s')}"
 

@@ -59,9 +59,6 @@ class NewPersonForm(UserCreationForm):  # type: ignore[misc]
         fields = ("email", "name")
         field_classes: dict[str, type] = {}
 
-    def clean_email(self) -> str:
-        return str(self.cleaned_data["email"]).lower()
-
 
 class PersonForm(UserChangeForm):  # type: ignore[misc]
     class Meta:

@@ -18,12 +18,14 @@ from billing.errors import BillingError
 from billing.models import Clawback, Hold, Pack, TopUp
 from billing.payments import refunds
 from billing.prices import price_lists
+from marketplace.accounts.columns import ProseField
 from marketplace.accounts.models import Person
 from marketplace.approvals import acts, requests
 from marketplace.approvals.acts import Act
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import ApprovalError
-from marketplace.console.tables import TokensField
+from marketplace.console.tables import PlainDecimalField, TokensField
+from marketplace.exact_json import Decoder
 from marketplace.identifiers import uuid7
 
 LEAST = Decimal("0.001")
@@ -49,7 +51,7 @@ class AskPermissions:
 
 class JsonField(forms.JSONField):
     def __init__(self, **terms: Any) -> None:
-        super().__init__(widget=UnfoldAdminTextareaWidget(attrs={"rows": 5}), **terms)
+        super().__init__(widget=UnfoldAdminTextareaWidget(attrs={"rows": 5}), decoder=Decoder, **terms)
 
 
 class AskForm(BaseDialogForm):  # type: ignore[misc]
@@ -59,7 +61,7 @@ class AskForm(BaseDialogForm):  # type: ignore[misc]
     """Who may ask, as in AskPermissions."""
     blamed = "amount"
     request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid7)
-    reason = forms.CharField(
+    reason = ProseField(
         max_length=500,
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
         help_text="For the audit and the person who approves; customers do not see it.",
@@ -111,7 +113,7 @@ class JobRefundForm(AskForm):
 
 class PaymentRefundForm(AskForm):
     permission = "ask_refund"
-    amount = forms.DecimalField(min_value=0, max_digits=12, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget)
+    amount = PlainDecimalField(min_value=0, max_digits=12, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget)
 
     def prepare(self) -> None:
         self.top_up = TopUp.objects.get(pk=self.object_id)
@@ -185,7 +187,7 @@ class PackForm(AskForm):
 
 
 class RejectForm(BaseDialogForm):  # type: ignore[misc]
-    note = forms.CharField(
+    note = ProseField(
         label="Reason",
         max_length=500,
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),

@@ -6,6 +6,7 @@ Pages of a single model belong in other modules.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from decimal import Decimal
@@ -131,7 +132,16 @@ class OwnedTable(ReadOnlyTable):
         return rows.filter(**{f"{self.owner}__in": accounts_of(term)})
 
 
-class TokensField(forms.DecimalField):
+class PlainDecimalField(forms.DecimalField):
+    """A field of plain decimals: no exponents, and no digits but 0 to 9."""
+
+    def to_python(self, value: Any) -> Decimal | None:
+        if value not in self.empty_values and not re.fullmatch(r"\s*-?[0-9]+(\.[0-9]+)?\s*", str(value)):
+            raise forms.ValidationError(self.error_messages["invalid"], code="invalid")
+        return super().to_python(value)
+
+
+class TokensField(PlainDecimalField):
     """A field that shows Tokens and stores milli-Tokens."""
 
     def __init__(self, **terms: Any) -> None:

@@ -14,6 +14,7 @@ from rest_framework import serializers
 
 from inference.card import ModelCard
 from inference.models import catalog
+from inference.request import MAX_SEED, Operation
 from marketplace.api.addresses import absolute
 from marketplace.api.bodies import Body, StoredBody, StrictSerializer
 from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Text, Tokens, Whole
@@ -22,23 +23,26 @@ from marketplace.jobs import reuse, storage
 from marketplace.jobs.models import Image, Job, ServiceClass, Status
 from marketplace.jobs.orders import JobOrder
 from marketplace.jobs.storage import FORMATS
+from marketplace.text import is_blank
 
+OPERATIONS = ["generate"]
+MAX_PROMPT = 4000
+MAX_STEPS = 100
 MAX_N = 4
-MAX_SEED = 2**32 - 1
 MAX_METADATA = 16
-LABEL = Text(max_length=40)
+LABEL = Text(max_length=40, trim_whitespace=False)
 
 
 class OrderSerializer(StrictSerializer):
     """The body of `POST /v1/jobs` and `POST /v1/quotes`; what is left out takes the model's default."""
 
-    operation = Choice(choices=["generate"], default="generate")
+    operation = Choice(choices=OPERATIONS, default="generate")
     model = Text(required=False, max_length=100, help_text="A name from `GET /v1/models`.")
-    prompt = Text(max_length=4000, allow_blank=True, trim_whitespace=False)
-    negative_prompt = Text(max_length=4000, allow_blank=True, default="", trim_whitespace=False)
+    prompt = Text(max_length=MAX_PROMPT, allow_blank=True, trim_whitespace=False, line=False)
+    negative_prompt = Text(max_length=MAX_PROMPT, allow_blank=True, default="", trim_whitespace=False, line=False)
     width = Whole(required=False, min_value=1, help_text="Pixels, a multiple of 16.")
     height = Whole(required=False, min_value=1, help_text="Pixels, a multiple of 16.")
-    steps = Whole(required=False, min_value=1, max_value=100)
+    steps = Whole(required=False, min_value=1, max_value=MAX_STEPS)
     guidance_scale = Number(required=False, min_value=0, help_text="1 or less turns guidance off.")
     seed = Whole(
         required=False, allow_null=True, default=None, min_value=0, max_value=MAX_SEED,
@@ -60,7 +64,9 @@ class OrderSerializer(StrictSerializer):
     )  # fmt: skip
     max_cost = Tokens(required=False, allow_null=True, default=None, help_text="Refuse when the quote is above.")
     metadata = Object(
-        child=Text(max_length=500, allow_blank=True), default=dict, help_text="Your own labels, given back."
+        child=Text(max_length=500, allow_blank=True, trim_whitespace=False, line=False),
+        default=dict,
+        help_text="Your own labels, given back.",
     )
 
     def validate_adapters(self, adapters: list[Any]) -> list[Any]:
@@ -71,9 +77,10 @@ class OrderSerializer(StrictSerializer):
     def validate_metadata(self, metadata: dict[str, str]) -> dict[str, str]:
         if len(metadata) > MAX_METADATA:
             raise serializers.ValidationError(f"At most {MAX_METADATA} labels.")
-        for name in metadata:
-            LABEL.run_validation(name)
-        return metadata
+        labels = {LABEL.run_validation(name): value for name, value in metadata.items()}
+        if len(labels) < len(metadata):
+            raise serializers.ValidationError("Two labels have the same name.")
+        return labels
 
     def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
         card = _served(settings.MODEL, int(time.monotonic()))
@@ -83,8 +90,14 @@ class OrderSerializer(StrictSerializer):
             )
         if attributes["operation"] not in card.operations:
             raise serializers.ValidationError({"operation": ["This model does not do that."]})
+        if Operation(attributes["operation"]).needs_prompt and is_blank(attributes["prompt"]):
+            raise serializers.ValidationError({"prompt": ["Must not be blank."]}, code="blank")
         attributes.setdefault("cache", reuse.ON if attributes["seed"] is None else reuse.EXACT)
-        attributes.setdefault("steps", card.default_steps)
+        if attributes.setdefault("steps", card.default_steps) > card.max_steps:
+            raise serializers.ValidationError({"steps": [f"Must be at most {card.max_steps}."]})
+        for name in ("prompt", "negative_prompt"):
+            if len(attributes[name]) > card.max_prompt_length:
+                raise serializers.ValidationError({name: [f"Must have at most {card.max_prompt_length} characters."]})
         if attributes.setdefault("guidance_scale", card.default_guidance_scale) > card.max_guidance_scale:
             raise serializers.ValidationError({"guidance_scale": [f"Must be at most {card.max_guidance_scale:g}."]})
         for side in ("width", "height"):

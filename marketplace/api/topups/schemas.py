@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.core.validators import URLValidator
-from rest_framework import serializers
 
 from billing.amounts import format_money
 from billing.models import TopUp
@@ -25,7 +24,7 @@ class TopUpOrder(StrictSerializer):
     cancel_url = Text(
         required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where the way back from the page leads."
     )
-    save_card = serializers.BooleanField(default=False, help_text="For automatic top-ups, in the place of another one.")
+    save_card = Flag(default=False, help_text="For automatic top-ups, in the place of another one.")
 
 
 class PackBody(Body):
@@ -38,10 +37,6 @@ class PackBody(Body):
         child=Text(),
         help_text='By currency, e.g. `{"eur": "5.00"}`.',
     )
-
-
-class PackList(Body):
-    data = PackBody(many=True, of="row")  # type: ignore[assignment]
 
 
 class TopUpBody(Body):

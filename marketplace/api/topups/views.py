@@ -1,4 +1,4 @@
-"""Token packs, and top-ups that buy them by card."""
+"""Top-ups, which buy Token packs by card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rest_framework.views import APIView
 
 from billing.models import TopUp
 from billing.payments import checkout, stripe
-from billing.prices import packs
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
 from marketplace.api.addresses import absolute
@@ -20,14 +19,8 @@ from marketplace.api.bodies import ObjectParser
 from marketplace.api.errors import not_found
 from marketplace.api.headers import idempotency_key
 from marketplace.api.pages import ListQuery, page
-from marketplace.api.topups.schemas import PackList, TopUpBody, TopUpList, TopUpOrder
+from marketplace.api.topups.schemas import TopUpBody, TopUpList, TopUpOrder
 from marketplace.identifiers import uuid7
-
-
-class Packs(APIView):
-    @extend_schema(responses={200: PackList}, summary="List the Token packs on sale")
-    def get(self, request: Request) -> Response:
-        return Response(PackList.show(packs.offered()))
 
 
 class TopUps(APIView):
