@@ -42,9 +42,7 @@ def line(text: str) -> str:
 
 def is_blank(text: str) -> bool:
     """Return whether there is nothing to see."""
-    return all(
-        unicodedata.category(character) in _INVISIBLE | {"Zs"} or _EMPTY.match(character) for character in text
-    )
+    return all(unicodedata.category(character) in _INVISIBLE | {"Zs"} or _EMPTY.match(character) for character in text)
 
 
 def email(text: str) -> str:

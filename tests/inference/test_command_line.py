@@ -60,7 +60,9 @@ def test_a_box_of_three_numbers_is_a_readable_line_and_code_2(capsys):
     with pytest.raises(SystemExit) as ending:
         main(["a red circle", "--operation", "redraw", "--box", "1,2,3"])
     assert ending.value.code == 2
-    assert "argument --box: invalid" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "python -m inference: argument --box: must be four whole numbers, as in 0,0,64,64, not '1,2,3'\n"
+    )
 
 
 def test_an_operation_without_its_picture_or_with_a_broken_one_is_a_readable_line_and_code_2(tmp_path):
@@ -74,7 +76,7 @@ def test_an_operation_without_its_picture_or_with_a_broken_one_is_a_readable_lin
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_adapters_change_the_picture_and_a_broken_one_is_a_readable_line_and_code_1(tmp_path):
+def test_adapters_change_the_picture_and_a_broken_one_is_a_readable_line_and_code_2(tmp_path):
     good, broken = tmp_path / "a=b.safetensors", tmp_path / "broken.safetensors"
     layer = "transformer.transformer_blocks.0.img_mlp.net.2"
     save_file({f"{layer}.lora_A.weight": torch.randn(4, 768), f"{layer}.lora_B.weight": torch.randn(192, 4)}, good)
@@ -88,8 +90,12 @@ def test_adapters_change_the_picture_and_a_broken_one_is_a_readable_line_and_cod
         pictures.append(out.read_bytes())
     assert len(set(pictures)) == 3
     done = kiln("a red circle", *size, "--adapter", f"{good}=2", "--adapter", str(broken))
+    assert done.returncode == 2
+    assert done.stderr == "python -m inference: adapter broken.safetensors: not a safetensors file\n"
+    save_file({"unknown": torch.zeros(1)}, broken)
+    done = kiln("a red circle", *size, "--adapter", str(broken))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "python -m inference: adapter broken.safetensors: not a safetensors file"
+    assert done.stderr.splitlines()[-1].startswith("python -m inference: adapter broken.safetensors: 'unknown'")
 
 
 def test_a_bad_size_is_a_readable_line_and_code_2(tmp_path):
@@ -111,3 +117,91 @@ def test_an_unknown_model_is_a_readable_line_and_code_2():
     done = kiln("a red circle", "--model", "/nowhere")
     assert done.returncode == 2
     assert done.stderr == "python -m inference: no model folder at /nowhere\n"
+
+
+WRONG = {
+    "a blank prompt": (["  "], "prompt must not be blank to generate"),
+    "no prompt": ([], "prompt must not be blank to generate"),
+    "an invisible prompt": (["\u200b\u00ad"], "prompt must not be blank to generate"),
+    "half a character": (["x\udcff"], "prompt has half a surrogate pair at character 1"),
+    "a seed that the API would not take": (["x", "--seed", "4294967296"], "seed must be at most 4294967295"),
+    "a seed whose last picture's is too large": (["x", "--seed", "4294967295", "--n", "2"], "the last picture's"),
+    "a negative seed": (["x", "--seed", "-1"], "seed must be a whole number from 0"),
+    "too many pictures": (["x", "--n", "65"], "n must be from 1 to 64"),
+    "no picture": (["x", "--n", "0"], "n must be from 1 to 64"),
+    "digits of another script": (["x", "--steps", "٢٠"], "argument --steps: must be a whole number, not '٢٠'"),
+    "a number with an underscore": (["x", "--steps", "2_0"], "argument --steps: must be a whole number"),
+    "no number": (["x", "--guidance", "nan"], "argument --guidance: must be a number, not 'nan'"),
+    "an abbreviated option": (["x", "--see", "5"], "unrecognized arguments: --see 5"),
+    "an unknown operation": (["x", "--operation", "paint"], "choose from 'generate', 'edit'"),
+    "a picture that is a folder": (["x", "--operation", "edit", "--image", "."], "cannot be read as a picture"),
+    "a picture that is not there": (["x", "--operation", "edit", "--image", "no.png"], "no.png cannot be read"),
+    "an adapter that is not there": (["x", "--adapter", "no.safetensors=0.5"], "there is no adapter no.safetensors"),
+    "an adapter that is a folder": (["x", "--adapter", "."], "there is no adapter ."),
+    "a place that is a folder": (["x", "--out", "folder.png"], "folder.png cannot be written"),
+    "a second place that is a folder": (["x", "--n", "2", "--out", "x.png"], "x-2.png cannot be written"),
+    "a place under a file": (["x", "--out", "file/x.png"], "file"),
+    "a kind that can only be read": (["x", "--out", "x.psd"], "must have a picture's extension"),
+    "a model without its parts": (["x", "--model", "model"], "has no folder transformer"),
+    "a model whose index is broken": (["x", "--model", "broken"], "model_index.json is not a JSON object"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "told"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_is_one_sentence_before_anything_is_loaded(arguments, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("inference.__main__._make", None)
+    for folder in ("folder.png", "x-2.png", "model", "broken"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "file").touch()
+    index = '{"_class_name": "QwenImagePipeline", "transformer": ["diffusers", "QwenImageTransformer2DModel"]}'
+    (tmp_path / "model" / "model_index.json").write_text(index)
+    (tmp_path / "broken" / "model_index.json").write_text("{")
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            status = main(arguments)
+        except SystemExit as ending:
+            status = ending.code
+    assert status == 2
+    assert err.getvalue().startswith("python -m inference: ")
+    assert told in err.getvalue()
+    assert len(err.getvalue().splitlines()) == 1
+
+
+def test_checking_loads_no_torch(tmp_path):
+    script = (
+        "import sys, inference.__main__ as m; m._make = lambda *_: print('torch' in sys.modules); sys.exit(m.main())"
+    )
+    adapter = tmp_path / "a.safetensors"
+    save_file({"x": torch.zeros(1)}, adapter)
+    order = ("a red circle", "--adapter", str(adapter), "--out", str(tmp_path / "x.png"))
+    done = subprocess.run([sys.executable, "-c", script, *order], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_progress_is_shown_before_the_model_is_loaded(tmp_path):
+    order = ("a red circle", "--out", str(tmp_path / "x.png"), "--width", "64", "--height", "64", "--steps", "1")
+    done = subprocess.run([sys.executable, "-m", "inference", *order], capture_output=True, check=True)
+    shown = done.stderr.decode().split("\r")
+    assert shown[1] == "loading the model, 0 s"
+    assert shown[-1].startswith(f"[{'#' * 30}] step 1 of 1")
+
+
+def test_seeds_and_normal_forms_are_those_of_the_api(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("inference.__main__._make", lambda model, requests, paths: asked.extend(requests))
+    out = ("--out", str(tmp_path / "x.png"))
+    assert main(["cafe\u0301", "--seed", "4294967295", *out]) == 0
+    assert main(["x", "--n", "64", *out]) == 0
+    assert (asked[0].prompt, asked[0].seed) == ("café", 4294967295)
+    assert len({request.seed for request in asked[1:]}) == 64
+    assert max(request.seed for request in asked) <= 4294967295
+
+
+def test_help_names_every_option_and_exit_status(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert ending.value.code == 0
+    for word in ("--seed", "4294967295", "--adapter", "--model", "KILN_MODEL", "examples:", "Exit status"):
+        assert word in told

@@ -55,6 +55,14 @@ class Keys(APIView):
 class OneKey(APIView):
     parser_classes = [ObjectParser]
 
+    @extend_schema(responses={200: KeyBody}, summary="See an API key")
+    def get(self, request: Request, key_id: UUID) -> Response:
+        """With `If-Match: <its ETag>` a change or a revocation is made only if the key is still as it was seen."""
+        row = ApiKey.objects.filter(account_id=caller(request).account_id, id=key_id).first()
+        if row is None:
+            raise not_found("API key")
+        return Response(KeyBody.show(row))
+
     @extend_schema(request=KeyChange, responses={200: KeyBody}, summary="Rename or cap an API key")
     def patch(self, request: Request, key_id: UUID) -> Response:
         """Caps count from the next job on, with what was spent in the day and the month so far; null removes one.

@@ -187,7 +187,7 @@ def test_a_choice_that_is_none_is_told_what_there_is(alice):
 
 
 WRONG = {
-    "prompt": [None, 5, ["a"], {}, "x" * 4001, "nul \0 byte", "half \ud800"],
+    "prompt": [None, 5, ["a"], {}, "x" * 4001, "nul \0 byte", "half \ud800", "", " \n", "\u200b\u3164", "bell \7"],
     "negative_prompt": [5, "x" * 4001],
     "width": [0, -16, 100, 257, 100_000, "256", 256.0, True, None],
     "height": [72, "256", []],
@@ -208,6 +208,12 @@ WRONG = {
         {"a": "x" * 501},
         {"k" * 41: "v"},
         {"": "v"},
+        {" ": "v"},
+        {" " * 50_000 + "a": "v"},
+        {"a": " " * 501},
+        {"two\nlines": "v"},
+        {"\u202eevil": "v"},
+        {"é": "v", "e\u0301": "v"},
         {"nul \0": "v"},
         {"half \ud800": "v"},
         {"a": "\ud800"},
@@ -251,7 +257,7 @@ def test_a_body_that_is_no_json_object(body, alice):
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_a_body_of_another_type(kind, alice):
-    assert error(alice.post("/v1/jobs", b"prompt=x", Content_Type=kind), 400)["code"] == "not_json"
+    assert error(alice.post("/v1/jobs", b"prompt=x", Content_Type=kind), 415)["code"] == "not_json"
 
 
 def test_a_body_that_is_too_large(alice):
@@ -308,16 +314,39 @@ def test_only_a_hash_of_the_secret_is_stored(alice):
     assert alice.key.split("_", 2)[2] not in stored
 
 
-def test_a_suspended_account_cannot_use_its_keys(alice):
+EVERYWHERE = (
+    ("get", "/v1/balance"), ("get", "/v1/transfers"), ("get", "/v1/transfers.csv"), ("get", "/v1/invoices"),
+    ("get", "/v1/invoices/2026-11.pdf"), ("get", "/v1/jobs"), ("get", "/v1/keys"), ("get", "/v1/topups"),
+    ("get", "/v1/topups/automatic"), ("post", "/v1/quotes"), ("post", "/v1/jobs"), ("post", "/v1/keys"),
+    ("post", "/v1/topups"), ("post", f"/v1/jobs/{uuid4()}/cancel"), ("delete", f"/v1/keys/{uuid4()}"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("whose", ["account", "owner"])
+def test_a_switched_off_account_is_told_so_everywhere(whose, alice):
+    buy(alice)  # the key worked a moment ago
+    row = alice.account if whose == "account" else alice.account.owner
+    row.is_active = False
+    row.save()
+    for method, path in EVERYWHERE:
+        answer = alice.post(path, ORDER) if method == "post" else getattr(alice, method)(path)
+        refused = error(answer, 403)
+        assert (refused["type"], refused["code"]) == ("permission", "account_switched_off"), path
+    assert Job.objects.count() == 1
+
+
+def test_who_does_not_have_the_whole_key_is_not_told_of_its_account(alice):
     alice.account.is_active = False
     alice.account.save()
-    assert error(alice.get("/v1/balance"), 401)
+    alice.key = alice.key[:-1] + ("A" if alice.key[-1] != "A" else "B")
+    assert error(alice.get("/v1/balance"), 401)["code"] == "invalid_api_key"
 
 
-def test_a_suspended_person_cannot_use_the_keys_of_their_account(alice):
-    alice.account.owner.is_active = False
-    alice.account.owner.save()
-    assert error(alice.get("/v1/balance"), 401)
+def test_a_revoked_key_of_a_switched_off_account_is_just_unknown(alice):
+    alice.delete(f"/v1/keys/{alice.key_id}")
+    alice.account.is_active = False
+    alice.account.save()
+    assert error(alice.get("/v1/balance"), 401)["code"] == "invalid_api_key"
 
 
 # --- idempotency ---
@@ -403,6 +432,11 @@ def test_jobs_by_status(alice):
         ("limit=0", "limit"),
         ("limit=101", "limit"),
         ("limit=x", "limit"),
+        ("limit=٥", "limit"),
+        ("limit=1_0", "limit"),
+        ("limit=%205", "limit"),
+        ("limit=5.0", "limit"),
+        ("limit=5&limit=6", "limit"),
         ("cursor=x", "cursor"),
         ("status=x", "status"),
         ("page=2", "page"),
