@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
@@ -197,7 +198,8 @@ def respond(problem: Problem, request: HttpRequest) -> HttpResponse:
     """Answer with JSON, or with a page where the client prefers one, as browsers do."""
     detail = ErrorDetail.show(problem, request_id=getattr(request, "id", None))
     if prefers_page(request):
-        answer = page("problem.html", {"error": detail}, problem.status)
+        shown = {"title": HTTPStatus(problem.status).phrase, "error": detail}
+        answer = page("problem.html", shown, problem.status)
     else:
         answer = JsonResponse(ErrorBody.show(error=detail), status=problem.status)
     patch_vary_headers(answer, ["Accept"])

@@ -35,7 +35,9 @@ class Schema(AutoSchema):
         """
         found: dict[str, Any] = super()._get_response_bodies(direction)
         for status, meaning in self._errors().items():
-            body = self._get_response_for_code(ErrorBody, str(status), direction=direction)  # type: ignore[no-untyped-call]
+            body = self._get_response_for_code(  # type: ignore[no-untyped-call]
+                ErrorBody, str(status), media_types=["application/json"], direction=direction
+            )
             found[str(status)] = {**body, "description": meaning}
         return dict(sorted(found.items()))
 

@@ -1,4 +1,4 @@
-"""What is sold, for anybody: models, prices and Token packs. Neither needs a key, and all may be kept for a minute."""
+"""What is sold, for anybody: models, prices and Token packs. None needs a key, and all may be kept for a minute."""
 
 from __future__ import annotations
 
@@ -32,16 +32,19 @@ class Public(APIView):
 class Models(Public):
     @extend_schema(responses={200: ModelList}, summary="List the models on sale, with their limits and defaults")
     def get(self, request: Request) -> Response:
+        """Needs no API key. What is not listed cannot be ordered, and nothing above these limits."""
         return Response(ModelList.show(data=[show_model(catalog.card(settings.MODEL), price_lists.current())]))
 
 
 class Packs(Public):
     @extend_schema(responses={200: PackList}, summary="List the Token packs on sale")
     def get(self, request: Request) -> Response:
+        """Needs no API key."""
         return Response(PackList.show(packs.offered()))
 
 
 class Prices(Public):
     @extend_schema(responses={200: PricesBody}, summary="See the price list in force")
     def get(self, request: Request) -> Response:
+        """Needs no API key. A job keeps the list that it was quoted with."""
         return Response(PricesBody.show(price_lists.current()))
