@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=_number, help="guidance scale; 1 or less turns guidance off")
     parser.add_argument("--negative", default="", help="what the picture should not show")
     parser.add_argument(
-        "--seed", type=_whole, help=f"the first picture's, 0 to {MAX_SEED}; the next count up (default: random)"
+        "--seed",
+        type=_whole,
+        help=f"the first picture's, 0 to {MAX_SEED}; the next count up, and on from 0 (default: random)",
     )
     parser.add_argument(
         "--operation",
@@ -123,9 +125,9 @@ def _requests(options: argparse.Namespace) -> list[Request]:
     card = catalog.card(options.model)
     if not 1 <= options.n <= MAX_N:
         raise InferenceError(f"n must be from 1 to {MAX_N}")
-    seed = secrets.randbelow(MAX_SEED - options.n + 2) if options.seed is None else options.seed
-    if seed + options.n - 1 > MAX_SEED:
-        raise InferenceError(f"seed must be at most {MAX_SEED}, also the last picture's")
+    seed = secrets.randbelow(MAX_SEED + 1) if options.seed is None else options.seed
+    if not 0 <= seed <= MAX_SEED:
+        raise InferenceError(f"seed must be a whole number from 0 to {MAX_SEED}")
     prompt = unicodedata.normalize("NFC", options.prompt)
     if Operation(options.operation).needs_prompt and _is_blank(prompt):
         raise InferenceError(f"prompt must not be blank to {options.operation}")
@@ -141,7 +143,7 @@ def _requests(options: argparse.Namespace) -> list[Request]:
             height=height,
             steps=card.default_steps if options.steps is None else options.steps,
             guidance_scale=card.default_guidance_scale if options.guidance is None else options.guidance,
-            seed=seed + index,
+            seed=(seed + index) % (MAX_SEED + 1),
             operation=options.operation,
             images=images,
             mask=_open(options.mask) if options.mask else None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # pixels a side of an image token: the autoencoder reduces eightfold, and a patch is two by two latents
 TILE = 16
-# of orders; a picture's own may be above, where an order has several
+# of an order; its pictures' count up from it, and on from 0
 MAX_SEED = 2**32 - 1
 # by their share of a device, the largest first
 SERVICE_CLASSES = ("interactive", "standard", "batch")

@@ -27,7 +27,11 @@ def whole(name: str, default: int) -> int:
 
 
 def flag(name: str) -> bool:
-    return text(name).lower() in {"1", "true", "yes", "on"}
+    """Read a yes or no. Raises ImproperlyConfigured for anything else."""
+    value = text(name).strip().lower()
+    if value not in {"1", "true", "yes", "on", "0", "false", "no", "off", ""}:
+        raise ImproperlyConfigured(f"{name} must be 1 or 0, not {value!r}")
+    return value in {"1", "true", "yes", "on"}
 
 
 def words(name: str, default: str) -> list[str]:

@@ -9,6 +9,8 @@ from billing.tokens import wallets
 from marketplace import text
 from marketplace.accounts.models import Account, Person
 
+MAX_NAME = 200
+
 
 @transaction.atomic
 def create(email: str, name: str = "") -> Account:
@@ -21,6 +23,6 @@ def create(email: str, name: str = "") -> Account:
     person = Person.objects.select_for_update().get(email=email)
     account = person.accounts.order_by("created_at").first()
     if account is None:
-        account = Account.objects.create(owner=person, name=name or email)
+        account = Account.objects.create(owner=person, name=name or email[:MAX_NAME])
     wallets.create(account.id)
     return account

@@ -59,7 +59,7 @@ class Methods:
 class Conditions:
     """An `ETag` on whatever GET answers and may be kept; `If-None-Match` and `If-Match` by it (RFC 9110, 13).
 
-    Before a change, `If-Match` is compared with what GET answers for the same address.
+    Before a change, both are compared with what GET answers for the same address.
     """
 
     def __init__(self, get_response: View) -> None:
@@ -67,8 +67,8 @@ class Conditions:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.method not in {"GET", "HEAD", "OPTIONS"}:
-            changed = "If-Match" in request.headers and not self._is_current(request)
-            return _changed(request) if changed else self.get_response(request)
+            conditional = not request.headers.keys().isdisjoint({"If-Match", "If-None-Match"})
+            return self.get_response(request) if not conditional or self._holds(request) else _changed(request)
         response = self.get_response(request)
         if response.status_code != 200 or request.method == "OPTIONS":
             return response
@@ -77,16 +77,16 @@ class Conditions:
         answer = get_conditional_response(request, etag=response.get("ETag"), response=response)
         return _changed(request) if answer.status_code == 412 else answer
 
-    def _is_current(self, request: HttpRequest) -> bool:
-        """Return whether `If-Match` names what the address has now. `*` names anything, but there must be something."""
+    def _holds(self, request: HttpRequest) -> bool:
+        """Return whether the conditions of a change hold; `*` stands for anything that there is."""
         looking = copy.copy(request)
         looking.method = "GET"
         looking.META = request.META | {"REQUEST_METHOD": "GET", "CONTENT_LENGTH": "0"}
         current = self.get_response(looking)
         if current.status_code != 200:
-            return False
+            return "If-Match" not in request.headers
         set_response_etag(current)
-        return get_conditional_response(looking, etag=current.get("ETag"), response=current).status_code != 412
+        return get_conditional_response(request, etag=current.get("ETag"), response=current).status_code != 412
 
 
 class Bodies:

@@ -14,7 +14,7 @@ from rest_framework import serializers
 
 from inference.card import ModelCard
 from inference.models import catalog
-from inference.request import MAX_SEED, Operation
+from inference.request import Operation
 from marketplace.api.addresses import absolute
 from marketplace.api.bodies import Body, StoredBody, StrictSerializer
 from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Text, Tokens, Whole
@@ -29,6 +29,7 @@ OPERATIONS = ["generate"]
 MAX_PROMPT = 4000
 MAX_STEPS = 100
 MAX_N = 4
+MAX_SEED = 2**32 - 1
 MAX_METADATA = 16
 LABEL = Text(max_length=40, trim_whitespace=False)
 

@@ -27,6 +27,12 @@ def test_an_address_written_another_way_is_the_same_customer():
         assert Account.objects.filter(owner__email=each).exists()
 
 
+@pytest.mark.django_db
+def test_the_longest_address_has_an_account():
+    longest = f"a@{'.'.join(['x' * 60] * 4)}.example"
+    assert customers.create(longest).name == longest[:200]
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_customer_created_at_once_by_several_is_created_once():
     found = together(len(WAYS), lambda number: customers.create(WAYS[number]))
