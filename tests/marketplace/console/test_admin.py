@@ -371,7 +371,7 @@ def test_pages_load_nothing_from_elsewhere_and_say_so_to_the_browser(operator, p
 def test_the_home_page_leads_to_pages_that_exist(alice):
     page = Client().get("/").content.decode()
     links = re.findall(r'<a href="([^"]+)"', page)
-    assert {"/docs", "/admin/", "/readyz"} == set(links)
+    assert {"/docs", "/v1/models", "/v1/packs", "/admin/", "/readyz"} == set(links)
     for link in links:
         assert Client().get(link).status_code in {200, 302, 503}
 
