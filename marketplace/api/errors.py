@@ -27,6 +27,7 @@ from billing.errors import (
     UnknownCurrency,
     UnknownPack,
 )
+from inference.errors import ModelUnavailable
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
 from marketplace.api.bodies import Body
@@ -175,6 +176,12 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (
         rest.NotAcceptable,
         lambda _: Problem(406, "invalid_request", "not_acceptable", "Answers are application/json."),
+    ),
+    (
+        ModelUnavailable,
+        lambda _: Problem(
+            503, "server", "model_unavailable", "No model can be served now; the operator must see to it."
+        ),
     ),
     (
         (OperationalError, InterfaceError),

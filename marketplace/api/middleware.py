@@ -119,9 +119,11 @@ def _check_length(request: HttpRequest) -> None:
 def _check_coding(request: HttpRequest) -> None:
     """Unpack the body if it is packed. Raises Problem for any charset but UTF-8, and for any coding but gzip."""
     charset = (request.content_params or {}).get("charset", "").lower()
-    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    coding = request.headers.get("Content-Encoding", "").strip().lower() or "identity"
     if charset not in CHARSETS:
         raise Problem(415, "invalid_request", "unsupported_charset", "Send UTF-8.", "Content-Type")
+    if request.META.get("CONTENT_LENGTH") in {None, "", "0"}:
+        return
     if coding in {"gzip", "x-gzip"}:
         request._body = _unpack(request.body)  # type: ignore[attr-defined]
         request.META["CONTENT_LENGTH"] = str(len(request._body))  # type: ignore[attr-defined]

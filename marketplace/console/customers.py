@@ -9,7 +9,7 @@ from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
-from django.db.models import Model, OuterRef, QuerySet, Subquery
+from django.db.models import Model, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from unfold.admin import TabularInline
@@ -86,7 +86,7 @@ class PersonAdmin(SuperusersOnly, DjangoUserAdmin, Table):  # type: ignore[misc,
     add_fieldsets = ((None, {"fields": ("email", "name", "usable_password", "password1", "password2")}),)
 
     def search(self, rows: QuerySet[Person], term: str) -> QuerySet[Person]:
-        return rows.filter(email__startswith=term.lower())
+        return rows.filter(Q(email__startswith=term.lower()) | Q(email=term))
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         with trail.acting(operator(request)):
@@ -178,7 +178,7 @@ class AccountAdmin(dialogs.AskPermissions, Table):
         if term.startswith("kiln_"):
             prefix = term.split("_")[1][:12]
             return rows.filter(pk__in=list(ApiKey.objects.filter(prefix=prefix).values_list("account_id", flat=True)))
-        people = Person.objects.filter(email__startswith=term.lower()).values_list("pk", flat=True)
+        people = Person.objects.filter(Q(email__startswith=term.lower()) | Q(email=term)).values_list("pk", flat=True)
         return rows.filter(owner__in=list(people[:1000]))
 
     grant = dialogs.asking(

@@ -45,6 +45,13 @@ def test_a_card_pays_for_a_pack_and_its_tokens_come(shop, alice):
     assert alice.get("/v1/topups").json()["data"] == []
 
 
+def test_stripe_is_told_the_address_in_its_normal_form(shop):
+    owner = shop.customer.account.owner
+    owner.email = "Bob@MÜNCHEN.de"
+    owner.save()
+    assert shop.session(shop.buy()).customer_email == "bob@xn--mnchen-3ya.de"
+
+
 def test_after_paying_the_customer_lands_on_a_page_that_says_so(shop, client):
     top_up = shop.buy()
     place = shop.session(top_up).success_url
