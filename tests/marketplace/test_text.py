@@ -74,3 +74,16 @@ def test_what_shows_nothing_is_blank(blank):
 def test_json_with_two_meanings_or_none_is_refused(written):
     with pytest.raises(exact_json.json.JSONDecodeError):
         exact_json.json.loads(written, cls=exact_json.Decoder)
+
+
+@pytest.mark.parametrize(
+    "written", ['{"eur": 500, "eur": 600}', '{"eur": NaN}', f'{{"eur": {"9" * 5000}}}', "[" * 9999]
+)
+def test_an_operator_cannot_write_it_either(written):
+    from django.core.exceptions import ValidationError
+
+    from marketplace.console.dialogs import JsonField
+
+    with pytest.raises(ValidationError):
+        JsonField().clean(written)
+    assert JsonField().clean('{"eur": 500}') == {"eur": 500}
