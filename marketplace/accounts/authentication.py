@@ -77,5 +77,5 @@ class Passwords(AllowAllUsersModelBackend):
     """
 
     def get_user(self, user_id: int) -> Person | None:
-        person = cast(Person | None, super().get_user(user_id))
+        person = super().get_user(user_id)
         return person if person and person.is_active else None

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.core.exceptions import ValidationError
 from django.db import models
 
 from marketplace import text
+
+if TYPE_CHECKING:  # generic to mypy alone
+    CharColumn = models.CharField[str, str]
+    EmailColumn = models.EmailField[str, str]
+else:
+    CharColumn, EmailColumn = models.CharField, models.EmailField
 
 
 class ProseField(forms.CharField):
@@ -40,14 +46,14 @@ class EmailField(forms.EmailField):
             raise ValidationError(str(error), code="invalid") from error
 
 
-class Line(models.CharField):  # type: ignore[type-arg]
+class Line(CharColumn):
     """A name or the like."""
 
     def formfield(self, **terms: Any) -> Any:
         return super().formfield(**{"form_class": LineField, **terms})
 
 
-class Email(models.EmailField):  # type: ignore[type-arg]
+class Email(EmailColumn):
     """An e-mail address, looked up by any way of writing it."""
 
     def formfield(self, **terms: Any) -> Any:

@@ -74,8 +74,7 @@ class Conditions:
             return response
         if not response.has_header("ETag") and "no-store" not in response.get("Cache-Control", ""):
             set_response_etag(response)
-        answer = get_conditional_response(request, etag=response.get("ETag"), response=response)
-        return _changed(request) if answer.status_code == 412 else answer
+        return self._condition(request, response)
 
     def _holds(self, request: HttpRequest) -> bool:
         """Return whether the conditions of a change hold; `*` stands for anything that there is."""
@@ -86,7 +85,12 @@ class Conditions:
         if current.status_code != 200:
             return "If-Match" not in request.headers
         set_response_etag(current)
-        return get_conditional_response(request, etag=current.get("ETag"), response=current).status_code != 412
+        return self._condition(request, current).status_code != 412
+
+    def _condition(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """Return the response, or what the request's conditions make of it."""
+        answer = get_conditional_response(request, etag=response.get("ETag"), response=response)
+        return response if answer is None else _changed(request) if answer.status_code == 412 else answer
 
 
 class Bodies:

@@ -135,7 +135,7 @@ class OwnedTable(ReadOnlyTable):
 class PlainDecimalField(forms.DecimalField):
     """A field of plain decimals: no exponents, and no digits but 0 to 9."""
 
-    def to_python(self, value: Any) -> Decimal | None:
+    def to_python(self, value: Any) -> Any:
         if value not in self.empty_values and not re.fullmatch(r"\s*-?[0-9]+(\.[0-9]+)?\s*", str(value)):
             raise forms.ValidationError(self.error_messages["invalid"], code="invalid")
         return super().to_python(value)
