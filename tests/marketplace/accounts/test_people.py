@@ -29,6 +29,17 @@ def test_an_address_written_another_way_is_the_same_customer():
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("email", "told"), [("DORA@mu\u0308nchen.de", "already taken"), ("dora", "valid"), ("dora\u200b@a.de", "valid")]
+)
+def test_no_second_operator_is_made_of_one_address(email, told):
+    Person.objects.create_superuser("dora@münchen.de")
+    with pytest.raises(CommandError, match=told):
+        call_command("createsuperuser", "--noinput", email=email)
+    assert Person.objects.count() == 1
+
+
+@pytest.mark.django_db
 def test_the_longest_address_has_an_account():
     longest = f"a@{'.'.join(['x' * 60] * 4)}.example"
     assert customers.create(longest).name == longest[:200]
