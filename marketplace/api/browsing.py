@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
+from django.utils.cache import patch_vary_headers
 from rest_framework.metadata import BaseMetadata
 from rest_framework.renderers import BaseRenderer
 
@@ -23,6 +26,22 @@ def page(template: str, shown: dict[str, Any], status: int) -> HttpResponse:
     return answer
 
 
+def browsable(view: Callable[[HttpRequest], JsonResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Let a function that answers with JSON answer with a page that shows it, where the client prefers one."""
+
+    @wraps(view)
+    def shown(request: HttpRequest) -> HttpResponse:
+        answer: HttpResponse = view(request)
+        if isinstance(answer, JsonResponse) and prefers_page(request):
+            written = _written(request, json.loads(answer.content))
+            answer = HttpResponse(written, status=answer.status_code)
+            answer["Content-Security-Policy"] = content_policy.PAGE
+        patch_vary_headers(answer, ["Accept"])
+        return answer
+
+    return shown
+
+
 class Page(BaseRenderer):
     """A renderer of what a view answers, as a page that shows the JSON."""
 
@@ -32,10 +51,13 @@ class Page(BaseRenderer):
     def render(self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None) -> str | bytes:
         if data is None:
             return b""
-        request, answer = renderer_context["request"]._request, renderer_context["response"]
-        answer["Content-Security-Policy"] = content_policy.PAGE
-        shown = json.dumps(data, indent=2, ensure_ascii=False)
-        return render_to_string("answer.html", {"path": request.path, "json": shown})
+        renderer_context["response"]["Content-Security-Policy"] = content_policy.PAGE
+        return _written(renderer_context["request"]._request, data)
+
+
+def _written(request: HttpRequest, data: Any) -> str:
+    shown = json.dumps(data, indent=2, ensure_ascii=False)
+    return render_to_string("answer.html", {"path": request.path, "json": shown})
 
 
 class NoMetadata(BaseMetadata):

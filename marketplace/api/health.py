@@ -12,15 +12,18 @@ from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from marketplace.api.browsing import browsable
 from marketplace.jobs import metrics
 from marketplace.jobs.models import ALIVE_WITHIN, Worker
 
 
+@browsable
 @require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"status": "ok"})
 
 
+@browsable
 @require_safe
 def readyz(request: HttpRequest) -> JsonResponse:
     """Answer 200 if the database and the broker answer and a warm worker was seen, else 503 with what is missing."""

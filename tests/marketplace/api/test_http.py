@@ -299,6 +299,14 @@ def test_a_browser_can_read_what_is_sold(accepted, client):
     assert page["ETag"] != client.get("/v1/packs")["ETag"]
 
 
+def test_a_browser_can_read_what_is_missing(client):
+    page = client.get("/readyz", headers={"Accept": BROWSER})
+    assert (page.status_code, page["Content-Type"]) == (503, "text/html; charset=utf-8")
+    assert "&quot;worker&quot;: &quot;missing&quot;" in page.content.decode()
+    assert client.get("/readyz")["Content-Type"] == "application/json"
+    assert client.post("/readyz").status_code == 405
+
+
 def test_nothing_that_was_sent_becomes_markup(client, alice):
     page = client.get("/<script>alert(1)</script>", headers={"Accept": BROWSER}).content.decode()
     assert "<script>" not in page
