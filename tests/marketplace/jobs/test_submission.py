@@ -237,19 +237,26 @@ def lock_out_owner(alice):
     alice.account.owner.save()
 
 
-@pytest.mark.parametrize("end", [revoke_key, close_account, lock_out_owner])
+@pytest.mark.parametrize(
+    ("end", "status", "code"),
+    [
+        (revoke_key, 401, "invalid_api_key"),
+        (close_account, 403, "account_switched_off"),
+        (lock_out_owner, 403, "account_switched_off"),
+    ],
+)
 @pytest.mark.parametrize(
     "headers", [{}, {"Idempotency_Key": "earlier"}, {"Idempotency_Key": "new"}], ids=["no key", "replay", "new key"]
 )
-def test_a_key_that_has_just_ended_buys_nothing_and_learns_nothing(alice, end, headers):
+def test_a_key_that_has_just_ended_buys_nothing_and_learns_nothing(alice, end, status, code, headers):
     assert alice.post("/v1/jobs", ORDER, Idempotency_Key="earlier").status_code == 202
     end(alice)
     answer = alice.post("/v1/jobs", ORDER, **headers)
-    assert answer.status_code == 401
-    assert answer.json()["error"]["code"] == "invalid_api_key"
-    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="kiln"'
-    assert alice.post("/v1/jobs", ORDER | {"max_cost": "0.001"}).status_code == 401
-    assert alice.get("/v1/jobs").status_code == 401
+    assert answer.status_code == status
+    assert answer.json()["error"]["code"] == code
+    assert answer.headers.get("WWW-Authenticate") == ('Bearer realm="kiln"' if status == 401 else None)
+    assert alice.post("/v1/jobs", ORDER | {"max_cost": "0.001"}).status_code == status
+    assert alice.get("/v1/jobs").status_code == status
     assert Job.objects.count() == 1
     assert alice.balance[1] == UNIT
 
