@@ -105,6 +105,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["marketplace.accounts.authentication.HasKey"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer", "marketplace.api.browsing.Page"],
     "DEFAULT_PARSER_CLASSES": ["marketplace.api.bodies.ObjectParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "marketplace.api.browsing.Negotiation",
     "DEFAULT_METADATA_CLASS": "marketplace.api.browsing.NoMetadata",
     "URL_FORMAT_OVERRIDE": None,
     "DEFAULT_SCHEMA_CLASS": "marketplace.api.schema.Schema",

@@ -11,12 +11,16 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
 from django.utils.cache import patch_vary_headers
 from rest_framework.metadata import BaseMetadata
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer
 
 from marketplace import content_policy
 
 
 def prefers_page(request: HttpRequest) -> bool:
+    """Return whether a page is to be shown. Who sends a key is a program, even if it says `Accept` as browsers do."""
+    if "Authorization" in request.headers and request.accepts("application/json"):
+        return False
     return request.get_preferred_type(["application/json", "text/html"]) == "text/html"
 
 
@@ -58,6 +62,15 @@ class Page(BaseRenderer):
 def _written(request: HttpRequest, data: Any) -> str:
     shown = json.dumps(data, indent=2, ensure_ascii=False)
     return render_to_string("answer.html", {"path": request.path, "json": shown})
+
+
+class Negotiation(DefaultContentNegotiation):  # type: ignore[misc]
+    """A choice of renderers that agrees with the errors'."""
+
+    def select_renderer(self, request: Any, renderers: Any, format_suffix: str | None = None) -> Any:
+        wanted = prefers_page(request._request)
+        fitting = [each for each in renderers if not isinstance(each, Page) or wanted]
+        return super().select_renderer(request, fitting[::-1] if wanted else fitting, format_suffix)
 
 
 class NoMetadata(BaseMetadata):

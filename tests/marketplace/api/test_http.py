@@ -299,6 +299,21 @@ def test_a_browser_can_read_what_is_sold(accepted, client):
     assert page["ETag"] != client.get("/v1/packs")["ETag"]
 
 
+@pytest.mark.parametrize("accepted", ["text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", BROWSER])
+def test_a_program_that_says_accept_as_browsers_do_gets_json(accepted, alice):
+    for path, status in (("/v1/jobs", 200), (f"/v1/jobs/{'0' * 8}", 404), ("/v1/jobs?limit=x", 422)):
+        answer = alice.get(path, Accept=accepted)
+        assert (answer.status_code, answer["Content-Type"]) == (status, "application/json")
+
+
+def test_weights_of_accept_count(client):
+    for path in ("/v1/packs", "/v1/nothing"):
+        page = client.get(path, headers={"Accept": "application/json;q=0.5, text/html"})
+        assert page["Content-Type"] == "text/html; charset=utf-8"
+        answer = client.get(path, headers={"Accept": "application/json, text/html;q=0.5"})
+        assert answer["Content-Type"] == "application/json"
+
+
 def test_a_browser_can_read_what_is_missing(client):
     page = client.get("/readyz", headers={"Accept": BROWSER})
     assert (page.status_code, page["Content-Type"]) == (503, "text/html; charset=utf-8")
