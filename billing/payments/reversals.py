@@ -6,7 +6,7 @@ They are written down even if their payment is not known yet. Not for who report
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,6 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from billing.errors import InsufficientTokens
 from billing.models import Clawback, Lot, Reversal, TopUp
 from billing.tokens import debts, wallets
 
@@ -82,24 +81,27 @@ def follow(top_up: TopUp) -> str | None:
     else:
         top_up.status = TopUp.Status.PARTIALLY_REFUNDED if refunded else TopUp.Status.PAID
     top_up.save()
-    _pay_debts(top_up.owner)
     return f"{top_up}: {', '.join(changed)}" if changed else None
 
 
 def _take(top_up: TopUp, reversal: Reversal) -> bool:
     """Claw back from the payment's lots, at most what they cost, and the same share of the bonus.
 
-    Takes only what was not taken for this reversal before; returns whether there was any.
+    Takes only what was not taken for this reversal before; returns whether there was any. The share of the bonus is
+    rounded down over all that is away together, so the part that completes the price takes what is left of it.
     """
     key = f"{reversal.id}:{claw_backs(reversal.id).count()}"
-    left = missing = reversal.amount_minor - sum(each.money_minor for each in _taken(reversal))
-    share = top_up.pack.bonus * min(left, top_up.price_minor) // top_up.price_minor
+    left = missing = reversal.amount_minor - sum(each.money_minor for each in _standing(claw_backs(reversal.id)))
+    taken = _standing(Clawback.objects.filter(lot__transfer__reference=top_up.id))
+    away = min(left + sum(each.money_minor for each in taken), top_up.price_minor)
+    bonus = sum(each.amount for each in taken if each.lot.kind == Lot.Kind.GRANTED)
+    share = top_up.pack.bonus * away // top_up.price_minor - bonus
     for lot in Lot.objects.filter(transfer__reference=top_up.id).order_by("transfer_id"):
         money, tokens = debts.demanded(lot)
         if lot.kind == Lot.Kind.PAID and (part := min(left, (lot.price_minor or 0) - money)):
             debts.claw_back(lot.id, part, str(reversal), f"{key}:{lot.id}")
             left -= part
-        if lot.kind == Lot.Kind.GRANTED and (part := min(share, lot.amount - tokens)):
+        if lot.kind == Lot.Kind.GRANTED and (part := min(share, lot.amount - tokens)) > 0:
             debts.claw_back_bonus(lot.id, part, f"bonus, {reversal}", f"{key}:{lot.id}")
             share -= part
     return left < missing
@@ -107,7 +109,7 @@ def _take(top_up: TopUp, reversal: Reversal) -> bool:
 
 def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
     """Undo a reversal whose money came back: forgive what is owed, and return what was taken as lots on equal terms."""
-    taken = _taken(reversal)
+    taken = _standing(claw_backs(reversal.id))
     for back in taken:
         debts.void(back.id, f"{reversal} was void")
         back.refresh_from_db()
@@ -120,23 +122,16 @@ def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
     return any(back.amount for back in taken)
 
 
-def _taken(reversal: Reversal) -> list[Clawback]:
-    """Return the claw-backs for this reversal whose Tokens were not given back."""
-    mine = claw_backs(reversal.id).exclude(settlement=Clawback.Settlement.VOID).select_related("lot")
-    returned = wallets.issued(_return_key(back) for back in mine)
-    return [back for back in mine if _return_key(back) not in returned]
+def _standing(found: QuerySet[Clawback]) -> list[Clawback]:
+    """Return those of the claw-backs whose Tokens were not given back."""
+    made = found.exclude(settlement=Clawback.Settlement.VOID).select_related("lot")
+    returned = wallets.issued(_return_key(back) for back in made)
+    return [back for back in made if _return_key(back) not in returned]
 
 
 def _return_key(back: Clawback) -> str:
     """Return the idempotency key for giving back the Tokens of a claw-back."""
     return f"returned {back.id}"
-
-
-def _pay_debts(owner: UUID) -> None:
-    """Settle open debts with Tokens from other payments, oldest first, each in full or not at all."""
-    for debt in debts.of(owner):
-        with suppress(InsufficientTokens):
-            debts.settle(debt.id)
 
 
 def lock_payment(payment_intent: str) -> None:

@@ -1,9 +1,9 @@
 """The only writer of transfers, and their reader, as statements. `proof` checks that they add up.
 
 An operation of `wallets` is one SQL statement, so its transfers are written inside that statement: the SQL that writes
-them is kept here, as CTEs that `wallets` appends to the row it has locked. Incoming Tokens are a lot from the start, so
-the SQL that issues Tokens writes their lot as well. Not for balances or holds, which `wallets` keeps, or for draws from
-lots, which `lots` and `debts` keep.
+them is kept here, as CTEs that `wallets` and `withdrawals` append to the row they have locked. Incoming Tokens are a
+lot from the start, so the SQL that issues Tokens writes their lot as well. Not for balances or holds, which `wallets`
+keeps, or for draws from lots, which `lots` and `debts` keep.
 """
 
 from __future__ import annotations

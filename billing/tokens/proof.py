@@ -191,6 +191,16 @@ _VIOLATIONS = (
        FROM billing_wallet w LEFT JOIN (
            billing_clawback c JOIN billing_lot l ON l.id = c.lot_id AND c.settled_at IS NULL) ON l.wallet_id = w.id
        GROUP BY w.id HAVING w.frozen <> (count(c.id) > 0)""",
+    # Whoever owes has no paid Tokens available, and none in the lots that the debts are for.
+    """SELECT format('wallet %s: owes %s while %s that can pay are available', w.id, l.owed,
+                     least(w.balance - w.held, l.payable))
+       FROM billing_wallet w JOIN (
+           SELECT wallet_id, sum(owed) AS owed, sum(remaining) FILTER (WHERE kind = 'paid' OR owed > 0) AS payable
+           FROM billing_lot LEFT JOIN (
+               SELECT lot_id, sum(amount - collected) AS owed FROM billing_clawback WHERE settled_at IS NULL
+               GROUP BY lot_id) debt ON lot_id = id
+           GROUP BY wallet_id) l ON l.wallet_id = w.id
+       WHERE l.owed > 0 AND least(w.balance - w.held, l.payable) > 0""",
     # Nothing above could be relied on without these guards. 'R' fires only in replicas.
     """SELECT format('trigger %s of %s is missing or switched off', needed.name, needed.place)
        FROM (VALUES ('transfer_append_only', 'billing_transfer'), ('hold_resolved_once', 'billing_hold'),

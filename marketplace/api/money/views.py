@@ -28,6 +28,7 @@ class Balance(APIView):
     def get(self, request: Request) -> Response:
         """`total` is `available` plus `held`, and what is left of the `lots` together; they are spent in this order.
 
+        What has expired is gone; only what was held at its expiry stays, until its job ends.
         `expiring_soon` says which Tokens expire in the next 30 days. While there are `debts`, the account is `frozen`:
         it buys nothing until they are settled. `account` and `key` say what the whole account and what this key
         spent today and this month, by UTC, and what their spend caps leave.

@@ -12,6 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from billing.models import Draw, Hold, Transfer
+from billing.prices import pricing
 from billing.tokens import holds, lots, proof, wallets
 from billing.tokens.wallets import Balance
 from devstack.processes import wait_until
@@ -156,7 +157,8 @@ def test_what_a_killed_worker_left_is_fired_again_and_charged_once(customer, run
     assert again is not None
     with pytest.raises(lifecycle.LeaseLost):
         lifecycle.fail(running, "late", "", retry=False)
-    assert lifecycle.stop(again, [10]) == 5_000
+    unfinished = lifecycle.Result(pricing.ImageOutcome(delivered=False, steps_run=10))
+    assert lifecycle.stop(again, [unfinished], {}) == 5_000
     assert wallets.balance(customer) == Balance(995_000, 0, 995_000)
     assert proven()
 

@@ -219,7 +219,8 @@ def test_a_receipt_says_what_paid_tokens_had_cost(bob, picture):
 def test_a_canceled_job_has_a_receipt_for_the_steps_done(alice):
     job = alice.post("/v1/jobs", ORDER).json()["id"]
     claimed = lifecycle.claim(job, "w1")
-    lifecycle.stop(claimed, [5])
+    unfinished = Result(ImageOutcome(delivered=False, steps_run=5))
+    lifecycle.stop(claimed, [unfinished], {})
     found = alice.get(f"/v1/jobs/{job}/receipt").json()
     assert [(image["delivered"], image["charged"]) for image in found["images"]] == [(False, "0.312")]
     assert found["hold"]["captured"] == "0.312"
