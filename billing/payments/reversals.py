@@ -92,6 +92,8 @@ def _take(top_up: TopUp, reversal: Reversal) -> bool:
     """
     key = f"{reversal.id}:{claw_backs(reversal.id).count()}"
     left = missing = reversal.amount_minor - sum(each.money_minor for each in _standing(claw_backs(reversal.id)))
+    if not left:
+        return False
     taken = _standing(Clawback.objects.filter(lot__transfer__reference=top_up.id))
     away = min(left + sum(each.money_minor for each in taken), top_up.price_minor)
     bonus = sum(each.amount for each in taken if each.lot.kind == Lot.Kind.GRANTED)

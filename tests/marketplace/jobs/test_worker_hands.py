@@ -123,8 +123,7 @@ def test_what_a_cancel_would_cost_counts_finished_pictures_whole(worker, engine,
         request.state.latents, request.state.step_index, request.state.steps_skipped = seen, step, skipped
     task.requests[0].ticket.future.set_result(None)
     task.requests[3].ticket.future.set_exception(BrokenPicture("nan"))
-    worker.tasks[job.id] = task
-    worker._heartbeat()
+    lifecycle.heartbeat(worker.name, {job.id: task.progress})
     shown = alice.get(f"/v1/jobs/{job.id}").json()
     assert (shown["status"], shown["cancel_cost"]) == ("running", "2.812")
     assert (shown["progress"]["step"], shown["cancel_requested_at"]) == (62, None)
