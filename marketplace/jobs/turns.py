@@ -40,8 +40,10 @@ UPDATE jobs_job SET dispatched_at = %s, tag = given.tag FROM unnest(%s::uuid[], 
 WHERE jobs_job.id = given.id
 """
 
+# OFFSET 0 makes it a look at this job's hold, instead of a join with all holds.
 _HELD = """EXISTS (
-        SELECT FROM billing_hold WHERE reference = jobs_job.id AND billing_hold.expires_at > statement_timestamp()
+        SELECT FROM billing_hold WHERE reference = jobs_job.id
+        AND billing_hold.expires_at > statement_timestamp() OFFSET 0
     )"""
 
 # Parameters: job and sent (of the message), worker and lease. A job whose hold has run out is never begun, even if

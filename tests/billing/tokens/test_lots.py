@@ -206,6 +206,23 @@ def test_what_was_spent_before_its_expiry_keeps_nobody_from_holding(bob):
     assert wallets.balance(bob) == wallets.Balance(0, 30, 30)
 
 
+def test_a_hold_looks_at_no_other_wallets_lots_however_many_have_expired(alice):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO billing_wallet (owner, kind) SELECT gen_random_uuid(), 'customer' FROM generate_series(1, 999)"
+        )
+        cursor.execute(
+            "INSERT INTO billing_lot (wallet_id, transfer_id, kind, amount, remaining, expires_at)"
+            " SELECT id, id + 1000000, 'granted', 5, 5, now() FROM billing_wallet WHERE owner <> %s",
+            [alice],
+        )
+        values = {"owner": alice, "amount": 1, "reference": uuid4(), "spender": None, "expires_in": HOUR}
+        cursor.execute(f"EXPLAIN {wallets._HOLD}", values)
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "lot_open" in plan
+    assert "lot_due" not in plan
+
+
 def test_what_was_held_at_its_expiry_is_gone_when_it_comes_free(bob):
     wallets.grant(bob, 100, "gone", expires_at=TOMORROW)
     wallets.hold(bob, 100, job := uuid4(), HOUR)
