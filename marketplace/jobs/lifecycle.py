@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT = """
 UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(jobs_job.step, beat.step),
-                    cancel_cost = GREATEST(jobs_job.cancel_cost, beat.cancel_cost)
+                    cancel_cost = beat.cancel_cost
 FROM unnest(%s::uuid[], %s::int[], %s::int[], %s::bigint[]) AS beat (id, attempt, step, cancel_cost)
 WHERE jobs_job.id = beat.id AND jobs_job.attempt = beat.attempt AND status = 'running' AND worker = %s
 RETURNING jobs_job.id, cancel_requested_at IS NOT NULL

@@ -301,6 +301,8 @@ def test_a_heartbeat_keeps_the_lease_and_tells_of_a_cancel(alice, order):
 def test_a_job_that_begins_again_would_cost_nothing_again(alice, order):
     job = running(alice, order())
     lifecycle.heartbeat("w1", {job.id: Progress(1, 7, 437)})
+    lifecycle.heartbeat("w1", {job.id: Progress(1, 8, 62)})
+    assert (now(job).step, now(job).cancel_cost) == (8, 62), "a picture failed meanwhile"
     lifecycle.fail(job, "engine_failed", "no", retry=True)
     assert (now(job).step, now(job).cancel_cost) == (0, 0)
 
