@@ -49,6 +49,6 @@ def _never_opened() -> list[str]:
     `automatic` ends its own.
     """
     unseen = TopUp.objects.filter(status=TopUp.Status.OPEN, session_id="", automatic=False)
-    due = unseen.filter(expires_at__lt=timezone.now() - OVERLAP)
+    due = unseen.filter(expires_at__lt=Now() - OVERLAP)
     count = due.update(status=TopUp.Status.EXPIRED)
     return [f"{count} top-ups without a Checkout: expired"] if count else []

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from billing.models import Clawback, Lot, Reversal, TopUp
-from billing.tokens import debts, wallets
+from billing.tokens import debts, ledger, wallets
 
 Document = dict[str, Any]
 
@@ -27,16 +28,32 @@ def write_down(kind: Reversal.Kind, source: Document, standing: bool, final: boo
         return None
     lock_payment(intent)
     terms = {"kind": kind, "payment_intent": intent, "amount_minor": source["amount"]}
-    reversal = _ours(source, terms) or Reversal.objects.get_or_create(id=source["id"], defaults=terms)[0]
+    reversal = _ours(source, terms)
+    if reversal is None:
+        more = {"currency": source.get("currency", "")}
+        reversal, _ = Reversal.objects.get_or_create(id=source["id"], defaults=terms | more)
+    paid = TopUp.objects.filter(payment_intent=intent, paid_at__isnull=False)
+    top_up = paid.select_for_update(of=("self",)).first()
+    if top_up is None:
+        _note(reversal, standing, final, Now())
+        return None
+    with ledger.moment(top_up.owner) as now:
+        _note(reversal, standing, final, now)
+        return follow(top_up)
+
+
+def _note(reversal: Reversal, standing: bool, final: bool, now: datetime | Now) -> None:
     # Once money was taken, it comes back for good or not at all; a report of an open inquiry is outdated then.
     if not reversal.final and (standing or final or not reversal.standing):
         if standing != reversal.standing:
-            setattr(reversal, "since" if standing else "until", timezone.now())
+            setattr(reversal, "since" if standing else "until", now)
         reversal.standing, reversal.final = standing, final
         reversal.save()
-    paid = TopUp.objects.filter(payment_intent=intent, paid_at__isnull=False)
-    top_up = paid.select_for_update(of=("self",)).first()
-    return follow(top_up) if top_up else None
+
+
+def amount_of(reversal: Reversal, top_up: TopUp) -> int:
+    """Return how much of a top-up's price went back; all of it if that was stated in another currency."""
+    return reversal.amount_minor if reversal.currency in ("", top_up.currency) else top_up.price_minor
 
 
 def _ours(source: Document, terms: Document) -> Reversal | None:
@@ -52,12 +69,17 @@ def claw_backs(reversal_id: str) -> QuerySet[Clawback]:
 
 
 @contextmanager
-def reversing(top_up_id: UUID) -> Iterator[TopUp]:
-    """Lock a top-up against its own events; at the end, let its Tokens follow the reversals that were written down."""
+def reversing(top_up_id: UUID) -> Iterator[tuple[TopUp, datetime]]:
+    """Lock a top-up against its own events, and yield it with the time of what is written meanwhile.
+
+    At the end, its Tokens follow the reversals that were written down.
+    """
     with transaction.atomic():
         lock_payment(TopUp.objects.get(id=top_up_id).payment_intent)
-        yield (top_up := TopUp.objects.select_for_update(of=("self",)).get(id=top_up_id))
-        follow(top_up)
+        top_up = TopUp.objects.select_for_update(of=("self",)).get(id=top_up_id)
+        with ledger.moment(top_up.owner) as now:
+            yield top_up, now
+            follow(top_up)
 
 
 def follow(top_up: TopUp) -> str | None:
@@ -72,7 +94,7 @@ def follow(top_up: TopUp) -> str | None:
             reversal.save()
             changed.append(f"{reversal}: Tokens {'taken' if reversal.standing else 'returned'}")
     standing = [reversal for reversal in reversals if reversal.standing]
-    refunded = sum(reversal.amount_minor for reversal in standing if reversal.kind == Reversal.Kind.REFUND)
+    refunded = sum(amount_of(reversal, top_up) for reversal in standing if reversal.kind == Reversal.Kind.REFUND)
     top_up.refunded_minor = min(refunded, top_up.price_minor)
     if any(reversal.kind == Reversal.Kind.DISPUTE for reversal in standing):
         top_up.status = TopUp.Status.DISPUTED
@@ -91,7 +113,7 @@ def _take(top_up: TopUp, reversal: Reversal) -> bool:
     rounded down over all that is away together, so the part that completes the price takes what is left of it.
     """
     key = f"{reversal.id}:{claw_backs(reversal.id).count()}"
-    left = missing = reversal.amount_minor - sum(each.money_minor for each in _standing(claw_backs(reversal.id)))
+    left = missing = amount_of(reversal, top_up) - sum(each.money_minor for each in _standing(claw_backs(reversal.id)))
     if not left:
         return False
     taken = _standing(Clawback.objects.filter(lot__transfer__reference=top_up.id))

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import connection
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from billing.prices import pricing
 from inference.engine import Engine
@@ -263,7 +263,7 @@ class Worker:
                 "revision": self.card.revision,
                 "warm": self.engine.warm and not self.leaving.is_set(),
                 "running": running,
-                "seen_at": timezone.now(),
+                "seen_at": Now(),
             },
         )
 

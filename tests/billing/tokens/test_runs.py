@@ -63,7 +63,7 @@ def books(owner: UUID) -> list[object]:
         [(ids.index(lot), sent.index(move), *rest) for lot, move, *rest in
          drawn.values_list("lot_id", "transfer_id", "amount", "money_minor")],
         sent.index(wallet.lot_cursor.last_transfer_id) + 1 == len(sent),
-        sorted(map(str, Spending.objects.filter(wallet=wallet).values_list("spender", "day", "amount"))),
+        sorted(map(str, Spending.objects.filter(wallet=wallet).values_list("spender", "quarter", "amount"))),
     ]  # fmt: skip
 
 

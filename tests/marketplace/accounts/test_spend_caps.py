@@ -41,6 +41,12 @@ def deliver(job_id, picture):
     lifecycle.complete(claimed, [picture(claimed)], {})
 
 
+def spent(someone, key):
+    """What was spent today and this month (UTC)."""
+    today = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    return spending.spent(someone.account.id, key.key_id, today, today.replace(day=1))
+
+
 def settled_on(job_id, moment):
     """Puts the charge of a job on another day."""
     with connection.cursor() as cursor:
@@ -101,11 +107,11 @@ def test_a_charge_and_its_refund_count_on_the_day_of_the_charge(alice, picture, 
     settled_on(job, now - timedelta(days=1))
     if followed:
         lots.position(alice.account.id)
-    found = spending.spent(alice.account.id, key.key_id)
+    found = spent(alice, key)
     assert (found.day, found.spender_day) == (0, 0)
     assert found.spender_month == (UNIT if now.day > 1 else 0)
     wallets.refund(job, UNIT, "a bad picture")
-    found = spending.spent(alice.account.id, key.key_id)
+    found = spent(alice, key)
     assert (found.day, found.month, found.spender_day, found.spender_month) == (0, 0, 0, 0)
     assert key.post("/v1/jobs", ORDER).status_code == 202
     assert key.post("/v1/jobs", ORDER).status_code == 402

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def dora(settings):
-    settings.REFUND_LIMIT_MINOR = 10_000
+    settings.REFUND_LIMITS = {"eur": 10_000}
     person = Person.objects.create_user("dora@example.com", is_staff=True)
     person.user_permissions.set(Permission.objects.filter(codename="ask_refund"))
     return Person.objects.get(pk=person.pk)
@@ -110,7 +110,7 @@ def test_a_refund_and_somebody_else_at_the_wallet_never_wait_for_each_other(shop
     owner = shop.customer.account.id
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
-            spending.spent(owner, None, lock=True)
+            spending.lock(owner)
             asked = pool.submit(together, 1, lambda _: refund(dora, top_up, 200).status)
             assert processes.wait_until(is_anybody_waiting, 15)
             lots.position(owner)
