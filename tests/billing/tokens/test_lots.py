@@ -347,7 +347,12 @@ def test_wallets_from_before_lots_are_followed_from_their_first_transfer(alice, 
 
 @pytest.mark.parametrize(
     ("amount", "currency", "shown"),
-    [(1990, "eur", "19.90"), (5, "usd", "0.05"), (500, "jpy", "500"), (1, "kwd", "0.001")],
-)
+    [
+        (1990, "eur", "19.90"), (5, "usd", "0.05"), (500, "jpy", "500"), (1, "kwd", "0.001"), (-700, "krw", "-700"),
+        (-5, "eur", "-0.05"), (70_000, "isk", "700.00"),
+    ],
+)  # fmt: skip
 def test_money_is_shown_as_its_currency_is_counted(amount, currency, shown):
     assert amounts.format_money(amount, currency) == shown
+    if amount > 0:
+        assert amounts.parse_money(shown, currency) == amount
