@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing.models import Reconciliation, StripeEvent, TopUp
