@@ -38,7 +38,6 @@ DROP FUNCTION billing_number_invoice();
 
 # Exactly as `spending` would have kept it.
 SPENDING = """
-DELETE FROM billing_spending;
 INSERT INTO billing_spending (wallet_id, spender, quarter, amount)
 SELECT hold.wallet_id, hold.spender, date_bin('15 minutes', hold.resolved_at, 'epoch'),
        sum(CASE transfer.kind WHEN 'capture' THEN transfer.amount ELSE -transfer.amount END)::bigint
@@ -110,16 +109,17 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.RunSQL(GUARDS, NO_GUARDS),
+        migrations.RunSQL("DELETE FROM billing_spending", migrations.RunSQL.noop),
         migrations.RemoveConstraint(model_name="spending", name="spending_once_a_day"),
         migrations.RemoveField(model_name="spending", name="day"),
         migrations.AddField(
             "spending", "quarter", models.DateTimeField(default=django.utils.timezone.now), preserve_default=False
         ),
-        migrations.RunSQL(SPENDING, migrations.RunSQL.noop),
         migrations.AddConstraint(
             model_name="spending",
             constraint=models.UniqueConstraint(
                 fields=("wallet", "quarter", "spender"), nulls_distinct=False, name="spending_once_a_quarter"
             ),
         ),
+        migrations.RunSQL(SPENDING, migrations.RunSQL.noop),  # last: the table cannot be altered after it
     ]
