@@ -189,7 +189,11 @@ def test_pages_are_for_those_who_have_the_link_and_escape_what_they_show(double,
 )
 def test_amounts_are_shown_as_their_currency_is_counted(double, currency, amount, shown):
     price = {"currency": currency, "unit_amount": amount, "product_data": {"name": "Tokens"}}
-    terms = {"mode": "payment", "success_url": "http://x.example/", "line_items": [{"price_data": price, "quantity": 1}]}
+    terms = {
+        "mode": "payment",
+        "success_url": "http://x.example/",
+        "line_items": [{"price_data": price, "quantity": 1}],
+    }
     with urllib.request.urlopen(double.v1.checkout.sessions.create(terms).url) as page:
         assert f">{shown}<" in page.read().decode()
 

@@ -317,7 +317,7 @@ def test_the_proof_finds_a_month_that_says_something_else(bob):
     month, _ = close(bob)
     for change, finding in (
         ("UPDATE billing_month SET closing = closing + 1", f"month {month.id}: it says"),
-        ("UPDATE billing_month SET \"end\" = \"end\" + interval '1 minute'", ""),
+        ('UPDATE billing_month SET "end" = "end" + interval \'1 minute\'', ""),
         ("UPDATE billing_invoice SET number = 2", "invoice: 1 of them, the last has number 2"),
         ("UPDATE billing_invoice SET total_minor = 1", "its lines say 2000"),
         ("UPDATE billing_topup SET price_minor = 1999", "whose invoice does not say so"),
