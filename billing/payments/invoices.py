@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
@@ -147,7 +147,7 @@ def _lines(owner: UUID, first: datetime, end: datetime) -> Iterator[tuple[str, s
     paid = TopUp.objects.filter(owner=owner, paid_at__lt=end).select_related("pack")
     for top_up in paid.filter(paid_at__gte=first):
         pack, amounts = top_up.pack, (top_up.price_minor, top_up.tax_minor)
-        line = _line(top_up, top_up.paid_at, f"Token pack {pack.name}", amounts, pack.tokens + pack.bonus)
+        line = _line(top_up, _paid_at(top_up), f"Token pack {pack.name}", amounts, pack.tokens + pack.bonus)
         yield Invoice.Kind.INVOICE, top_up.currency, line
     for top_up, reversal, at, credited, before in _changes(paid):
         if first <= at < end:
@@ -168,7 +168,7 @@ def _changes(paid: QuerySet[TopUp]) -> Iterator[tuple[TopUp, Reversal, datetime,
         found.setdefault(reversal.payment_intent, []).append(reversal)
     for top_up in paid.filter(payment_intent__in=found):
         moves = [
-            (max(moment, top_up.paid_at), each.id, each, sign * reversals.amount_of(each, top_up))
+            (max(moment, _paid_at(top_up)), each.id, each, sign * reversals.amount_of(each, top_up))
             for each in found[top_up.payment_intent]
             for moment, sign in ((each.since, 1), (each.until, -1))
             if moment
@@ -198,6 +198,10 @@ def _line(top_up: TopUp, at: datetime, text: str, amounts: tuple[int, int | None
     }  # fmt: skip
 
 
+def _paid_at(top_up: TopUp) -> datetime:
+    return cast(datetime, top_up.paid_at)
+
+
 def _order(document: Invoice) -> tuple[bool, str]:
     return document.kind != Invoice.Kind.INVOICE, document.currency
 
@@ -209,6 +213,6 @@ def _now() -> datetime:
         return moment
 
 
-def _groups(owners: Iterator[UUID]) -> Iterator[list[UUID]]:
-    while group := list(islice(owners, GROUP)):
+def _groups(owners: Iterator[UUID | None]) -> Iterator[list[UUID]]:
+    while group := [owner for owner in islice(owners, GROUP) if owner]:
         yield group

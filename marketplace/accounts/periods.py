@@ -60,7 +60,7 @@ def end_of_month(account: Account, first: datetime) -> datetime:
 def change_zone(account_id: UUID, zone: str) -> Account:
     """Change the account's time zone to one of `zones`. Raises Account.DoesNotExist."""
     spending.lock(account_id)
-    account: Account = Account.objects.annotate(moment=Now()).get(id=account_id)
+    account = Account.objects.annotate(moment=Now()).get(id=account_id)
     if zone != account.time_zone:
         today, this_month = day(account, account.moment), month(account, account.moment)
         account.time_zone = zone

@@ -157,8 +157,8 @@ class AccountAdmin(dialogs.AskPermissions, Table):
     search_fields = ("id",)
     search_help_text = "E-mail address, account id or key prefix (kiln_…)"
     fields = (
-        "name", "is_active", "time_zone", "daily_cap", "monthly_cap", "person", "id", "created_at", "wallet", "balance_tokens",
-        "held_tokens", "frozen", "history", "top_ups",
+        "name", "is_active", "time_zone", "daily_cap", "monthly_cap", "person", "id", "created_at", "wallet",
+        "balance_tokens", "held_tokens", "frozen", "history", "top_ups",
     )  # fmt: skip
     readonly_fields = (
         "person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "frozen", "history", "top_ups",

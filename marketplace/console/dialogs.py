@@ -241,4 +241,4 @@ def address(request_id: object) -> str:
 
 
 def _units(currency: str) -> int:
-    return 10 ** decimals(currency)
+    return int(10 ** decimals(currency))

@@ -1,6 +1,7 @@
 """Days and months of an account's time zone: right over changes of the clocks, and never begun anew by a new zone."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from django.db import connection
@@ -83,7 +84,7 @@ def test_whatever_zones_follow_each_other_no_day_and_no_month_begins_before_its_
                 found[name][-1] = period
         change(account, zone, moment)
     for name, several in found.items():
-        for period, following in zip(several, several[1:], strict=False):
+        for period, following in pairwise(several):
             assert period.end == following.first
             assert following.end - following.first >= shortest[name]
 

@@ -1,4 +1,4 @@
-"""Periodic tasks: none beside itself, none held up by one that waits for Stripe, and whoever does not finish is told of."""
+"""Periodic tasks: none beside itself, none held up by one that waits for Stripe, and those that are late are known."""
 
 import re
 import threading
@@ -123,7 +123,7 @@ def test_nothing_expires_by_the_clock_of_whoever_sent_it_and_each_task_has_a_thr
 
 @pytest.mark.timeout(240)
 def test_a_slow_stripe_does_not_hold_up_the_sweeper(shop, alice, order, tmp_path, monkeypatch):
-    """Fourteen automatic top-ups and a beat every 15 s took all threads for minutes: each began the same round again."""
+    """Every 15 s a new round of automatic top-ups began beside the last, until no thread was left for the sweeper."""
     customer_id = shop.v1.customers.create({"email": "alice@example.com"}).id
     card = shop.v1.payment_methods.attach("pm_card_visa", {"customer": customer_id}).id
     shown = {"brand": "visa", "last4": "4242", "exp_month": 12, "exp_year": 2040}
