@@ -21,6 +21,7 @@ from django.db import connection, transaction
 from django.db.models import Max, QuerySet
 from django.db.models.functions import Now
 
+from billing import clock
 from billing.errors import NoWallet
 from billing.models import Invoice, Month, Reversal, TopUp, Wallet
 from billing.payments import reversals
@@ -82,10 +83,10 @@ def close_due(customers: Callable[[Collection[UUID]], Mapping[UUID, Customer]]) 
 @transaction.atomic
 def close(owner: UUID, customer: Customer) -> bool:
     """Close the customer's oldest open month; return False if it is not over. Raises NoWallet."""
-    if _next(owner, customer)[1] > _now():
+    if _next(owner, customer)[1] > clock.now():
         return False  # before anybody is kept waiting
     Wallet.objects.select_for_update(no_key=True).get(owner=owner, kind=Wallet.Kind.CUSTOMER)
-    if _next(owner, customer)[1] > _now():
+    if _next(owner, customer)[1] > clock.now():
         return False
     month, documents = _draft(owner, customer)
     month.save()
@@ -204,13 +205,6 @@ def _paid_at(top_up: TopUp) -> datetime:
 
 def _order(document: Invoice) -> tuple[bool, str]:
     return document.kind != Invoice.Kind.INVOICE, document.currency
-
-
-def _now() -> datetime:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        moment: datetime = cursor.fetchone()[0]
-        return moment
 
 
 def _groups(owners: Iterator[UUID | None]) -> Iterator[list[UUID]]:
