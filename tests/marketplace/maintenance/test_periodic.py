@@ -18,6 +18,7 @@ from marketplace.jobs import metrics, submission, sweeper
 from marketplace.jobs.models import Job
 from marketplace.maintenance import tasks
 from marketplace.maintenance.models import PeriodicTask
+from tests.marketplace.people import customer
 from tests.marketplace.sites import Site
 from tests.threads import together
 
@@ -121,18 +122,23 @@ def test_nothing_expires_by_the_clock_of_whoever_sent_it_and_each_task_has_a_thr
     assert all(hasattr(tasks, name) for name in PERIODS)
 
 
-@pytest.mark.timeout(240)
-def test_a_slow_stripe_does_not_hold_up_the_sweeper(shop, alice, order, tmp_path, monkeypatch):
-    """Every 15 s a new round of automatic top-ups began beside the last, until no thread was left for the sweeper."""
+def order_automatic(shop, owner):
     customer_id = shop.v1.customers.create({"email": "alice@example.com"}).id
     card = shop.v1.payment_methods.attach("pm_card_visa", {"customer": customer_id}).id
     shown = {"brand": "visa", "last4": "4242", "exp_month": 12, "exp_year": 2040}
-    Payer.objects.create(owner=alice.account.id, customer_id=customer_id, card_id=card, card=shown)
+    Payer.objects.create(owner=owner, customer_id=customer_id, card_id=card, card=shown)
     terms = {"success_url": "http://x.example/", "cancel_url": "http://x.example/", "email": "a@example.com"}
     AutomaticTopUp.objects.create(
-        owner=alice.account.id, pack=packs.find("small"), currency="eur", threshold=10**9, daily_cap_minor=50_000,
-        status="on", order={**terms, "pack": "small", "currency": "eur", "body": {}, "save_card": True},
+        owner=owner, pack=packs.find("small"), currency="eur", threshold=10**9, daily_cap_minor=50_000, status="on",
+        order={**terms, "pack": "small", "currency": "eur", "body": {}, "save_card": True},
     )  # fmt: skip
+
+
+@pytest.mark.timeout(240)
+def test_a_slow_stripe_does_not_hold_up_the_sweeper(shop, alice, order, tmp_path, monkeypatch):
+    """Every 15 s a new round of automatic top-ups began beside the last, until no thread was left for the sweeper."""
+    for number in range(6):
+        order_automatic(shop, customer(f"person{number}", 0).account.id)
     shop.fault("slow", "POST /v1/payment_intents*", count=100, seconds=7)
     monkeypatch.setenv("STRIPE_API_BASE", shop.url)
     monkeypatch.setenv("STRIPE_SECRET_KEY", "sk_test_kiln")
@@ -143,11 +149,11 @@ def test_a_slow_stripe_does_not_hold_up_the_sweeper(shop, alice, order, tmp_path
         site.start("maintenance")
         for _ in range(30):
             app.send_task("marketplace.jobs.tasks.keep_payments")
-        assert processes.wait_until(lambda: TopUp.objects.filter(automatic=True).exists(), 60), site.logs()
+        assert processes.wait_until(lambda: TopUp.objects.filter(automatic=True).count() == 6, 60), site.logs()
         with transaction.atomic():
             Job.objects.filter(id=job.id).update(**ghost, dispatched_at="2026-01-01T00:00Z", started_at=timezone.now())
         app.send_task("marketplace.jobs.tasks.sweep")
-        assert processes.wait_until(lambda: Job.objects.get(id=job.id).worker != "ghost", 5), site.logs()
+        assert processes.wait_until(lambda: Job.objects.get(id=job.id).worker != "ghost", 25), site.logs()
         assert not PeriodicTask.objects.filter(name="keep_payments").exists()  # it is still waiting for Stripe
     finally:
         site.stop()
