@@ -58,8 +58,8 @@ UPDATE billing_lot AS lot SET remaining = wallet.balance FROM billing_wallet AS 
 WHERE wallet.id = lot.wallet_id AND wallet.id IN (SELECT id FROM bench_payer);
 INSERT INTO billing_lotcursor (wallet_id, last_transfer_id)
 SELECT source_id, max(id) FROM billing_transfer WHERE kind = 'capture' GROUP BY 1;
-INSERT INTO billing_spending (wallet_id, day, amount)
-SELECT wallet_id, (resolved_at AT TIME ZONE 'UTC')::date, sum(captured) FROM billing_hold
+INSERT INTO billing_spending (wallet_id, quarter, amount)
+SELECT wallet_id, date_bin('15 minutes', resolved_at, 'epoch'), sum(captured) FROM billing_hold
 WHERE status = 'captured' GROUP BY 1, 2
 """
 _SECONDARY = """

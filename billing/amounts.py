@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 
+from billing.currencies import decimals
+
 MILLI = 1000
 # The largest number that PostgreSQL's bigint stores.
 LARGEST = 2**63 - 1
 # At most 15 digits before the point, so that every amount fits PostgreSQL's bigint.
 TOKENS = re.compile(r"(0|[1-9][0-9]{0,14})(?:\.([0-9]{1,3}))?")
-# Currencies whose smallest unit, as Stripe counts it, is not a hundredth.
-WHOLE = {"bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"}
-THOUSANDTHS = {"bhd", "jod", "kwd", "omr", "tnd"}
 
 
 def format_tokens(milli: int) -> str:
@@ -43,10 +42,10 @@ def show_tokens(milli: int) -> str:
 
 
 def format_money(amount_minor: int, currency: str) -> str:
-    """Return an amount in the currency's smallest unit as a decimal: 1990, "eur" is "19.90"."""
-    decimals = 0 if currency in WHOLE else 3 if currency in THOUSANDTHS else 2
-    whole, rest = divmod(amount_minor, 10**decimals)
-    return f"{whole}.{rest:0{decimals}}" if decimals else str(whole)
+    """Return an amount in the currency's smallest unit as a decimal: 1990, "eur" is "19.90"; -700, "jpy" is "-700"."""
+    places = decimals(currency)
+    whole, rest = divmod(abs(amount_minor), 10**places)
+    return ("-" if amount_minor < 0 else "") + (f"{whole}.{rest:0{places}}" if places else str(whole))
 
 
 def show_money(amount_minor: int, currency: str) -> str:
@@ -60,10 +59,10 @@ def parse_money(text: str, currency: str) -> int:
     Raises ValueError if it is not above 0 or has more decimals than the currency.
     """
     found = re.fullmatch(r"(0|[1-9][0-9]{0,8})(?:\.([0-9]{1,3}))?", text)
-    decimals = 0 if currency in WHOLE else 3 if currency in THOUSANDTHS else 2
+    places = decimals(currency)
     rest = (found[2] or "") if found else ""
-    if found is None or len(rest) > decimals or not (amount := int(found[1] + rest.ljust(decimals, "0"))):
-        raise ValueError(f"an amount must be above 0 and have at most {decimals} decimals")
+    if found is None or len(rest) > places or not (amount := int(found[1] + rest.ljust(places, "0"))):
+        raise ValueError(f"an amount must be above 0 and have at most {places} decimals")
     return amount
 
 

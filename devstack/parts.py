@@ -57,8 +57,8 @@ def parts(home: Path, port: int) -> list[Part]:
             loads=True,
         ),
         Part("dispatcher", (*MANAGE, "dispatch")),
-        # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. Some threads
-        # here, since one may be waiting for Stripe.
+        # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. More
+        # threads here than periodic tasks, each of which takes one at most: none waits for one that waits for Stripe.
         Part(
             "maintenance",
             (
@@ -67,7 +67,7 @@ def parts(home: Path, port: int) -> list[Part]:
                 "--pool",
                 "threads",
                 "--concurrency",
-                "4",
+                "12",
                 "-Q",
                 "maintenance",
                 "-n",

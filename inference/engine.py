@@ -187,7 +187,7 @@ class Engine:
         return request.ticket.future
 
     def cancel(self, request: Request) -> None:
-        """Take a request out at the next step boundary; its future raises Canceled. No-op if it is done."""
+        """Take a request out at the next step boundary; its future raises Canceled. No-op if it has all its steps."""
         with self._changed:
             if request.ticket.future.running():
                 self._leaving.append((request, None))
@@ -258,7 +258,10 @@ class Engine:
                     return batch
                 leaving, self._leaving = self._leaving, []
             for request, error in leaving:
-                self._fail(request, error or Canceled(request.steps_run))
+                if error:
+                    self._fail(request, error)
+                elif request.phase is not Phase.DECODE:  # else its picture is all but finished
+                    self._fail(request, Canceled(request.steps_run))
 
     def _next_codec(self) -> Batch | None:
         with self._changed:

@@ -20,9 +20,19 @@ from django.conf import settings
 DIRECT = Exchange("", type="direct")
 SERVICE_CLASSES = ("interactive", "standard", "batch")
 MAINTENANCE = "maintenance"
-LOTS_SECONDS = REQUESTS_SECONDS = 60
-ROLL_UP_SECONDS = 300
-PAYMENTS_SECONDS = 15
+# The periodic tasks, and how many seconds lie between two turns of each.
+PERIODS = {
+    "sweep": settings.SWEEP_SECONDS,
+    "keep_lots": 60,
+    "roll_up": 300,
+    "close_months": 300,
+    "keep_payments": 15,
+    "keep_requests": 60,
+    "reconcile_payments": 3600,
+    "anchor_audit": 24 * 3600,
+}
+# Those with a time of their own.
+TIMES = {"reconcile_payments": crontab(minute="17"), "anchor_audit": crontab(hour="3", minute="47")}
 
 app = Celery("kiln")
 app.conf.update(
@@ -49,42 +59,10 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     timezone="UTC",
+    # Without `expires`, which would compare the clocks of two machines: a task that finds itself running ends at once.
     beat_schedule={
-        "sweep": {
-            "task": "marketplace.jobs.tasks.sweep",
-            "schedule": settings.SWEEP_SECONDS,
-            "options": {"expires": settings.SWEEP_SECONDS, "queue": MAINTENANCE},
-        },
-        "keep_lots": {
-            "task": "marketplace.jobs.tasks.keep_lots",
-            "schedule": LOTS_SECONDS,
-            "options": {"expires": LOTS_SECONDS, "queue": MAINTENANCE},
-        },
-        "roll_up": {
-            "task": "marketplace.jobs.tasks.roll_up",
-            "schedule": ROLL_UP_SECONDS,
-            "options": {"expires": ROLL_UP_SECONDS, "queue": MAINTENANCE},
-        },
-        "reconcile_payments": {
-            "task": "marketplace.jobs.tasks.reconcile_payments",
-            "schedule": crontab(minute="17"),
-            "options": {"expires": 3600, "queue": MAINTENANCE},
-        },
-        "keep_payments": {
-            "task": "marketplace.jobs.tasks.keep_payments",
-            "schedule": PAYMENTS_SECONDS,
-            "options": {"expires": PAYMENTS_SECONDS, "queue": MAINTENANCE},
-        },
-        "keep_requests": {
-            "task": "marketplace.jobs.tasks.keep_requests",
-            "schedule": REQUESTS_SECONDS,
-            "options": {"expires": REQUESTS_SECONDS, "queue": MAINTENANCE},
-        },
-        "anchor_audit": {
-            "task": "marketplace.jobs.tasks.anchor_audit",
-            "schedule": crontab(hour="3", minute="47"),
-            "options": {"expires": 3600, "queue": MAINTENANCE},
-        },
+        name: {"task": f"marketplace.jobs.tasks.{name}", "schedule": TIMES.get(name, seconds)}
+        for name, seconds in PERIODS.items()
     },
 )
 app.autodiscover_tasks(["marketplace.jobs", "marketplace.maintenance"])

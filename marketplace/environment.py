@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from billing.amounts import parse_money
 from marketplace import addresses
 
 
@@ -36,6 +37,15 @@ def flag(name: str) -> bool:
 
 def words(name: str, default: str) -> list[str]:
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def money(name: str, default: str) -> dict[str, int]:
+    """Read amounts such as `eur:50.00,jpy:8000`, in each currency's smallest unit. Raises ImproperlyConfigured."""
+    try:
+        amounts = [word.split(":") for word in words(name, default)]
+        return {currency: parse_money(amount, currency) for currency, amount in amounts}
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} must be like {default}: {error}") from error
 
 
 def secret_key() -> str:
@@ -83,7 +93,9 @@ def database(url: str) -> dict[str, object]:
     if parts.scheme not in {"postgresql", "postgres"}:
         raise ImproperlyConfigured("DATABASE_URL must begin with postgresql://")
     # billing.prepared says why no plan may scan a whole table where an index would do
-    options = {"options": "-c enable_seqscan=off", **dict(parse_qsl(parts.query))}
+    # The server notices within half a minute that a machine is gone, and frees the locks of its sessions.
+    silence = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
+    options = {"options": f"-c enable_seqscan=off {silence}", **dict(parse_qsl(parts.query))}
     pool = {"min_size": 1, "max_size": whole("KILN_DATABASE_POOL", 20), "timeout": 10}
     return {
         "ENGINE": "marketplace.postgresql",

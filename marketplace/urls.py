@@ -11,6 +11,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 
 from marketplace import home
 from marketplace.api import health, stripe_webhook
+from marketplace.api.account import views as account
 from marketplace.api.catalogue import views as catalogue
 from marketplace.api.jobs import images, receipts
 from marketplace.api.jobs import views as jobs
@@ -38,6 +39,7 @@ urlpatterns = [
     path("v1/jobs/<uuid:job_id>", jobs.OneJob.as_view()),
     path("v1/jobs/<uuid:job_id>/cancel", jobs.CancelJob.as_view()),
     path("v1/jobs/<uuid:job_id>/receipt", receipts.Receipt.as_view()),
+    path("v1/account", account.OneAccount.as_view()),
     path("v1/balance", money.Balance.as_view()),
     path("v1/transfers", money.Transfers.as_view()),
     path("v1/transfers.csv", money.TransfersCsv.as_view()),

@@ -1,5 +1,7 @@
 """The tables of billing: Tokens, and the payments for them. They contain no behaviour."""
 
+from billing.models.invoices import Invoice as Invoice
+from billing.models.invoices import Month as Month
 from billing.models.payments import AutomaticTopUp as AutomaticTopUp
 from billing.models.payments import Pack as Pack
 from billing.models.payments import Payer as Payer

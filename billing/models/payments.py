@@ -181,6 +181,8 @@ class AutomaticTopUp(models.Model):
 class Reversal(models.Model):
     """A refund or dispute of one payment, by Stripe's id. It may be known before its payment.
 
+    A dispute may be in another `currency` than its payment, whose whole price it then stands for; empty: the same.
+
     A refund that we request has an id of our own, since its Tokens are taken first; `stripe_id` is Stripe's, once
     known, and each `attempt` at asking for it has its own idempotency key. `standing` is true while the money is away,
     from `since` until `until`; `final` once that can no longer change; `applied` while Tokens are taken for it.
@@ -194,6 +196,7 @@ class Reversal(models.Model):
     kind = models.TextField(choices=Kind)
     payment_intent = models.TextField(db_index=True)
     amount_minor = models.BigIntegerField()
+    currency = models.TextField(default="")
     standing = models.BooleanField(default=False)
     since = models.DateTimeField(null=True)
     until = models.DateTimeField(null=True)

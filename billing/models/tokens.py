@@ -13,7 +13,7 @@ from uuid import uuid4
 from django.contrib.postgres.functions import RandomUUID
 from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Func, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -88,7 +88,8 @@ class Transfer(models.Model):
     memo = models.TextField(db_default="")
     # The balance of the customer's wallet after this transfer; one of the two always is a customer's.
     balance = models.BigIntegerField()
-    created_at = models.DateTimeField(db_default=Now())
+    # Read once the wallet is locked, so that times of one wallet never go back (the migration `closed_months`).
+    created_at = models.DateTimeField(db_default=Func(function="billing_moment"))
 
     class Meta:
         indexes = [
@@ -262,22 +263,25 @@ class LotCursor(models.Model):
 
 
 class Spending(models.Model):
-    """The charges to one spender's holds on one day (UTC), less refunds, as of the wallet's LotCursor."""
+    """The charges to one spender's holds, less refunds, as of the wallet's LotCursor.
+
+    Kept by the `quarter` of an hour in which a charge was made: days begin at one of these in every time zone.
+    """
 
     wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="spending", db_index=False)
     spender = models.UUIDField(null=True)
-    day = models.DateField()
+    quarter = models.DateTimeField()
     amount = models.BigIntegerField()
 
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["wallet", "day", "spender"], nulls_distinct=False, name="spending_once_a_day"
+                fields=["wallet", "quarter", "spender"], nulls_distinct=False, name="spending_once_a_quarter"
             ),
         ]
 
     def __str__(self) -> str:
-        return f"spending of wallet {self.wallet_id} on {self.day}"
+        return f"spending of wallet {self.wallet_id} at {self.quarter}"
 
 
 class Clawback(models.Model):

@@ -19,8 +19,8 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 from django.db.models.functions import Now
-from django.utils import timezone
 
+from billing import clock
 from billing.errors import CapBelowPrice, PaymentInFlight, PaymentsRefused, PaymentsUnavailable, UnknownCurrency
 from billing.models import AutomaticTopUp, Payer, TopUp, Wallet
 from billing.payments import cards, checkout, payers
@@ -120,7 +120,7 @@ def run(stripe: Stripe, new_id: Callable[[], UUID], allowed: Callable[[Collectio
 def due(limit: int = 500) -> list[UUID]:
     """Return the owners with too few Tokens; `begin` checks again."""
     pending = _pending(owner=OuterRef("owner"))
-    waits = Q(retry_at__gt=timezone.now())
+    waits = Q(retry_at__gt=clock.now())
     low = _low(OuterRef("owner"), OuterRef("threshold"))
     orders = AutomaticTopUp.objects.filter(Exists(low), ~Exists(pending), ~waits, status=On)
     return list(orders.order_by("owner").values_list("owner", flat=True)[:limit])
@@ -131,7 +131,7 @@ def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
     """Write down a top-up that is due, for `advance` to pay; return None if it is not due, or no longer."""
     rows = AutomaticTopUp.objects.select_for_update(of=("self",)).select_related("pack")
     standing = rows.filter(owner=owner, status=On).first()
-    now = timezone.now()
+    now = clock.now()
     if standing is None or (standing.retry_at and standing.retry_at > now):
         return None
     payer = Payer.objects.filter(owner=owner).exclude(card_id="").first()
@@ -160,7 +160,7 @@ def advance(stripe: Stripe, top_up: TopUp, allowed: bool = True) -> None:
     standing = AutomaticTopUp.objects.filter(owner=top_up.owner, status=On)
     frozen = Wallet.objects.filter(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER, frozen=True)
     payer = Payer.objects.filter(owner=top_up.owner).exclude(card_id="").first()
-    is_late = top_up.expires_at <= timezone.now()
+    is_late = top_up.expires_at <= clock.now()
     if payer is None or not allowed or is_late or frozen.exists() or not standing.exists():
         withdraw(stripe, top_up)
         return
@@ -209,7 +209,7 @@ def failed(top_up: TopUp, code: str, status: TopUp.Status = TopUp.Status.FAILED)
     elif code in FINAL or standing.failures >= len(PAUSES):
         _switch_off(top_up.owner, Reason.CARD_DECLINED)
     else:
-        standing.retry_at = timezone.now() + PAUSES[standing.failures]
+        standing.retry_at = clock.now() + PAUSES[standing.failures]
         standing.failures += 1
         standing.save(update_fields=["retry_at", "failures"])
 
@@ -262,7 +262,7 @@ def spent(standing: AutomaticTopUp) -> int:
 
 def capped_until(standing: AutomaticTopUp) -> datetime | None:
     """Return when the daily cap allows the next top-up, if nothing but the cap stops one that is due."""
-    waits = standing.retry_at is not None and standing.retry_at > timezone.now()
+    waits = standing.retry_at is not None and standing.retry_at > clock.now()
     left = standing.daily_cap_minor - standing.pack.prices[standing.currency] - spent(standing)
     if standing.status != On or waits or left >= 0 or _pending(owner=standing.owner).exists():
         return None

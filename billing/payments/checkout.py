@@ -13,8 +13,8 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.utils import timezone
 
+from billing import clock
 from billing.amounts import format_tokens
 from billing.errors import (
     IdempotencyMismatch,
@@ -90,7 +90,7 @@ def _new(top_up_id: UUID, owner: UUID, order: Order, key: str | None) -> tuple[T
     pack = packs.find(order.pack)
     if order.currency not in pack.prices:
         raise UnknownCurrency(order.currency, sorted(pack.prices))
-    now = timezone.now()
+    now = clock.now()
     made = TopUp(
         id=top_up_id, owner=owner, pack=pack, currency=order.currency, price_minor=pack.prices[order.currency],
         idempotency_key=key, created_at=now, expires_at=now + OPEN_FOR,

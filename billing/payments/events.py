@@ -10,17 +10,17 @@ calls Stripe: requests for it are written down (refund_orders). Not for finding 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.utils import timezone
 
 from billing.errors import PaymentMismatch
 from billing.models import Payer, Reversal, StripeEvent, TopUp
 from billing.payments import automatic, cards, refund_orders, reversals
 from billing.payments.refund_orders import Reason
-from billing.tokens import wallets
+from billing.tokens import ledger, wallets
 
 Document = dict[str, Any]
 UNPAID = (TopUp.Status.OPEN, TopUp.Status.PROCESSING)
@@ -79,20 +79,21 @@ def _paid(top_up: TopUp, payment_intent: str, amount: int, currency: str, sessio
             refund_orders.place(payment_intent, Reason.TWICE, payment_intent)
         return None
     top_up.session_id, top_up.payment_intent = session_id or top_up.session_id, payment_intent
-    _credit(top_up)
-    reversals.follow(top_up)
+    with ledger.moment(top_up.owner) as now:
+        _credit(top_up, now)
+        reversals.follow(top_up)
     if top_up.automatic:
         automatic.paid(top_up.owner)
     return f"{top_up}: paid, Tokens credited"
 
 
-def _credit(top_up: TopUp) -> None:
+def _credit(top_up: TopUp, now: datetime) -> None:
     pack, key = top_up.pack, str(top_up.id)
     wallets.purchase(top_up.owner, pack.tokens, top_up.price_minor, top_up.currency, key, reference=top_up.id)
     if pack.bonus:
         memo = f"bonus of pack {pack.name}"
         wallets.grant(top_up.owner, pack.bonus, f"bonus {key}", memo, reference=top_up.id)
-    top_up.status, top_up.paid_at, top_up.failure = TopUp.Status.PAID, timezone.now(), ""
+    top_up.status, top_up.paid_at, top_up.failure = TopUp.Status.PAID, now, ""
     top_up.save()
 
 

@@ -1,113 +1,212 @@
-"""Monthly invoices: what was paid in a month (UTC), and what became of the Tokens. Not for how they look.
+"""Months and their documents: what was paid, what of it went back, and what became of the Tokens. Not for their looks.
 
-Everything is read from top-ups and transfers, so an invoice of a past month never changes.
+A month is closed once, under the lock of its wallet and in one transaction, as soon as the database's clock has passed
+its end. Whatever belongs to it was written under the same lock with a time before the end, so nothing can be missing
+and nothing follows (`ledger.moment`). Closing freezes the figures and the parties, and numbers the documents: for each
+currency an invoice of the payments, and a credit note of the money that went back. Until then a month says so far.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, cast
 from uuid import UUID
 
-from django.db import connection
-from django.db.models import QuerySet
-from django.utils import timezone
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Max, QuerySet
+from django.db.models.functions import Now
 
+from billing import clock
 from billing.errors import NoWallet
-from billing.models import Reversal, TopUp, Wallet
+from billing.models import Invoice, Month, Reversal, TopUp, Wallet
+from billing.payments import reversals
 
+# No month is shorter, whatever its time zone and those before it.
+SHORTEST = timedelta(days=26)
+GROUP = 500
+Line = dict[str, Any]
 
-@dataclass(frozen=True)
-class Invoice:
-    """One month of a customer, from `first` until just before `end`; `is_final` once the month is over."""
+logger = logging.getLogger(__name__)
 
-    number: str
-    first: datetime
-    end: datetime
-    is_final: bool
-
-
-@dataclass(frozen=True)
-class Return:
-    """Money of a top-up that was refunded or disputed (negative), or came back to us (positive)."""
-
-    at: datetime
-    kind: str
-    money_minor: int
-    currency: str
-
-
-@dataclass(frozen=True)
-class Figures:
-    """An invoice's content: milli-Tokens at both ends of the month, and by kind what came in (positive) or went out.
-
-    `paid` are the month's top-ups; `returned` is the money of any top-up that went back, or came back to us, in it.
-    """
-
-    opening: int
-    closing: int
-    moved: dict[str, int]
-    paid: list[TopUp]
-    returned: list[Return]
-
-
-# One snapshot: counts back from the present balance over what has moved since the month began.
+# The wallet's transfers after one id, in id order up to the last that was made before `end`.
 _MOVED = """
-WITH wallet AS (SELECT id, balance FROM billing_wallet WHERE owner = %(owner)s AND kind = 'customer'),
+WITH wallet AS (SELECT id FROM billing_wallet WHERE owner = %(owner)s AND kind = 'customer'),
 move AS (
-    SELECT kind, amount, created_at FROM billing_transfer
-    WHERE target_id = (SELECT id FROM wallet) AND created_at >= %(first)s
+    SELECT id, kind, amount, created_at FROM billing_transfer
+    WHERE target_id = (SELECT id FROM wallet) AND id > %(after)s
     UNION ALL
-    SELECT kind, -amount, created_at FROM billing_transfer
-    WHERE source_id = (SELECT id FROM wallet) AND created_at >= %(first)s
-)
-SELECT balance, kind, coalesce(sum(amount) FILTER (WHERE created_at < %(end)s), 0)::bigint,
-       coalesce(sum(amount) FILTER (WHERE created_at >= %(end)s), 0)::bigint
-FROM wallet LEFT JOIN move ON true GROUP BY balance, kind ORDER BY kind
+    SELECT id, kind, -amount, created_at FROM billing_transfer
+    WHERE source_id = (SELECT id FROM wallet) AND id > %(after)s
+),
+last AS (SELECT max(id) AS id FROM move WHERE created_at < %(end)s)
+SELECT kind, sum(amount)::bigint, last.id FROM move, last WHERE move.id <= last.id GROUP BY kind, last.id ORDER BY kind
 """
 
 
-def months(owner: UUID) -> list[Invoice]:
-    """Return an invoice for each month since the customer's wallet was opened, newest first. Raises NoWallet."""
+@dataclass(frozen=True)
+class Customer:
+    """Whom a month is for, as named on documents; `end_of_month` returns when a month that begins then ends."""
+
+    name: str
+    email: str
+    zone: str
+    end_of_month: Callable[[datetime], datetime]
+
+
+def months(owner: UUID, customer: Customer) -> list[tuple[Month, list[Invoice]]]:
+    """Return the customer's months with their documents, newest first; the first is not closed. Raises NoWallet."""
+    closed = list(Month.objects.filter(owner=owner).prefetch_related("invoices").order_by("-first"))
+    return [_draft(owner, customer), *((month, sorted(month.invoices.all(), key=_order)) for month in closed)]
+
+
+def close_due(customers: Callable[[Collection[UUID]], Mapping[UUID, Customer]]) -> int:
+    """Close the months that are over, of the owners that `customers` knows; return how many. Failures are logged."""
+    begun = Month.objects.values("owner").annotate(last=Max("end"))
+    lately = begun.filter(last__gt=Now() - SHORTEST).values("owner")
+    owners = Wallet.objects.filter(kind=Wallet.Kind.CUSTOMER).exclude(owner__in=lately)
+    closed = 0
+    for group in _groups(owners.values_list("owner", flat=True).order_by("id").iterator(GROUP)):
+        for owner, customer in customers(group).items():
+            try:
+                while close(owner, customer):
+                    closed += 1
+            except Exception:
+                logger.exception("the month of %s", owner)
+    return closed
+
+
+@transaction.atomic
+def close(owner: UUID, customer: Customer) -> bool:
+    """Close the customer's oldest open month; return False if it is not over. Raises NoWallet."""
+    if _next(owner, customer)[1] > clock.now():
+        return False  # before anybody is kept waiting
+    Wallet.objects.select_for_update(no_key=True).get(owner=owner, kind=Wallet.Kind.CUSTOMER)
+    if _next(owner, customer)[1] > clock.now():
+        return False
+    month, documents = _draft(owner, customer)
+    month.save()
+    for document in documents:  # invoices first
+        if document.kind == Invoice.Kind.CREDIT_NOTE:
+            document.lines = [{**line, "invoice": _invoice_of(owner, line["top_up"])} for line in document.lines]
+        document.month = month
+        document.save()
+    return True
+
+
+def _invoice_of(owner: UUID, top_up: str) -> str:
+    """Return the number of the invoice for a top-up."""
+    issued = Invoice.objects.filter(kind=Invoice.Kind.INVOICE, month__owner=owner, lines__contains=[{"top_up": top_up}])
+    return issued.order_by("number")[0].name
+
+
+def _draft(owner: UUID, customer: Customer) -> tuple[Month, list[Invoice]]:
+    """Return the oldest open month and its documents, without numbers. Raises NoWallet."""
+    first, end, last = _next(owner, customer)
+    opening, after = (last.closing, last.last_transfer_id) if last else (0, 0)
+    with connection.cursor() as cursor:
+        cursor.execute(_MOVED, {"owner": owner, "after": after, "end": end})
+        rows = cursor.fetchall()
+    moved = {kind: amount for kind, amount, _ in rows}
+    month = Month(
+        owner=owner, first=first, end=end, zone=customer.zone, opening=opening, moved=moved,
+        closing=opening + sum(moved.values()), last_transfer_id=rows[0][2] if rows else after,
+    )  # fmt: skip
+    found: dict[tuple[str, str], list[Line]] = {}
+    for kind, currency, line in sorted(_lines(owner, first, end), key=lambda each: each[2]["at"]):
+        found.setdefault((kind, currency), []).append(line)
+    documents = [_document(month, kind, currency, lines, customer) for (kind, currency), lines in found.items()]
+    return month, sorted(documents, key=_order)
+
+
+def _next(owner: UUID, customer: Customer) -> tuple[datetime, datetime, Month | None]:
+    """Return the beginning and the end of the oldest open month, and the month before."""
+    last = Month.objects.filter(owner=owner).order_by("-first").first()
     wallet = Wallet.objects.filter(owner=owner, kind=Wallet.Kind.CUSTOMER).first()
     if wallet is None:
         raise NoWallet(owner)
-    now = timezone.now()
-    first, found = _first(wallet.created_at), []
-    while first <= now:
-        end = _first(first + timedelta(days=32))
-        found.append(Invoice(f"{first:%Y-%m}-{owner.hex[-12:]}", first, end, end <= now))
-        first = end
-    return found[::-1]
+    first = last.end if last else wallet.created_at
+    return first, customer.end_of_month(first), last
 
 
-def figures(owner: UUID, invoice: Invoice) -> Figures:
-    """Return what the invoice says."""
-    with connection.cursor() as cursor:
-        cursor.execute(_MOVED, {"owner": owner, "first": invoice.first, "end": invoice.end})
-        rows = cursor.fetchall()
-    closing = rows[0][0] - sum(later for *_, later in rows)
-    moved = {kind: amount for _, kind, amount, _ in rows if amount}
-    mine = TopUp.objects.filter(owner=owner).select_related("pack")
-    return Figures(
-        opening=closing - sum(moved.values()),
-        closing=closing,
-        moved=moved,
-        paid=list(mine.filter(paid_at__gte=invoice.first, paid_at__lt=invoice.end).order_by("paid_at")),
-        returned=_returns(mine.exclude(payment_intent=""), invoice),
-    )
+def _document(month: Month, kind: str, currency: str, lines: list[Line], customer: Customer) -> Invoice:
+    taxes = [line["tax_minor"] for line in lines]
+    return Invoice(
+        month=month, kind=kind, currency=currency, lines=lines,
+        total_minor=sum(line["amount_minor"] for line in lines), tax_minor=None if None in taxes else sum(taxes),
+        seller={"name": settings.SELLER_NAME, "address": settings.SELLER_ADDRESS, "tax_id": settings.SELLER_TAX_ID},
+        buyer={"name": customer.name, "email": customer.email},
+    )  # fmt: skip
 
 
-def _returns(paid: QuerySet[TopUp], invoice: Invoice) -> list[Return]:
-    currencies = dict(paid.values_list("payment_intent", "currency"))
-    found = [
-        Return(moment, each.kind, sign * each.amount_minor, currencies[each.payment_intent])
-        for each in Reversal.objects.filter(payment_intent__in=currencies, since__lt=invoice.end)
-        for moment, sign in ((each.since, -1), (each.until, 1))
-        if moment and invoice.first <= moment < invoice.end
-    ]
-    return sorted(found, key=lambda each: each.at)
+def _lines(owner: UUID, first: datetime, end: datetime) -> Iterator[tuple[str, str, Line]]:
+    """Yield each line of the month with its document's kind and currency."""
+    paid = TopUp.objects.filter(owner=owner, paid_at__lt=end).select_related("pack")
+    for top_up in paid.filter(paid_at__gte=first):
+        pack, amounts = top_up.pack, (top_up.price_minor, top_up.tax_minor)
+        line = _line(top_up, _paid_at(top_up), f"Token pack {pack.name}", amounts, pack.tokens + pack.bonus)
+        yield Invoice.Kind.INVOICE, top_up.currency, line
+    for top_up, reversal, at, credited, before in _changes(paid):
+        if first <= at < end:
+            went = credited > before
+            text = f"{'Returned' if went else 'Received again'} ({reversal.kind})"
+            kind = Invoice.Kind.CREDIT_NOTE if went else Invoice.Kind.INVOICE
+            amounts = abs(credited - before), _tax(top_up, credited, before)
+            yield kind, top_up.currency, _line(top_up, at, text, amounts)
 
 
-def _first(moment: datetime) -> datetime:
-    return moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+def _changes(paid: QuerySet[TopUp]) -> Iterator[tuple[TopUp, Reversal, datetime, int, int]]:
+    """Yield whenever more or less of a top-up's price was away: the reversal, when, how much then, and before.
+
+    Several reversals of one payment take no more than its price. What was known before the payment counts with it.
+    """
+    found: dict[str, list[Reversal]] = {}
+    for reversal in Reversal.objects.filter(payment_intent__in=paid.values("payment_intent"), since__isnull=False):
+        found.setdefault(reversal.payment_intent, []).append(reversal)
+    for top_up in paid.filter(payment_intent__in=found):
+        moves = [
+            (max(moment, _paid_at(top_up)), each.id, each, sign * reversals.amount_of(each, top_up))
+            for each in found[top_up.payment_intent]
+            for moment, sign in ((each.since, 1), (each.until, -1))
+            if moment
+        ]
+        away = before = 0
+        for at, _, reversal, amount in sorted(moves, key=lambda move: move[:2]):
+            away += amount
+            credited = min(away, top_up.price_minor)
+            if credited != before:
+                yield top_up, reversal, at, credited, before
+            before = credited
+
+
+def _tax(top_up: TopUp, credited: int, before: int) -> int | None:
+    """Return the share of the tax in what went back or came again; all shares together are the whole tax."""
+    if top_up.tax_minor is None:
+        return None
+    now, then = (top_up.tax_minor * part // top_up.price_minor for part in (credited, before))
+    return abs(now - then)
+
+
+def _line(top_up: TopUp, at: datetime, text: str, amounts: tuple[int, int | None], tokens: int | None = None) -> Line:
+    amount, tax = amounts
+    return {
+        "at": at.isoformat(), "text": text, "tokens": tokens, "amount_minor": amount, "tax_minor": tax,
+        "top_up": str(top_up.id),
+    }  # fmt: skip
+
+
+def _paid_at(top_up: TopUp) -> datetime:
+    return cast(datetime, top_up.paid_at)
+
+
+def _order(document: Invoice) -> tuple[bool, str]:
+    return document.kind != Invoice.Kind.INVOICE, document.currency
+
+
+def _groups(owners: Iterator[UUID | None]) -> Iterator[list[UUID]]:
+    while group := [owner for owner in islice(owners, GROUP) if owner]:
+        yield group

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from django.utils import timezone
-
+from billing import clock
 from billing.models import Reconciliation, StripeEvent, TopUp
 from billing.payments import automatic, events, refund_orders
 from billing.payments.stripe import Stripe
@@ -23,7 +22,7 @@ def run(stripe: Stripe) -> tuple[list[str], int]:
 
     Failures are logged, and the next run retries them. Raises PaymentsUnavailable or PaymentsRefused.
     """
-    started = timezone.now()
+    started = clock.now()
     last = Reconciliation.objects.order_by("-until").values_list("until", flat=True).first()
     since = max(last - OVERLAP, started - LISTED) if last else started - LISTED
     listed = list(stripe.events(list(events.HANDLERS), since))
@@ -49,6 +48,6 @@ def _never_opened() -> list[str]:
     `automatic` ends its own.
     """
     unseen = TopUp.objects.filter(status=TopUp.Status.OPEN, session_id="", automatic=False)
-    due = unseen.filter(expires_at__lt=timezone.now() - OVERLAP)
+    due = unseen.filter(expires_at__lt=clock.now() - OVERLAP)
     count = due.update(status=TopUp.Status.EXPIRED)
     return [f"{count} top-ups without a Checkout: expired"] if count else []

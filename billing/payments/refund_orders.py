@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Literal
 
 from django.db.models import F
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from billing.errors import PaymentsRefused, PaymentsUnavailable
 from billing.models import RefundOrder
@@ -47,7 +47,7 @@ def place(payment_intent: str, reason: Reason, source: str) -> None:
 
 def carry_out(stripe: Stripe, limit: int = 100) -> list[str]:
     """Carry out the orders that are due; return a line for each one done. Failures are logged and retried later."""
-    due = RefundOrder.objects.filter(done_at=None, due_at__lte=timezone.now()).order_by("due_at")[:limit]
+    due = RefundOrder.objects.filter(done_at=None, due_at__lte=Now()).order_by("due_at")[:limit]
     return [f"{order}: {outcome}" for order in due if (outcome := _carry_out(stripe, order))]
 
 
@@ -55,7 +55,7 @@ def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
     # Claims the order until the pause is over: no other process tries meanwhile, and a crash only delays the next try.
     mine = RefundOrder.objects.filter(id=order.id, done_at=None, tries=order.tries)
     pause = min(FIRST_PAUSE * 2 ** min(order.tries, 10), LONGEST_PAUSE)
-    if not mine.update(tries=F("tries") + 1, due_at=timezone.now() + pause):
+    if not mine.update(tries=F("tries") + 1, due_at=Now() + pause):
         return ""
     try:
         if not stripe.is_ours(order.payment_intent):
@@ -68,14 +68,14 @@ def _carry_out(stripe: Stripe, order: RefundOrder) -> str:
         logger.exception("%s", order)
         return ""
     # The event that the bank sent it back may have come first.
-    RefundOrder.objects.filter(id=order.id, done_at=None).update(done_at=timezone.now(), outcome=outcome)
+    RefundOrder.objects.filter(id=order.id, done_at=None).update(done_at=Now(), outcome=outcome)
     return outcome
 
 
 def fail(order_id: str) -> None:
     """Record, once, that the card's bank sent an order's money back; the operator must find another way."""
     orders = RefundOrder.objects.filter(id=order_id).exclude(outcome=SENT_BACK)
-    if orders.update(done_at=timezone.now(), outcome=SENT_BACK):
+    if orders.update(done_at=Now(), outcome=SENT_BACK):
         logger.error("refund order %s: the card's bank sent the money back", order_id)
 
 

@@ -12,10 +12,10 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import QuerySet
-from django.utils import timezone
 
+from billing.currencies import step
 from billing.errors import PaymentsRefused, RefundAboveUnspent
-from billing.models import Lot, Reversal, TopUp, Wallet
+from billing.models import Lot, Reversal, TopUp
 from billing.payments import reversals
 from billing.payments.stripe import Stripe
 from billing.tokens import debts, lots
@@ -26,7 +26,8 @@ def refundable(top_up: TopUp) -> int:
     if not top_up.payment_intent or top_up.status == TopUp.Status.DISPUTED:
         return 0
     paid = Lot.objects.filter(transfer__reference=top_up.id, kind=Lot.Kind.PAID)
-    return min(sum(_unspent_minor(lot) for lot in paid), top_up.price_minor - top_up.refunded_minor)
+    most = min(sum(_unspent_minor(lot) for lot in paid), top_up.price_minor - top_up.refunded_minor)
+    return most - most % step(top_up.currency)
 
 
 def take(top_up_id: UUID, amount_minor: int, reversal_id: str) -> None:
@@ -36,15 +37,14 @@ def take(top_up_id: UUID, amount_minor: int, reversal_id: str) -> None:
     Raises RefundAboveUnspent, without taking anything, if too few are unspent; TopUp.DoesNotExist.
     """
     with transaction.atomic():
-        with reversals.reversing(top_up_id) as top_up:
+        with reversals.reversing(top_up_id) as (top_up, now):
             if Reversal.objects.filter(id=reversal_id).exists():
                 return
-            Wallet.objects.select_for_update(no_key=True).get(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER)
-            if not 0 < amount_minor <= (most := refundable(top_up)):
+            if not 0 < amount_minor <= (most := refundable(top_up)) or amount_minor % step(top_up.currency):
                 raise RefundAboveUnspent(most)
             Reversal.objects.create(
                 id=reversal_id, kind=Reversal.Kind.REFUND, payment_intent=top_up.payment_intent,
-                amount_minor=amount_minor, standing=True, since=timezone.now(),
+                amount_minor=amount_minor, currency=top_up.currency, standing=True, since=now,
             )  # fmt: skip
         for debt in reversals.claw_backs(reversal_id).filter(settled_at=None):
             if debt.lot.kind == Lot.Kind.PAID:
@@ -92,6 +92,6 @@ def _unspent_minor(lot: Lot) -> int:
 
 def _void(reversal: Reversal) -> bool:
     """Return the reversal's Tokens to the wallet, unless Stripe's event has reported the refund meanwhile."""
-    with reversals.reversing(TopUp.objects.get(payment_intent=reversal.payment_intent).id):
+    with reversals.reversing(TopUp.objects.get(payment_intent=reversal.payment_intent).id) as (_, now):
         unmade = Reversal.objects.filter(id=reversal.id, stripe_id="", final=False)
-        return bool(unmade.update(standing=False, until=timezone.now(), final=True))
+        return bool(unmade.update(standing=False, until=now, final=True))

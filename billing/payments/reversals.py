@@ -6,17 +6,17 @@ They are written down even if their payment is not known yet. Not for who report
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
-from django.utils import timezone
+from django.db.models.functions import Now
 
-from billing.errors import InsufficientTokens
 from billing.models import Clawback, Lot, Reversal, TopUp
-from billing.tokens import debts, wallets
+from billing.tokens import debts, ledger, wallets
 
 Document = dict[str, Any]
 
@@ -28,16 +28,32 @@ def write_down(kind: Reversal.Kind, source: Document, standing: bool, final: boo
         return None
     lock_payment(intent)
     terms = {"kind": kind, "payment_intent": intent, "amount_minor": source["amount"]}
-    reversal = _ours(source, terms) or Reversal.objects.get_or_create(id=source["id"], defaults=terms)[0]
+    reversal = _ours(source, terms)
+    if reversal is None:
+        more = {"currency": source.get("currency", "")}
+        reversal, _ = Reversal.objects.get_or_create(id=source["id"], defaults=terms | more)
+    paid = TopUp.objects.filter(payment_intent=intent, paid_at__isnull=False)
+    top_up = paid.select_for_update(of=("self",)).first()
+    if top_up is None:
+        _note(reversal, standing, final, Now())
+        return None
+    with ledger.moment(top_up.owner) as now:
+        _note(reversal, standing, final, now)
+        return follow(top_up)
+
+
+def _note(reversal: Reversal, standing: bool, final: bool, now: datetime | Now) -> None:
     # Once money was taken, it comes back for good or not at all; a report of an open inquiry is outdated then.
     if not reversal.final and (standing or final or not reversal.standing):
         if standing != reversal.standing:
-            setattr(reversal, "since" if standing else "until", timezone.now())
+            setattr(reversal, "since" if standing else "until", now)
         reversal.standing, reversal.final = standing, final
         reversal.save()
-    paid = TopUp.objects.filter(payment_intent=intent, paid_at__isnull=False)
-    top_up = paid.select_for_update(of=("self",)).first()
-    return follow(top_up) if top_up else None
+
+
+def amount_of(reversal: Reversal, top_up: TopUp) -> int:
+    """Return how much of a top-up's price went back; all of it if that was stated in another currency."""
+    return reversal.amount_minor if reversal.currency in ("", top_up.currency) else top_up.price_minor
 
 
 def _ours(source: Document, terms: Document) -> Reversal | None:
@@ -53,12 +69,17 @@ def claw_backs(reversal_id: str) -> QuerySet[Clawback]:
 
 
 @contextmanager
-def reversing(top_up_id: UUID) -> Iterator[TopUp]:
-    """Lock a top-up against its own events; at the end, let its Tokens follow the reversals that were written down."""
+def reversing(top_up_id: UUID) -> Iterator[tuple[TopUp, datetime]]:
+    """Lock a top-up against its own events, and yield it with the time of what is written meanwhile.
+
+    At the end, its Tokens follow the reversals that were written down.
+    """
     with transaction.atomic():
         lock_payment(TopUp.objects.get(id=top_up_id).payment_intent)
-        yield (top_up := TopUp.objects.select_for_update(of=("self",)).get(id=top_up_id))
-        follow(top_up)
+        top_up = TopUp.objects.select_for_update(of=("self",)).get(id=top_up_id)
+        with ledger.moment(top_up.owner) as now:
+            yield top_up, now
+            follow(top_up)
 
 
 def follow(top_up: TopUp) -> str | None:
@@ -73,7 +94,7 @@ def follow(top_up: TopUp) -> str | None:
             reversal.save()
             changed.append(f"{reversal}: Tokens {'taken' if reversal.standing else 'returned'}")
     standing = [reversal for reversal in reversals if reversal.standing]
-    refunded = sum(reversal.amount_minor for reversal in standing if reversal.kind == Reversal.Kind.REFUND)
+    refunded = sum(amount_of(reversal, top_up) for reversal in standing if reversal.kind == Reversal.Kind.REFUND)
     top_up.refunded_minor = min(refunded, top_up.price_minor)
     if any(reversal.kind == Reversal.Kind.DISPUTE for reversal in standing):
         top_up.status = TopUp.Status.DISPUTED
@@ -82,24 +103,29 @@ def follow(top_up: TopUp) -> str | None:
     else:
         top_up.status = TopUp.Status.PARTIALLY_REFUNDED if refunded else TopUp.Status.PAID
     top_up.save()
-    _pay_debts(top_up.owner)
     return f"{top_up}: {', '.join(changed)}" if changed else None
 
 
 def _take(top_up: TopUp, reversal: Reversal) -> bool:
     """Claw back from the payment's lots, at most what they cost, and the same share of the bonus.
 
-    Takes only what was not taken for this reversal before; returns whether there was any.
+    Takes only what was not taken for this reversal before; returns whether there was any. The share of the bonus is
+    rounded down over all that is away together, so the part that completes the price takes what is left of it.
     """
     key = f"{reversal.id}:{claw_backs(reversal.id).count()}"
-    left = missing = reversal.amount_minor - sum(each.money_minor for each in _taken(reversal))
-    share = top_up.pack.bonus * min(left, top_up.price_minor) // top_up.price_minor
+    left = missing = amount_of(reversal, top_up) - sum(each.money_minor for each in _standing(claw_backs(reversal.id)))
+    if not left:
+        return False
+    taken = _standing(Clawback.objects.filter(lot__transfer__reference=top_up.id))
+    away = min(left + sum(each.money_minor for each in taken), top_up.price_minor)
+    bonus = sum(each.amount for each in taken if each.lot.kind == Lot.Kind.GRANTED)
+    share = top_up.pack.bonus * away // top_up.price_minor - bonus
     for lot in Lot.objects.filter(transfer__reference=top_up.id).order_by("transfer_id"):
         money, tokens = debts.demanded(lot)
         if lot.kind == Lot.Kind.PAID and (part := min(left, (lot.price_minor or 0) - money)):
             debts.claw_back(lot.id, part, str(reversal), f"{key}:{lot.id}")
             left -= part
-        if lot.kind == Lot.Kind.GRANTED and (part := min(share, lot.amount - tokens)):
+        if lot.kind == Lot.Kind.GRANTED and (part := min(share, lot.amount - tokens)) > 0:
             debts.claw_back_bonus(lot.id, part, f"bonus, {reversal}", f"{key}:{lot.id}")
             share -= part
     return left < missing
@@ -107,7 +133,7 @@ def _take(top_up: TopUp, reversal: Reversal) -> bool:
 
 def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
     """Undo a reversal whose money came back: forgive what is owed, and return what was taken as lots on equal terms."""
-    taken = _taken(reversal)
+    taken = _standing(claw_backs(reversal.id))
     for back in taken:
         debts.void(back.id, f"{reversal} was void")
         back.refresh_from_db()
@@ -120,23 +146,16 @@ def _give_back(top_up: TopUp, reversal: Reversal) -> bool:
     return any(back.amount for back in taken)
 
 
-def _taken(reversal: Reversal) -> list[Clawback]:
-    """Return the claw-backs for this reversal whose Tokens were not given back."""
-    mine = claw_backs(reversal.id).exclude(settlement=Clawback.Settlement.VOID).select_related("lot")
-    returned = wallets.issued(_return_key(back) for back in mine)
-    return [back for back in mine if _return_key(back) not in returned]
+def _standing(found: QuerySet[Clawback]) -> list[Clawback]:
+    """Return those of the claw-backs whose Tokens were not given back."""
+    made = found.exclude(settlement=Clawback.Settlement.VOID).select_related("lot")
+    returned = wallets.issued(_return_key(back) for back in made)
+    return [back for back in made if _return_key(back) not in returned]
 
 
 def _return_key(back: Clawback) -> str:
     """Return the idempotency key for giving back the Tokens of a claw-back."""
     return f"returned {back.id}"
-
-
-def _pay_debts(owner: UUID) -> None:
-    """Settle open debts with Tokens from other payments, oldest first, each in full or not at all."""
-    for debt in debts.of(owner):
-        with suppress(InsufficientTokens):
-            debts.settle(debt.id)
 
 
 def lock_payment(payment_intent: str) -> None:

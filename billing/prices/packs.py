@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Max
 
-from billing.amounts import LARGEST
+from billing.amounts import LARGEST, show_money
+from billing.currencies import CURRENCIES, LARGEST_CHARGE
 from billing.errors import UnknownPack
 from billing.models import Pack
-
-HIGHEST_PRICE = 99_999_999
 
 
 def offered() -> list[Pack]:
@@ -51,11 +49,15 @@ def stop(pack: Pack) -> None:
 
 
 def check_prices(prices: Any) -> None:
-    """Raise ValueError unless the prices are minor units by currency, e.g. `{"eur": 500}`."""
+    """Raise ValueError unless these are minor units by currency, e.g. `{"eur": 500}`, that Stripe can charge."""
     if not isinstance(prices, dict) or not prices:
         raise ValueError('prices must be minor units by currency, e.g. {"eur": 500}')
     for currency, price in prices.items():
-        if not re.fullmatch("[a-z]{3}", currency):
-            raise ValueError(f"a currency must be three lowercase letters, not {currency!r}")
-        if type(price) is not int or not 0 < price <= HIGHEST_PRICE:
-            raise ValueError(f"a price must be a whole number from 1 to {HIGHEST_PRICE}, not {price!r}")
+        terms = CURRENCIES.get(currency)
+        if terms is None:
+            raise ValueError(f"{currency!r} is no currency that packs can be priced in; try {', '.join(CURRENCIES)}")
+        if type(price) is not int or not terms.least <= price <= LARGEST_CHARGE:
+            bounds = " to ".join(show_money(bound, currency) for bound in (terms.least, LARGEST_CHARGE))
+            raise ValueError(f"a price must be a whole number of minor units, for {bounds}, not {price!r}")
+        if price % terms.step:
+            raise ValueError(f"a price in {currency} must be a multiple of {terms.step}, not {price}")

@@ -166,17 +166,14 @@ def charge(quoted: Quote, outcomes: Sequence[ImageOutcome]) -> int:
     return sum(_picture(quoted, outcome) for outcome in outcomes)
 
 
-def charge_canceled(quoted: Quote, steps_run_per_image: Sequence[int]) -> int:
-    """Return the milli-Tokens for a running job that was canceled: each picture's share of steps done.
+def charge_canceled(quoted: Quote, outcomes: Sequence[ImageOutcome]) -> int:
+    """Return the milli-Tokens for a running job that was canceled: the pictures delivered, and the steps of the others.
 
-    It is rounded down: no picture is handed over, so a fraction is never decided against the customer, and
-    the sum stays within `quoted.total`. 0 means: release the hold. Raises ValueError as `charge` does.
+    A picture that was finished costs what `charge` says. The share of steps done of one that was not is rounded down:
+    it is not handed over, so a fraction is never decided against the customer. Raises ValueError as `charge` does.
     """
-    if len(steps_run_per_image) > quoted.n:
-        raise ValueError(f"{len(steps_run_per_image)} pictures where {quoted.n} were quoted")
-    for done in steps_run_per_image:
-        _steps(quoted, done)
-    return sum(quoted.unit * done // quoted.steps for done in steps_run_per_image)
+    unfinished = [outcome.steps_run for outcome in outcomes if not outcome.delivered]
+    return charge(quoted, outcomes) + sum(quoted.unit * done // quoted.steps for done in unfinished)
 
 
 def _picture(quoted: Quote, outcome: ImageOutcome) -> int:

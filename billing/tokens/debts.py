@@ -1,8 +1,11 @@
 """Debts: a refunded or disputed payment takes back its lot's unspent Tokens, and the spent ones are owed.
 
 While a debt is open, its wallet is frozen: existing holds can still be captured or released, but new ones are refused.
-Balances never go below zero; what a lot gets back later (a released hold, a refund) goes to its debt first. Every
-function locks the wallet before anything else. Not for the money itself (payments) or for refunds of jobs (wallets).
+Balances never go below zero. Nobody owes while paid Tokens are available: whatever frees or brings Tokens to a frozen
+wallet (a release, a smaller charge, an expired hold, a refund, a purchase) pays its debts at once, as does every
+function here. What is left in a debt's own lot goes first, then other paid Tokens, to the oldest debt first and in part
+if they are too few; gifts pay nothing. Every function locks the wallet before anything else. Not for the money itself
+(payments) or for refunds of jobs (wallets).
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import BigIntegerField, Case, Exists, F, Q, Sum, TextField, Value, When
+from django.db.models import BigIntegerField, Case, F, Q, Sum, TextField, Value, When
 from django.utils import timezone
 
-from billing.errors import ClawbackAbovePrice, IdempotencyMismatch, InsufficientTokens, UnknownDebt, UnknownLot
+from billing.errors import ClawbackAbovePrice, IdempotencyMismatch, UnknownDebt, UnknownLot
 from billing.models import Clawback, Draw, Lot, Transfer, Wallet
-from billing.tokens import lots, wallets
+from billing.tokens import lots
+from billing.tokens.withdrawals import withdraw
 
 
 def claw_back(lot_id: UUID, money_minor: int, reason: str, key: str) -> Clawback:
@@ -55,31 +59,33 @@ def demanded(lot: Lot) -> tuple[int, int]:
     return summed["money"], summed["tokens"]
 
 
-def collect(limit: int = 500) -> int:
-    """Take what the lots of open debts have got back since; return how many milli-Tokens."""
-    due = Clawback.objects.filter(settled_at=None, lot__remaining__gt=0)
-    due = due.filter(lot__wallet__balance__gt=F("lot__wallet__held"))
-    return lots.each(due.values_list("lot__wallet_id", flat=True).distinct()[:limit], _collect_all)
+@transaction.atomic
+def pay(wallet_id: int) -> int:
+    """Pay a wallet's debts as far as its Tokens suffice, and freeze it if something is still owed.
 
-
-def settle(debt_id: UUID) -> bool:
-    """Pay all that is owed with other paid Tokens; return False if the debt was settled before.
-
-    Raises UnknownDebt, or InsufficientTokens if too few are available.
+    Return the milli-Tokens paid. Expired Tokens go to the debt of their own lot, or are taken.
     """
-    with _open(debt_id) as debt:
-        if debt is None:
-            return False
-        _collect(debt)
-        if debt.owed:
-            now = lots.allocate(debt.lot.wallet_id)
-            paid = sum(lot.remaining for lot in now.lots if lot.kind == Lot.Kind.PAID)
-            if (payable := min(paid, now.balance.available)) < debt.owed:
-                raise InsufficientTokens(payable, debt.owed)
-            wallets.withdraw(debt.lot.wallet_id, Transfer.Kind.SETTLEMENT, debt.owed, debt.id, f"settlement:{debt.id}")
-            debt.collected = debt.amount
-            _close(debt, Clawback.Settlement.PAID)
-        return True
+    Wallet.objects.select_for_update(no_key=True).get(pk=wallet_id)
+    found = Clawback.objects.filter(lot__wallet_id=wallet_id, settled_at=None).select_related("lot")
+    owed = list(found.order_by("created_at", "id"))
+    paid = sum(_collect(debt) for debt in owed)
+    if owed := [debt for debt in owed if debt.owed]:
+        lots.expire_in(wallet_id)
+        paid += sum(_settle(debt) for debt in owed)
+    if paid:
+        lots.allocate(wallet_id)
+    frozen = any(debt.owed for debt in owed)
+    Wallet.objects.filter(pk=wallet_id).exclude(frozen=frozen).update(frozen=frozen)
+    return paid
+
+
+def collect(limit: int = 500) -> int:
+    """Pay the debts of wallets with available Tokens, as everything that frees some has done; return milli-Tokens.
+
+    For what a process left unpaid that freed Tokens outside a transaction and ended in between.
+    """
+    due = Wallet.objects.filter(frozen=True, balance__gt=F("held"))
+    return lots.each(due.values_list("id", flat=True)[:limit], pay)
 
 
 def waive(debt_id: UUID, reason: str) -> bool:
@@ -109,13 +115,11 @@ def of(owner: UUID) -> list[Clawback]:
 
 @contextmanager
 def _locked(wallet_id: int) -> Iterator[None]:
-    """Hold a transaction with the wallet locked; at its end, the wallet is frozen if something is owed."""
+    """Hold a transaction with the wallet locked; at its end its debts are paid, or it is frozen."""
     with transaction.atomic():
-        wallet = Wallet.objects.select_for_update(no_key=True).filter(pk=wallet_id)
-        wallet.get()
+        Wallet.objects.select_for_update(no_key=True).get(pk=wallet_id)
         yield
-        owing = Exists(Clawback.objects.filter(lot__wallet_id=wallet_id, settled_at=None))
-        Wallet.objects.filter(pk=wallet_id).exclude(frozen=owing).update(frozen=owing)
+        pay(wallet_id)
 
 
 @contextmanager
@@ -141,9 +145,13 @@ def _claw_back(
             lots.allocate(lot.wallet_id)
             lot.refresh_from_db()
             debt = Clawback(lot=lot, money_minor=money_minor, amount=demand(lot), reason=reason, idempotency_key=key)
-            _collect(debt)
+            if debt.amount:
+                debt.save()
+            else:
+                _close(debt, Clawback.Settlement.COLLECTED)
         elif (debt.lot_id, debt.money_minor) != (lot_id, money_minor):
             raise IdempotencyMismatch(key)
+    debt.refresh_from_db()
     return debt
 
 
@@ -182,25 +190,31 @@ def _expired_unspent(lot: Lot, share: int) -> int:
     return min(int(drawn.get(Transfer.Kind.EXPIRY, 0)), max(0, share - unspent))
 
 
-def _collect_all(wallet_id: int) -> int:
-    with _locked(wallet_id):
-        debts = Clawback.objects.filter(lot__wallet_id=wallet_id, settled_at=None)
-        return sum(_collect(debt) for debt in debts.select_related("lot").order_by("created_at"))
-
-
 def _collect(debt: Clawback) -> int:
-    """Take what is left in the debt's own lot and not held, and save the debt; return how many milli-Tokens."""
+    """Take what is left in the debt's own lot and not held; return how many milli-Tokens."""
     now = lots.allocate(debt.lot.wallet_id)
     left = next((lot.remaining for lot in now.lots if lot.id == debt.lot_id), 0)
     amount: int = min(debt.owed, left, now.balance.available)
+    return _take(debt, amount, Transfer.Kind.CLAWBACK, debt.lot_id, Clawback.Settlement.COLLECTED)
+
+
+def _settle(debt: Clawback) -> int:
+    """Take from other paid lots what is not held, in part if that is too little; return how many milli-Tokens."""
+    now = lots.allocate(debt.lot.wallet_id)
+    paid = sum(lot.remaining for lot in now.lots if lot.kind == Lot.Kind.PAID)
+    amount: int = min(debt.owed, paid, now.balance.available)
+    return _take(debt, amount, Transfer.Kind.SETTLEMENT, debt.id, Clawback.Settlement.PAID)
+
+
+def _take(debt: Clawback, amount: int, kind: Transfer.Kind, reference: UUID, last: Clawback.Settlement) -> int:
+    """Withdraw an amount, which may be 0, for a debt; if nothing is owed then, `last` says how it was settled."""
     if amount:
-        key = f"clawback:{debt.id}:{debt.collected}"
-        wallets.withdraw(debt.lot.wallet_id, Transfer.Kind.CLAWBACK, amount, debt.lot_id, key)
+        withdraw(debt.lot.wallet_id, kind, amount, reference, f"{kind.value}:{debt.id}:{debt.collected}")
         debt.collected += amount
-    if debt.owed:
-        debt.save()
-    else:
-        _close(debt, Clawback.Settlement.COLLECTED)
+        if debt.owed:
+            debt.save()
+        else:
+            _close(debt, last)
     return amount
 
 

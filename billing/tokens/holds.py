@@ -11,12 +11,20 @@ from django.db.models.functions import Now
 
 from billing.models import Hold
 
+# Lots are as of a cursor, so these Tokens may be spent: `lots.expire_of` finds out, and takes those that are not.
+# OFFSET 0 makes it a look into this wallet's lots; as a join it would read everybody's expired ones.
+_NOTHING_EXPIRED = """NOT EXISTS (
+        SELECT FROM billing_lot WHERE billing_lot.wallet_id = billing_wallet.id AND remaining > 0
+        AND billing_lot.expires_at <= statement_timestamp() OFFSET 0
+    )"""
+
 # Two CTEs with the parameters owner, amount, reference, spender and expires_in. If new_hold has no row, there are too
-# few Tokens, or the wallet is frozen or missing; `wallets.refusal` says which.
-HOLD_CTE = """
+# few Tokens, or the wallet is frozen or missing (`wallets.refusal` says which), or some of its Tokens have expired.
+HOLD_CTE = f"""
 held_wallet AS (
     UPDATE billing_wallet SET held = held + %(amount)s::bigint
     WHERE owner = %(owner)s::uuid AND kind = 'customer' AND balance - held >= %(amount)s::bigint AND NOT frozen
+    AND {_NOTHING_EXPIRED}
     RETURNING id
 ),
 new_hold AS (
@@ -31,11 +39,12 @@ new_hold AS (
 # PAYERS_CTE locks the wallets of a CTE `wanted (owner)`. HOLDS_CTE reads a CTE
 # `bought (owner, reference, spender, amount)`, whose sum for an owner must be within `payer.available`, and the
 # parameter expires_in.
-_PAYERS = """
+_PAYERS = f"""
 payer AS MATERIALIZED (
     SELECT id AS wallet_id, owner, balance - held AS available FROM billing_wallet
     WHERE kind = 'customer' AND NOT frozen AND owner = ANY (ARRAY(SELECT owner FROM wanted))
-    FOR NO KEY UPDATE {if_locked}
+    AND {_NOTHING_EXPIRED}
+    FOR NO KEY UPDATE {{if_locked}}
 )"""
 PAYERS_CTE = _PAYERS.format(if_locked="")
 # Leaves out wallets that are locked, so that it never waits.

@@ -1,18 +1,20 @@
 """The only writer of transfers, and their reader, as statements. `proof` checks that they add up.
 
 An operation of `wallets` is one SQL statement, so its transfers are written inside that statement: the SQL that writes
-them is kept here, as CTEs that `wallets` appends to the row it has locked. Incoming Tokens are a lot from the start, so
-the SQL that issues Tokens writes their lot as well. Not for balances or holds, which `wallets` keeps, or for draws from
-lots, which `lots` and `debts` keep.
+them is kept here, as CTEs that `wallets` and `withdrawals` append to the row they have locked. Incoming Tokens are a
+lot from the start, so the SQL that issues Tokens writes their lot as well. Not for balances or holds, which `wallets`
+keeps, or for draws from lots, which `lots` and `debts` keep.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, transaction
 
 from billing.models import (
     MINT_ID,
@@ -72,6 +74,28 @@ returned AS (
     ON CONFLICT (idempotency_key) DO NOTHING
     RETURNING target_id, reference, amount
 )"""
+
+
+_LOCK = "SELECT id FROM billing_wallet WHERE owner = %s AND kind = 'customer' FOR NO KEY UPDATE"
+_OUTER = "SELECT coalesce(current_setting('kiln.moment', true), '')"
+_BEGIN = "SELECT set_config('kiln.moment', coalesce(nullif(%s, ''), clock_timestamp()::text), true)::timestamptz"
+_END = "SELECT set_config('kiln.moment', %s, true)"
+
+
+@contextmanager
+def moment(owner: UUID) -> Iterator[datetime]:
+    """Hold a transaction with the customer's wallet locked, whose transfers all have the time that is yielded.
+
+    Money that is written with this time lies in the same month as its Tokens. The clock is read after the lock, so no
+    transfer of this wallet is later written with an earlier time: a month can be closed under the same lock.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(_LOCK, [owner])
+        cursor.execute(_OUTER)
+        outer = cursor.fetchone()
+        cursor.execute(_BEGIN, outer)
+        yield cursor.fetchone()[0]
+        cursor.execute(_END, outer)
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,23 @@ from django.db.models.functions import Now
 
 from billing.errors import NoWallet, UnknownHold
 from billing.models import Draw, Hold, Lot, LotCursor, Transfer, Wallet
-from billing.tokens import runs, spending, wallets
-from billing.tokens.wallets import Balance
+from billing.tokens import runs, spending
+from billing.tokens.withdrawals import withdraw
 
 CHUNK = 1_000
 # How long Tokens refunded into an expired lot can be spent.
 GRACE = timedelta(days=30)
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Balance:
+    """A wallet's milli-Tokens: `total` is what it has, `available` what is not held."""
+
+    available: int
+    held: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -137,11 +146,15 @@ def allocate(wallet_id: int) -> Position:
 
 
 def position(owner: UUID) -> Position:
-    """Allocate a customer's wallet and return where it stands. Raises NoWallet."""
+    """Allocate a customer's wallet, take what has expired, and return where it stands. Raises NoWallet."""
     wallet_id = Wallet.objects.filter(owner=owner, kind=Wallet.Kind.CUSTOMER).values_list("id", flat=True).first()
     if wallet_id is None:
         raise NoWallet(owner)
-    return allocate(wallet_id)
+    now = allocate(wallet_id)
+    if now.balance.available and any(_is_past(lot, now.moment) for lot in now.lots):
+        expire_in(wallet_id)
+        now = allocate(wallet_id)
+    return now
 
 
 def cost(reference: UUID) -> Cost:
@@ -175,10 +188,37 @@ def catch_up() -> int:
 def expire(limit: int = 500) -> int:
     """Take back what is left of expired lots, wallet by wallet; return how many milli-Tokens.
 
-    Held Tokens stay until their hold is resolved, and are taken then.
+    Held Tokens stay until their hold is resolved, and are taken then. Nobody waits for this: whoever looks at a wallet
+    or holds its Tokens takes what has expired first.
     """
     due = Lot.objects.filter(remaining__gt=0, expires_at__lte=Now(), wallet__balance__gt=F("wallet__held"))
-    return each(due.order_by().values_list("wallet_id", flat=True).distinct()[:limit], _expire)
+    return each(due.order_by().values_list("wallet_id", flat=True).distinct()[:limit], expire_in)
+
+
+def expire_of(owner: UUID) -> bool:
+    """Take back what is left of a customer's expired lots; return False if they had none."""
+    due = Lot.objects.filter(wallet__owner=owner, remaining__gt=0, expires_at__lte=Now())
+    wallet_id = due.values_list("wallet_id", flat=True).first()
+    if wallet_id is not None:
+        expire_in(wallet_id)
+    return wallet_id is not None
+
+
+@transaction.atomic
+def expire_in(wallet_id: int) -> int:
+    """Take back what is left of a wallet's expired lots and not held; return how many milli-Tokens."""
+    Wallet.objects.select_for_update(no_key=True).get(pk=wallet_id)
+    now = allocate(wallet_id)
+    available = now.balance.available
+    for lot in now.lots:
+        amount = min(lot.remaining, available)
+        if amount and _is_past(lot, now.moment):
+            key = f"expiry:{lot.id}:{now.last_transfer_id}"
+            withdraw(wallet_id, Transfer.Kind.EXPIRY, amount, lot.id, key)
+            available -= amount
+    if available < now.balance.available:
+        allocate(wallet_id)
+    return now.balance.available - available
 
 
 def each(wallet_ids: Iterable[int], work: Callable[[int], int]) -> int:
@@ -190,20 +230,6 @@ def each(wallet_ids: Iterable[int], work: Callable[[int], int]) -> int:
         except Exception:
             logger.exception("lots of wallet %s", wallet_id)
     return done
-
-
-@transaction.atomic
-def _expire(wallet_id: int) -> int:
-    wallet = Wallet.objects.select_for_update(no_key=True).get(pk=wallet_id)
-    now = allocate(wallet_id)
-    available = before = wallet.balance - wallet.held
-    for lot in now.lots:
-        amount = min(lot.remaining, available)
-        if amount and _is_past(lot, now.moment):
-            key = f"expiry:{lot.id}:{now.last_transfer_id}"
-            wallets.withdraw(wallet_id, Transfer.Kind.EXPIRY, amount, lot.id, key)
-            available -= amount
-    return before - available
 
 
 def _advance(wallet_id: int) -> Position | None:

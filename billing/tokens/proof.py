@@ -13,8 +13,10 @@ from billing.models import (
     Clawback,
     Draw,
     Hold,
+    Invoice,
     Lot,
     LotCursor,
+    Month,
     PriceListVersion,
     Rollup,
     Spending,
@@ -22,7 +24,7 @@ from billing.models import (
     Wallet,
 )
 
-_MODELS = (Wallet, Transfer, Hold, Lot, Draw, LotCursor, Spending, Clawback, PriceListVersion, Rollup)
+_MODELS = (Wallet, Transfer, Hold, Lot, Draw, LotCursor, Spending, Clawback, PriceListVersion, Rollup, Month, Invoice)
 _CONSTRAINTS = [rule.name for model in _MODELS for rule in model._meta.constraints]
 
 # Each returns its violations in one text column. Together they are one statement, hence one snapshot,
@@ -146,18 +148,18 @@ _VIOLATIONS = (
                   GROUP BY transfer_id) d ON d.transfer_id = t.id
        WHERE coalesce(d.amount, 0) <> CASE WHEN c.wallet_id IS NULL THEN 0
                                            WHEN t.kind = 'refund' THEN -t.amount ELSE t.amount END""",
-    # Up to the cursor, each day's spending equals that day's charges to holds, less their refunds.
+    # Up to the cursor, each quarter of an hour's spending equals its charges to holds, less their refunds.
     """SELECT format('wallet %s: %s spent on %s by %s, its holds say %s', coalesce(s.wallet_id, h.wallet_id),
-                     coalesce(s.amount, 0), coalesce(s.day, h.day), coalesce(s.spender, h.spender),
+                     coalesce(s.amount, 0), coalesce(s.quarter, h.quarter), coalesce(s.spender, h.spender),
                      coalesce(h.amount, 0))
        FROM (SELECT *, coalesce(spender::text, '') AS name FROM billing_spending) s FULL JOIN (
            SELECT h.wallet_id, h.spender, coalesce(h.spender::text, '') AS name,
-                  (h.resolved_at AT TIME ZONE 'UTC')::date AS day,
+                  date_bin('15 minutes', h.resolved_at, 'epoch') AS quarter,
                   sum(CASE t.kind WHEN 'capture' THEN t.amount ELSE -t.amount END) AS amount
            FROM billing_transfer t JOIN billing_hold h ON h.reference = t.reference
            JOIN billing_lotcursor c ON c.wallet_id = h.wallet_id AND c.last_transfer_id >= t.id
            WHERE t.kind IN ('capture', 'refund') GROUP BY 1, 2, 3, 4
-       ) h ON h.wallet_id = s.wallet_id AND h.name = s.name AND h.day = s.day
+       ) h ON h.wallet_id = s.wallet_id AND h.name = s.name AND h.quarter = s.quarter
        WHERE coalesce(s.amount, 0) <> coalesce(h.amount, 0)""",
     """SELECT format('draw %s: %s drew %s from a %s lot of wallet %s', d.id, coalesce(t.kind, 'nothing'), d.amount,
                      coalesce(l.kind, 'missing'), l.wallet_id)
@@ -191,6 +193,52 @@ _VIOLATIONS = (
        FROM billing_wallet w LEFT JOIN (
            billing_clawback c JOIN billing_lot l ON l.id = c.lot_id AND c.settled_at IS NULL) ON l.wallet_id = w.id
        GROUP BY w.id HAVING w.frozen <> (count(c.id) > 0)""",
+    # Whoever owes has no paid Tokens available, and none in the lots that the debts are for.
+    """SELECT format('wallet %s: owes %s while %s that can pay are available', w.id, l.owed,
+                     least(w.balance - w.held, l.payable))
+       FROM billing_wallet w JOIN (
+           SELECT wallet_id, sum(owed) AS owed, sum(remaining) FILTER (WHERE kind = 'paid' OR owed > 0) AS payable
+           FROM billing_lot LEFT JOIN (
+               SELECT lot_id, sum(amount - collected) AS owed FROM billing_clawback WHERE settled_at IS NULL
+               GROUP BY lot_id) debt ON lot_id = id
+           GROUP BY wallet_id) l ON l.wallet_id = w.id
+       WHERE l.owed > 0 AND least(w.balance - w.held, l.payable) > 0""",
+    # A month has what was transferred after the one before, and nothing of it came after it was closed.
+    """SELECT format('month %s: it says %s to %s, transfers and the month before say %s to %s', m.id, m.opening,
+                     m.closing, coalesce(before.closing, 0), coalesce(before.closing, 0) + coalesce(moved.total, 0))
+       FROM (SELECT month.*, wallet.id AS wallet_id,
+                    lag(month.id) OVER (PARTITION BY month.owner ORDER BY first) AS last
+             FROM billing_month month
+             JOIN billing_wallet wallet ON wallet.owner = month.owner AND wallet.kind = 'customer') m
+       LEFT JOIN billing_month before ON before.id = m.last
+       LEFT JOIN LATERAL (
+           SELECT sum(amount) AS total
+           FROM (SELECT id, amount FROM billing_transfer WHERE target_id = m.wallet_id
+                 UNION ALL SELECT id, -amount FROM billing_transfer WHERE source_id = m.wallet_id) AS side
+           WHERE id > coalesce(before.last_transfer_id, 0) AND id <= m.last_transfer_id) moved ON true
+       WHERE m.opening <> coalesce(before.closing, 0) OR before.end <> m.first
+          OR m.closing <> m.opening + coalesce(moved.total, 0)
+          OR m.closing - m.opening <> (SELECT coalesce(sum(value::bigint), 0) FROM jsonb_each_text(m.moved))""",
+    """SELECT format('transfer %s: made in month %s, after that was closed', t.id, m.id)
+       FROM billing_month m JOIN billing_wallet w ON w.owner = m.owner AND w.kind = 'customer'
+       CROSS JOIN LATERAL (
+           SELECT id FROM billing_transfer WHERE target_id = w.id AND id > m.last_transfer_id AND created_at < m.end
+           UNION ALL
+           SELECT id FROM billing_transfer WHERE source_id = w.id AND id > m.last_transfer_id AND created_at < m.end) t
+       WHERE m.first = (SELECT max(first) FROM billing_month last WHERE last.owner = m.owner)""",
+    # Documents are numbered without gaps, say what their lines do, and name every payment of a closed month.
+    """SELECT format('%s: %s of them, the last has number %s', kind, count(*), max(number))
+       FROM billing_invoice GROUP BY kind HAVING max(number) <> count(*)""",
+    """SELECT format('%s %s: its total is %s, its lines say %s', kind, number, total_minor, lines.total)
+       FROM billing_invoice, LATERAL (SELECT sum((line->>'amount_minor')::bigint) AS total
+                                      FROM jsonb_array_elements(lines) AS line) AS lines
+       WHERE total_minor <> lines.total""",
+    """SELECT format('top-up %s: paid in month %s, whose invoice does not say so', t.id, m.id)
+       FROM billing_topup t JOIN billing_month m ON m.owner = t.owner AND t.paid_at >= m.first AND t.paid_at < m.end
+       WHERE NOT EXISTS (
+           SELECT FROM billing_invoice i, jsonb_array_elements(i.lines) AS line
+           WHERE i.month_id = m.id AND i.kind = 'invoice' AND i.currency = t.currency
+             AND line->>'top_up' = t.id::text AND (line->>'amount_minor')::bigint = t.price_minor)""",
     # Nothing above could be relied on without these guards. 'R' fires only in replicas.
     """SELECT format('trigger %s of %s is missing or switched off', needed.name, needed.place)
        FROM (VALUES ('transfer_append_only', 'billing_transfer'), ('hold_resolved_once', 'billing_hold'),
@@ -198,6 +246,7 @@ _VIOLATIONS = (
                     ('wallet_keeps_its_owner', 'billing_wallet'), ('lot_kept', 'billing_lot'),
                     ('lot_keeps_its_terms', 'billing_lot'), ('draw_append_only', 'billing_draw'),
                     ('clawback_kept', 'billing_clawback'), ('clawback_settled_once', 'billing_clawback'),
+                    ('month_final', 'billing_month'), ('invoice_final', 'billing_invoice'),
                     ('rollup_kept', 'billing_rollup'), ('rollup_moves_on', 'billing_rollup'),
                     ('price_list_immutable', 'billing_pricelistversion')) AS needed (name, place)
        WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = needed.place::regclass

@@ -1,8 +1,10 @@
-"""Wallets: hold, capture, release, expire, grant, purchase, refund, withdraw. Amounts are integer milli-Tokens.
+"""Wallets: hold, capture, release, expire, grant, purchase, refund. Amounts are integer milli-Tokens.
 
 Every verb is one SQL statement. It is atomic, or part of the transaction that it is called in. If it changes
 nothing, a second statement finds out why and raises from the tree in `errors`. The hold is locked first, then
-the wallet, and never the platform's row. Not for prices (pricing) or for reading transfers (ledger).
+the wallet, and never the platform's row. Two rare things take more: what comes free in a frozen wallet pays its debts
+(`debts`), in the same transaction if the caller holds one; and expired Tokens are taken (`lots`) before anything is
+held. Not for prices (pricing) or for reading transfers (ledger).
 """
 
 from __future__ import annotations
@@ -34,18 +36,10 @@ from billing.errors import (
 )
 from billing.models import PLATFORM_ID, Hold, Lot, Transfer, Wallet
 from billing.prepared import run
-from billing.tokens import holds, ledger
+from billing.tokens import debts, holds, ledger, lots
+from billing.tokens.lots import Balance
 
 KEY_LENGTH = 255
-
-
-@dataclass(frozen=True)
-class Balance:
-    """A wallet's milli-Tokens: `total` is what it has, `available` what is not held."""
-
-    available: int
-    held: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -88,10 +82,10 @@ WITH resolved AS (
 paid AS (
     UPDATE billing_wallet SET balance = balance - resolved.captured, held = held - resolved.amount
     FROM resolved WHERE billing_wallet.id = resolved.wallet_id
-    RETURNING billing_wallet.id, resolved.reference, billing_wallet.balance
+    RETURNING billing_wallet.id, resolved.reference, billing_wallet.balance, frozen
 ),
 {ledger.CAPTURES}
-SELECT captured, amount - captured FROM resolved
+SELECT captured, amount - captured, paid.id, frozen FROM resolved, paid
 """
 
 _FREE = """
@@ -104,8 +98,9 @@ WITH resolved AS (
 freed AS (
     UPDATE billing_wallet SET held = held - resolved.amount
     FROM resolved WHERE billing_wallet.id = resolved.wallet_id
+    RETURNING billing_wallet.id, frozen
 )
-SELECT amount FROM resolved
+SELECT amount, freed.id, frozen FROM resolved, freed
 """
 
 _ISSUE = f"""
@@ -116,18 +111,9 @@ WITH target AS (
 credited AS (
     UPDATE billing_wallet SET balance = balance + issued.amount
     FROM issued WHERE billing_wallet.id = issued.target_id
+    RETURNING billing_wallet.id, frozen
 )
-SELECT id FROM lot
-"""
-
-_WITHDRAW = f"""
-WITH taken AS (
-    UPDATE billing_wallet SET balance = balance - %(amount)s::bigint
-    WHERE id = %(wallet)s AND balance - held >= %(amount)s::bigint
-    RETURNING id, balance
-),
-{ledger.WITHDRAWAL}
-SELECT id FROM taken
+SELECT lot.id, credited.id, frozen FROM lot, credited
 """
 
 _REFUND = f"""
@@ -144,7 +130,7 @@ marked AS (
 )
 UPDATE billing_wallet SET balance = balance + returned.amount
 FROM returned WHERE billing_wallet.id = returned.target_id
-RETURNING billing_wallet.id
+RETURNING billing_wallet.id, frozen
 """
 
 
@@ -154,7 +140,7 @@ def create(owner: UUID, kind: Wallet.Kind = Wallet.Kind.CUSTOMER) -> None:
 
 
 def balance(owner: UUID) -> Balance:
-    """Return what the customer has. Raises NoWallet if there is no such customer."""
+    """Return what the customer has, with expired Tokens not taken yet (`lots.position` takes them). Raises NoWallet."""
     row = run(_BALANCE, {"owner": owner})
     if row is None:
         raise NoWallet(owner)
@@ -175,6 +161,8 @@ def hold(owner: UUID, amount: int, reference: UUID, expires_in: timedelta, spend
     }  # fmt: skip
     try:
         held = run(_HOLD, values)
+        if held is None and lots.expire_of(owner):
+            held = run(_HOLD, values)
     except IntegrityError as error:
         if not isinstance(error.__cause__, UniqueViolation):
             raise
@@ -204,7 +192,9 @@ def capture(reference: UUID, charge: int, shares: Sequence[Share] | None = None)
     row = run(_CAPTURE, {"reference": reference, "charge": charge, **shared})
     if row is None:
         raise _unresolvable(reference, otherwise=ChargeAboveHold(reference))
-    return Captured(*row)
+    charged, released, *wallet = row
+    _pay_debts(*wallet)
+    return Captured(charged, released)
 
 
 def release(reference: UUID) -> int:
@@ -270,7 +260,8 @@ def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
     """
     stored_key = _key("refund", key)
     values = {"reference": reference, "amount": _milli(amount), "key": stored_key, "memo": memo}
-    if run(_REFUND, values) is not None:
+    if (row := run(_REFUND, values)) is not None:
+        _pay_debts(*row)
         return True
     charged = Hold.objects.filter(reference=reference).values_list("wallet__owner", flat=True).first()
     if charged is None:
@@ -285,14 +276,6 @@ def issued(keys: Iterable[str]) -> set[str]:
     stored = {_key(kind.value, key): key for key in keys for kind in kinds}
     found = Transfer.objects.filter(idempotency_key__in=stored)
     return {stored[key] for key in found.values_list("idempotency_key", flat=True)}
-
-
-def withdraw(wallet_id: int, kind: Transfer.Kind, amount: int, reference: UUID, key: str) -> None:
-    """Take unheld Tokens out of the books; the caller has locked the wallet. Raises InsufficientTokens if too few."""
-    values = {"wallet": wallet_id, "kind": kind.value, "amount": _milli(amount), "reference": reference, "key": key}
-    if run(_WITHDRAW, values) is None:
-        wallet = Wallet.objects.get(pk=wallet_id)
-        raise InsufficientTokens(wallet.balance - wallet.held, amount)
 
 
 def _issue(
@@ -313,7 +296,9 @@ def _issue(
         "reference": reference, "price_minor": price_minor, "currency": currency, "expires_at": expires_at,
     }  # fmt: skip
     if (row := run(_ISSUE, values)) is not None:
-        return row[0]  # type: ignore[no-any-return]
+        lot_id, *wallet = row
+        _pay_debts(*wallet)
+        return lot_id  # type: ignore[no-any-return]
     _expect(stored_key, key, (owner, reference, amount), otherwise=NoWallet(owner))
     return None
 
@@ -322,7 +307,14 @@ def _free(reference: UUID, status: Hold.Status) -> int:
     row = run(_FREE, {"reference": reference, "status": status.value})
     if row is None:
         raise _unresolvable(reference, otherwise=HoldNotDue(reference))
-    return int(row[0])
+    amount, *wallet = row
+    _pay_debts(*wallet)
+    return int(amount)
+
+
+def _pay_debts(wallet_id: int, frozen: bool) -> None:
+    if frozen:
+        debts.pay(wallet_id)
 
 
 def _unresolvable(reference: UUID, otherwise: BillingError) -> BillingError:

@@ -3,10 +3,9 @@
 from typing import Any
 
 from devstack.stripe.books import Books, Call, text
+from devstack.stripe.currencies import MAXIMUM
 from devstack.stripe.errors import Document, Invalid
 from devstack.stripe.parameters import Parameters
-
-MAX_AMOUNT = 99_999_999
 
 
 def create_product(call: Call) -> Document:
@@ -38,7 +37,7 @@ def new_price(books: Books, given: Parameters, product: str, *, hidden: bool = F
     """Create a price for one payment. Raises Invalid."""
     given.require("currency", "unit_amount")
     amount = given.get("unit_amount")
-    if not 0 <= amount <= MAX_AMOUNT:
+    if not 0 <= amount <= MAXIMUM:
         raise Invalid("Invalid non-negative integer", code="parameter_invalid_integer", param="unit_amount")
     own = {"active": not hidden, "billing_scheme": "per_unit", "type": "one_time", "tax_behavior": "unspecified"}
     fields = own | _fields(given, "active", "nickname", "lookup_key", "tax_behavior", "metadata")

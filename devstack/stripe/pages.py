@@ -2,6 +2,7 @@
 
 from html import escape
 
+from devstack.stripe import currencies
 from devstack.stripe.errors import Document
 
 STYLE = (
@@ -25,7 +26,8 @@ NUMBERS = (
 def payment(session: Document, email: str, error: str = "") -> str:
     """Return the page of an open session."""
     lines = "".join(
-        f"<tr><td>{item['quantity']} × {escape(item['description'])}<td>{money(item['amount_total'], item['currency'])}"
+        f"<tr><td>{item['quantity']} × {escape(item['description'])}"
+        f"<td>{currencies.show(item['amount_total'], item['currency'])}"
         for item in session["_items"]
     )
     methods = "".join(f"<option>{escape(each)}</option>" for each in session["payment_method_types"])
@@ -33,7 +35,7 @@ def payment(session: Document, email: str, error: str = "") -> str:
     tax = '<label for="tax_id">Tax id</label><input id="tax_id" name="tax_id">'
     verb, total = "Save", ""
     if session["_items"]:
-        verb, total = "Pay", f"<p><b>{money(session['amount_total'], session['currency'])}</b>"
+        verb, total = "Pay", f"<p><b>{currencies.show(session['amount_total'], session['currency'])}</b>"
     back = f'<a href="{escape(session["cancel_url"])}">Back</a>' if session["cancel_url"] else ""
     return document(
         "Pay" if session["_items"] else "Save a card",
@@ -53,7 +55,7 @@ def payment(session: Document, email: str, error: str = "") -> str:
 
 def bank(waiting: Document) -> str:
     """Return the page on which the customer answers their bank, for a PaymentIntent or a SetupIntent."""
-    wish = f"pay {money(waiting['amount'], waiting['currency'])}" if "amount" in waiting else "save this card"
+    wish = f"pay {currencies.show(waiting['amount'], waiting['currency'])}" if "amount" in waiting else "save this card"
     buttons = '<button name="answer" value="yes">Complete</button><button name="answer" value="no">Fail</button>'
     return document("3D Secure test", f'<p>Your bank asks: do you want to {wish}?<form method="post">{buttons}</form>')
 
@@ -69,7 +71,7 @@ def receipt(charge: Document) -> str:
     rows = [("Paid", charge["amount"])] + (
         [("Refunded", charge["amount_refunded"])] if charge["amount_refunded"] else []
     )
-    lines = "".join(f"<tr><td>{name}<td>{money(amount, charge['currency'])}" for name, amount in rows)
+    lines = "".join(f"<tr><td>{name}<td>{currencies.show(amount, charge['currency'])}" for name, amount in rows)
     return document("Receipt", f"<table>{lines}<tr><td>Charge<td>{charge['id']}</table>")
 
 
@@ -85,8 +87,3 @@ def document(title: str, body: str) -> str:
         f'<title>{title} · test double</title><style>{STYLE}</style><p class="double">A test double of Stripe: '
         f"no money moves. Never enter a real card.</p><h1>{title}</h1>{body}"
     )
-
-
-def money(amount: int, currency: str) -> str:
-    """Return minor units as people write them."""
-    return f"{amount // 100}.{amount % 100:02d} {escape(currency.upper())}"

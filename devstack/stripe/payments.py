@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from devstack.stripe import charges, customers, disputes, sessions
+from devstack.stripe import charges, currencies, customers, disputes, sessions
 from devstack.stripe.books import Books, Call, address, text
 from devstack.stripe.cards import BY_NUMBER, REFUSALS, Card
-from devstack.stripe.catalogue import MAX_AMOUNT
 from devstack.stripe.errors import Declined, Document, Invalid
 from devstack.stripe.objects import random_text, shown
 from devstack.stripe.parameters import Parameters
 
-MINIMUM = 50
 CONFIRMABLE = ("requires_payment_method", "requires_confirmation", "requires_action")
 CANCELABLE = ("requires_payment_method", "requires_capture", "requires_confirmation", "requires_action", "processing")
 TEXTS = ("description", "receipt_email", "setup_future_usage", "statement_descriptor_suffix", "transfer_group")
@@ -29,7 +27,7 @@ def create(call: Call) -> Document:
     fields: Document = {name: text(params.get(name)) for name in TEXTS if name in params}
     intent = new(
         books,
-        amount=_amount(params.get("amount")),
+        amount=_amount(params.get("amount"), params.get("currency").lower()),
         currency=params.get("currency").lower(),
         customer=books.get("customer", customer, "customer")["id"] if customer else None,
         metadata=call.merged_metadata({}),
@@ -264,14 +262,10 @@ def _take_method(books: Books, intent: Document, params: Parameters) -> None:
     books.save(intent)
 
 
-def _amount(amount: int) -> int:
+def _amount(amount: int, currency: str) -> int:
     if amount < 1:
         raise Invalid("Invalid positive integer", stored=False, code="parameter_invalid_integer", param="amount")
-    if amount < MINIMUM:
-        raise Invalid("Amount must be at least $0.50 usd", code="amount_too_small", param="amount")
-    if amount > MAX_AMOUNT:
-        raise Invalid("Amount must be no more than $999,999.99", code="amount_too_large", param="amount")
-    return amount
+    return currencies.check(amount, currency, "amount")
 
 
 def _automatic(given: Parameters) -> Document:

@@ -1,6 +1,6 @@
 """Refunds, by the API and from the dashboard."""
 
-from devstack.stripe import balance, disputes
+from devstack.stripe import balance, currencies, disputes
 from devstack.stripe.books import Books, Call
 from devstack.stripe.cards import BY_NUMBER
 from devstack.stripe.errors import Document, Invalid
@@ -112,7 +112,8 @@ def _must_allow(charge: Document, amount: int, left: int) -> None:
     if amount < 1:
         raise Invalid("Invalid positive integer", code="parameter_invalid_integer", param="amount")
     if amount > left:
-        message = f"Refund amount ({_money(amount)}) is greater than unrefunded amount on charge ({_money(left)})"
+        wanted, most = (currencies.show(each, charge["currency"]) for each in (amount, left))
+        message = f"Refund amount ({wanted}) is greater than unrefunded amount on charge ({most})"
         raise Invalid(message, param="amount")
 
 
@@ -120,7 +121,3 @@ def _count(books: Books, charge: Document, amount: int) -> None:
     refunded = charge["amount_refunded"] + amount
     charge |= {"amount_refunded": refunded, "refunded": refunded == charge["amount"]}
     books.save(charge)
-
-
-def _money(amount: int) -> str:
-    return f"${amount // 100}.{amount % 100:02d}"

@@ -2,14 +2,13 @@
 
 import stripe
 
-from devstack.stripe import catalogue, customers
+from devstack.stripe import catalogue, currencies, customers
 from devstack.stripe.books import Books, Call, address, text
 from devstack.stripe.errors import Document, Invalid
 from devstack.stripe.objects import nulls, page
 from devstack.stripe.parameters import Parameters
 
 SHORTEST, LONGEST = 30 * 60, 24 * 3600
-MINIMUM = 50
 METHODS = ("card", "us_bank_account", "sepa_debit")
 ECHOED = (
     "allow_promotion_codes", "billing_address_collection", "client_reference_id", "customer", "customer_creation",
@@ -124,9 +123,7 @@ def _lines(books: Books, params: Parameters) -> tuple[list[Document], str]:
     items = [_line(books, item) for item in params.get("line_items")]
     if len({item["currency"] for item in items}) > 1:
         raise Invalid("All line items must have the same currency.", param="line_items")
-    if sum(item["amount_total"] for item in items) < MINIMUM:
-        message = "The Checkout Session's total amount due must add up to at least $0.50 usd"
-        raise Invalid(message, code="amount_too_small", param="line_items")
+    currencies.check(sum(item["amount_total"] for item in items), items[0]["currency"], "line_items")
     return items, items[0]["currency"]
 
 
@@ -146,8 +143,6 @@ def _line(books: Books, item: Parameters) -> Document:
     if not 1 <= quantity <= 999_999:
         raise Invalid("Quantity must be positive.", code="parameter_invalid_integer", param="line_items[0][quantity]")
     amount = price["unit_amount"] * quantity
-    if amount > catalogue.MAX_AMOUNT:
-        raise Invalid("Amount must be no more than $999,999.99", code="amount_too_large", param="line_items")
     line = books.create("item", amount_subtotal=amount, amount_total=amount, quantity=quantity)
     line |= {"amount_discount": 0, "amount_tax": 0, "currency": price["currency"], "price": price}
     line |= {"description": books.get("product", price["product"])["name"]}

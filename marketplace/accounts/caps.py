@@ -1,17 +1,21 @@
-"""Spend caps of API keys and accounts, per day and per month (UTC), in milli-Tokens: what is set, spent and left.
+"""Spend caps of API keys and accounts, per day and per month, in milli-Tokens: what is set, spent and left.
 
-`billing.tokens.spending` decides what counts as spent, and in which period. A key may spend what both its own caps and
-its account's leave. Customers set the caps of keys through the API; operators set those of accounts.
+`billing.tokens.spending` decides what counts as spent, `periods` when a day and a month of the account begin. A key may
+spend what both its own caps and its account's leave. Customers set the caps of keys through the API; operators set
+those of accounts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
-from billing.errors import SpendCapReached
+from django.db.models.functions import Now
+
+from billing.errors import NoWallet, SpendCapReached
 from billing.tokens import spending
+from marketplace.accounts import periods
 from marketplace.accounts.models import Account, ApiKey
 
 
@@ -35,17 +39,21 @@ def budgets(account_id: UUID, key_id: UUID | None, *, lock: bool = False) -> lis
 
     With `lock` the result stays valid until the end of the transaction.
     """
-    spent = spending.spent(account_id, key_id, lock=lock)
-    midnight = spent.moment.replace(hour=0, minute=0, second=0, microsecond=0)
-    tomorrow, next_month = midnight + timedelta(days=1), (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
+    if lock:
+        spending.lock(account_id)
+    account = Account.objects.annotate(moment=Now()).filter(id=account_id).first()
+    if account is None:
+        raise NoWallet(account_id)
+    today, this_month = periods.day(account, account.moment), periods.month(account, account.moment)
+    spent = spending.spent(account_id, key_id, today.first, this_month.first)
     found = []
     for whose, row, day, month in (
         ("key", ApiKey.objects.filter(id=key_id).first() if key_id else None, spent.spender_day, spent.spender_month),
-        ("account", Account.objects.filter(id=account_id).first(), spent.day, spent.month),
+        ("account", account, spent.day, spent.month),
     ):
         if row is not None:
-            found.append(Budget(whose, "day", day, row.daily_cap, tomorrow))
-            found.append(Budget(whose, "month", month, row.monthly_cap, next_month))
+            found.append(Budget(whose, "day", day, row.daily_cap, today.end))
+            found.append(Budget(whose, "month", month, row.monthly_cap, this_month.end))
     return found
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
+from uuid import UUID
+
 from django.contrib.auth.hashers import make_password
 from django.db import transaction
 
+from billing.payments import invoices
 from billing.tokens import wallets
 from marketplace import text
+from marketplace.accounts import periods
 from marketplace.accounts.models import Account, Person
 
 MAX_NAME = 200
@@ -26,3 +32,14 @@ def create(email: str, name: str = "") -> Account:
         account = Account.objects.create(owner=person, name=name or email[:MAX_NAME])
     wallets.create(account.id)
     return account
+
+
+def invoiced(owners: Collection[UUID]) -> dict[UUID, invoices.Customer]:
+    """Return these accounts as invoices name them, by id."""
+    accounts = Account.objects.filter(id__in=owners).select_related("owner")
+    return {account.id: as_invoiced(account) for account in accounts}
+
+
+def as_invoiced(account: Account) -> invoices.Customer:
+    ends = partial(periods.end_of_month, account)
+    return invoices.Customer(account.name, account.owner.email, account.time_zone, ends)

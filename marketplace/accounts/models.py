@@ -51,7 +51,7 @@ class Person(AbstractBaseUser, PermissionsMixin):
 
 
 class Capped(models.Model):
-    """Spend caps per day and per month (UTC), in milli-Tokens; null means no cap."""
+    """Spend caps per day and per month of the account's time zone, in milli-Tokens; null means no cap."""
 
     daily_cap = models.BigIntegerField(null=True, blank=True)
     monthly_cap = models.BigIntegerField(null=True, blank=True)
@@ -71,13 +71,22 @@ class Capped(models.Model):
 
 
 class Account(Capped):
-    """A customer: owns a wallet, API keys and jobs. Its id is the owner of its wallet in billing."""
+    """A customer: owns a wallet, API keys and jobs. Its id is the owner of its wallet in billing.
+
+    `periods` says when its days and months begin, and alone changes `time_zone`, with the day and the month that were
+    running then: from when, and until when.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     owner = models.ForeignKey(Person, on_delete=models.PROTECT, related_name="accounts")
     name = Line(max_length=200)
     is_active = models.BooleanField("active", default=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    time_zone = models.CharField(max_length=64, default="UTC")
+    day_from = models.DateTimeField(null=True, editable=False)
+    day_until = models.DateTimeField(null=True, editable=False)
+    month_from = models.DateTimeField(null=True, editable=False)
+    month_until = models.DateTimeField(null=True, editable=False)
 
     def __str__(self) -> str:
         return self.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_field
@@ -116,8 +116,8 @@ class Moment(Shown, serializers.DateTimeField):
     """A time in UTC, to the millisecond."""
 
     @staticmethod
-    def show(moment: datetime) -> str:
-        return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    def show(moment: datetime, zone: tzinfo = UTC) -> str:
+        return moment.astimezone(zone).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Object(Shown, serializers.DictField):

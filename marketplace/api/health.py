@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.db import DatabaseError, connection
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.utils import timezone
 from django.views.decorators.http import require_safe
 from psycopg_pool import PoolTimeout
 from redis import Redis, RedisError
@@ -26,11 +26,15 @@ def healthz(request: HttpRequest) -> JsonResponse:
 @browsable
 @require_safe
 def readyz(request: HttpRequest) -> JsonResponse:
-    """Answer 200 if the database and the broker answer and a warm worker was seen, else 503 with what is missing."""
+    """Answer 200 if the database and the broker answer and a warm worker was seen, else 503 with what is missing.
+
+    `maintenance` names the periodic tasks that are late; jobs are taken all the same.
+    """
     parts = {"database": database(), "broker": broker()}
     parts["worker"] = parts["database"] and warm_worker()
     ready = all(parts.values())
     words = {name: "ok" if up else "missing" for name, up in parts.items()}
+    words["maintenance"] = maintenance() if parts["database"] else "missing"
     return JsonResponse({"status": "ready" if ready else "not ready", **words}, status=200 if ready else 503)
 
 
@@ -60,4 +64,9 @@ def broker() -> bool:
 
 
 def warm_worker() -> bool:
-    return Worker.objects.filter(warm=True, seen_at__gt=timezone.now() - ALIVE_WITHIN).exists()
+    return Worker.objects.filter(warm=True, seen_at__gt=Now() - ALIVE_WITHIN).exists()
+
+
+def maintenance() -> str:
+    late = metrics.late()
+    return f"late: {', '.join(late)}" if late else "ok"

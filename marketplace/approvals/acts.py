@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db.models import Model, QuerySet
 
 from billing.amounts import LARGEST, MILLI, format_tokens, show_money, show_tokens
+from billing.currencies import step
 from billing.errors import RefundAboveUnspent
 from billing.models import Clawback, Hold, PriceListVersion, TopUp
 from billing.payments import refunds, stripe
@@ -58,6 +59,11 @@ class Act(ABC):
     def limit(self) -> int | None:
         """How much of this one person may do alone in 24 hours; None if it always takes a second person."""
         return None
+
+    @property
+    def counted_with(self) -> dict[str, Any]:
+        """Which earlier acts of this kind count towards the same limit, as a filter of requests; all by default."""
+        return {}
 
     @abstractmethod
     def check(self) -> None:
@@ -156,12 +162,18 @@ class PaymentRefund(Act):
 
     @property
     def limit(self) -> int:
-        return settings.REFUND_LIMIT_MINOR
+        return settings.REFUND_LIMITS.get(self.currency, 0)
+
+    @property
+    def counted_with(self) -> dict[str, Any]:
+        return {"arguments__currency": self.currency}
 
     def check(self) -> None:
         top_up = TopUp.objects.get(pk=self.top_up, currency=self.currency)
         if not 0 < self.amount_minor <= (most := refunds.refundable(top_up)):
             raise self._too_much(most)
+        if self.amount_minor % (unit := step(self.currency)):
+            raise Impossible(f"Stripe refunds {self.currency.upper()} in steps of {show_money(unit, self.currency)}.")
 
     def carry_out(self, request: UUID) -> str:
         try:

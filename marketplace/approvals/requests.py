@@ -22,8 +22,8 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Sum, TextField
-from django.db.models.functions import Cast
-from django.utils import timezone
+from django.db.models.expressions import Combinable
+from django.db.models.functions import Cast, Now
 
 from billing.errors import BillingError, IdempotencyMismatch, PaymentsRefused, PaymentsUnavailable
 from billing.payments import refunds
@@ -76,8 +76,9 @@ def ask(person: Person, act: Act, reason: str, request_id: UUID | None = None) -
     with _refusals(), trail.acting(trail.name_of(person)):
         Person.objects.select_for_update(no_key=True).get(pk=person.pk)  # one at a time, so that the sum is right
         terms = {"kind": act.kind, "arguments": asdict(act), "reason": reason, "asked_by": person}
-        more = {"size": act.size, "needs_approval": _takes_two(person, act), "expires_at": _end()}
+        more = {"size": act.size, "needs_approval": _takes_two(person, act), "asked_at": Now(), "expires_at": _end()}
         request, is_new = Request.objects.get_or_create(id=request_id, defaults=terms | more)
+        request.refresh_from_db()
         if is_new and not request.needs_approval:
             _carry_out(request)
         elif not is_new and any(getattr(request, name) != value for name, value in terms.items()):
@@ -127,17 +128,17 @@ def finish(request: Request) -> Request:
     except PaymentsRefused as error:
         status, outcome = Status.FAILED, str(error)
     approved = Request.objects.filter(pk=request.pk, status=Status.APPROVED)
-    approved.update(status=status, outcome=outcome, ended_at=timezone.now())
+    approved.update(status=status, outcome=outcome, ended_at=Now())
     request.refresh_from_db()
     return request
 
 
 def keep(now: datetime | None = None) -> None:
     """End requests that nobody decided in time, and finish approved ones whose process died."""
-    now = now or timezone.now()
-    late = Request.objects.filter(status=Status.PENDING, expires_at__lte=now)
-    late.update(status=Status.EXPIRED, ended_at=now)
-    for request in Request.objects.filter(status=Status.APPROVED, decided_at__lt=now - FINISH_AFTER)[:100]:
+    moment = now or Now()
+    late = Request.objects.filter(status=Status.PENDING, expires_at__lte=moment)
+    late.update(status=Status.EXPIRED, ended_at=moment)
+    for request in Request.objects.filter(status=Status.APPROVED, decided_at__lt=moment - FINISH_AFTER)[:100]:
         try:
             finish(request)
         except Exception:
@@ -150,7 +151,7 @@ def note_sent_back() -> None:
     executed = Request.objects.filter(kind=acts.PaymentRefund.kind, status=Status.EXECUTED)
     for request in executed.annotate(key=Cast("id", TextField())).filter(key__in=refunds.sent_back().values("id")):
         outcome = f"{request.outcome}; the card's bank sent the money back, and the Tokens were returned"
-        executed.filter(pk=request.pk).update(status=Status.FAILED, outcome=outcome, ended_at=timezone.now())
+        executed.filter(pk=request.pk).update(status=Status.FAILED, outcome=outcome, ended_at=Now())
 
 
 def act_of(request: Request) -> Act:
@@ -162,14 +163,14 @@ def _deciding(person: Person, request_id: UUID) -> Iterator[Request]:
     """Lock the pending request and enter this person as the one who decided."""
     _must(person, DECIDE)
     with trail.acting(trail.name_of(person)):
-        request = Request.objects.select_for_update().get(pk=request_id)
+        request = Request.objects.select_for_update().annotate(moment=Now()).get(pk=request_id)
         if request.status != Status.PENDING:
             raise AlreadyDecided(f"This request is already {request.status}.")
-        if request.expires_at <= timezone.now():
+        if request.expires_at <= request.moment:
             raise AlreadyDecided("This request was not decided in time. Please ask again.")
         if request.asked_by_id == person.pk:
             raise OwnRequest("You asked for this; somebody else must decide.")
-        request.decided_by, request.decided_at = person, timezone.now()
+        request.decided_by, request.decided_at = person, request.moment
         yield request
 
 
@@ -188,7 +189,7 @@ def _carry_out(request: Request) -> None:
     act = act_of(request)
     request.outcome = act.carry_out(request.id)
     request.status = Status.APPROVED if act.has_finish else Status.EXECUTED
-    request.decided_at = request.decided_at or timezone.now()
+    request.decided_at = request.decided_at or request.asked_at
     request.ended_at = None if act.has_finish else request.decided_at
     request.save()
 
@@ -197,12 +198,13 @@ def _takes_two(person: Person, act: Act) -> bool:
     if act.limit is None:
         return True
     alone = Request.objects.filter(asked_by=person, kind=act.kind, needs_approval=False)
-    lately = alone.filter(asked_at__gt=timezone.now() - DAY).exclude(status=Status.FAILED)
+    alone = alone.filter(**act.counted_with)
+    lately = alone.filter(asked_at__gt=Now() - DAY).exclude(status=Status.FAILED)
     return int(lately.aggregate(sum=Sum("size", default=0))["sum"]) + act.size > act.limit
 
 
-def _end() -> datetime:
-    return timezone.now() + timedelta(hours=settings.APPROVAL_HOURS)
+def _end() -> Combinable:
+    return Now() + timedelta(hours=settings.APPROVAL_HOURS)
 
 
 def _must(person: Person, permission: str) -> None:

@@ -15,9 +15,10 @@ from django.urls import reverse
 from unfold.admin import TabularInline
 from unfold.decorators import action
 from unfold.forms import AdminPasswordChangeForm, BaseDialogForm, UserChangeForm, UserCreationForm
+from unfold.widgets import UnfoldAdminSelectWidget
 
 from billing.models import TopUp, Wallet
-from marketplace.accounts import keys
+from marketplace.accounts import keys, periods
 from marketplace.accounts.models import Account, ApiKey, Person
 from marketplace.audit import trail
 from marketplace.console import dialogs
@@ -40,7 +41,7 @@ from marketplace.console.tables import (
 )
 from marketplace.jobs.models import Job
 
-CAP_HELP = "(UTC) for all API keys together; leave empty for no cap."
+CAP_HELP = "for all API keys together; leave empty for no cap."
 
 
 class SuperusersOnly:
@@ -132,10 +133,15 @@ class KeyInline(KeyColumns, ReadOnly, TabularInline):  # type: ignore[misc]
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     daily_cap = TokensField(required=False, min_value=0, help_text=f"Tokens per day {CAP_HELP}")
     monthly_cap = TokensField(required=False, min_value=0, help_text=f"Tokens per month {CAP_HELP}")
+    time_zone = forms.ChoiceField(
+        choices=lambda: [(zone, zone) for zone in periods.zones()],
+        widget=UnfoldAdminSelectWidget,
+        help_text="In which days and months begin. The running ones go on, and never end earlier than they would have.",
+    )
 
     class Meta:
         model = Account
-        fields = ("name", "is_active", "daily_cap", "monthly_cap")
+        fields = ("name", "is_active", "time_zone", "daily_cap", "monthly_cap")
 
 
 @admin.register(Account)
@@ -148,8 +154,8 @@ class AccountAdmin(dialogs.AskPermissions, Table):
     search_fields = ("id",)
     search_help_text = "E-mail address, account id or key prefix (kiln_…)"
     fields = (
-        "name", "is_active", "daily_cap", "monthly_cap", "person", "id", "created_at", "wallet", "balance_tokens",
-        "held_tokens", "frozen", "history", "top_ups",
+        "name", "is_active", "time_zone", "daily_cap", "monthly_cap", "person", "id", "created_at", "wallet",
+        "balance_tokens", "held_tokens", "frozen", "history", "top_ups",
     )  # fmt: skip
     readonly_fields = (
         "person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "frozen", "history", "top_ups",
@@ -162,6 +168,13 @@ class AccountAdmin(dialogs.AskPermissions, Table):
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
+
+    def save_model(self, request: HttpRequest, obj: Account, form: AccountForm, change: bool) -> None:
+        """Write what the form changed and nothing else; `periods` changes the time zone."""
+        changed = set(form.changed_data)
+        if "time_zone" in changed:
+            periods.change_zone(obj.pk, obj.time_zone)
+        obj.save(update_fields=changed - {"time_zone"})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Account]:
         wallet = Wallet.objects.filter(owner=OuterRef("pk"), kind=Wallet.Kind.CUSTOMER)

@@ -44,6 +44,7 @@ def figures(now: datetime) -> dict[str, Any]:
         "pictures": sum(hours.values()),
         "workers": [(worker, state_of(worker), WORKER_COLOURS[state_of(worker)]) for worker in workers],
         "alive": sum(state_of(worker) != "silent" for worker in workers),
+        "late": [(name, _wait(seconds)) for name, seconds in metrics.late().items()],
         "queued": sum(count for _, count, _ in queues),
         "queues": queues,
         "jobs": jobs_by_status(now),

@@ -14,6 +14,7 @@ from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from billing.amounts import format_money, format_tokens
+from billing.currencies import decimals
 from billing.errors import BillingError
 from billing.models import Clawback, Hold, Pack, TopUp
 from billing.payments import refunds
@@ -242,4 +243,4 @@ def address(request_id: object) -> str:
 
 
 def _units(currency: str) -> int:
-    return int(10 ** len(format_money(0, currency).partition(".")[2]))
+    return int(10 ** decimals(currency))

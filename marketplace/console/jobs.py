@@ -123,7 +123,8 @@ class JobAdmin(dialogs.AskPermissions, ReadOnlyTable):
         icon="cancel",
         dialog={
             "title": "Cancel this job?",
-            "description": "A queued job ends without charge; a running one stops and is charged for the steps it ran.",
+            "description": "A queued job ends without charge. A running one stops, delivers the pictures that are"
+            " finished, and is charged for these and the steps of the others.",
             "form_submit_text": "Yes, cancel the job",
         },
     )
@@ -240,7 +241,7 @@ def pictures(job: Job) -> list[dict[str, Any]]:
                 "image": image,
                 "url": storage.signed_path(image)[0] if image else "",
                 "size": filesizeformat(image.size) if image else "",
-                "seed": job.seed + index,
+                "seed": job.seed_of(index),
                 "outcome": outcome,
             }
         )

@@ -2,7 +2,7 @@
 
     submission → queued → claim → running → complete → succeeded | failed | canceled
                      ↖ give_back, retry ↙
-    cancel: a queued job ends at once; a running one is asked to stop at its next step.
+    cancel: a queued job ends at once; a running one is asked to stop at its next step, and delivers what is finished.
 
 Each verb is a conditional UPDATE whose row count decides, so a message delivered twice, late or to two workers
 changes nothing. A worker's claim is its name and the attempt's number, so a worker that lost its lease cannot
@@ -15,14 +15,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Greatest, Now
-from django.utils import timezone
 
 from billing import amounts
 from billing.errors import BillingError
@@ -37,8 +36,9 @@ MAX_ATTEMPTS = 3
 logger = logging.getLogger(__name__)
 
 HEARTBEAT = """
-UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(jobs_job.step, beat.step)
-FROM unnest(%s::uuid[], %s::int[], %s::int[]) AS beat (id, attempt, step)
+UPDATE jobs_job SET lease_expires_at = now() + %s, step = GREATEST(jobs_job.step, beat.step),
+                    cancel_cost = beat.cancel_cost
+FROM unnest(%s::uuid[], %s::int[], %s::int[], %s::bigint[]) AS beat (id, attempt, step, cancel_cost)
 WHERE jobs_job.id = beat.id AND jobs_job.attempt = beat.attempt AND status = 'running' AND worker = %s
 RETURNING jobs_job.id, cancel_requested_at IS NOT NULL
 """
@@ -57,6 +57,14 @@ class Result:
     similarity: float | None = None
 
 
+class Progress(NamedTuple):
+    """How far an attempt is: steps done of all pictures together, and what a cancel would cost, in milli-Tokens."""
+
+    attempt: int
+    step: int
+    cancel_cost: int
+
+
 def claim(job_id: UUID, worker: str, sent: datetime | None = None) -> Job | None:
     """Claim a job (queued → running with a lease) upon the message of `job_id`, `sent` at that time.
 
@@ -66,15 +74,14 @@ def claim(job_id: UUID, worker: str, sent: datetime | None = None) -> Job | None
     return next(iter(Job.objects.raw(turns.CLAIM, values)), None)
 
 
-def heartbeat(worker: str, progress: Mapping[UUID, tuple[int, int]]) -> dict[UUID, bool]:
-    """Extend the leases of a worker's jobs: `{job: (attempt, step)}` → `{job: cancel requested}`.
+def heartbeat(worker: str, progress: Mapping[UUID, Progress]) -> dict[UUID, bool]:
+    """Extend the leases of a worker's jobs and note their progress; return for each whether a cancel was requested.
 
     A job that is missing from the answer is no longer this worker's.
     """
     if not progress:
         return {}
-    ids, attempts, steps = zip(*((job, attempt, step) for job, (attempt, step) in progress.items()), strict=True)
-    values: list[Any] = [lease(), list(ids), list(attempts), list(steps), worker]
+    values: list[Any] = [lease(), list(progress), *map(list, zip(*progress.values(), strict=True)), worker]
     with connection.cursor() as cursor:
         cursor.execute(HEARTBEAT, values)
         return dict(cursor.fetchall())
@@ -89,22 +96,21 @@ def complete(
     The same order finds them again by `picture_key`. Return the charge in milli-Tokens. Raises LeaseLost if the job
     is no longer this worker's. If there is no picture at all, use `fail`.
     """
-    offer = pricing.Quote.from_json(job.quote)
-    outcomes = [result.outcome for result in results]
-    charge = pricing.charge(offer, outcomes)
-    _finish(job, Status.SUCCEEDED, charge, _receipt(results, charge), timings=timings, picture_key=picture_key)
-    _settle(job.id, charge)
-    Image.objects.bulk_create(result.image for result in results if result.image)
+    charge = pricing.charge(pricing.Quote.from_json(job.quote), [result.outcome for result in results])
+    _deliver(job, Status.SUCCEEDED, charge, results, timings=timings, picture_key=picture_key)
     return charge
 
 
 @transaction.atomic
-def stop(job: Job, steps_run: Sequence[int]) -> int:
-    """Cancel a running job, charging the steps done; return the milli-Tokens. Raises LeaseLost as `complete` does."""
-    charge = pricing.charge_canceled(pricing.Quote.from_json(job.quote), steps_run)
-    results = [Result(pricing.ImageOutcome(delivered=False, steps_run=steps)) for steps in steps_run]
-    _finish(job, Status.CANCELED, charge, _receipt(results, charge), step=sum(steps_run))
-    _settle(job.id, charge)
+def stop(job: Job, results: Sequence[Result], timings: Mapping[str, float]) -> int:
+    """Cancel a running job: deliver the pictures that are finished and charge for these and the others' steps done.
+
+    Return the charge in milli-Tokens. Raises LeaseLost as `complete` does.
+    """
+    outcomes = [result.outcome for result in results]
+    charge = pricing.charge_canceled(pricing.Quote.from_json(job.quote), outcomes)
+    step = sum(outcome.steps_run + outcome.steps_skipped for outcome in outcomes)
+    _deliver(job, Status.CANCELED, charge, results, timings=timings, step=step)
     return charge
 
 
@@ -115,7 +121,7 @@ def fail(job: Job, code: str, message: str, *, retry: bool, after: timedelta | N
     The next attempt begins `after` this time at the earliest. Raises LeaseLost if the job is no longer this worker's.
     """
     if retry and job.attempt < MAX_ATTEMPTS:
-        _requeue(job, not_before=timezone.now() + after if after else None)
+        _requeue(job, not_before=Now() + after if after else None)
         return
     _finish(job, Status.FAILED, 0, error=(code, message))
     _settle(job.id, 0)
@@ -179,16 +185,23 @@ def cancel(account_id: UUID, job_id: UUID) -> Job:
         if job.status in {Status.SUCCEEDED, Status.FAILED}:
             raise NotCancelable
         if job.cancel_requested_at is None and not job.is_final:
-            job.cancel_requested_at = timezone.now()
+            changes: dict[str, Any] = {"cancel_requested_at": Now()}
             if job.status == Status.QUEUED:
-                job.status, job.finished_at = Status.CANCELED, job.cancel_requested_at
+                changes |= {"status": Status.CANCELED, "finished_at": Now()}
                 wallets.release(job_id)
-            job.save(update_fields=["status", "finished_at", "cancel_requested_at"])
+            Job.objects.filter(id=job_id).update(**changes)
+            job.refresh_from_db()
     return job
 
 
 def lease() -> timedelta:
     return timedelta(seconds=settings.LEASE_SECONDS)
+
+
+def _deliver(job: Job, status: Status, charge: int, results: Sequence[Result], **terms: Any) -> None:
+    _finish(job, status, charge, _receipt(results, charge), **terms)
+    _settle(job.id, charge)
+    Image.objects.bulk_create(result.image for result in results if result.image)
 
 
 def _finish(
@@ -223,7 +236,7 @@ def _requeue(job: Job, **changes: object) -> None:
     """Put a running job back into the outbox, or cancel it free of charge if the customer asked for that."""
     mine = Job.objects.filter(id=job.id, status=Status.RUNNING, worker=job.worker, attempt=job.attempt)
     if mine.filter(cancel_requested_at=None).update(
-        status=Status.QUEUED, lease_expires_at=None, dispatched_at=None, worker="", step=0, **changes
+        status=Status.QUEUED, lease_expires_at=None, dispatched_at=None, worker="", step=0, cancel_cost=0, **changes
     ):
         transaction.on_commit(outbox.wake)
         return

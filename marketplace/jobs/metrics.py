@@ -24,6 +24,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from billing.amounts import MILLI
+from marketplace.celery import PERIODS
 from marketplace.jobs.models import ServiceClass
 
 if TYPE_CHECKING:  # the engine imports torch, which the web server does not need
@@ -31,6 +32,8 @@ if TYPE_CHECKING:  # the engine imports torch, which the web server does not nee
     from inference.watchdog import RunningBatch
     from marketplace.jobs.lifecycle import Result
 
+# After so many periods without having finished, a periodic task is late; deploy/alerts.yml says the same.
+LATE = 3
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCH_SECONDS = Histogram("kiln_batch_seconds", "Seconds of one engine batch", ["phase"], buckets=SECONDS)
 BATCH_ROWS = Histogram("kiln_batch_rows", "Requests in one denoising batch", buckets=(1, 2, 4, 8, 16, 32, 64))
@@ -48,6 +51,11 @@ FROM jobs_job WHERE status = 'queued' GROUP BY service_class
 """
 TOKENS = "SELECT COALESCE(sum(amount), 0)::bigint FROM billing_hold WHERE status = 'held'"
 RUNNING = "SELECT count(*) FROM jobs_job WHERE status = 'running'"
+# Seconds since each periodic task finished; for one that never has, since the tables last changed.
+FINISHED = """
+SELECT task.name, extract(epoch FROM now() - coalesce(finished_at, (SELECT max(applied) FROM django_migrations)))::float
+FROM unnest(%s::text[]) AS task (name) LEFT JOIN maintenance_periodictask USING (name)
+"""
 
 
 def batch(report: BatchReport) -> None:
@@ -88,6 +96,18 @@ def page() -> tuple[bytes, str]:
     return generate_latest(REGISTRY) + generate_latest(registry), CONTENT_TYPE_LATEST
 
 
+def unfinished() -> dict[str, float]:
+    """Return for how many seconds each periodic task has not finished, by the database's clock."""
+    with connection.cursor() as cursor:
+        cursor.execute(FINISHED, [list(PERIODS)])
+        return dict(cursor.fetchall())
+
+
+def late() -> dict[str, float]:
+    """Return those periodic tasks that have not finished for three periods, with the seconds since they did."""
+    return {name: seconds for name, seconds in unfinished().items() if seconds > LATE * PERIODS[name]}
+
+
 class Database(Collector):
     """Metrics that are read from the database at each scrape."""
 
@@ -106,5 +126,15 @@ class Database(Collector):
             depth.add_metric([name], count)
             age.add_metric([name], seconds)
         yield from (depth, age)
+        since = GaugeMetricFamily(
+            "kiln_periodic_task_age_seconds", "Seconds since a periodic task last finished", labels=["task"]
+        )
+        period = GaugeMetricFamily(
+            "kiln_periodic_task_period_seconds", "Seconds between two turns of a periodic task", labels=["task"]
+        )
+        for name, seconds in unfinished().items():
+            since.add_metric([name], seconds)
+            period.add_metric([name], PERIODS[name])
+        yield from (since, period)
         yield GaugeMetricFamily("kiln_jobs_running", "Jobs that a worker has claimed", value=running)
         yield GaugeMetricFamily("kiln_tokens_held", "Tokens held for open jobs", value=held / MILLI)

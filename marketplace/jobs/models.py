@@ -23,6 +23,8 @@ class Status(models.TextChoices):
 
 
 FINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+# Seeds run from 0 to one less than this.
+SEEDS = 2**32
 
 
 class ServiceClass(models.TextChoices):
@@ -72,6 +74,9 @@ class Job(Bought):
 
     status = models.CharField(max_length=10, choices=Status.choices)
     step = models.PositiveIntegerField(default=0)
+    cancel_cost = models.BigIntegerField(
+        default=0, db_default=0, help_text="milli-Tokens that a cancel would have cost when the worker last reported"
+    )
     attempt = models.PositiveSmallIntegerField(default=0)
     worker = models.CharField(max_length=100, default="", blank=True)
     lease_expires_at = models.DateTimeField(null=True)
@@ -132,6 +137,10 @@ class Job(Bought):
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
+
+    def seed_of(self, index: int) -> int:
+        """Return the seed of picture `index`; the first one's follow upon each other, and 0 upon the largest."""
+        return (self.seed + index) % SEEDS
 
     @property
     def held(self) -> int:

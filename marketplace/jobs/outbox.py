@@ -14,7 +14,6 @@ from datetime import datetime
 from django.db import DatabaseError, connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from marketplace.celery import app
 from marketplace.jobs import turns
@@ -69,10 +68,11 @@ def send_waiting(now: datetime | None = None, publish: Publish = publish) -> int
             Job.objects.select_for_update(skip_locked=True)
             .filter(Q(not_before=None) | Q(not_before__lte=Now()), status=Status.QUEUED, dispatched_at=None)
             .order_by("id")
-            .only("account_id", "service_class", "quoted", "tag")[:BATCH]
+            .only("account_id", "service_class", "quoted", "tag")
+            .annotate(moment=Now())[:BATCH]
         )
         if waiting:
-            sent = now or timezone.now()
+            sent = now or waiting[0].moment
             publish([(job.id, job.service_class) for job in waiting], sent)
             turns.sent(waiting, sent)
     return len(waiting)

@@ -41,7 +41,7 @@ def put(job: Job, index: int, pixels: Pixels.Image) -> Image:
         width=pixels.width,
         height=pixels.height,
         size=len(content),
-        seed=job.seed + index,
+        seed=job.seed_of(index),
     )
 
 

@@ -24,12 +24,12 @@ from psycopg import sql
 from billing.errors import BillingError
 from billing.prepared import rows
 from billing.prices import price_lists, pricing
-from billing.tokens import holds, wallets
+from billing.tokens import holds, lots, wallets
 from marketplace.accounts import caps, keys
 from marketplace.jobs import outbox
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused
 from marketplace.jobs.grouping import Group
-from marketplace.jobs.models import Bought, Job, Status
+from marketplace.jobs.models import SEEDS, Bought, Job, Status
 from marketplace.jobs.orders import JobOrder
 from marketplace.jobs.turns import FAR
 
@@ -149,7 +149,7 @@ def _new(account_id: UUID, order: JobOrder, key_id: UUID | None, idempotency_key
         order=order.picture(),
         metadata=order.metadata,
         n=order.n,
-        seed=secrets.randbits(32) if order.seed is None else order.seed,
+        seed=secrets.randbelow(SEEDS) if order.seed is None else order.seed,
         quote=offer.as_json(),
         quoted=offer.total,
         status=Status.QUEUED,
@@ -167,6 +167,8 @@ def _buy(job: Job) -> int:
     bought = None if connection.in_atomic_block else _GROUP.join(job)
     if bought is None:
         bought = _run(_ALONE, [job])[0]
+    if bought is None and lots.expire_of(job.account_id):
+        bought = _run(_ALONE, [job])[0]
     if bought == "guarded":
         bought = _buy_guarded(job)
     if bought is None:
@@ -178,8 +180,12 @@ def _buy(job: Job) -> int:
 
 @transaction.atomic
 def _buy_guarded(job: Job) -> Place | None:
-    """Check the caps while nobody else can hold or charge, then buy in a statement that begins after the lock."""
+    """Check the caps while nobody else can hold or charge, then buy in a statement that begins after the lock.
+
+    Expired Tokens are taken before, since nothing is held while there are some.
+    """
     caps.check(job.account_id, job.api_key_id, job.quoted)
+    lots.expire_of(job.account_id)
     bought = _run(_ALONE, [job], guarded=True)[0]
     return None if bought == "guarded" else bought
 

@@ -7,7 +7,7 @@ import json
 import logging
 from datetime import UTC, datetime, timedelta
 
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from billing.tokens import holds
 from marketplace.celery import SERVICE_CLASSES, app
@@ -25,7 +25,7 @@ def sweep() -> dict[str, int]:
     """Repair everything once, and return how many of each kind were found."""
     found = {"dead_leases": lifecycle.expire_leases(), "expired_holds": expire_holds()}
     found["lost_messages"] = sum(resend_lost(name) for name in SERVICE_CLASSES)
-    Worker.objects.filter(seen_at__lt=timezone.now() - FORGET_WORKERS_AFTER).delete()
+    Worker.objects.filter(seen_at__lt=Now() - FORGET_WORKERS_AFTER).delete()
     if any(found.values()):
         logger.warning("swept: %s", found)
         outbox.wake()
@@ -42,9 +42,7 @@ def resend_lost(service_class: str) -> int:
     Messages are taken in the order in which they were sent, so a job that was sent before the message in front has
     lost its own; if there is no message at all, every job has.
     """
-    limit = timezone.now()
-    if (front := message_in_front(service_class)) is not None:
-        limit = min(limit, front)
+    limit = message_in_front(service_class) or Now()
     lost = Job.objects.filter(
         status=Status.QUEUED, service_class=service_class, dispatched_at__lt=limit - IN_FLIGHT
     ).order_by("id")

@@ -40,16 +40,24 @@ UPDATE jobs_job SET dispatched_at = %s, tag = given.tag FROM unnest(%s::uuid[], 
 WHERE jobs_job.id = given.id
 """
 
-# Parameters: job and sent (of the message), worker and lease. The job whose turn it is may not be the one that the
-# message names. Then a waiting job dispatched at the moment `sent` takes over the claimed job's `dispatched_at`, so
-# that there are still as many messages as waiting jobs, with the same times.
-CLAIM = """
+# OFFSET 0 makes it a look at this job's hold, instead of a join with all holds.
+_HELD = """EXISTS (
+        SELECT FROM billing_hold WHERE reference = jobs_job.id
+        AND billing_hold.expires_at > statement_timestamp() OFFSET 0
+    )"""
+
+# Parameters: job and sent (of the message), worker and lease. A job whose hold has run out is never begun, even if
+# nobody has expired it yet. The job whose turn it is may not be the one that the message names. Then a waiting job
+# dispatched at the moment `sent` takes over the claimed job's `dispatched_at`, so that there are still as many messages
+# as waiting jobs, with the same times.
+CLAIM = f"""
 WITH message AS MATERIALIZED (
     SELECT id, service_class, dispatched_at FROM jobs_job WHERE id = %(job)s FOR NO KEY UPDATE
 ),
 first AS MATERIALIZED (
     SELECT id, dispatched_at FROM jobs_job
     WHERE service_class = (SELECT service_class FROM message) AND status = 'queued' AND dispatched_at IS NOT NULL
+      AND {_HELD}
     ORDER BY tag, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
 ),
 due AS MATERIALIZED (
@@ -66,7 +74,7 @@ exchanged AS (
 )
 UPDATE jobs_job SET status = 'running', worker = %(worker)s, attempt = attempt + 1, step = 0, started_at = now(),
                     lease_expires_at = now() + %(lease)s
-FROM due WHERE jobs_job.id = due.id AND status = 'queued'
+FROM due WHERE jobs_job.id = due.id AND status = 'queued' AND {_HELD}
 RETURNING jobs_job.*
 """
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import connection
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from billing.prices import pricing
 from inference.engine import Engine
@@ -36,11 +37,11 @@ from inference.latent_cache.cache import LatentCache
 from inference.latent_cache.shadow import Shadows
 from inference.latent_cache.stores import Store
 from inference.models import catalog
-from inference.request import Request
+from inference.request import Phase, Request
 from inference.state import Picture
 from marketplace.jobs import lifecycle, metrics, outbox, reuse, storage
 from marketplace.jobs.errors import LeaseLost
-from marketplace.jobs.lifecycle import Result
+from marketplace.jobs.lifecycle import Progress, Result
 from marketplace.jobs.models import Job
 from marketplace.jobs.models import Worker as WorkerRow
 
@@ -59,8 +60,11 @@ class Task:
     lost: bool = False
 
     @property
-    def step(self) -> int:
-        return sum(request.state.step_index for request in self.requests)
+    def progress(self) -> Progress:
+        step = sum(request.state.step_index for request in self.requests)
+        outcomes = [_if_canceled(request) for request in self.requests]
+        cost = pricing.charge_canceled(pricing.Quote.from_json(self.job.quote), outcomes)
+        return Progress(self.job.attempt, step, cost)
 
 
 def engine_from_settings() -> tuple[Engine, tuple[LatentCache, Store] | None]:
@@ -160,7 +164,7 @@ class Worker:
             lifecycle.fail(task.job, "invalid_request", str(error), retry=False)
 
     def _conclude(self, task: Task, seconds: float) -> None:
-        """Write the job's outcome: pictures, a cancellation, or a failure."""
+        """Write the job's outcome: pictures, also those of a canceled job, or a failure."""
         errors = [error for future in task.futures if (error := future.exception())]
         if task.lost:
             raise LeaseLost
@@ -170,14 +174,14 @@ class Worker:
                 self._fail(task.job, faults[0])
             else:
                 lifecycle.give_back(task.job)
-        elif any(isinstance(error, Canceled) for error in errors):
-            metrics.captured(lifecycle.stop(task.job, _steps_to_pay(task)))
-        elif len(errors) == len(task.futures):
+            return
+        canceled = any(isinstance(error, Canceled) for error in errors)
+        if len(errors) == len(task.futures) and not canceled:
             self._fail(task.job, errors[0])
         else:
-            self._deliver(task, seconds)
+            self._deliver(task, seconds, canceled)
 
-    def _deliver(self, task: Task, seconds: float) -> None:
+    def _deliver(self, task: Task, seconds: float, canceled: bool) -> None:
         stored = time.monotonic()
         try:
             results = [_result(task.job, index, future) for index, future in enumerate(task.futures)]
@@ -185,18 +189,25 @@ class Worker:
             self._fail(task.job, error)
             return
         timings = {"engine_seconds": round(seconds, 3), "store_seconds": round(time.monotonic() - stored, 3)}
+        if canceled:
+            self._end(task.job, results, lambda: lifecycle.stop(task.job, results, timings))
+            return
         whole = all(result.image for result in results)
         from_latents = any(result.tier == "latent" for result in results)
         key = reuse.picture_key(task.job, self.card.revision, from_latents=from_latents) if whole else None
         self._complete(task.job, results, timings, key)
 
     def _complete(self, job: Job, results: list[Result], timings: dict[str, float], key: bytes | None) -> None:
+        self._end(job, results, lambda: lifecycle.complete(job, results, timings, key))
+
+    def _end(self, job: Job, results: list[Result], write: Callable[[], int]) -> None:
+        """End a job whose pictures are stored by `write`, which returns the charge; if it cannot, delete them."""
         try:
-            metrics.captured(lifecycle.complete(job, results, timings, key))
+            metrics.captured(write())
         except LeaseLost:
             storage.discard_attempt(job)
             raise
-        metrics.delivered(results)
+        metrics.delivered([result for result in results if result.image])
         if job.attempt > 1:
             storage.keep_only(job, {result.image.path for result in results if result.image})
 
@@ -236,9 +247,7 @@ class Worker:
             os.kill(os.getpid(), signal.SIGTERM)
         with self.lock:
             tasks = dict(self.tasks)
-        wanted = lifecycle.heartbeat(
-            self.name, {job_id: (task.job.attempt, task.step) for job_id, task in tasks.items()}
-        )
+        wanted = lifecycle.heartbeat(self.name, {job_id: task.progress for job_id, task in tasks.items()})
         for job_id, task in tasks.items():
             if wanted.get(job_id, True):
                 task.lost = job_id not in wanted
@@ -254,7 +263,7 @@ class Worker:
                 "revision": self.card.revision,
                 "warm": self.engine.warm and not self.leaving.is_set(),
                 "running": running,
-                "seen_at": timezone.now(),
+                "seen_at": Now(),
             },
         )
 
@@ -269,7 +278,7 @@ def request_for(job: Job, index: int) -> Request:
         height=order["height"],
         steps=order["steps"],
         guidance_scale=order["guidance_scale"],
-        seed=job.seed + index,
+        seed=job.seed_of(index),
         service_class=job.service_class,
         deterministic=order.get("deterministic", False),
         account=str(job.account_id),
@@ -278,17 +287,19 @@ def request_for(job: Job, index: int) -> Request:
     )
 
 
-def _steps_to_pay(task: Task) -> list[int]:
-    """Return the steps to charge for each picture of a canceled job; none for a picture that failed by itself."""
-    return [
-        request.steps_run if isinstance(future.exception(), Canceled | None) else 0
-        for request, future in zip(task.requests, task.futures, strict=True)
-    ]
+def _if_canceled(request: Request) -> pricing.ImageOutcome:
+    """Return what would become of a picture if its job was canceled now: with all its steps it would be delivered."""
+    future = request.ticket.future
+    if future.done() and not isinstance(future.exception(), Canceled | None):
+        return pricing.ImageOutcome(delivered=False, steps_run=0)
+    return pricing.ImageOutcome(request.phase is Phase.DECODE, request.steps_run, request.state.steps_skipped)
 
 
 def _result(job: Job, index: int, future: Future[Picture]) -> Result:
-    if future.exception():
-        return Result(pricing.ImageOutcome(delivered=False, steps_run=0))
+    """Store a picture that is finished. One that was canceled is charged for its steps, one that failed is not."""
+    if error := future.exception():
+        steps = error.steps_run if isinstance(error, Canceled) else 0
+        return Result(pricing.ImageOutcome(delivered=False, steps_run=steps))
     picture = future.result()
     outcome = pricing.ImageOutcome(True, picture.steps_run, picture.steps_skipped)
     tier = "latent" if picture.steps_skipped else "none"

@@ -1,7 +1,4 @@
-"""The periodic tasks, on the schedule in `marketplace.celery`. Each may run twice at once, or miss a turn.
-
-They keep the names that they had in `marketplace.jobs`, so that messages sent before an upgrade are still understood.
-"""
+"""The periodic tasks, on the schedule in `marketplace.celery`. Each may miss a turn; none runs beside itself."""
 
 from __future__ import annotations
 
@@ -11,24 +8,25 @@ from uuid import UUID
 
 from django.conf import settings
 
-from billing.payments import automatic, reconcile, refund_orders, stripe
+from billing.payments import automatic, invoices, reconcile, refund_orders, stripe
 from billing.tokens import debts, lots, rollups
+from marketplace.accounts import customers
 from marketplace.accounts.models import Account
 from marketplace.approvals import requests
 from marketplace.audit import proof
-from marketplace.celery import app
 from marketplace.identifiers import uuid7
 from marketplace.jobs import sweeper
+from marketplace.maintenance import periodic
 
 logger = logging.getLogger(__name__)
 
 
-@app.task(name="marketplace.jobs.tasks.sweep")
+@periodic.task
 def sweep() -> None:
     sweeper.sweep()
 
 
-@app.task(name="marketplace.jobs.tasks.keep_lots")
+@periodic.task
 def keep_lots() -> None:
     """Bring the lots up to date. Debts come before expiry, since Tokens that return to a lot pay debts first."""
     lots.catch_up()
@@ -36,12 +34,18 @@ def keep_lots() -> None:
     lots.expire()
 
 
-@app.task(name="marketplace.jobs.tasks.roll_up")
+@periodic.task
 def roll_up() -> None:
     rollups.roll_up()
 
 
-@app.task(name="marketplace.jobs.tasks.keep_payments")
+@periodic.task
+def close_months() -> None:
+    """Close the months that are over, each in its account's time zone."""
+    invoices.close_due(customers.invoiced)
+
+
+@periodic.task
 def keep_payments() -> None:
     """Carry out due refunds, and automatic top-ups of active accounts."""
     if settings.STRIPE_SECRET_KEY:
@@ -50,19 +54,19 @@ def keep_payments() -> None:
         automatic.run(reached, uuid7, _open_accounts)
 
 
-@app.task(name="marketplace.jobs.tasks.reconcile_payments")
+@periodic.task
 def reconcile_payments() -> None:
     if settings.STRIPE_SECRET_KEY:
         for line in reconcile.run(stripe.from_settings())[0]:
             logger.warning("repaired %s", line)
 
 
-@app.task(name="marketplace.jobs.tasks.keep_requests")
+@periodic.task
 def keep_requests() -> None:
     requests.keep()
 
 
-@app.task(name="marketplace.jobs.tasks.anchor_audit")
+@periodic.task
 def anchor_audit() -> None:
     """Log the audit's head: a record that was anchored in the logs cannot be removed unnoticed."""
     logger.info("audit head %s", proof.head())

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import connection, transaction
 
@@ -54,6 +55,16 @@ def nothing_moves() -> Iterator[None]:
         pass
     assert rows() == before
     assert proof.check() == []
+
+
+def lapse(*lots: UUID) -> None:
+    """These lots, or all that ever expire, have expired just now."""
+    chosen = "id = ANY (%s)" if lots else "expires_at IS NOT NULL"
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        sql = f"UPDATE billing_lot SET expires_at = statement_timestamp() WHERE {chosen}"
+        cursor.execute(sql, [list(lots)] if lots else [])
+        cursor.execute("SET LOCAL session_replication_role = origin")
 
 
 def damage(sql: str) -> None:

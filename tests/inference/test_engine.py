@@ -2,12 +2,15 @@
 
 import contextlib
 import threading
+import time
 
 import pytest
 import torch
 
+from devstack.processes import wait_until
 from inference.engine import Engine
 from inference.errors import BrokenPicture, Canceled, EngineFault, EngineStopped, InvalidRequest
+from inference.request import Phase
 from tests.inference.conftest import difference, order
 
 
@@ -59,6 +62,20 @@ def test_a_waiting_request_is_canceled_without_a_step(engine, watch):
         waiting.ticket.future.result()
     assert canceled.value.steps_run == 0
     assert watch.rows("denoise") == [1] * 4, "the canceled request never had a step"
+
+
+def test_a_request_that_has_all_its_steps_is_finished_although_it_is_canceled(engine, monkeypatch):
+    request, run = order(steps=3), engine._runner.run
+
+    def canceled_before_it_is_decoded(batch):
+        if batch.phase is Phase.DECODE:
+            engine.cancel(request)
+            assert wait_until(lambda: not engine._leaving, 20), "the other thread has dealt with the cancel"
+            time.sleep(0.1)
+        run(batch)
+
+    monkeypatch.setattr(engine._runner, "run", canceled_before_it_is_decoded)
+    assert engine.submit(request).result(60).steps_run == 3
 
 
 def test_canceling_a_finished_request_changes_nothing(engine):

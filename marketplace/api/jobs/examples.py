@@ -43,6 +43,8 @@ QUEUED: dict[str, Any] = {
     "queue_position": 1,
     "images": [],
     "cost": {"quoted": "0.365", "held": "0.365", "captured": "0", "released": "0"},
+    "cancel_cost": "0",
+    "cancel_requested_at": None,
     "quote": QUOTE,
     "receipt": None,
     "cache": {"tier": "none", "similarity": None, "steps_skipped": 0},
@@ -65,6 +67,7 @@ SUCCEEDED = QUEUED | {
         }
     ],
     "cost": {"quoted": "0.365", "held": "0", "captured": "0.365", "released": "0"},
+    "cancel_cost": None,
     "receipt": {
         "images": [{"delivered": True, "steps_run": 20, "steps_skipped": 0, "tier": "none", "similarity": None}],
         "captured": "0.365",

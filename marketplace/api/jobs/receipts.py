@@ -133,9 +133,7 @@ def _images(job: Job) -> list[dict[str, Any]]:
     for each in receipt_pictures(job):
         run, skipped = each.get("steps_run") or 0, each.get("steps_skipped") or 0
         outcome = pricing.ImageOutcome(bool(each["delivered"]), run, skipped)
-        if job.status == Status.CANCELED:
-            charged = pricing.charge_canceled(quoted, [run])
-        else:
-            charged = pricing.charge(quoted, [outcome])
+        charge = pricing.charge_canceled if job.status == Status.CANCELED else pricing.charge
+        charged = charge(quoted, [outcome])
         shown.append(ReceiptImageBody.show(outcome, charged=format_tokens(charged)))
     return shown

@@ -20,7 +20,7 @@ from marketplace.api.bodies import Body, StoredBody, StrictSerializer
 from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Text, Tokens, Whole
 from marketplace.api.pages import ListQuery
 from marketplace.jobs import reuse, storage
-from marketplace.jobs.models import Image, Job, ServiceClass, Status
+from marketplace.jobs.models import SEEDS, Image, Job, ServiceClass, Status
 from marketplace.jobs.orders import JobOrder
 from marketplace.jobs.storage import FORMATS
 from marketplace.text import is_blank
@@ -29,7 +29,7 @@ OPERATIONS = ["generate"]
 MAX_PROMPT = 4000
 MAX_STEPS = 100
 MAX_N = 4
-MAX_SEED = 2**32 - 1
+MAX_SEED = SEEDS - 1
 MAX_METADATA = 16
 LABEL = Text(max_length=40, trim_whitespace=False)
 
@@ -47,7 +47,7 @@ class OrderSerializer(StrictSerializer):
     guidance_scale = Number(required=False, min_value=0, help_text="1 or less turns guidance off.")
     seed = Whole(
         required=False, allow_null=True, default=None, min_value=0, max_value=MAX_SEED,
-        help_text="Drawn at random where absent; the n-th picture takes seed + n - 1.",
+        help_text="Drawn at random where absent. Each further picture takes the next one, and 0 after the largest.",
     )  # fmt: skip
     n = Whole(default=1, min_value=1, max_value=MAX_N, help_text="Pictures.")
     deterministic = Flag(
@@ -224,8 +224,15 @@ class JobBody(Body):
     queue_position = Whole(
         given=True, allow_null=True, help_text="1 is next in its service class; null once it runs, and in lists."
     )
-    images = ImageBody(many=True, given=True)
+    images = ImageBody(many=True, given=True, help_text="Those delivered, also of a canceled job; none before it ends.")
     cost = CostBody(of="row")
+    cancel_cost = Tokens(
+        of=lambda job: None if job.is_final else job.cancel_cost,
+        allow_null=True,
+        help_text="What a cancel would cost, as of the worker's last report, a second ago at most: the pictures that "
+        "are finished and the steps done of the others. Null once the job has ended.",
+    )
+    cancel_requested_at = Moment(allow_null=True)
     quote = QuoteBody()
     receipt = Object(allow_null=True, help_text="What was charged, picture by picture.")
     cache = CacheBody(of=receipt_pictures)

@@ -107,7 +107,12 @@ class OneJob(APIView):
 class CancelJob(APIView):
     @extend_schema(request=None, responses={200: JobBody}, summary="Cancel a job")
     def post(self, request: Request, job_id: UUID) -> Response:
-        """A queued job ends at once for nothing; a running one stops at its next step and costs the steps done."""
+        """A queued job ends at once for nothing; a running one stops at its next step, a second or two later.
+
+        Pictures that have all their steps by then are delivered and cost what they would have; the others cost the
+        steps done. The job shows before what that comes to (`cancel_cost`), and after that it was asked for
+        (`cancel_requested_at`). A job whose pictures were all finished has succeeded.
+        """
         return Response(one(lifecycle.cancel(caller(request).account_id, job_id), request))
 
 

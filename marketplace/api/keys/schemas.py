@@ -10,8 +10,8 @@ class KeyChange(StrictSerializer):
     """What is left out of a change stays as it is."""
 
     name = Text(required=False, max_length=100)
-    daily_cap = Tokens(required=False, allow_null=True, help_text="Tokens a day (UTC), null for no cap.")
-    monthly_cap = Tokens(required=False, allow_null=True, help_text="Tokens a month (UTC), null for no cap.")
+    daily_cap = Tokens(required=False, allow_null=True, help_text="Tokens a day of the account; null for no cap.")
+    monthly_cap = Tokens(required=False, allow_null=True, help_text="Tokens a month of the account; null for no cap.")
 
 
 class KeyOrder(KeyChange):

@@ -18,11 +18,11 @@ from marketplace.api.keys.schemas import KeyBody, KeyChange, KeyList, KeyOrder, 
 from marketplace.audit import trail
 
 MAX_LIVE_KEYS = 100
-CAPPED = "An API key with a spend cap cannot make or change keys or order automatic top-ups."
+CAPPED = "An API key with a spend cap buys pictures and reads; it cannot manage keys or top-ups."
 
 
 def refuse_capped(request: Request) -> None:
-    """Raise a 403 if the request's API key has a spend cap of its own."""
+    """Raise a 403 if the request's API key has a spend cap of its own: money and keys are beyond it."""
     if ApiKey.objects.get(id=caller(request).key_id).is_capped:
         raise Problem(403, "permission", "capped_key", CAPPED)
 
@@ -81,7 +81,12 @@ class OneKey(APIView):
 
     @extend_schema(responses={200: KeyBody}, summary="Revoke an API key")
     def delete(self, request: Request, key_id: UUID) -> Response:
-        """It stops working at once; it stays in the list. Jobs that it bought go on."""
+        """It stops working at once; it stays in the list. Jobs that it bought go on.
+
+        A key that has a cap revokes no key but itself.
+        """
+        if key_id != caller(request).key_id:
+            refuse_capped(request)
         account_id = caller(request).account_id
         with trail.acting(f"account {account_id}"):
             row = keys.revoke(account_id, key_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from datetime import datetime, timedelta
 from functools import cache
 from html import escape
 from typing import Any
@@ -20,11 +21,10 @@ from reportlab.lib.units import mm
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfbase.ttfonts import TTFont
-from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer, Table
+from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table
 
-from billing.amounts import format_money, format_tokens
-from billing.models import Transfer
-from billing.payments.invoices import Figures, Invoice
+from billing.amounts import format_tokens, show_money
+from billing.models import Invoice, Month, Transfer
 
 BODY = ParagraphStyle("body", fontName="Helvetica", fontSize=9.5, leading=13)
 RIGHT = ParagraphStyle("right", BODY, alignment=2)
@@ -41,65 +41,75 @@ MOVES = {
     Transfer.Kind.CLAWBACK: "Taken back, as their payment went back",
     Transfer.Kind.SETTLEMENT: "Paid for debts",
 }
+TITLES = {Invoice.Kind.INVOICE: "Invoice", Invoice.Kind.CREDIT_NOTE: "Credit note"}
 Cells = list[list[Any]]
 
 
-def draw(invoice: Invoice, found: Figures, customer: str, email: str) -> bytes:
-    """Return the PDF's bytes, which are the same for the same figures."""
-    story = [*_heading(invoice, customer, email), *_payments(found), *_tokens(found)]
+def draw(month: Month, documents: list[Invoice]) -> bytes:
+    """Return the PDF's bytes, which are the same for the same month: its documents, a page each, then its Tokens."""
+    story: list[Any] = []
+    for document in documents:
+        story += [*_heading(month, document), *_lines_of(month, document), PageBreak()]
+    if not documents:
+        story += [
+            _text(f"Account {month.owner}", HEAD),
+            _text("Nothing was paid in this month.", BODY),
+            Spacer(0, 6 * mm),
+        ]
     file = io.BytesIO()
     SimpleDocTemplate(
         file, pagesize=A4, leftMargin=24 * mm, rightMargin=24 * mm, topMargin=18 * mm, bottomMargin=18 * mm,
-        title=f"Invoice {invoice.number}", author=settings.SELLER_NAME, invariant=1,
-    ).build(story)  # fmt: skip
+        title=f"Invoices of {month.name}", invariant=1,
+    ).build([*story, *_tokens(month)])  # fmt: skip
     return file.getvalue()
 
 
-def _heading(invoice: Invoice, customer: str, email: str) -> list[Any]:
-    seller = [settings.SELLER_NAME, *settings.SELLER_ADDRESS.split("|"), settings.SELLER_TAX_ID]
-    last = invoice.end.replace(microsecond=0)
-    about = [
-        f"Number: {invoice.number}",
-        f"Month: {invoice.first:%B %Y}, UTC",
-        f"Drawn up to: {last:%Y-%m-%d}" if invoice.is_final else "The month is not over: this is what it says so far",
+def _heading(month: Month, document: Invoice) -> list[Any]:
+    seller, buyer = document.seller, document.buyer
+    parties = [
+        [seller["name"], *seller["address"].split("|"), seller["tax_id"]],
+        ["", "For", buyer["name"], *([buyer["email"]] if buyer["email"] != buyer["name"] else [])],
     ]
-    buyer = ["", "For", customer, *([email] if email != customer else [])]
+    about = [f"Month: {_period(month)}"]
+    if month.is_final:
+        about = [f"Number: {document.name}", *about, f"Issued: {month.local(document.issued_at):%Y-%m-%d}"]
+    else:
+        about.append("The month is not closed: this is what it says so far")
     return [
-        _text("Invoice", TITLE),
+        _text(TITLES[Invoice.Kind(document.kind)], TITLE),
         Spacer(0, 4 * mm),
-        _table([[_lines(seller), _lines(about)], [_lines(buyer), ""]], [WIDTH / 2, WIDTH / 2], ruled=False),
+        _table([[_lines(parties[0]), _lines(about)], [_lines(parties[1]), ""]], [WIDTH / 2, WIDTH / 2], ruled=False),
         Spacer(0, 6 * mm),
     ]
 
 
-def _payments(found: Figures) -> list[Any]:
-    rows: Cells = [["Paid by card", "Tokens", "of it tax", "Amount"]]
-    totals: dict[str, int] = {}
-    for top_up in found.paid:
-        bonus = f" and {format_tokens(top_up.pack.bonus)} more" if top_up.pack.bonus else ""
-        tax = "" if top_up.tax_minor is None else _money(top_up.tax_minor, top_up.currency)
-        what = f"{top_up.paid_at:%Y-%m-%d}  Token pack {top_up.pack.name}"
-        tokens = f"{format_tokens(top_up.pack.tokens)}{bonus}"
-        rows.append([what, tokens, tax, _money(top_up.price_minor, top_up.currency)])
-        totals[top_up.currency] = totals.get(top_up.currency, 0) + top_up.price_minor
-    for back in found.returned:
-        what = f"{back.at:%Y-%m-%d}  {'Returned' if back.money_minor < 0 else 'Received again'} ({back.kind})"
-        rows.append([what, "", "", _money(back.money_minor, back.currency)])
-        totals[back.currency] = totals.get(back.currency, 0) + back.money_minor
-    rows += [["Total", "", "", _money(total, currency)] for currency, total in sorted(totals.items())]
-    if not totals:
-        return [_text("Nothing was paid in this month.", BODY), Spacer(0, 6 * mm)]
-    widths = [WIDTH * share for share in (0.46, 0.24, 0.13, 0.17)]
-    return [_table(rows, widths, sums=len(totals)), Spacer(0, 8 * mm)]
+def _lines_of(month: Month, document: Invoice) -> list[Any]:
+    rows: Cells = [["", "Tokens", "of it tax", "Amount"]]
+    for line in document.lines:
+        at = month.local(datetime.fromisoformat(line["at"]))
+        tokens = "" if line["tokens"] is None else format_tokens(line["tokens"])
+        tax, amount = (_money(line[name], document.currency) for name in ("tax_minor", "amount_minor"))
+        of = f", of {line['invoice']}" if line.get("invoice") else ""
+        rows.append([f"{at:%Y-%m-%d}  {line['text']}{of}", tokens, tax, amount])
+    rows.append(
+        ["Total", "", *(_money(each, document.currency) for each in (document.tax_minor, document.total_minor))]
+    )
+    return [_table(rows, [WIDTH * share for share in (0.48, 0.16, 0.17, 0.19)], sums=1), Spacer(0, 8 * mm)]
 
 
-def _tokens(found: Figures) -> list[Any]:
-    rows: Cells = [["Tokens", ""], ["At the beginning", format_tokens(found.opening)]]
-    rows += [[MOVES.get(kind, kind), format_tokens(found.moved[kind])] for kind in (*MOVES,) if kind in found.moved]
-    rows += [[kind, format_tokens(amount)] for kind, amount in found.moved.items() if kind not in MOVES]
-    rows.append(["At the end", format_tokens(found.closing)])
+def _tokens(month: Month) -> list[Any]:
+    rows: Cells = [["Tokens", ""], ["At the beginning", format_tokens(month.opening)]]
+    rows += [[MOVES.get(kind, kind), format_tokens(month.moved[kind])] for kind in (*MOVES,) if kind in month.moved]
+    rows += [[kind, format_tokens(amount)] for kind, amount in month.moved.items() if kind not in MOVES]
+    rows.append(["At the end" if month.is_final else "Now", format_tokens(month.closing)])
     note = "Tokens at the end include those that are held for jobs. GET /v1/transfers lists every movement."
-    return [_table(rows, [WIDTH * 0.7, WIDTH * 0.3], sums=1), Spacer(0, 3 * mm), _text(note, SMALL)]
+    table = _table(rows, [WIDTH * 0.7, WIDTH * 0.3], sums=1)
+    return [_text(_period(month), HEAD), table, Spacer(0, 3 * mm), _text(note, SMALL)]
+
+
+def _period(month: Month) -> str:
+    first, last = month.local(month.first), month.local(month.end - timedelta(microseconds=1))
+    return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, {month.zone}"
 
 
 def _table(rows: Cells, widths: list[float], sums: int = 0, ruled: bool = True) -> Table:
@@ -170,5 +180,5 @@ def _fits(letter: str, encoding: str) -> bool:
         return False
 
 
-def _money(minor: int, currency: str) -> str:
-    return f"{'-' if minor < 0 else ''}{format_money(abs(minor), currency)} {currency.upper()}"
+def _money(minor: int | None, currency: str) -> str:
+    return "" if minor is None else show_money(minor, currency)

@@ -136,7 +136,7 @@ def _expiring_soon(found: Position) -> list[tuple[datetime, int]]:
     """Return when Tokens expire within `SOON`, and how many milli-Tokens each time."""
     soon: dict[datetime, int] = {}
     for lot in found.lots:
-        if lot.expires_at and lot.expires_at <= found.moment + SOON:
+        if lot.expires_at and found.moment < lot.expires_at <= found.moment + SOON:
             soon[lot.expires_at] = soon.get(lot.expires_at, 0) + lot.remaining
     return sorted(soon.items())
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from django.db import connection
 from django.http import StreamingHttpResponse
@@ -14,9 +16,12 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from billing.tokens import debts, ledger, lots
+from billing.tokens.ledger import Entry
 from marketplace.accounts import caps
 from marketplace.accounts.authentication import caller
+from marketplace.accounts.models import Account
 from marketplace.api.errors import invalid
+from marketplace.api.fields import Moment
 from marketplace.api.money import examples, files, schemas
 from marketplace.api.money.schemas import BalanceBody, TransferBody, TransferList, TransferQuery
 
@@ -28,9 +33,10 @@ class Balance(APIView):
     def get(self, request: Request) -> Response:
         """`total` is `available` plus `held`, and what is left of the `lots` together; they are spent in this order.
 
+        What has expired is gone; only what was held at its expiry stays, until its job ends.
         `expiring_soon` says which Tokens expire in the next 30 days. While there are `debts`, the account is `frozen`:
         it buys nothing until they are settled. `account` and `key` say what the whole account and what this key
-        spent today and this month, by UTC, and what their spend caps leave.
+        spent today and this month, in the account's time zone, and what their spend caps leave.
         """
         account_id, key_id = caller(request).account_id, caller(request).key_id
         found = lots.position(account_id)
@@ -70,14 +76,18 @@ class TransfersCsv(APIView):
         summary="Download your whole statement, newest first",
     )
     def get(self, request: Request) -> StreamingHttpResponse:
-        """The columns are those of a transfer. Texts that a spreadsheet would take for a formula begin with `'`."""
+        """The columns are those of a transfer, with times in the account's time zone.
+
+        Texts that a spreadsheet would take for a formula begin with `'`.
+        """
         query = TransferQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
-        lines = csv_lines(caller(request).account_id, query.validated_data.get("kind"))
+        account = Account.objects.get(id=caller(request).account_id)
+        lines = csv_lines(account.id, query.validated_data.get("kind"), ZoneInfo(account.time_zone))
         return files.download(StreamingHttpResponse(lines, content_type=files.Csv.media_type), "transfers.csv")
 
 
-def csv_lines(owner: UUID, kinds: list[str] | None) -> Iterator[str]:
+def csv_lines(owner: UUID, kinds: list[str] | None, zone: ZoneInfo) -> Iterator[str]:
     """Yield the statement page by page: a slow reader occupies neither a snapshot nor a connection meanwhile."""
     line = csv.writer(Echo())
     connection.close()
@@ -87,8 +97,12 @@ def csv_lines(owner: UUID, kinds: list[str] | None) -> Iterator[str]:
         found = ledger.statement(owner, before, CSV_PAGE, kinds)
         connection.close()
         more = len(found) == CSV_PAGE
-        yield "".join(line.writerow(map(files.plain, TransferBody.show(row).values())) for row in found)
+        yield "".join(line.writerow(map(files.plain, _cells(row, zone))) for row in found)
         before = found[-1].id if found else None
+
+
+def _cells(row: Entry, zone: ZoneInfo) -> Iterable[Any]:
+    return {**TransferBody.show(row), "created_at": Moment.show(row.created_at, zone)}.values()
 
 
 class Echo:

@@ -123,6 +123,8 @@ class Automatic(APIView):
 
     @extend_schema(responses={204: None}, summary="Stop automatic top-ups and forget the card")
     def delete(self, request: Request) -> Response:
+        """Not for a key that has a spend cap."""
+        refuse_capped(request)
         automatic.cancel(stripe.from_settings(), caller(request).account_id)
         return Response(status=204)
 

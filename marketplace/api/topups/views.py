@@ -18,6 +18,7 @@ from marketplace.api.addresses import absolute
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.errors import not_found
 from marketplace.api.headers import idempotency_key
+from marketplace.api.keys.views import refuse_capped
 from marketplace.api.pages import ListQuery, page
 from marketplace.api.topups.schemas import TopUpBody, TopUpList, TopUpOrder
 from marketplace.identifiers import uuid7
@@ -37,7 +38,11 @@ class TopUps(APIView):
         ],
     )
     def post(self, request: Request) -> Response:
-        """Send the customer to `url`, Stripe's page, where they pay. Tokens come when Stripe says that they have."""
+        """Send the customer to `url`, Stripe's page, where they pay. Tokens come when Stripe says that they have.
+
+        Not for a key that has a spend cap.
+        """
+        refuse_capped(request)
         key = idempotency_key(request)
         order = TopUpOrder(data=request.data)
         order.is_valid(raise_exception=True)

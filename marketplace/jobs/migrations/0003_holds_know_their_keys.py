@@ -19,6 +19,7 @@ GROUP BY 1, 2, 3;
 
 class Migration(migrations.Migration):
     dependencies = [("jobs", "0002_not_before"), ("billing", "0011_spending")]
+    run_before = [("billing", "0018_closed_months")]  # which keeps spending in another column
 
     operations = [
         migrations.RunSQL(SPENDERS, migrations.RunSQL.noop),

@@ -10,7 +10,7 @@ from uuid import uuid4
 from django.core.management.base import BaseCommand, CommandParser
 
 from billing import amounts
-from billing.tokens import wallets
+from billing.tokens import lots, wallets
 from marketplace import text
 from marketplace.accounts import customers, keys
 from marketplace.audit import trail
@@ -59,7 +59,7 @@ class Command(BaseCommand):
             if options["grant"]:
                 wallets.grant(account.id, options["grant"], key=f"grant:{uuid4()}", memo="create_customer")
             _, secret = keys.issue(account.id, options["key_name"])
-        balance = wallets.balance(account.id)
+        balance = lots.position(account.id).balance
         self.stdout.write(f"account {account.id} ({account.name})")
         self.stdout.write(f"available {amounts.format_tokens(balance.available)} Tokens")
         self.stdout.write("API key, shown only once:")

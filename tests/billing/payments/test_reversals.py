@@ -122,6 +122,20 @@ def test_a_refund_of_less_than_a_milli_token_costs_is_demanded_again_once_it_fai
     assert proof.check() == []
 
 
+@pytest.mark.parametrize("parts", [[16] * 7 + [1], [100, 13], [48, 16, 48, 1], [37, 37, 39]], ids=len)
+@pytest.mark.parametrize("spent", [0, 7, BONUS + 40])
+def test_a_payment_that_goes_back_in_parts_leaves_nothing_of_its_bonus(payment, parts, spent):
+    if spent:
+        payment.spend(spent)
+    for number, part in enumerate(parts):
+        payment.say("refund.created", id=f"re_{number}", amount=part, status="succeeded")
+        away = sum(parts[: number + 1])
+        demanded = sum(back.amount for back in Clawback.objects.all())
+        assert demanded == TOKENS * away // PRICE + BONUS * away // PRICE
+    owed = sum(debt.owed for debt in debts.of(payment.owner))
+    assert (payment.tokens, owed) == (0, spent)
+
+
 @pytest.mark.parametrize("order", list(permutations(["warning_needs_response", "needs_response", "under_review"])))
 def test_an_inquiry_that_became_a_dispute_takes_the_tokens_in_any_order(payment, order):
     for status in order:

@@ -42,8 +42,22 @@ def test_not_even_the_operator_changes_a_version(terms):
     assert packs.find("small").tokens == 10_000_000
 
 
-@pytest.mark.parametrize("prices", [{}, {"EUR": 5}, {"eur": 0}, {"eur": "5"}, {"eur": 1.5}, {"eur": True}, [5]])
+@pytest.mark.parametrize(
+    "prices",
+    [
+        {}, {"EUR": 500}, {"eur": 0}, {"eur": "500"}, {"eur": 500.5}, {"eur": True}, [500], {"xyz": 500}, {"": 500},
+        {"eur": 1}, {"eur": 49}, {"gbp": 29}, {"jpy": 49}, {"krw": 50}, {"huf": 500}, {"eur": 500, "usd": 1},
+        {"kwd": 5124}, {"isk": 20_050}, {"eur": 100_000_000},
+    ],
+)  # fmt: skip
 def test_prices_that_cannot_be_are_refused(prices):
     with pytest.raises(ValueError, match=r"price|currency"):
         packs.publish("small", 1, 0, prices)
     assert packs.find("small").version == 1
+
+
+@pytest.mark.parametrize(
+    "prices", [{"eur": 50, "gbp": 30, "usd": 50}, {"jpy": 50}, {"krw": 9900}, {"kwd": 5120}, {"isk": 70_000}]
+)
+def test_the_least_that_stripe_takes_is_a_price_in_each_currency(prices):
+    assert packs.publish("small", 1, 0, prices).prices == prices

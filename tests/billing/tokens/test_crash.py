@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from uuid import UUID, uuid4
 
@@ -12,6 +13,7 @@ from django.db import connection
 from django.utils import timezone
 
 from billing.models import Draw, Hold, Transfer
+from billing.prices import pricing
 from billing.tokens import holds, lots, proof, wallets
 from billing.tokens.wallets import Balance
 from devstack.processes import wait_until
@@ -156,7 +158,8 @@ def test_what_a_killed_worker_left_is_fired_again_and_charged_once(customer, run
     assert again is not None
     with pytest.raises(lifecycle.LeaseLost):
         lifecycle.fail(running, "late", "", retry=False)
-    assert lifecycle.stop(again, [10]) == 5_000
+    unfinished = lifecycle.Result(pricing.ImageOutcome(delivered=False, steps_run=10))
+    assert lifecycle.stop(again, [unfinished], {}) == 5_000
     assert wallets.balance(customer) == Balance(995_000, 0, 995_000)
     assert proven()
 
@@ -175,9 +178,10 @@ def test_a_job_whose_workers_are_killed_each_time_fails_and_costs_nothing(custom
 
 
 def test_a_hold_that_ran_out_under_a_killed_worker_expires_by_the_sweeper(customer, settings):
-    settings.HOLD_SECONDS = 0.000_001
+    settings.HOLD_SECONDS = 2
     job = submission.submit(customer, PICTURE).job
     lifecycle.claim(job.id, "worker")
+    time.sleep(2)
     with process(COMPLETE, job.id) as worker:
         assert worker.stdout.readline()
     sweeper.sweep()

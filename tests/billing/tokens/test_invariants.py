@@ -76,6 +76,20 @@ class Books(RuleBasedStateMachine):
         held = sum(hold["amount"] for hold in self.open_holds() if hold["owner"] == owner)
         return self.total[owner] - held
 
+    def spendable(self, owner: UUID) -> int:
+        """What is available once everything that has expired is taken."""
+        lapsed = sum(lot.left for lot in self.lots_of(owner).lots if lot.expires[0] == naive.PAST)
+        return max(0, self.available(owner) - lapsed)
+
+    def expire_all(self, owner: UUID) -> int:
+        """What the model takes of expired lots."""
+        taken = 0
+        for lot in self.lots_of(owner).order():
+            if lot.expires[0] == naive.PAST and (amount := min(lot.left, self.available(owner))):
+                self.moved(owner, "expiry", amount, lot.id)
+                taken += amount
+        return taken
+
     def open_holds(self) -> list[dict[str, Any]]:
         return [hold for hold in self.holds.values() if hold["status"] == "held"]
 
@@ -108,6 +122,7 @@ class Books(RuleBasedStateMachine):
             self.keys["grant", key] = (owner, amount)
             lot = Lot.objects.get(transfer__idempotency_key=f"grant:{key}").id
             self.moved(owner, "in", amount, (lot, False, amount, 0, "", (expires, 0)))
+            self.pay(owner)
         elif standing == (owner, amount):
             self.repeat(wallets.grant, owner, amount, key)
         else:
@@ -120,11 +135,13 @@ class Books(RuleBasedStateMachine):
     def purchase(self, owner, amount, price, currency, expires):
         lot = wallets.purchase(owner, amount, price, currency, str(uuid4()), EXPIRES[expires])
         self.moved(owner, "in", amount, (lot, True, amount, price, currency, (expires, 0)))
+        self.pay(owner)
         return owner, lot, price
 
     @rule(owner=owners)
     def allocate(self, owner):
         position = lots.position(owner)
+        self.expire_all(owner)
         assert [(lot.id, lot.remaining) for lot in position.lots] == [
             (lot.id, lot.left) for lot in self.lots_of(owner).order()
         ]
@@ -137,14 +154,8 @@ class Books(RuleBasedStateMachine):
 
     @rule()
     def expire_lots(self):
-        expected = 0
-        for owner in OWNERS:
-            for lot in self.lots_of(owner).order():
-                if lot.expires[0] == naive.PAST and (amount := min(lot.left, self.available(owner))):
-                    self.moved(owner, "expiry", amount, lot.id)
-                    expected += amount
         lots.catch_up()
-        assert lots.expire() == expected
+        assert lots.expire() == sum(map(self.expire_all, OWNERS))
 
     @rule(target=owed, bought=bought, money=st.integers(1, 9), key=keys)
     def claw_back(self, bought, money, key):
@@ -173,8 +184,27 @@ class Books(RuleBasedStateMachine):
         debt = debts.claw_back(*arguments)
         self.keys["clawback", key] = (lot_id, money)
         self.debts[debt.id] = {"owner": owner, "lot": lot_id, "money": money, "amount": amount, "collected": 0}
-        self.collect_one(debt.id)
+        self.debts[debt.id]["settled"] = not amount
+        self.pay(owner)
         return debt.id
+
+    def pay(self, owner: UUID) -> int:
+        """What the model pays of a customer's debts: of their own lots, and then of other paid ones that are good."""
+        paid = sum(self.collect_one(debt_id) for debt_id in self.open_debts(owner))
+        if left := self.open_debts(owner):
+            self.expire_all(owner)
+            paid += sum(self.settle_one(debt_id) for debt_id in left)
+        return paid
+
+    def settle_one(self, debt_id: UUID) -> int:
+        debt = self.debts[debt_id]
+        good = sum(lot.left for lot in self.lots_of(debt["owner"]).lots if lot.paid)
+        amount = min(debt["amount"] - debt["collected"], good, self.available(debt["owner"]))
+        if amount:
+            self.moved(debt["owner"], "settlement", amount, None)
+        debt["collected"] += amount
+        debt["settled"] = debt["collected"] == debt["amount"]
+        return amount
 
     def collect_one(self, debt_id: UUID) -> int:
         """What the model takes from the debt's own lot."""
@@ -187,36 +217,18 @@ class Books(RuleBasedStateMachine):
         debt["settled"] = debt["collected"] == debt["amount"]
         return amount
 
-    def open_debts(self) -> list[UUID]:
-        return [debt_id for debt_id, debt in self.debts.items() if not debt["settled"]]
+    def open_debts(self, owner: UUID) -> list[UUID]:
+        return [debt_id for debt_id, debt in self.debts.items() if debt["owner"] == owner and not debt["settled"]]
 
     def is_frozen(self, owner: UUID) -> bool:
-        return any(self.debts[debt_id]["owner"] == owner for debt_id in self.open_debts())
+        return bool(self.open_debts(owner))
 
     @rule()
     def collect(self):
         lots.catch_up()
-        taken = debts.collect()
-        assert taken == sum(self.collect_one(debt_id) for debt_id in self.open_debts())
-
-    @rule(debt_id=owed)
-    def settle(self, debt_id):
-        debt = self.debts[debt_id]
-        if debt["settled"]:
-            self.repeat(debts.settle, debt_id)
-            return
-        story = self.lots_of(debt["owner"])
-        own = min(debt["amount"] - debt["collected"], story.lot(debt["lot"]).left, self.available(debt["owner"]))
-        left = debt["amount"] - debt["collected"] - own
-        paid = sum(lot.left for lot in story.lots if lot.paid) - own
-        if left > min(paid, self.available(debt["owner"]) - own):
-            self.refused(errors.InsufficientTokens, debts.settle, debt_id)
-            return
-        assert debts.settle(debt_id) is True
-        self.collect_one(debt_id)
-        if left:
-            self.moved(debt["owner"], "settlement", left, None)
-        debt |= {"collected": debt["amount"], "settled": True}
+        assert debts.collect() == 0
+        for owner in filter(self.available, OWNERS):
+            assert self.pay(owner) == 0
 
     @rule(debt_id=owed)
     def waive(self, debt_id):
@@ -225,6 +237,7 @@ class Books(RuleBasedStateMachine):
         else:
             assert debts.waive(debt_id, "forgiven") is True
             self.debts[debt_id]["settled"] = True
+            self.pay(self.debts[debt_id]["owner"])
 
     def repeat(self, verb: Any, *arguments: Any) -> None:
         before = rows()
@@ -237,10 +250,11 @@ class Books(RuleBasedStateMachine):
         if self.is_frozen(owner):
             self.refused(errors.AccountFrozen, wallets.hold, owner, amount, reference, expires_in)
             return multiple()
-        if self.available(owner) < amount:
+        if self.spendable(owner) < amount:
             self.refused(errors.InsufficientTokens, wallets.hold, owner, amount, reference, expires_in)
             return multiple()
         wallets.hold(owner, amount, reference, expires_in)
+        self.expire_all(owner)
         self.holds[reference] = {
             "owner": owner,
             "amount": amount,
@@ -253,7 +267,7 @@ class Books(RuleBasedStateMachine):
 
     @rule(reference=references, owner=owners, amount=amounts)
     def hold_again(self, reference, owner, amount):
-        short = errors.InsufficientTokens if self.available(owner) < amount else errors.HoldExists
+        short = errors.InsufficientTokens if self.spendable(owner) < amount else errors.HoldExists
         error = errors.AccountFrozen if self.is_frozen(owner) else short
         self.refused(error, wallets.hold, owner, amount, reference, HOUR)
 
@@ -273,13 +287,14 @@ class Books(RuleBasedStateMachine):
             for part in [share, charge - share] if share else [charge]:
                 self.moved(hold["owner"], "capture", part, reference)
             self.summed.update(creator=share, platform=charge - share)
+            self.pay(hold["owner"])
             return reference
         return multiple()
 
     @rule(target=charged, owner=owners, charge=st.integers(1, 3 * LARGEST))
     def buy(self, owner, charge):
         """A hold that is captured at once: most of what happens to lots."""
-        charge = min(charge, self.available(owner))
+        charge = min(charge, self.spendable(owner))
         buys = charge and not self.is_frozen(owner)
         return self.capture(self.hold(owner, charge, HOUR), charge, 0) if buys else multiple()
 
@@ -291,6 +306,7 @@ class Books(RuleBasedStateMachine):
         else:
             assert wallets.release(reference) == hold["amount"]
             hold["status"] = "released"
+            self.pay(hold["owner"])
 
     @rule(reference=references)
     def expire(self, reference):
@@ -302,6 +318,7 @@ class Books(RuleBasedStateMachine):
         else:
             assert wallets.expire(reference) == hold["amount"]
             hold["status"] = "expired"
+            self.pay(hold["owner"])
 
     @rule(reference=charged, amount=st.integers(1, 3), key=keys)
     def refund(self, reference, amount, key):
@@ -319,6 +336,7 @@ class Books(RuleBasedStateMachine):
             hold["refunded"] += amount
             self.moved(hold["owner"], "refund", amount, reference)
             self.summed["platform"] -= amount
+            self.pay(hold["owner"])
 
     @invariant()
     def every_balance_is_the_models(self):
@@ -346,6 +364,13 @@ class Books(RuleBasedStateMachine):
         }
         frozen = {owner for owner in OWNERS if self.is_frozen(owner)}
         assert set(Wallet.objects.filter(frozen=True).values_list("owner", flat=True)) == frozen
+
+    @invariant()
+    def nobody_owes_while_paid_tokens_are_available(self):
+        for owner in filter(self.is_frozen, OWNERS):
+            wallet = Wallet.objects.get(owner=owner, kind=Wallet.Kind.CUSTOMER)
+            paid = sum(lot.remaining for lot in lots.allocate(wallet.id).lots if lot.kind == Lot.Kind.PAID)
+            assert min(wallets.balance(owner).available, paid) == 0
 
     @invariant()
     def every_hold_is_the_models(self):

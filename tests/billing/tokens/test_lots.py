@@ -8,16 +8,16 @@ from django.db import connection
 from django.utils import timezone
 
 from billing import amounts
-from billing.errors import IdempotencyMismatch, NoWallet, UnknownHold
+from billing.errors import IdempotencyMismatch, InsufficientTokens, NoWallet, UnknownHold
 from billing.models import Draw, Lot, LotCursor, Transfer
 from billing.tokens import ledger, lots, proof, wallets
 from billing.tokens.lots import Part
-from tests.billing.books import HOUR, nothing_moves
+from tests.billing.books import HOUR, lapse, nothing_moves
 
 pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
-YESTERDAY, TOMORROW, NEXT_WEEK = NOW - timedelta(days=1), NOW + timedelta(days=1), NOW + timedelta(days=7)
+TOMORROW, NEXT_WEEK = NOW + timedelta(days=1), NOW + timedelta(days=7)
 
 
 def spend(owner: UUID, amount: int, held: int | None = None) -> UUID:
@@ -161,10 +161,11 @@ def test_a_job_that_was_refunded_whole_cost_nothing_whatever_was_rounded(bob):
 
 
 def test_lots_past_their_time_expire_by_a_transfer(bob):
-    wallets.grant(bob, 100, "gone", expires_at=YESTERDAY)
+    wallets.grant(bob, 100, "gone", expires_at=TOMORROW)
     gone = lot_of("grant:gone").id
     wallets.grant(bob, 10, "good", expires_at=TOMORROW)
     assert left(bob) == [100, 10]
+    lapse(gone)
     assert lots.expire() == 100
     assert left(bob) == [10]
     (entry, *_) = ledger.statement(bob)
@@ -173,9 +174,70 @@ def test_lots_past_their_time_expire_by_a_transfer(bob):
         assert lots.expire() == 0
 
 
+def test_expired_tokens_are_neither_shown_nor_held_although_nobody_swept(bob):
+    wallets.grant(bob, 100, "gone", expires_at=TOMORROW)
+    wallets.grant(bob, 30, "good")
+    lapse()
+    with pytest.raises(InsufficientTokens) as refused:
+        wallets.hold(bob, 31, uuid4(), HOUR)
+    assert refused.value.available == 30
+    assert (left(bob), lots.position(bob).balance.available) == ([30], 30)
+    assert ledger.statement(bob)[0].kind == "expiry"
+
+
+def test_the_first_hold_after_an_expiry_is_paid_with_other_tokens(bob):
+    wallets.grant(bob, 100, "gone", expires_at=TOMORROW)
+    wallets.grant(bob, 30, "good")
+    lapse()
+    wallets.hold(bob, 30, job := uuid4(), HOUR)
+    wallets.capture(job, 30)
+    assert lots.cost(job).parts == [Part(lot_of("grant:good").id, "granted", "", 30, 0)]
+    assert left(bob) == []
+
+
+def test_what_was_spent_before_its_expiry_keeps_nobody_from_holding(bob):
+    """The lots are behind: their cursor has not seen that nothing is left of the one that expired."""
+    wallets.grant(bob, 100, "gone", expires_at=TOMORROW)
+    lots.position(bob)
+    spend(bob, 100)
+    wallets.grant(bob, 30, "good")
+    lapse()
+    wallets.hold(bob, 30, uuid4(), HOUR)
+    assert wallets.balance(bob) == wallets.Balance(0, 30, 30)
+
+
+def test_a_hold_looks_at_no_other_wallets_lots_however_many_have_expired(alice):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO billing_wallet (owner, kind) SELECT gen_random_uuid(), 'customer' FROM generate_series(1, 999)"
+        )
+        cursor.execute(
+            "INSERT INTO billing_lot (wallet_id, transfer_id, kind, amount, remaining, expires_at)"
+            " SELECT id, id + 1000000, 'granted', 5, 5, now() FROM billing_wallet WHERE owner <> %s",
+            [alice],
+        )
+        values = {"owner": alice, "amount": 1, "reference": uuid4(), "spender": None, "expires_in": HOUR}
+        cursor.execute(f"EXPLAIN {wallets._HOLD}", values)
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "lot_open" in plan
+    assert "lot_due" not in plan
+
+
+def test_what_was_held_at_its_expiry_is_gone_when_it_comes_free(bob):
+    wallets.grant(bob, 100, "gone", expires_at=TOMORROW)
+    wallets.hold(bob, 100, job := uuid4(), HOUR)
+    lapse()
+    assert left(bob) == [100]
+    wallets.release(job)
+    with pytest.raises(InsufficientTokens):
+        wallets.hold(bob, 1, uuid4(), HOUR)
+    assert left(bob) == []
+
+
 def test_what_is_held_at_its_expiry_goes_when_the_hold_is_resolved(bob):
-    wallets.grant(bob, 100, "gone", expires_at=YESTERDAY)
+    wallets.grant(bob, 100, "gone", expires_at=TOMORROW)
     wallets.hold(bob, 70, job := uuid4(), HOUR)
+    lapse()
     assert lots.expire() == 30
     assert lots.expire() == 0
     wallets.purchase(bob, 1_000, 100, "eur", "pi_1")
@@ -187,8 +249,9 @@ def test_what_is_held_at_its_expiry_goes_when_the_hold_is_resolved(bob):
 
 
 def test_tokens_that_expired_while_they_were_held_are_spent_before_gifts(bob):
-    bought = wallets.purchase(bob, 100, 100, "eur", "pi_1", expires_at=YESTERDAY)
+    bought = wallets.purchase(bob, 100, 100, "eur", "pi_1", expires_at=TOMORROW)
     wallets.hold(bob, 100, job := uuid4(), HOUR)
+    lapse()
     assert lots.expire() == 0
     wallets.grant(bob, 50, "good")
     wallets.capture(job, 60)
@@ -199,17 +262,19 @@ def test_tokens_that_expired_while_they_were_held_are_spent_before_gifts(bob):
 
 def test_what_is_not_covered_by_holds_expires_whole(bob):
     """A hold that other Tokens can pay for keeps no lot from its expiry."""
-    wallets.grant(bob, 100, "gone", expires_at=YESTERDAY)
+    wallets.grant(bob, 100, "gone", expires_at=TOMORROW)
     bought = wallets.purchase(bob, 100, 100, "eur", "pi_1")
     wallets.hold(bob, 60, job := uuid4(), HOUR)
+    lapse()
     assert lots.expire() == 100
     wallets.capture(job, 60)
     assert lots.cost(job).parts == [Part(bought, "paid", "eur", 60, 60)]
 
 
 def test_a_refund_into_an_expired_lot_can_be_spent_for_another_month(bob):
-    bought = wallets.purchase(bob, 100, 100, "eur", "pi_1", expires_at=YESTERDAY)
+    bought = wallets.purchase(bob, 100, 100, "eur", "pi_1", expires_at=TOMORROW)
     job = spend(bob, 60)
+    lapse()
     assert lots.expire() == 40
     wallets.refund(job, 50, "sorry")
     assert left(bob) == [50]
@@ -220,8 +285,9 @@ def test_a_refund_into_an_expired_lot_can_be_spent_for_another_month(bob):
 
 
 def test_the_money_of_what_expired_is_accounted_for_too(bob):
-    bought = wallets.purchase(bob, 100, 999, "eur", "pi_1", expires_at=YESTERDAY)
+    bought = wallets.purchase(bob, 100, 999, "eur", "pi_1", expires_at=TOMORROW)
     job = spend(bob, 33)
+    lapse()
     lots.expire()
     lots.position(bob)
     lot = Lot.objects.get(id=bought)
@@ -281,7 +347,12 @@ def test_wallets_from_before_lots_are_followed_from_their_first_transfer(alice, 
 
 @pytest.mark.parametrize(
     ("amount", "currency", "shown"),
-    [(1990, "eur", "19.90"), (5, "usd", "0.05"), (500, "jpy", "500"), (1, "kwd", "0.001")],
-)
+    [
+        (1990, "eur", "19.90"), (5, "usd", "0.05"), (500, "jpy", "500"), (1, "kwd", "0.001"), (-700, "krw", "-700"),
+        (-5, "eur", "-0.05"), (70_000, "isk", "700.00"),
+    ],
+)  # fmt: skip
 def test_money_is_shown_as_its_currency_is_counted(amount, currency, shown):
     assert amounts.format_money(amount, currency) == shown
+    if amount > 0:
+        assert amounts.parse_money(shown, currency) == amount

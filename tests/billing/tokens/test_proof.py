@@ -89,7 +89,7 @@ def lots_and_debts(books, bob, alice) -> None:
     """Lots of each kind that were drawn from, put back into, expired, clawed back and owed."""
     lot = wallets.purchase(bob, 1_000, 100, "eur", "pi_1")
     wallets.grant(bob, 100, "old", expires_at=timezone.now())
-    lots.expire()
+    assert lots.expire() == 100
     wallets.hold(bob, 300, job := UUID(int=7), HOUR)
     wallets.capture(job, 300)
     wallets.refund(job, 100, "sorry, bob")
@@ -127,6 +127,8 @@ PAID = "WHERE lot_id = (SELECT id FROM billing_lot WHERE kind = 'paid')"
         ("UPDATE billing_clawback SET collected = amount", "1000 of 1000 collected, settled never"),
         ("UPDATE billing_wallet SET frozen = NOT frozen WHERE frozen", "frozen is f with 1 open debts"),
         (f"UPDATE billing_wallet SET frozen = true WHERE id = {CUSTOMER}", "frozen is t with 0 open debts"),
+        ("UPDATE billing_wallet SET balance = 5 WHERE frozen; UPDATE billing_lot SET remaining = 6 WHERE kind = 'paid'",
+         "owes 200 while 5 that can pay are available"),
     ],
 )  # fmt: skip
 def test_damage_to_lots_and_debts_is_found(lots_and_debts, sql, said):

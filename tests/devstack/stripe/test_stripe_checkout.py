@@ -1,5 +1,6 @@
 """A person buys something on the hosted page, or does not."""
 
+import urllib.request
 from urllib.parse import urlsplit
 
 import pytest
@@ -181,3 +182,31 @@ def test_pages_are_for_those_who_have_the_link_and_escape_what_they_show(double,
     assert browser.open(opened.url, **{f"field{number}": "x" for number in range(50)})[0] == 400
     assert pay(browser, opened.url, expiry="13/34")[0] == 400
     assert double.v1.checkout.sessions.retrieve(opened.id).status == "open"
+
+
+@pytest.mark.parametrize(
+    ("currency", "amount", "shown"), [("jpy", 700, "700 JPY"), ("krw", 9900, "9900 KRW"), ("kwd", 5120, "5.120 KWD")]
+)
+def test_amounts_are_shown_as_their_currency_is_counted(double, currency, amount, shown):
+    price = {"currency": currency, "unit_amount": amount, "product_data": {"name": "Tokens"}}
+    terms = {
+        "mode": "payment",
+        "success_url": "http://x.example/",
+        "line_items": [{"price_data": price, "quantity": 1}],
+    }
+    with urllib.request.urlopen(double.v1.checkout.sessions.create(terms).url) as page:
+        assert f">{shown}<" in page.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("currency", "amount", "code"),
+    [
+        ("usd", 49, "amount_too_small"), ("gbp", 29, "amount_too_small"), ("jpy", 49, "amount_too_small"),
+        ("huf", 17499, "amount_too_small"), ("kwd", 5124, "parameter_invalid_integer"),
+        ("isk", 20_050, "parameter_invalid_integer"),
+    ],
+)  # fmt: skip
+def test_amounts_that_stripe_does_not_take_are_refused(double, currency, amount, code):
+    with pytest.raises(stripe.InvalidRequestError) as refused:
+        double.v1.payment_intents.create({"amount": amount, "currency": currency})
+    assert refused.value.code == code

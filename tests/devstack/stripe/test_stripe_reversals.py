@@ -17,7 +17,7 @@ def test_refunds_in_part_up_to_the_whole_and_no_further(double):
     intent = paid(double, 1000)
     first = double.v1.refunds.create({"payment_intent": intent.id, "amount": 300, "metadata": {"why": "late"}})
     assert (first.status, first.amount, first.charge) == ("succeeded", 300, intent.latest_charge)
-    with pytest.raises(stripe.InvalidRequestError, match=r"\(\$7.01\) is greater than unrefunded amount on charge"):
+    with pytest.raises(stripe.InvalidRequestError, match=r"\(7.01 USD\) is greater than unrefunded amount on charge"):
         double.v1.refunds.create({"payment_intent": intent.id, "amount": 701})
     charge = double.v1.charges.retrieve(intent.latest_charge)
     assert (charge.amount_refunded, charge.refunded) == (300, False)

@@ -8,7 +8,7 @@ from django.db import connection
 from django.utils import timezone
 
 from billing.errors import SpendCapReached
-from billing.models import Hold
+from billing.models import Hold, TopUp
 from billing.tokens import lots, spending, wallets
 from marketplace.accounts import keys
 from marketplace.jobs import lifecycle, submission
@@ -39,6 +39,12 @@ def refusal(answer):
 def deliver(job_id, picture):
     claimed = lifecycle.claim(job_id, "w1")
     lifecycle.complete(claimed, [picture(claimed)], {})
+
+
+def spent(someone, key):
+    """What was spent today and this month (UTC)."""
+    today = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    return spending.spent(someone.account.id, key.key_id, today, today.replace(day=1))
 
 
 def settled_on(job_id, moment):
@@ -101,11 +107,11 @@ def test_a_charge_and_its_refund_count_on_the_day_of_the_charge(alice, picture, 
     settled_on(job, now - timedelta(days=1))
     if followed:
         lots.position(alice.account.id)
-    found = spending.spent(alice.account.id, key.key_id)
+    found = spent(alice, key)
     assert (found.day, found.spender_day) == (0, 0)
     assert found.spender_month == (UNIT if now.day > 1 else 0)
     wallets.refund(job, UNIT, "a bad picture")
-    found = spending.spent(alice.account.id, key.key_id)
+    found = spent(alice, key)
     assert (found.day, found.month, found.spender_day, found.spender_month) == (0, 0, 0, 0)
     assert key.post("/v1/jobs", ORDER).status_code == 202
     assert key.post("/v1/jobs", ORDER).status_code == 402
@@ -203,12 +209,19 @@ def test_a_capped_key_cannot_get_round_its_cap(alice):
         key.post("/v1/keys", {"name": "free"}),
         key.patch(f"/v1/keys/{key.key_id}", {"monthly_cap": None}),
         key.patch(f"/v1/keys/{alice.key_id}", {"daily_cap": "1"}),
+        key.delete(f"/v1/keys/{alice.key_id}"),
         key.put("/v1/topups/automatic", {"pack": "small", "currency": "eur", "threshold": "9", "daily_cap": "500.00"}),
+        key.delete("/v1/topups/automatic"),
+        key.post("/v1/topups", {"pack": "small", "currency": "eur", "save_card": True}),
+        key.post("/v1/topups", {"pack": "small", "currency": "eur"}),
     ):
         assert answer.status_code == 403
         assert answer.json()["error"]["code"] == "capped_key"
     assert keys.ApiKey.objects.get(id=key.key_id).monthly_cap == UNIT
-    assert keys.ApiKey.objects.count() == 2
+    assert keys.ApiKey.objects.filter(revoked_at=None).count() == 2
+    assert not TopUp.objects.exists()
+    assert key.delete(f"/v1/keys/{key.key_id}").status_code == 200, "whoever has it may give it up"
+    assert key.get("/v1/balance").status_code == 401
 
 
 def test_another_customers_key_cannot_be_changed(alice, bob):

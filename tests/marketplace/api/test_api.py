@@ -19,6 +19,8 @@ from marketplace.api.money import schemas
 from marketplace.api.money.schemas import BalanceBody, DebtBody, LotBody, TransferBody
 from marketplace.jobs import lifecycle, storage
 from marketplace.jobs.models import Job
+from marketplace.jobs.worker import request_for
+from tests.billing.books import lapse
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_is_right")]
 
@@ -481,6 +483,47 @@ def test_the_balance_says_which_tokens_there_are_and_when_they_expire(bob, pictu
     assert kinds == {"capture": job, "grant": None, "purchase": None}
 
 
+def test_expired_tokens_are_neither_shown_nor_spent_although_nobody_swept(bob):
+    wallets.grant(bob.account.id, 5_000, "gift", expires_at=timezone.now() + timedelta(days=7))
+    lapse()
+    body = bob.get("/v1/balance").json()
+    assert [body[name] for name in ("available", "total", "lots", "expiring_soon")] == ["0", "0", [], []]
+    assert error(bob.post("/v1/jobs", ORDER), 402)["message"] == f"This costs {COST} Tokens and 0 are available."
+    assert [row["amount"] for row in bob.get("/v1/transfers").json()["data"]] == ["-5", "5"]
+
+
+def test_the_first_order_after_an_expiry_is_paid_with_what_is_left(bob):
+    """Nobody has looked at the balance, and nobody has swept."""
+    wallets.grant(bob.account.id, 5_000, "gift", expires_at=timezone.now() + timedelta(days=7))
+    wallets.grant(bob.account.id, 1_250, "good")
+    lapse()
+    assert bob.post("/v1/jobs", ORDER).status_code == 202
+    assert bob.balance == (0, 1_250)
+    assert error(bob.post("/v1/jobs", ORDER), 402)["code"] == "insufficient_tokens"
+
+
+def test_what_was_held_at_its_expiry_is_gone_once_the_job_is_canceled(bob):
+    wallets.grant(bob.account.id, 5_000, "gift", expires_at=timezone.now() + timedelta(days=7))
+    job = bob.post("/v1/jobs", ORDER | {"n": 4}).json()["id"]
+    lapse()
+    body = bob.get("/v1/balance").json()
+    assert (body["available"], body["held"], body["expiring_soon"]) == ("0", "5", [])
+    bob.post(f"/v1/jobs/{job}/cancel")
+    assert error(bob.post("/v1/jobs", ORDER), 402)["code"] == "insufficient_tokens"
+    assert bob.get("/v1/balance").json()["total"] == "0"
+
+
+def test_a_job_that_is_canceled_pays_what_its_account_owes(bob, picture):
+    first, _ = (wallets.purchase(bob.account.id, 1_250, 100, "eur", f"payment {number}") for number in range(2))
+    deliver(buy(bob)["id"], picture)
+    job = buy(bob)["id"]
+    debts.claw_back(first, 100, "dispute", "dp_1")
+    assert bob.get("/v1/balance").json()["frozen"] is True
+    bob.post(f"/v1/jobs/{job}/cancel")
+    body = bob.get("/v1/balance").json()
+    assert (body["frozen"], body["debts"], body["total"]) == (False, [], "0")
+
+
 def test_a_debt_is_stated_on_the_balance(bob, picture):
     lot = wallets.purchase(bob.account.id, 100_000, 990, "eur", "payment 1")
     deliver(buy(bob)["id"], picture)
@@ -499,10 +542,23 @@ def test_a_debt_is_stated_on_the_balance(bob, picture):
 # --- cancel and wait ---
 
 
+def test_every_seed_that_a_job_reports_can_be_ordered_again(alice, picture):
+    largest = 2**32 - 1
+    job = buy(alice, seed=largest - 1, n=4)
+    claimed = lifecycle.claim(job["id"], "w1")
+    lifecycle.complete(claimed, [picture(claimed, index) for index in range(4)], {})
+    seeds = [image["seed"] for image in alice.get(f"/v1/jobs/{job['id']}").json()["images"]]
+    assert seeds == [largest - 1, largest, 0, 1] == [request_for(claimed, index).seed for index in range(4)]
+    assert [buy(alice, seed=seed)["seed"] for seed in seeds] == seeds
+
+
 def test_cancel(alice):
     job = buy(alice)
+    assert (job["cancel_cost"], job["cancel_requested_at"]) == ("0", None)
     canceled = alice.post(f"/v1/jobs/{job['id']}/cancel").json()
     assert canceled["status"] == "canceled"
+    assert canceled["cancel_cost"] is None
+    assert canceled["cancel_requested_at"] == canceled["timings"]["finished_at"]
     assert canceled["cost"] == {"quoted": COST, "held": "0", "captured": "0", "released": COST}
     assert alice.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
 

@@ -35,7 +35,8 @@ def test_ready_with_a_warm_worker(client):
     worker()
     answer = client.get("/readyz")
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ready", "database": "ok", "broker": "ok", "worker": "ok"}
+    said = {name: word for name, word in answer.json().items() if name != "maintenance"}
+    assert said == {"status": "ready", "database": "ok", "broker": "ok", "worker": "ok"}
 
 
 @pytest.mark.parametrize("state", [{"seconds_ago": 60}, {"warm": False}])
@@ -51,7 +52,8 @@ def test_not_ready_without_a_broker(client, settings):
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     answer = client.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json() == {"status": "not ready", "database": "ok", "broker": "missing", "worker": "ok"}
+    said = {name: word for name, word in answer.json().items() if name != "maintenance"}
+    assert said == {"status": "not ready", "database": "ok", "broker": "missing", "worker": "ok"}
 
 
 def test_metrics_tell_queues_and_tokens(client, alice, order):

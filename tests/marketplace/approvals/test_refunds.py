@@ -14,6 +14,7 @@ from billing.errors import PaymentsRefused, PaymentsUnavailable
 from billing.models import Clawback, Reversal, StripeEvent, TopUp
 from billing.payments import refunds, stripe
 from billing.payments.stripe import Stripe
+from billing.prices import packs
 from billing.tokens import lots, spending, wallets
 from devstack import processes
 from marketplace.accounts.models import Person
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def dora(settings):
-    settings.REFUND_LIMIT_MINOR = 10_000
+    settings.REFUND_LIMITS = {"eur": 10_000}
     person = Person.objects.create_user("dora@example.com", is_staff=True)
     person.user_permissions.set(Permission.objects.filter(codename="ask_refund"))
     return Person.objects.get(pk=person.pk)
@@ -110,7 +111,7 @@ def test_a_refund_and_somebody_else_at_the_wallet_never_wait_for_each_other(shop
     owner = shop.customer.account.id
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
-            spending.spent(owner, None, lock=True)
+            spending.lock(owner)
             asked = pool.submit(together, 1, lambda _: refund(dora, top_up, 200).status)
             assert processes.wait_until(is_anybody_waiting, 15)
             lots.position(owner)
@@ -269,3 +270,20 @@ def test_without_a_key_that_works_it_waits(shop, dora, settings, key):
     assert shop.tokens == 0
     with pytest.raises(PaymentsUnavailable):
         refunds.send(stripe.from_settings(), str(Request.objects.get().id))
+
+
+def test_each_currency_has_a_limit_of_its_own_and_one_without_is_never_refunded_alone(shop, dora, settings):
+    """A limit of 5,000 cents is none of 5,000 yen, and euros use up nothing of it."""
+    settings.REFUND_LIMITS = {"eur": 1000, "jpy": 1500}
+    packs.publish("world", 10_000_000, 0, {"eur": 2000, "jpy": 2000, "krw": 2000, "kwd": 5120})
+
+    def ask(currency, minor):
+        top_up = shop.buy("world", currency=currency)
+        assert shop.pay(top_up) == 303
+        shop.wait(top_up, "paid")
+        return requests.ask(dora, PaymentRefund(top_up["id"], minor, currency), "they moved away").status
+
+    asked = [("eur", 1000), ("jpy", 1000), ("jpy", 500), ("eur", 1), ("jpy", 1), ("krw", 1)]
+    assert [ask(*each) for each in asked] == ["executed"] * 3 + ["pending"] * 3
+    with pytest.raises(Refused, match=r"in steps of 0\.010 KWD"):
+        ask("kwd", 1)

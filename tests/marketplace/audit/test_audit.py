@@ -94,7 +94,7 @@ def test_caps_and_accounts_that_are_switched_off_name_who_did_it(operator, alice
     client.force_login(operator)
     page = f"/admin/accounts/account/{alice.account.id}/change/"
     keys = {f"keys-{name}": 0 for name in ("TOTAL_FORMS", "INITIAL_FORMS")}
-    assert client.post(page, {"name": "Alice", "monthly_cap": "7.5", **keys}).status_code == 302
+    assert client.post(page, {"name": "Alice", "time_zone": "UTC", "monthly_cap": "7.5", **keys}).status_code == 302
     (customer, capped, key), *_, (actor, changed, account) = acts()[len(before) :]
     assert (customer, capped, key["daily_cap"]) == (f"account {alice.account.id}", "key.capped", 5_000)
     assert (actor, changed) == (f"person {operator.pk} operator@example.com", "account.changed")

@@ -14,11 +14,12 @@ from django.utils import timezone
 from billing.models import MINT_ID, PLATFORM_ID, AutomaticTopUp, Hold, Payer, PriceListVersion, TopUp, Transfer, Wallet
 from billing.prices import packs, price_lists
 from billing.tokens import debts, wallets
-from marketplace.accounts.models import ApiKey, Person
+from marketplace.accounts.models import Account, ApiKey, Person
 from marketplace.approvals.models import Request
 from marketplace.console import tables
 from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.models import Job, Worker
+from marketplace.maintenance.models import PeriodicTask
 
 pytestmark = pytest.mark.django_db
 
@@ -241,6 +242,24 @@ def test_a_key_that_is_revoked_here_opens_nothing(operator, alice):
     assert ApiKey.objects.get(id=alice.key_id).revoked_at is not None
 
 
+def test_the_operator_sets_an_accounts_time_zone_and_caps(operator, alice):
+    page = f"/admin/accounts/account/{alice.account.id}/change/"
+    inline = {"keys-TOTAL_FORMS": 0, "keys-INITIAL_FORMS": 0}
+    form = {"name": "Alice", "is_active": "on", "time_zone": "Asia/Tokyo", "daily_cap": "5", **inline}
+    assert operator.post(page, form).status_code == 302
+    account = Account.objects.get(id=alice.account.id)
+    assert (account.time_zone, account.daily_cap, account.name) == ("Asia/Tokyo", 5000, "Alice")
+    assert account.day_until > account.day_from
+    assert operator.post(page, {**form, "time_zone": "Europe/Atlantis"}).status_code == 200
+    account.refresh_from_db()
+    assert account.time_zone == "Asia/Tokyo"
+
+
+def test_a_periodic_task_that_is_late_is_on_the_first_page(operator):
+    PeriodicTask.objects.create(name="keep_payments", finished_at=timezone.now() - timedelta(minutes=9))
+    assert "keep_payments" in text(operator, "")
+
+
 def test_an_account_shows_its_person_keys_and_tokens(operator, alice, order):
     job_of(alice, order)
     page = text(operator, f"accounts/account/{alice.account.id}/change/")
@@ -389,7 +408,7 @@ def test_a_pack_is_changed_by_request_and_taken_off_sale_at_once(operator):
     form = sent | {"tokens": "9000.5", "bonus": "0", "prices": '{"eur": 450}'}
     assert "10000" in operator.get(f"{page}/new_version/").content.decode()
     wrong = operator.post(f"{page}/new_version/", form | {"prices": '{"euro": 450}'})
-    assert "three lowercase letters" in wrong.content.decode()
+    assert "is no currency that packs can be priced in" in wrong.content.decode()
     operator.post(f"{page}/new_version/", form)
     assert packs.find("small") == old
     asked = Request.objects.get()

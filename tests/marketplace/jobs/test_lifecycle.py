@@ -14,7 +14,7 @@ from billing.prices.pricing import ImageOutcome
 from billing.tokens import wallets
 from marketplace.jobs import lifecycle, storage, submission, sweeper
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused, LeaseLost, NotCancelable, NotFound
-from marketplace.jobs.lifecycle import Result
+from marketplace.jobs.lifecycle import Progress, Result
 from marketplace.jobs.models import Job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_is_right")]
@@ -55,14 +55,23 @@ def from_the_cache(alice, job, picture):
     lifecycle.complete(job, hit, {})
 
 
+def unfinished(*steps_run):
+    return [Result(ImageOutcome(delivered=False, steps_run=steps)) for steps in steps_run]
+
+
 def canceled_while_running(alice, job, picture):
     lifecycle.cancel(alice.account.id, job.id)
-    lifecycle.stop(job, [20, 10, 1])
+    lifecycle.stop(job, unfinished(19, 10, 1), {})
+
+
+def canceled_with_one_picture_finished(alice, job, picture):
+    lifecycle.cancel(alice.account.id, job.id)
+    lifecycle.stop(job, [picture(job, 0), *unfinished(10, 0)], {})
 
 
 def canceled_before_the_first_step(alice, job, picture):
     lifecycle.cancel(alice.account.id, job.id)
-    lifecycle.stop(job, [0, 0, 0])
+    lifecycle.stop(job, unfinished(0, 0, 0), {})
 
 
 def canceled_and_then_the_worker_left(alice, job, picture):
@@ -104,7 +113,8 @@ OUTCOMES = [
     (delivered, "succeeded", 3 * UNIT),
     (one_of_three_failed, "succeeded", 2 * UNIT),
     (from_the_cache, "succeeded", 3 * (UNIT - UNIT * 10 * 750 // 20_000)),
-    (canceled_while_running, "canceled", UNIT + UNIT * 10 // 20 + UNIT * 1 // 20),
+    (canceled_while_running, "canceled", UNIT * 19 // 20 + UNIT * 10 // 20 + UNIT * 1 // 20),
+    (canceled_with_one_picture_finished, "canceled", UNIT + UNIT * 10 // 20),
     (canceled_before_the_first_step, "canceled", 0),
     (canceled_and_then_the_worker_left, "canceled", 0),
     (canceled_and_then_the_worker_died, "canceled", 0),
@@ -141,6 +151,7 @@ def test_a_job_whose_hold_ran_out_in_the_queue_fails_for_nothing(alice, order, s
         cursor.execute("SET LOCAL session_replication_role = replica")
         cursor.execute("UPDATE billing_hold SET expires_at = now() - interval '1 s' WHERE reference = %s", [job.id])
         cursor.execute("SET LOCAL session_replication_role = origin")
+    assert lifecycle.claim(job.id, "w1") is None, "not begun, although nobody has swept"
     assert sweeper.sweep()["expired_holds"] == 1
     assert (now(job).status, now(job).error_code) == ("failed", "expired")
     assert alice.balance == (1_000_000, 0)
@@ -255,13 +266,13 @@ def test_a_worker_that_lost_its_lease_cannot_write(successor, alice, order, pict
     late = picture(lost)
     for write in (
         lambda: lifecycle.complete(lost, [late], {}),
-        lambda: lifecycle.stop(lost, [3]),
+        lambda: lifecycle.stop(lost, unfinished(3), {}),
         lambda: lifecycle.fail(lost, "x", "x", retry=True),
         lambda: lifecycle.give_back(lost),
     ):
         with pytest.raises(LeaseLost):
             write()
-    assert lifecycle.heartbeat("w1", {lost.id: (lost.attempt, 5)}) == {}
+    assert lifecycle.heartbeat("w1", {lost.id: Progress(lost.attempt, 5, 0)}) == {}
     assert now(lost).status == "running"
     lifecycle.complete(ours, [picture(ours)], {})
     assert alice.balance == (1_000_000 - UNIT, 0)
@@ -280,11 +291,20 @@ def test_completing_twice_charges_once(alice, order, picture):
 def test_a_heartbeat_keeps_the_lease_and_tells_of_a_cancel(alice, order):
     job = running(alice, order())
     silence(job)
-    assert lifecycle.heartbeat("w1", {job.id: (1, 7)}) == {job.id: False}
+    assert lifecycle.heartbeat("w1", {job.id: Progress(1, 7, 437)}) == {job.id: False}
     assert sweeper.sweep()["dead_leases"] == 0
-    assert now(job).step == 7
+    assert (now(job).step, now(job).cancel_cost) == (7, 437)
     lifecycle.cancel(alice.account.id, job.id)
-    assert lifecycle.heartbeat("w1", {job.id: (1, 9)}) == {job.id: True}
+    assert lifecycle.heartbeat("w1", {job.id: Progress(1, 9, 562)}) == {job.id: True}
+
+
+def test_a_job_that_begins_again_would_cost_nothing_again(alice, order):
+    job = running(alice, order())
+    lifecycle.heartbeat("w1", {job.id: Progress(1, 7, 437)})
+    lifecycle.heartbeat("w1", {job.id: Progress(1, 8, 62)})
+    assert (now(job).step, now(job).cancel_cost) == (8, 62), "a picture failed meanwhile"
+    lifecycle.fail(job, "engine_failed", "no", retry=True)
+    assert (now(job).step, now(job).cancel_cost) == (0, 0)
 
 
 def test_one_job_that_cannot_be_taken_back_does_not_keep_the_others(alice, order, monkeypatch):

@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.conf import settings
+from django.utils import timezone
 from redis import Redis
 
 from marketplace.jobs import lifecycle, outbox, submission, sweeper
-from marketplace.jobs.models import Job
+from marketplace.jobs.models import Job, Worker
 
 pytestmark = [pytest.mark.django_db]
 
@@ -99,3 +100,22 @@ def test_a_failed_attempt_is_not_sent_again_before_its_time(alice, order, broker
     assert outbox.send_waiting() == 0
     Job.objects.update(not_before=datetime.now(UTC))
     assert outbox.send_waiting() == 1
+
+
+@pytest.mark.parametrize("ahead", [-1, 1])
+def test_clocks_of_machines_that_differ_decide_nothing(alice, order, broker, monkeypatch, client, ahead):
+    """The dispatcher's clock is an hour off; the sweeper, the claim and /readyz go by the database's."""
+    real = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: real() + timedelta(hours=ahead))
+    submit(alice, order, 3)
+    assert outbox.send_waiting() == 3
+    dispatched = Job.objects.values_list("dispatched_at", flat=True)
+    assert all(abs(each - real()) < timedelta(minutes=1) for each in dispatched)
+    broker.flushall()
+    monkeypatch.setattr(sweeper, "IN_FLIGHT", timedelta(minutes=1))
+    assert sweeper.sweep()["lost_messages"] == 0
+    claimed = lifecycle.claim(Job.objects.first().id, "w1")
+    lifecycle.fail(claimed, "engine_error", "again", retry=True, after=timedelta(minutes=5))
+    assert abs(Job.objects.get(id=claimed.id).not_before - real() - timedelta(minutes=5)) < timedelta(minutes=1)
+    Worker.objects.create(name="w1", model="m", revision="r", warm=True, seen_at=real())
+    assert client.get("/readyz").json()["worker"] == "ok"

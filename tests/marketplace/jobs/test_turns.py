@@ -122,4 +122,4 @@ def test_many_hands_at_once_take_each_job_once(alice, bob, order):
     taken += [claimed(message) for message in messages]  # duplicates: whom a race left waiting
     assert sorted(filter(None, taken)) == sorted(messages)
     for job in Job.objects.all():
-        lifecycle.stop(job, [0])
+        lifecycle.stop(job, [], {})

@@ -4,12 +4,14 @@ import contextlib
 import random
 import signal
 import time
+from decimal import Decimal
 
 import pytest
 from django.conf import settings
 from PIL import Image as Pixels
 from redis import Redis
 
+from billing.amounts import parse_tokens
 from billing.models import Transfer
 from billing.tokens import wallets
 from devstack import processes
@@ -76,6 +78,32 @@ def test_a_job_is_drawn_charged_canceled_and_handed_over(site, alice, order):
     job = Job.objects.get(id=long)
     assert (job.status, job.attempt) == ("succeeded", 1)
     assert alice.balance == (1_000_000 - sum(Job.objects.values_list("captured", flat=True)), 0)
+
+
+def test_whatever_moment_a_job_is_canceled_at_what_is_charged_whole_is_there(site, alice, order):
+    """Pictures drawn one after the other, canceled when one is finished, and single ones canceled at random."""
+    site.start("worker")
+    site.warm()
+    several = submit(alice, order(n=4, width=128, height=128, steps=100, deterministic=True))
+    assert processes.wait_until(at_step(several, 105), 120)
+    shown = alice.get(f"/v1/jobs/{several}").json()
+    assert Decimal(shown["cancel_cost"]) >= Decimal(shown["quote"]["unit"])
+    stop(alice, several)
+    single, dice = [], random.Random(7)
+    for seed in range(40):
+        single.append(submit(alice, order(width=64, height=64, steps=3, seed=seed)))
+        time.sleep(dice.random() / 10)
+        stop(alice, single[-1])
+    until_ended(site, [several, *single], 120)
+    for job in Job.objects.all():
+        unit = job.quoted // job.n
+        assert job.images.count() == sum(each["delivered"] for each in (job.receipt or {"images": []})["images"])
+        assert len(alice.get(f"/v1/jobs/{job.id}").json()["images"]) == job.images.count()
+        assert job.captured // unit == job.images.count()
+        assert (job.status == "succeeded") == (job.images.count() == job.n)
+    job = Job.objects.get(id=several)
+    assert job.images.count() >= 1
+    assert job.captured >= parse_tokens(shown["cancel_cost"])
 
 
 def test_long_jobs_of_one_account_keep_neither_another_nor_a_higher_class_waiting(site, alice, bob, order, monkeypatch):

@@ -1,6 +1,7 @@
 """What a worker does with what comes out of its engine: who pays, and whose heartbeat it is."""
 
 from concurrent.futures import Future
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +10,11 @@ from PIL import Image
 
 from inference.errors import AdapterUnavailable, BrokenPicture, Canceled, EngineFault, EngineStopped
 from inference.state import Picture
-from marketplace.jobs import lifecycle, submission
+from marketplace.jobs import lifecycle, storage, submission
+from marketplace.jobs.errors import LeaseLost
+from marketplace.jobs.models import Image as ImageRow
 from marketplace.jobs.models import Job
-from marketplace.jobs.worker import Task, Worker, _steps_to_pay
+from marketplace.jobs.worker import Task, Worker, request_for
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 
@@ -53,10 +56,78 @@ def ended(error=None):
     return future
 
 
-def test_a_canceled_job_does_not_pay_for_pictures_that_failed():
-    requests = [SimpleNamespace(steps_run=steps) for steps in (20, 20, 5)]
-    futures = [ended(), ended(BrokenPicture("nan")), ended(Canceled(5))]
-    assert _steps_to_pay(Task(None, requests, futures)) == [20, 0, 5]
+def test_a_canceled_job_delivers_what_was_finished_and_pays_for_no_picture_that_failed(worker, engine, alice, order):
+    job = submission.submit(alice.account.id, order(n=4)).job
+    engine.ends = [ended(Canceled(5)), ended(), ended(BrokenPicture("nan")), ended(Canceled(0))]
+    engine.meanwhile = lambda: lifecycle.cancel(alice.account.id, job.id)
+    worker.fire(job.id)
+    job.refresh_from_db()
+    assert (job.status, job.captured) == ("canceled", 1250 + 1250 * 5 // 20)
+    shown = alice.get(f"/v1/jobs/{job.id}").json()
+    assert [image["seed"] for image in shown["images"]] == [8]
+    assert alice.get(shown["images"][0]["url"]).status_code == 200
+    assert (shown["cancel_cost"], shown["cancel_requested_at"] is None) == (None, False)
+    charged = alice.get(f"/v1/jobs/{job.id}/receipt").json()["images"]
+    assert [(image["delivered"], image["charged"]) for image in charged] == [
+        (False, "0.312"), (True, "1.25"), (False, "0"), (False, "0")
+    ]  # fmt: skip
+    assert [each["id"] for each in alice.get("/v1/jobs?status=canceled").json()["data"]] == [str(job.id)]
+
+
+def test_a_job_whose_pictures_were_all_finished_before_the_cancel_came_through_has_succeeded(
+    worker, engine, alice, order
+):
+    job = submission.submit(alice.account.id, order(n=2)).job
+    engine.ends = [ended(), ended()]
+    engine.meanwhile = lambda: lifecycle.cancel(alice.account.id, job.id)
+    worker.fire(job.id)
+    job.refresh_from_db()
+    assert (job.status, job.captured, job.images.count()) == ("succeeded", 2500, 2)
+
+
+def test_a_canceled_job_whose_pictures_all_failed_costs_nothing(worker, engine, alice, order):
+    job = submission.submit(alice.account.id, order(n=2)).job
+    engine.ends = [ended(BrokenPicture("nan")), ended(Canceled(0))]
+    worker.fire(job.id)
+    job.refresh_from_db()
+    assert (job.status, job.captured, job.images.count()) == ("canceled", 0, 0)
+
+
+def test_pictures_of_a_canceled_job_that_another_worker_has_by_now_are_deleted(worker, engine, alice, order):
+    job = submission.submit(alice.account.id, order(n=2)).job
+
+    def lost():
+        with suppress(LeaseLost):
+            lifecycle.give_back(worker.tasks[job.id].job)
+
+    engine.ends, engine.meanwhile = [ended(), ended(Canceled(3))], lost
+    worker.fire(job.id)
+    job.refresh_from_db()
+    assert (job.status, ImageRow.objects.count(), stored(job)) == ("queued", 0, [])
+
+
+def stored(job):
+    """The names of the files that the storage has for a job."""
+    try:
+        return storage._storage().listdir(f"{job.account_id}/{job.id}")[1]
+    except FileNotFoundError:
+        return []
+
+
+def test_what_a_cancel_would_cost_counts_finished_pictures_whole(worker, engine, alice, order):
+    """One is finished, one has all its steps, one skipped ten of its fifteen, and one failed."""
+    job = submission.submit(alice.account.id, order(n=4)).job
+    claimed, seen = lifecycle.claim(job.id, worker.name), object()
+    task = Task(claimed, [request_for(claimed, index) for index in range(4)])
+    for request, (step, skipped) in zip(task.requests, [(20, 0), (20, 0), (15, 10), (7, 0)], strict=True):
+        request.state.latents, request.state.step_index, request.state.steps_skipped = seen, step, skipped
+    task.requests[0].ticket.future.set_result(None)
+    task.requests[3].ticket.future.set_exception(BrokenPicture("nan"))
+    lifecycle.heartbeat(worker.name, {job.id: task.progress})
+    shown = alice.get(f"/v1/jobs/{job.id}").json()
+    assert (shown["status"], shown["cancel_cost"]) == ("running", "2.812")
+    assert (shown["progress"]["step"], shown["cancel_requested_at"]) == (62, None)
+    lifecycle.stop(claimed, [], {})
 
 
 @pytest.mark.parametrize("error", [BrokenPicture("nan"), AdapterUnavailable("no such file")], ids=repr)

@@ -34,7 +34,7 @@ def normalise(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0002_spend_caps'),
+        ('accounts', '0003_time_zones'),
     ]
 
     operations = [
