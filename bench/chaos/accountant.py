@@ -3,11 +3,11 @@
 import hashlib
 import io
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.chaos.clients import Memory
+from bench.chaos.memory import Customer, Memory
 from bench.chaos.stripe_side import StripeSide
 
 STANDS_STILL_SECONDS = 25.0
@@ -32,7 +32,9 @@ class Accountant:
 
     stripe: StripeSide
     memory: Memory
-    accounts: list[tuple[Any, str]]
+    accounts: list[Customer]
+    repaired: Counter[str] = field(default_factory=Counter)
+    """What reconciliation found at the audits, by the type of the lost event."""
     seen_pictures: set[Any] = field(default_factory=set)
     looks: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
@@ -61,13 +63,14 @@ class Accountant:
             *self._jobs(),
             *self._pictures(),
             *self._money(),
+            *self._automatic(),
+            *self._caps_of_keys(),
             *self._customers(),
         ]
 
     def _wait_until_idle(self) -> list[str]:
         """Wait for the jobs as long as they make progress, and run the periodic tasks."""
         from billing.models import Hold, TopUp
-        from billing.payments import reconcile, stripe
         from billing.tokens import debts, lots
         from marketplace.approvals import requests
         from marketplace.jobs.models import FINAL, Job
@@ -86,13 +89,7 @@ class Accountant:
         for request in requests.Request.objects.filter(status=requests.Status.APPROVED):
             if requests.finish(request).status == requests.Status.APPROVED:
                 stuck.append(f"{request} is not finished: {request.outcome}")
-        for _ in range(5):  # repairs may cause further events
-            repaired, failed = reconcile.run(stripe.from_settings())
-            if not repaired and not failed:
-                break
-            time.sleep(1)
-        else:
-            stuck.append(f"{failed} of Stripe's events cannot be acted on, and {repaired} are new each time")
+        stuck += self._reconcile()
         lots.catch_up(), debts.collect(), lots.expire()
         if not stuck:
             held = Hold.objects.filter(status=Hold.Status.HELD).values_list("reference", flat=True)
@@ -101,6 +98,36 @@ class Accountant:
                 if each["payment_status"] == "paid"}  # fmt: skip
         unpaid = TopUp.objects.filter(paid_at=None, id__in=paid)
         return stuck + [f"{top_up} is {top_up.status}, and Stripe has the money" for top_up in unpaid]
+
+    def _reconcile(self) -> list[str]:
+        """Repair what was lost until nothing changes any more, and count it.
+
+        An event that Kiln had acknowledged must not be among it.
+        """
+        from billing.models import StripeEvent, TopUp
+        from billing.payments import reconcile, stripe
+        from marketplace.maintenance import tasks
+
+        wrong: list[str] = []
+        for _ in range(40):  # a repair may cause further events, and a wallet that is still low another payment
+            before = list(TopUp.objects.order_by("id").values_list("id", "status", "payment_intent"))
+            tasks.keep_payments()
+            acknowledged = self.stripe.delivered()
+            repaired, failed = reconcile.run(stripe.from_settings())
+            for line in repaired:
+                what, _, rest = line.partition(" ")
+                self.repaired[what if "." in what else line.lstrip("0123456789 ")] += 1
+                if rest.partition(":")[0] in acknowledged:
+                    wrong.append(f"acknowledged and not acted on: {line}")
+            after = list(TopUp.objects.order_by("id").values_list("id", "status", "payment_intent"))
+            if not repaired and not failed and before == after:
+                break
+            time.sleep(1)
+        else:
+            wrong.append(f"{failed} of Stripe's events cannot be acted on, and {len(repaired)} are new each time")
+        self.figures["repaired by reconciliation"] = dict(self.repaired)
+        self.figures["events of Stripe's acted on"] = StripeEvent.objects.count()
+        return wrong
 
     def _jobs(self) -> list[str]:
         """Check that each key has one job, each asked for by a client, and charged once, as its transfers say."""
@@ -152,7 +179,7 @@ class Accountant:
         charges = {
             each["payment_intent"]: each for each in self.stripe.every("charges") if each["status"] == "succeeded"
         }
-        top_ups = {each.payment_intent: each for each in TopUp.objects.exclude(payment_intent="")}
+        top_ups = {each.payment_intent: each for each in TopUp.objects.exclude(paid_at=None)}
         wrong = [f"Stripe has no charge {intent} of {top_ups[intent]}" for intent in top_ups.keys() - charges.keys()]
         booked: dict[str, dict[str, tuple[int, bool, bool]]] = defaultdict(dict)
         for reversal in Reversal.objects.exclude(id__in=self._given_up()):
@@ -218,6 +245,36 @@ class Accountant:
                 "refunds and disputes": sum(len(back[intent]) for intent in of), "away": f"{away / 100:.2f}",
             }  # fmt: skip
 
+    def _automatic(self) -> list[str]:
+        """Check that automatic top-ups took no more than the customer ever allowed; a run is shorter than a day."""
+        from billing.models import TopUp
+
+        ours = {str(each.id): each for each in TopUp.objects.filter(automatic=True)}
+        taken: Counter[tuple[Any, str]] = Counter()
+        for charge in self.stripe.every("charges"):
+            if charge["status"] == "succeeded" and (top_up := ours.get(charge["metadata"].get("top_up", ""))):
+                taken[top_up.owner, charge["currency"]] += charge["amount"]
+        self.figures["automatic top-ups"] = dict(_counts(each.status for each in ours.values()))
+        return [f"account {whose[0]}: {amount} {whose[1]} were charged automatically, allowed were {most}"
+                for whose, amount in taken.items() if amount > (most := self.memory.caps[whose])]  # fmt: skip
+
+    def _caps_of_keys(self) -> list[str]:
+        """Check that no API key spent more than its cap: holds and charges less refunds, by day."""
+        from django.db.models import F, Sum
+        from django.db.models.functions import TruncDate
+
+        from billing.models import Hold
+        from marketplace.accounts.models import ApiKey
+
+        wrong, capped = [], ApiKey.objects.exclude(daily_cap=None)
+        for key in capped:
+            spent = Hold.objects.filter(spender=key.id, status=Hold.Status.CAPTURED)
+            for each in spent.values(day=TruncDate("resolved_at")).annotate(net=Sum(F("captured") - F("refunded"))):
+                if each["net"] > (key.daily_cap or 0):
+                    wrong.append(f"key {key.id} may spend {key.daily_cap} a day, and spent {each['net']}")
+        self.figures["jobs of capped keys"] = Hold.objects.filter(spender__in=capped.values("id")).count()
+        return wrong
+
     def _customers(self) -> list[str]:
         """Check that each customer's statement adds up to the balance, and so do the lots."""
         from django.db.models import Sum
@@ -226,7 +283,7 @@ class Accountant:
         from billing.tokens import lots
 
         wrong = []
-        for account, _ in self.accounts:
+        for account, *_ in self.accounts:
             now = lots.position(account)
             into = Transfer.objects.filter(target__owner=account).aggregate(sum=Sum("amount", default=0))["sum"]
             out = Transfer.objects.filter(source__owner=account).aggregate(sum=Sum("amount", default=0))["sum"]

@@ -1,139 +1,49 @@
 """The clients: customers who act at random, by a plan that the seed decides, and remember what they were told."""
 
 import hashlib
-import http.client
-import json
 import random
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from decimal import Decimal
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from bench.chaos.answers import Answer, Http, Unanswered, is_in_flight, patiently
+from bench.chaos.memory import Customer, Memory
 from bench.chaos.stripe_side import StripeSide
 
-PATIENCE_SECONDS = 40.0
 OPEN_JOBS = 2
 FINAL = {"succeeded", "failed", "canceled"}
 VISA, DECLINED, DISPUTED, STOLEN = "4242424242424242", "4000000000000002", "4000000000000259", "4000000000005423"
+ASKS, POOR = "4000002760003184", "4000000000009995"
 CARDS = {VISA: 12, DECLINED: 2, DISPUTED: 1, STOLEN: 1, "bank": 2, "": 1}
+# What a saved card turns into; "" is removed.
+CHANGES = {VISA: 6, POOR: 1, ASKS: 2, DISPUTED: 1, STOLEN: 1, "": 2}
+CAPPED_SHARE = 0.25
 WEIGHTS = {
     "buy a job": 40, "look at a job": 30, "cancel a job": 10, "look at the balance": 6, "top up": 6,
     "refund a job": 4, "refund a top-up": 2, "refund money": 3, "fail a refund": 1,
-    "dispute": 2, "close a dispute": 2, "waive a debt": 1,
+    "dispute": 2, "close a dispute": 2, "waive a debt": 1, "order automatic top-ups": 5, "stop automatic top-ups": 1,
+    "change a card": 3, "pay where the bank asks": 2,
 }  # fmt: skip
-
-
-class Unanswered(Exception):
-    """No answer came, so nobody knows what became of the request."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    body: Any
-
-
-@dataclass
-class Memory:
-    """What all clients of a run were told, for the accountant; it only ever grows."""
-
-    jobs: dict[str, str] = field(default_factory=dict)
-    """By idempotency key: the id of the job that it bought."""
-    asked: set[str] = field(default_factory=set)
-    top_ups: dict[str, str] = field(default_factory=dict)
-    operations: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By operation and what came of it."""
-    violations: list[str] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def count(self, operation: str, outcome: str) -> None:
-        with self.lock:
-            self.operations[operation, outcome] += 1
-
-    def complain(self, what: str) -> None:
-        with self.lock:
-            self.violations.append(what)
-
-
-class Http:
-    """Requests to one server, repeated until there is a definite answer."""
-
-    def __init__(self, url: str, key: str, rng: random.Random, memory: Memory) -> None:
-        self.address = urlsplit(url).netloc
-        self.key = key
-        self.rng = rng
-        self.memory = memory
-
-    def once(self, method: str, path: str, body: Any, key: str | None, timeout: float) -> Answer:
-        connection = http.client.HTTPConnection(self.address, timeout=timeout)
-        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        try:
-            data = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, data, headers | ({"Idempotency-Key": key} if key else {}))
-            answer = connection.getresponse()
-            content = answer.read()
-            is_json = (answer.getheader("Content-Type") or "").startswith("application/json")
-            return Answer(answer.status, json.loads(content) if is_json else content)
-        finally:
-            connection.close()
-
-    def ask(self, method: str, path: str, body: Any = None, key: str | None = None) -> Answer:
-        """Return the first answer that does not ask to try again. Raises Unanswered if none comes in time.
-
-        Some first tries hang up at once.
-        """
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        timeout = self.rng.choice([0.003, 0.02]) if key and self.rng.random() < 0.1 else 20.0
-        while True:
-            try:
-                answer = self.once(method, path, body, key, timeout)
-                if answer.status < 500 and not is_in_flight(answer):
-                    return answer
-                last = f"{answer.status} {answer.body}"
-                self.memory.count("answers that ask to try again", f"{method} {answer.status}")
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                last = repr(error)
-            if time.monotonic() > deadline:
-                raise Unanswered(last)
-            timeout = 20.0
-            time.sleep(0.2)
-
-
-def is_in_flight(answer: Answer) -> bool:
-    return answer.status == 409 and answer.body["error"]["code"] == "idempotency_key_in_flight"
-
-
-def patiently(verb: Callable[[], Any]) -> Any:
-    """Repeat an operator's act until the database has answered; the act must be idempotent."""
-    from django.db import OperationalError
-
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return verb()
-        except OperationalError as error:
-            if time.monotonic() > deadline:
-                raise Unanswered from error
-            time.sleep(0.3)
 
 
 class Client(threading.Thread):
     """One of several clients of an account; its operations come from its own generator, so a seed repeats them."""
 
     def __init__(
-        self, number: int, seed: int, account: tuple[UUID, str], places: tuple[str, StripeSide], memory: Memory
+        self, number: int, seed: int, customer: Customer, places: tuple[str, StripeSide], memory: Memory
     ) -> None:
         super().__init__(name=f"client {number}", daemon=True)
         self.number, self.seed, self.memory = number, seed, memory
-        self.account, key = account
+        self.account = customer.id
         url, self.stripe = places
         self.rng = random.Random(f"{seed}:{number}")
-        self.http = Http(url, key, self.rng, memory)
+        self.http, self.capped = (Http(url, key, self.rng, memory) for key in (customer.key, customer.capped_key))
         self.turn = 0
         self.open: deque[str] = deque()
         self.ended: deque[str] = deque(maxlen=50)
@@ -148,6 +58,8 @@ class Client(threading.Thread):
             "look at the balance": self.balance, "top up": self.top_up, "refund a job": self.refund_job,
             "refund a top-up": self.refund_top_up, "refund money": self.refund_money, "fail a refund": self.fail_refund,
             "dispute": self.dispute, "close a dispute": self.close_dispute, "waive a debt": self.waive,
+            "order automatic top-ups": self.order_automatic, "stop automatic top-ups": self.stop_automatic,
+            "change a card": self.change_card, "pay where the bank asks": self.pay_pending,
         }  # fmt: skip
 
     def run(self) -> None:
@@ -185,14 +97,15 @@ class Client(threading.Thread):
         if len(self.open) >= OPEN_JOBS:
             return self.look()
         rng, key = self.rng, self.key()
+        http = self.capped if rng.random() < CAPPED_SHARE else self.http
         body = {
             "prompt": "a red circle", "width": 64, "height": 64, "steps": rng.randint(1, 3), "n": rng.randint(1, 2),
             "guidance_scale": 1, "service_class": rng.choice(["interactive", "standard", "batch"]),
             "seed": rng.randrange(2**32),
         }  # fmt: skip
         self.memory.asked.add(key)
-        answers = self.twice("/v1/jobs", body, key) if rng.random() < 0.1 else []
-        answers.append(self.http.ask("POST", "/v1/jobs", body, key))
+        answers = self.twice(http, "/v1/jobs", body, key) if rng.random() < 0.1 else []
+        answers.append(http.ask("POST", "/v1/jobs", body, key))
         bought = {answer.body["id"] for answer in answers if answer.status == 202}
         self.expect(len(bought) <= 1, f"key {key} bought {bought}")
         self.expect(all(answer.status in {202, 402} for answer in answers), f"buying {key} was answered {answers}")
@@ -201,23 +114,23 @@ class Client(threading.Thread):
         self.memory.jobs[key] = bought.pop()
         self.open.append(self.memory.jobs[key])
         if rng.random() < 0.05:
-            other = self.http.ask("POST", "/v1/jobs", body | {"prompt": "another"}, key)
+            other = http.ask("POST", "/v1/jobs", body | {"prompt": "another"}, key)
             self.expect(other.status == 422, f"key {key} with another body was answered {other}")
         return "bought"
 
-    def twice(self, path: str, body: Any, key: str) -> list[Answer]:
+    def twice(self, http: Http, path: str, body: Any, key: str) -> list[Answer]:
         """Send the same request from another connection at the same moment; return its answer, if it is definite."""
         found: list[Answer] = []
 
         def send() -> None:
             try:
-                found.append(self.http.once("POST", path, body, key, 20.0))
-            except (OSError, http.client.HTTPException, ValueError):
+                found.append(http.once("POST", path, body, key, 20.0))
+            except (OSError, HTTPException, ValueError):
                 return
 
         other = threading.Thread(target=send)
         other.start()
-        self.http.ask("POST", path, body, key)
+        http.ask("POST", path, body, key)
         other.join()
         return [answer for answer in found if answer.status < 500 and not is_in_flight(answer)]
 
@@ -240,7 +153,11 @@ class Client(threading.Thread):
             self.open.remove(job["id"])
         cost = {name: Decimal(value) for name, value in job["cost"].items()}
         self.expect(cost["captured"] + cost["released"] == cost["quoted"] and not cost["held"], f"cost of {job}")
-        self.expect((job["status"] == "succeeded") == bool(job["images"]), f"pictures of {job}")
+        # a canceled job delivers what it had finished, and is charged for it
+        right = (
+            bool(job["images"]) if job["status"] == "succeeded" else job["status"] == "canceled" or not job["images"]
+        )
+        self.expect(right, f"pictures of {job}")
         self.expect(job["status"] != "failed" or not cost["captured"], f"a failed job was charged: {job}")
         if job["status"] == "succeeded":
             self.ended.append(job["id"])
@@ -297,6 +214,48 @@ class Client(threading.Thread):
             done = self.stripe.control(f"payment_intents/{self.intent()}/complete", succeeded=succeeded)
             return ("bank paid" if succeeded else "bank refused") if done else "no answer"
         return paid
+
+    def order_automatic(self) -> str:
+        """Order automatic top-ups, now and then with another card, and save one where a page asks for it."""
+        currency, cap = self.rng.choice(["eur", "usd"]), self.rng.choice([500, 2000])
+        threshold, new_card = self.rng.randint(20, 60), self.rng.random() < 0.4
+        self.memory.allow(self.account, currency, cap)
+        body = {
+            "pack": "chaos", "currency": currency, "threshold": f"0.{threshold:03}", "daily_cap": f"{cap // 100}.00",
+            "new_card": new_card,
+        }  # fmt: skip
+        answer = self.http.ask("PUT", "/v1/topups/automatic", body)
+        if answer.status != 200:
+            self.complain(f"ordering automatic top-ups was answered {answer}")
+            return str(answer.status)
+        page = answer.body["card_url"]
+        return f"card {self.stripe.pay(page, self.rng.choice([VISA, VISA, ASKS]))}" if page else "on"
+
+    def stop_automatic(self) -> str:
+        answer = self.http.ask("DELETE", "/v1/topups/automatic")
+        self.expect(answer.status == 204, f"stopping automatic top-ups was answered {answer}")
+        return "stopped"
+
+    def change_card(self) -> str:
+        """Have the saved card's bank answer otherwise from now on, or remove the card at Stripe."""
+        from billing.models import Payer
+
+        payer = patiently(lambda: Payer.objects.filter(owner=self.account).exclude(card_id="").first())
+        if payer is None:
+            return "none saved"
+        becomes = self.rng.choices(list(CHANGES), list(CHANGES.values()))[0]
+        if becomes:
+            done = self.stripe.control(f"payment_methods/{payer.card_id}", number=becomes)
+        else:
+            done = self.stripe.detach(payer.card_id)
+        return f"{'changed' if becomes else 'removed'}" if done else "no answer"
+
+    def pay_pending(self) -> str:
+        """Pay an automatic top-up on the page that it has if the bank wants to see the customer."""
+        answer = self.http.ask("GET", "/v1/topups/automatic")
+        self.expect(answer.status in {200, 404}, f"automatic top-ups were answered {answer}")
+        pending = answer.body.get("pending") if answer.status == 200 else None
+        return self.stripe.pay(pending["url"], VISA) if pending and pending["url"] else "none asked for"
 
     def intent(self) -> str | None:
         """Return the payment of one of this client's top-ups."""

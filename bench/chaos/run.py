@@ -9,8 +9,9 @@ from itertools import cycle, islice
 from typing import Any
 
 from bench.chaos.accountant import Accountant
-from bench.chaos.clients import Client, Memory
-from bench.chaos.saboteur import Fault, Saboteur
+from bench.chaos.clients import Client
+from bench.chaos.memory import Customer, Memory
+from bench.chaos.saboteur import KINDS, Fault, Saboteur
 from bench.chaos.site import Site
 from bench.chaos.stripe_side import StripeSide
 from devstack import servers
@@ -18,6 +19,7 @@ from devstack import servers
 ACCOUNTS = 12
 LOOK_SECONDS = 5.0
 START_TOKENS = 60
+CAP_OF_KEYS = 40
 PACK = {"tokens": 17, "bonus": 3, "prices": {"eur": 101, "usd": 113}}
 
 
@@ -69,7 +71,7 @@ def main(quick: bool = False, seconds: float = 300, seed: int = 1) -> dict[str, 
 def run(seconds: float, seed: int, round_seconds: float, number: int) -> Report:
     """Run so many seconds of chaos by this seed, in rounds that end with a full audit; return the report."""
     with servers.temporary_home() as home:
-        site = Site(home)
+        site = Site(home, seed)
         try:
             site.start()
             return _run(site, seconds, seed, round_seconds, number)
@@ -81,7 +83,7 @@ def _run(site: Site, seconds: float, seed: int, round_seconds: float, number: in
     accounts = _open_shop()
     memory, stripe = Memory(), StripeSide(site.stripe)
     accountant = Accountant(stripe, memory, accounts)
-    saboteur = Saboteur(site, stripe, seed, gap=min(3.0, round_seconds / 16))
+    saboteur = Saboteur(site, stripe, seed, gap=min(3.0, round_seconds / (len(KINDS) + 1)))
     payers = list(islice(cycle(accounts), number))
     clients = [Client(each, seed, payers[each], (site.url, stripe), memory) for each in range(number)]
     site.wait_ready()
@@ -106,12 +108,13 @@ def _run(site: Site, seconds: float, seed: int, round_seconds: float, number: in
         operations[name][outcome] = count
     if violations:
         print(site.logs(), *saboteur.struck[-20:], sep="\n", file=sys.stderr)
-    figures = accountant.figures | {"times that check_ledger was asked": accountant.looks}
+    figures = accountant.figures | {"times that check_ledger was asked": accountant.looks,
+                                    "seconds that clocks were ahead": site.clocks}  # fmt: skip
     return Report(seed, chaos, operations, saboteur.counted(), figures, violations)
 
 
-def _open_shop() -> list[tuple[Any, str]]:
-    """Set up poor customers, a pack so small that wallets run dry, and an operator; return ids and API keys."""
+def _open_shop() -> list[Customer]:
+    """Set up poor customers, a pack so small that wallets run dry, and an operator; return the customers."""
     import django
 
     django.setup()
@@ -125,7 +128,10 @@ def _open_shop() -> list[tuple[Any, str]]:
     accounts = [customers.create(f"chaos-{number}@example.com") for number in range(ACCOUNTS)]
     for account in accounts:
         wallets.grant(account.id, START_TOKENS, f"start of {account.id}")
-    return [(account.id, keys.issue(account.id, "chaos")[1]) for account in accounts]
+    return [
+        Customer(each.id, keys.issue(each.id, "chaos")[1], keys.issue(each.id, "capped", daily_cap=CAP_OF_KEYS)[1])
+        for each in accounts
+    ]
 
 
 def _round(

@@ -14,7 +14,8 @@ WEBHOOKS = ("duplicate", "reorder", "delay", "lose")
 PARTS = ("web", "worker", "dispatcher", "maintenance", "beat", "stripe")
 KINDS = (
     *(f"{part} killed" for part in PARTS), "worker asked to end", "Redis flushed", "Redis killed",
-    "PostgreSQL restarted", "PostgreSQL crashed", "Stripe's API ails", "webhooks go astray", "webhooks are lost",
+    "PostgreSQL restarted", "PostgreSQL crashed", "Stripe's API ails", "Stripe is slow", "Stripe hangs",
+    "Stripe is down", "webhooks go astray", "webhooks are lost",
 )  # fmt: skip
 
 
@@ -55,6 +56,9 @@ class Saboteur:
             "PostgreSQL restarted": lambda: self.site.restart_postgres(signal.SIGINT),
             "PostgreSQL crashed": lambda: self.site.restart_postgres(signal.SIGQUIT),
             "Stripe's API ails": lambda: self._ail(fault.choice),
+            "Stripe is slow": lambda: self._burden("slow", 2 + 5 * fault.choice),
+            "Stripe hangs": lambda: self._burden("slow", 20),
+            "Stripe is down": lambda: self._burden("error", 0),
             "webhooks go astray": lambda: self._misdirect(WEBHOOKS[int(fault.choice * 3)]),
             "webhooks are lost": lambda: self._misdirect("lose"),
         }
@@ -73,6 +77,10 @@ class Saboteur:
         # an error after a refund is stored under its key for a day, so the event behind it would fail for a day
         match = "POST /v1/checkout/sessions*" if kind == "error_after" else "POST /v1/*"
         self.stripe.control("faults", kind=kind, match=match, count=3, seconds=3)
+
+    def _burden(self, kind: str, seconds: float) -> None:
+        """Let many requests in a row wait so long, or be refused; longer than Kiln waits is as good as no answer."""
+        self.stripe.control("faults", kind=kind, match="* /v1/*", count=20, probability=0.7, seconds=seconds)
 
     def _misdirect(self, kind: str) -> None:
         self.stripe.control("faults", kind=kind, match="*", count=12, probability=0.7, seconds=4)

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import random
 import signal
 import time
 import urllib.request
@@ -19,6 +20,9 @@ from devstack.servers import Servers
 from marketplace.addresses import ROOT
 
 READY_SECONDS = 300.0
+CLOCKS = Path(__file__).parent / "clock"
+# How far the clock of each part is off, at most.
+CLOCK_SECONDS = 7.0
 HASTE = {
     "KILN_LEASE_SECONDS": "3",
     "KILN_SWEEP_SECONDS": "1",
@@ -33,14 +37,15 @@ HASTE = {
 class Site:
     """The site; used from the main thread only, since the kernel ends children with the thread that started them."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, seed: int) -> None:
+        self.home, self.seed = home, seed
         self.servers = Servers(home, durable=False)
         self.port = processes.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.parts: dict[str, Part] = {}
         self.children: dict[str, processes.Child] = {}
         self.environment: dict[str, str] = {}
+        self.clocks: dict[str, float] = {}
         self.starts = 0
         self.stripe = ""
 
@@ -58,6 +63,8 @@ class Site:
         if migration.wait() != 0:
             raise processes.StartFailed(processes.tail(self.log("migrate")))
         self.parts = {each.name: each for each in [double, *parts.parts(self.home, self.port)]}
+        rng = random.Random(f"{self.seed}:clocks")
+        self.clocks = {name: round(rng.uniform(-CLOCK_SECONDS, CLOCK_SECONDS), 1) for name in self.parts}
         self.revive()
 
     def stop(self) -> None:
@@ -82,11 +89,16 @@ class Site:
         for name, part in self.parts.items():
             if name not in self.children or self.children[name].poll() is not None:
                 self.starts += 1
-                environment = parts.environment_of(part, self.environment)
+                environment = parts.environment_of(part, self.environment) | self.clock(name)
                 log = self.log(f"{self.starts:03}-{name}")
                 self.children[name] = processes.spawn(
                     part.command, log, env=environment, cwd=ROOT, orphaned=part.orphaned
                 )
+
+    def clock(self, name: str) -> dict[str, str]:
+        """Return what makes a part's clock wrong; those of the servers and of the accountant are right."""
+        path = os.pathsep.join(filter(None, (str(CLOCKS), os.environ.get("PYTHONPATH"))))
+        return {"PYTHONPATH": path, "CHAOS_CLOCK_AHEAD": str(self.clocks[name])}
 
     def restart_postgres(self, number: signal.Signals) -> None:
         """Restart PostgreSQL: SIGINT cuts all connections and shuts down cleanly, SIGQUIT leaves crash recovery."""

@@ -35,6 +35,18 @@ class StripeSide:
         status, body = self._once(method, f"/_control/{path}", json.dumps(given), "application/json")
         return json.loads(body) if status == 200 else None
 
+    def detach(self, card: str) -> bool:
+        """Remove a saved card; return whether it is removed."""
+        form = "application/x-www-form-urlencoded"
+        return self._once("POST", f"/v1/payment_methods/{card}/detach", "", form)[0] == 200
+
+    def delivered(self) -> set[str]:
+        """Return the events that Kiln has acknowledged."""
+        status, body = self._patiently("GET", "/_control/deliveries", None, "")
+        if status != 200:
+            raise RuntimeError(f"deliveries: the double answers {status} {body!r}")
+        return {each["event"] for each in json.loads(body) if each["state"] == "delivered"}
+
     def every(self, kind: str) -> list[dict[str, Any]]:
         """Return all objects of a kind (`charges`, `refunds`, `disputes`, `checkout/sessions`)."""
         found: list[dict[str, Any]] = []

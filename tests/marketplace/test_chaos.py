@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from bench.chaos.accountant import Accountant
-from bench.chaos.clients import Memory
+from bench.chaos.memory import Customer, Memory
 from bench.chaos.saboteur import KINDS
 from billing.tokens import wallets
 from marketplace.addresses import ROOT
@@ -65,7 +65,7 @@ def test_the_accountant_misses_a_job_and_a_picture(accountant, alice, order, pic
 
 
 def test_the_accountant_adds_up_each_account(accountant, alice):
-    accountant.accounts = [(alice.account.id, alice.key)]
+    accountant.accounts = [Customer(alice.account.id, alice.key, "")]
     assert accountant._customers() == []
     wallets.hold(alice.account.id, 5, uuid4(), lifecycle.lease())
     assert "in lots" in accountant._customers()[0]
