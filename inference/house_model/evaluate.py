@@ -125,7 +125,8 @@ def opened(engine: Engine, count: int, sampling: Sampling) -> dict[str, Any]:
 
     What they leave open may be anything, but a shape must be there for each that is named, and no other.
     """
-    dice, asked = random.Random(29), []
+    dice = random.Random(29)
+    asked: list[tuple[Scene, str, Said]] = []
     while len(asked) < count:
         scene, language = draw_open_scene(dice), LANGUAGES[len(asked) % 2]
         prompt, said = sentence(scene, dice, language)

@@ -60,7 +60,8 @@ def read_rightly(
 def measure(folder: str | Path, count: int = 400) -> dict[str, float]:
     """Measure the autoencoder of a model folder on `count` drawings of each size and line, an eighth at 512 pixels."""
     autoencoder = flatten_time(AutoencoderKLQwenImage.from_pretrained(folder, subfolder="vae", dtype=torch.float32))
-    dice, found = random.Random(13), {}
+    dice = random.Random(13)
+    found: dict[str, float] = {}
     for line in LINES:
         for size in SIZES:
             some = count if max(size) < 512 else count // 8

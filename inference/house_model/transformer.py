@@ -212,7 +212,7 @@ class Batches:
             for (edit, _, _), language in zip(chosen, languages, strict=True)
         ]
         shown = [text.thumbnail(edit.before, *size) for edit, _, _ in chosen]
-        before, after = ([row[side] for row in chosen] for side in (1, 2))
+        before, after = [row for _, row, _ in chosen], [row for _, _, row in chosen]
         read = self._reader.instructions(asked, shown)
         return self._batch(size, pool.tokens[after].float(), pool.tokens[before].float(), read)
 

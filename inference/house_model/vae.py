@@ -44,7 +44,7 @@ DECODED: dict[Size, float] = {
 BATCH_PIXELS = 4 * 128 * 128
 # pictures drawn beforehand for each size, and how many of them are new each time that the size comes
 KEPT_PIXELS, FRESH = 512 * 128 * 128, 2
-RATE, RATE_FROM_FORMER, DECODER_RATE = 2.5e-3, 1e-3, 1.5e-3
+RATE, RATE_FROM_FORMER, DECODER_RATE = 2.5e-3, 4e-4, 1e-3
 DECAY = 0.998
 TIE = 0.5
 MEASURED = 384
@@ -141,7 +141,8 @@ def _loss(
     sampled = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
     decoded = autoencoder.decoder(autoencoder.post_quant_conv(sampled))
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return _difference(decoded, pictures) + 2e-4 * divergence + (held * (mean - kept).square()).mean()
+    loss: torch.Tensor = _difference(decoded, pictures) + 2e-4 * divergence + (held * (mean - kept).square()).mean()
+    return loss
 
 
 def _optimizer(model: torch.nn.Module, rate: float) -> list[tuple[torch.optim.Optimizer, float]]:
