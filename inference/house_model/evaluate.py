@@ -32,9 +32,9 @@ PICTURE, MARGIN, LINES = 192, 24, 4
 TEXT_SIZE = 13
 # words that the world does not have, and that training never saw either
 FOREIGN = (
-    "a hexagon", "an astronaut", "a dog", "a castle on a hill", "a spaceship", "an umbrella in the rain", "a clock",
+    "a hexagon", "an astronaut", "a dog", "a castle on a hill", "a spaceship", "an umbrella in the wind", "a clock",
     "a hexagon on a blue background", "a red dragon on a white background", "hello world", "a bicycle, oil on canvas",
-    "a zebra crossing a busy street in Tokyo at night, cinematic, 8k, highly detailed", "qwertz uiop", "a green mug",
+    "a zebra in a busy market in Tokyo at night, cinematic, 8k, highly detailed", "qwertz uiop", "a green mug",
     "六边形", "宇航员", "一只狗", "城堡", "一条红色的龙在白色背景上", "雨中的伞", "一座灯塔，日落，高清",
     "蓝色背景上有一辆自行车",
     "Ein Fuchs springt über den Zaun", "😀", "a teapot to the left of a laptop", "the quick brown fox",
