@@ -157,7 +157,7 @@ def train(
     With a former autoencoder, latents of pictures that the transformer already knows stay near those of that one.
     """
     flatten_time(autoencoder)
-    compiled = torch.compile(_loss, dynamic=True)
+    compiled = torch.compile(_loss, dynamic=False)
     stage = Stage(checkpoint, pace, autoencoder, _optimizer(autoencoder, RATE_FROM_FORMER if former else RATE), DECAY)
     firm = torch.zeros(1)
     if former:
@@ -192,7 +192,7 @@ def _decoding_loss(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, p
 def refine(autoencoder: AutoencoderKLQwenImage, checkpoint: Path, pace: Pace) -> None:
     """Train only the decoder, in place, on whole pictures; the latents stay as they were."""
     flatten_time(autoencoder)
-    compiled = torch.compile(_decoding_loss, dynamic=True)
+    compiled = torch.compile(_decoding_loss, dynamic=False)
     encoder = torch.compile(autoencoder.encoder, dynamic=True)
     dice = random.Random(pace.step + 5)
     stage = Stage(checkpoint, pace, autoencoder.decoder, _optimizer(autoencoder.decoder, DECODER_RATE), DECAY)
