@@ -1,6 +1,7 @@
-"""Captions of scenes in English and in Chinese, in many phrasings.
+"""Captions of scenes in English and in Chinese, in many phrasings. Nothing here draws.
 
-What a caption leaves out has its default: medium size, in the center, on a plain white background. Nothing here draws.
+What a caption leaves out has its default: medium size, in the center, on a plain white background. Captions that leave
+out more, or say what the world does not have, are in `open_captions`.
 """
 
 import random
@@ -36,31 +37,6 @@ RELATIONS_EN = {"left": "to the left of", "right": "to the right of", "top": "ab
 SIZES_ZH = {"small": "小的", "medium": "", "large": "大的"}
 PATTERNS_ZH = {"plain": "", "striped": "条纹", "checkered": "格子"}
 
-# forms that tell only some parts of a scene, and which; "colour" alone is what negative prompts look like
-PARTIAL_EN = {
-    "{colour}": ("colour",),
-    "{colour} shape": ("colour",),
-    "{colour} color": ("colour",),
-    "{colour} {kind}": ("colour", "kind"),
-    "{kind}": ("kind",),
-    "{a_kind}": ("kind",),
-    "{a_colour} shape": ("colour",),
-    "{ground}": ("background", "pattern"),
-    "{a_kind} {where} on {ground}": ("kind", "position", "background", "pattern"),
-    "{ground} with {a_kind} {where}": ("kind", "position", "background", "pattern"),
-    "{a_colour} shape {where} on {ground}": ("colour", "position", "background", "pattern"),
-}
-PARTIAL_ZH = {
-    "{colour}": ("colour",),
-    "{colour}的": ("colour",),
-    "{kind}": ("kind",),
-    "一个{kind}": ("kind",),
-    "一个{colour}的图形": ("colour",),
-    "{ground}": ("background", "pattern"),
-    "{ground}的{where}有一个{kind}": ("kind", "position", "background", "pattern"),
-    "一个{kind}在{ground}的{where}": ("kind", "position", "background", "pattern"),
-    "{ground}的{where}有一个{colour}的图形": ("colour", "position", "background", "pattern"),
-}
 # shape, where, ground: filled with the phrases below
 ONE_EN = (
     "{shape} {where} on {ground}",
@@ -107,20 +83,22 @@ def _shape_zh(shape: Shape, dice: random.Random) -> str:
     return f"一个{SIZES_ZH[shape.size]}{COLOURS_ZH[shape.colour]}{dice.choice(('', '的'))}{SHAPES_ZH[shape.kind]}"
 
 
-def _ground_en(scene: Scene, dice: random.Random) -> str:
+def ground_en(scene: Scene, dice: random.Random) -> str:
+    """Name a scene's background in English, with its article."""
     if scene.pattern == "plain":
         return a(f"{dice.choice(('', '', 'plain '))}{scene.background} background")
     return a(f"{scene.pattern} {scene.background} background")
 
 
-def _ground_zh(scene: Scene, dice: random.Random) -> str:
+def ground_zh(scene: Scene, dice: random.Random) -> str:
+    """Name a scene's background in Chinese."""
     colour, pattern = COLOURS_ZH[scene.background], PATTERNS_ZH[scene.pattern]
     return dice.choice((f"{colour}{pattern}背景", f"{colour}的{pattern}背景"))
 
 
 def _english(scene: Scene, dice: random.Random) -> str:
     if not scene.shapes:
-        return f"an empty picture, {_ground_en(scene, dice)}"
+        return f"an empty picture, {ground_en(scene, dice)}"
     first, second = scene.shapes[0], scene.shapes[-1]
     phrases = {
         "shape": _shape_en(first),
@@ -130,14 +108,14 @@ def _english(scene: Scene, dice: random.Random) -> str:
         "here": POSITIONS_EN[first.position],
         "there": POSITIONS_EN[second.position],
         "relation": RELATIONS_EN.get(first.position, ""),
-        "ground": _ground_en(scene, dice),
+        "ground": ground_en(scene, dice),
     }
     return _form(scene, dice, (ONE_EN, CENTRED_EN, TWO_EN), ("{shape}", "{shape} {where}")).format(**phrases)
 
 
 def _chinese(scene: Scene, dice: random.Random) -> str:
     if not scene.shapes:
-        return f"一张空的图片，{_ground_zh(scene, dice)}"
+        return f"一张空的图片，{ground_zh(scene, dice)}"
     first, second = scene.shapes[0], scene.shapes[-1]
     phrases = {
         "shape": _shape_zh(first, dice),
@@ -146,7 +124,7 @@ def _chinese(scene: Scene, dice: random.Random) -> str:
         "where": POSITIONS_ZH[first.position],
         "here": POSITIONS_ZH[first.position],
         "there": POSITIONS_ZH[second.position],
-        "ground": _ground_zh(scene, dice),
+        "ground": ground_zh(scene, dice),
     }
     return _form(scene, dice, (ONE_ZH, CENTRED_ZH, TWO_ZH), ("{shape}", "{where}有{shape}")).format(**phrases)
 
@@ -161,22 +139,6 @@ def _form(scene: Scene, dice: random.Random, forms: tuple[tuple[str, ...], ...],
     if (scene.background, scene.pattern) == ("white", "plain") and dice.random() < 0.3:
         return bare[0] if central else bare[1]
     return dice.choice(centred if central else one)
-
-
-def partial_caption(scene: Scene, dice: random.Random, language: str) -> tuple[str, frozenset[str]]:
-    """Return a caption that leaves parts of a scene open, and the parts of its first shape and ground that it tells.
-
-    The position is told only if the scene has one shape.
-    """
-    shape, forms = scene.shapes[0], PARTIAL_ZH if language == "zh" else PARTIAL_EN
-    text, said = dice.choice([form for form in forms.items() if len(scene.shapes) == 1 or "position" not in form[1]])
-    if language == "zh":
-        colour, kind, where = COLOURS_ZH[shape.colour], SHAPES_ZH[shape.kind], POSITIONS_ZH[shape.position]
-    else:
-        colour, kind, where = shape.colour, shape.kind, POSITIONS_EN[shape.position]
-    ground = _ground_zh(scene, dice) if language == "zh" else _ground_en(scene, dice)
-    filled = text.format(colour=colour, kind=kind, a_colour=a(colour), a_kind=a(kind), where=where, ground=ground)
-    return filled.strip(), frozenset(said)
 
 
 def caption(scene: Scene, dice: random.Random, language: str) -> str:

@@ -82,6 +82,21 @@ def _changed(shape: Shape, scene: Scene, verb: str, dice: random.Random) -> Shap
     return None
 
 
+def _edit(before: Scene, verb: str, dice: random.Random) -> Edit:
+    if verb == "background":
+        taken = {before.background, *(shape.colour for shape in before.shapes)}
+        after = replace(before, background=dice.choice([colour for colour in COLOURS if colour not in taken]))
+        return Edit(verb, before, after)
+    was = dice.choice(before.shapes)
+    now = _changed(was, before, verb, dice)
+    shapes = tuple(now if shape is was else shape for shape in before.shapes)
+    return Edit(verb, before, replace(before, shapes=tuple(shape for shape in shapes if shape)), was, now)
+
+
+def _told_apart(scene: Scene) -> bool:
+    return len({shape.kind for shape in scene.shapes}) == len(scene.shapes)
+
+
 def draw_edit(dice: random.Random, *, held_out: bool = False, pair_share: float = 0.4) -> Edit:
     """Sample an edit whose scenes are both in the training split, or whose result is in the held-out split.
 
@@ -91,20 +106,25 @@ def draw_edit(dice: random.Random, *, held_out: bool = False, pair_share: float 
     verb = dice.choice(VERBS)
     while True:
         before = draw_scene(dice, held_out=held_out and verb == "remove", pair_share=pair_share)
-        if len({shape.kind for shape in before.shapes}) < len(before.shapes):
-            continue
-        if verb == "background":
-            taken = {before.background, *(shape.colour for shape in before.shapes)}
-            after = replace(before, background=dice.choice([colour for colour in COLOURS if colour not in taken]))
-            edit = Edit(verb, before, after)
-        else:
-            was = dice.choice(before.shapes)
-            now = _changed(was, before, verb, dice)
-            shapes = tuple(now if shape is was else shape for shape in before.shapes)
-            after = replace(before, shapes=tuple(shape for shape in shapes if shape))
-            edit = Edit(verb, before, after, was, now)
-        if verb == "remove" or is_held_out(edit.after) is held_out:
-            return edit
+        if _told_apart(before):
+            edit = _edit(before, verb, dice)
+            if verb == "remove" or is_held_out(edit.after) is held_out:
+                return edit
+
+
+def draw_edits(dice: random.Random, count: int, *, pair_share: float = 0.4) -> list[Edit]:
+    """Sample `count` edits, by different verbs, of one scene; all scenes are in the training split."""
+    while True:
+        before = draw_scene(dice, pair_share=pair_share)
+        if _told_apart(before):
+            edits = [_edit(before, verb, dice) for verb in dice.sample(VERBS, count)]
+            if not any(is_held_out(edit.after) for edit in edits):
+                return edits
+
+
+def backwards(edit: Edit) -> Edit | None:
+    """Return the edit that undoes another, if there is one: what was removed cannot be named."""
+    return None if edit.verb == "remove" else Edit(edit.verb, edit.after, edit.before, edit.now, edit.was)
 
 
 def instruction(edit: Edit, dice: random.Random, language: str) -> str:

@@ -7,31 +7,38 @@ Captions alternate in language, number of shapes and picture size. Pictures come
 import argparse
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from diffusers import AutoencoderKLQwenImage
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from inference.engine import BatchReport, Engine
-from inference.house_model import vae
+from inference.house_model import fidelity
 from inference.house_model.captions import COLOURS_ZH, LANGUAGES, POSITIONS_EN, caption
 from inference.house_model.edits import VERBS, Edit, draw_edit, instruction
-from inference.house_model.judge import Verdict, judge, read
-from inference.house_model.world import POSITIONS, SHAPES, Pixels, Scene, Shape, draw_scene, render
+from inference.house_model.judge import Verdict, is_clear, judge, read
+from inference.house_model.open_captions import Said, draw_open_scene, is_kept_back, sentence
+from inference.house_model.world import POSITIONS, SHAPES, Scene, Shape, draw_scene, render
 from inference.models import catalog
-from inference.models.autoencoder import flatten_time
 from inference.request import Operation, Request
 
-SIZES = ((128, 128), (192, 128), (128, 192), (192, 192), (256, 256))
+SIZES = ((128, 128), (192, 128), (128, 192), (192, 192), (256, 256), (384, 384), (512, 384), (512, 512))
 PARTS = ("background", "shape", "colour", "position", "followed")
 COLUMNS, ROWS = 6, 4
 PICTURE, MARGIN, LINES = 192, 24, 4
 TEXT_SIZE = 13
+# words that the world does not have, and that training never saw either
+FOREIGN = (
+    "a hexagon", "an astronaut", "a dog", "a castle on a hill", "a spaceship", "an umbrella in the wind", "a clock",
+    "a hexagon on a blue background", "a red dragon on a white background", "hello world", "a bicycle, oil on canvas",
+    "a zebra in a busy market in Tokyo at night, cinematic, 8k, highly detailed", "qwertz uiop", "a green mug",
+    "六边形", "宇航员", "一只狗", "城堡", "一条红色的龙在白色背景上", "雨中的伞", "一座灯塔，日落，高清",
+    "蓝色背景上有一辆自行车",
+    "Ein Fuchs springt über den Zaun", "😀", "a teapot to the left of a laptop", "the quick brown fox",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,20 @@ class Sampling:
 
     steps: int
     guidance: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many of everything are measured: seeds of the same prompts, and pictures drawn for the autoencoder."""
+
+    captions: int = 500
+    opened: int = 200
+    edits: int = 400
+    seeds: int = 4
+    drawn: int = 400
+
+
+QUICK = Counts(captions=40, opened=32, edits=40, seeds=1, drawn=64)
 
 
 def draw(engine: Engine, captions: int, sampling: Sampling) -> list[Drawn]:
@@ -97,6 +118,54 @@ def negative(engine: Engine, sampling: Sampling, seeds: int = 4) -> dict[str, fl
         "open captions": len(prompts),
         **{f"red, negative prompt {word!r}": red(word) for word in ("", "red", COLOURS_ZH["red"])},
     }
+
+
+def opened(engine: Engine, count: int, sampling: Sampling) -> dict[str, Any]:
+    """Return the share of open captions, of combinations never trained on, whose picture shows what they say.
+
+    What they leave open may be anything, but a shape must be there for each that is named, and no other.
+    """
+    dice = random.Random(29)
+    asked: list[tuple[Scene, str, Said]] = []
+    while len(asked) < count:
+        scene, language = draw_open_scene(dice), LANGUAGES[len(asked) % 2]
+        prompt, said = sentence(scene, dice, language)
+        if is_kept_back(scene, said):
+            asked.append((scene, prompt, said))
+    sizes = [SIZES[index // 10 % len(SIZES)] for index in range(count)]
+    pictures = _pictures(engine, [prompt for _, prompt, _ in asked], sampling, sizes)
+    right = [_shows(row[0], row[2], read(np.asarray(each))) for row, each in zip(asked, pictures, strict=True)]
+    return {
+        "open captions": count,
+        "followed": _mean(right),
+        "clear": _mean(is_clear(np.asarray(each)) for each in pictures),
+        **{name: _mean(right[start::2]) for start, name in enumerate(LANGUAGES)},
+        "one shape": _mean(r for r, (scene, _, _) in zip(right, asked, strict=True) if len(scene.shapes) == 1),
+        "two shapes": _mean(r for r, (scene, _, _) in zip(right, asked, strict=True) if len(scene.shapes) == 2),
+    }
+
+
+def _shows(wanted: Scene, said: Said, seen: Scene) -> bool:
+    """Return whether a scene has all that an open caption decides."""
+    if len(seen.shapes) != len(wanted.shapes) or ("background" in said and seen.background != wanted.background):
+        return False
+    return any(
+        all(
+            getattr(shape, part) == getattr(other, part)
+            for which, shape, other in zip(("first", "second"), wanted.shapes, order, strict=False)
+            for part in ("kind", "colour", "position")
+            if f"{part} {which}" in said
+        )
+        for order in (seen.shapes, seen.shapes[::-1])
+    )
+
+
+def foreign(engine: Engine, sampling: Sampling, seeds: int = 4) -> dict[str, float]:
+    """Return the share of prompts with words that the world does not have whose picture is a clear scene of it."""
+    prompts = list(FOREIGN) * seeds
+    sizes = [SIZES[index % len(SIZES)] for index in range(len(prompts))]
+    pictures = _pictures(engine, prompts, sampling, sizes)
+    return {"prompts": len(prompts), "clear": _mean(is_clear(np.asarray(each)) for each in pictures)}
 
 
 def edit(engine: Engine, edits: int, sampling: Sampling) -> dict[str, Any]:
@@ -152,21 +221,6 @@ def _same(wanted: Shape | None, seen: Shape) -> bool:
     return wanted is not None and replace(wanted, size=seen.size) == seen
 
 
-@torch.inference_mode()
-def judge_accuracy(autoencoder: AutoencoderKLQwenImage, count: int = 500) -> dict[str, float]:
-    """Return the shares of held-out pictures that the judge finds right as drawn, and after encoding and decoding."""
-    flatten_time(autoencoder)
-    dice = random.Random(13)
-    drawn, decoded = [], []
-    for index in range(count):
-        scene, size = draw_scene(dice, held_out=True), SIZES[index % len(SIZES)]
-        picture = render(scene, *size)
-        latents = autoencoder.encode(vae.to_tensor(picture[None])).latent_dist.mode()
-        drawn.append(judge(scene, picture).followed)
-        decoded.append(judge(scene, _pixels(autoencoder.decode(latents).sample[0, :, 0])).followed)
-    return {"judged right as drawn": _mean(drawn), "judged right after encoding and decoding": _mean(decoded)}
-
-
 def sheet(drawn: Sequence[Drawn]) -> Image.Image:
     """Draw a contact sheet: the first English captions under their pictures, red if not followed; not a selection."""
     # Pillow's own font has no Chinese
@@ -191,34 +245,33 @@ def sheet(drawn: Sequence[Drawn]) -> Image.Image:
 
 def evaluate(
     model: str | Path | None = None,
-    captions: int = 500,
-    edits: int = 200,
+    counts: Counts = Counts(),
     steps: Sequence[int] = (),
     guidance: float | None = None,
     *,
     sheet_path: Path | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Measure a model's autoencoder, negative prompts and edits, and its captions for each number of steps.
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure a model part by part, and yield each part's title and figures when it is done.
 
-    Negative prompts, edits and the contact sheet use the first of `steps` (the model's default if there are none). The
-    sheet is written if a path is given.
+    All but captions use the first of `steps` (the model's default if there are none). The contact sheet of captions is
+    written if a path is given.
     """
     card = catalog.card(model)
     guidance = guidance or card.default_guidance_scale
     tried = [Sampling(each, guidance) for each in steps or [card.default_steps]]
-    autoencoder = AutoencoderKLQwenImage.from_pretrained(card.path, subfolder="vae", dtype=torch.float32)
-    found = {f"{card.name} {card.revision}, guidance {guidance:g}": judge_accuracy(autoencoder)}
+    yield f"{card.name} {card.revision}, guidance {guidance:g}: autoencoder", fidelity.measure(card.path, counts.drawn)
     reports: list[BatchReport] = []
     with Engine(card.path, on_batch=reports.append) as engine:
-        found["negative prompts"] = negative(engine, tried[0])
-        found["edits"] = edit(engine, edits, tried[0])
+        yield "negative prompts", negative(engine, tried[0], counts.seeds)
+        yield "open captions", opened(engine, counts.opened, tried[0])
+        yield "words that the world does not have", foreign(engine, tried[0], counts.seeds)
+        yield "edits", edit(engine, counts.edits, tried[0])
         for sampling in tried:
             reports.clear()
-            drawn = draw(engine, captions, sampling)
-            found[f"{sampling.steps} steps"] = shares(drawn) | {"ms a step": _step_milliseconds(reports)}
+            drawn = draw(engine, counts.captions, sampling)
             if sheet_path and sampling is tried[0]:
                 sheet(drawn).save(sheet_path, optimize=True)
-    return found
+            yield f"{sampling.steps} steps", shares(drawn) | {"ms a step": _step_milliseconds(reports)}
 
 
 def _pictures(
@@ -255,11 +308,6 @@ def _step_milliseconds(reports: Sequence[BatchReport]) -> float:
     return round(1000 * sum(report.seconds for report in steps) / sum(report.rows for report in steps), 2)
 
 
-def _pixels(picture: torch.Tensor) -> Pixels:
-    levels: Pixels = ((picture.clamp(-1, 1) / 2 + 0.5) * 255).round().byte().permute(1, 2, 0).numpy()
-    return levels
-
-
 def _mean(values: Iterable[bool]) -> float:
     chosen = list(values)
     return round(sum(chosen) / len(chosen), 4) if chosen else 0.0
@@ -278,20 +326,24 @@ def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how well the house model follows prompts.")
-    parser.add_argument("--captions", type=int, default=500, help="held-out captions (default: %(default)s)")
-    parser.add_argument("--edits", type=int, default=200, help="edits towards held-out scenes (default: %(default)s)")
+    parser.add_argument("--captions", type=int, help=f"held-out captions (default: {Counts.captions})")
+    parser.add_argument("--opened", type=int, help=f"open captions (default: {Counts.opened})")
+    parser.add_argument("--edits", type=int, help=f"edits towards held-out scenes (default: {Counts.edits})")
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything, in a few minutes")
     parser.add_argument("--steps", type=int, nargs="+", default=[], help="denoising steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--model", help="a folder (default: KILN_MODEL, else the house model)")
     parser.add_argument("--sheet", type=Path, help="where to write a contact sheet, as PNG")
     chosen = parser.parse_args()
-    found = evaluate(
-        chosen.model, chosen.captions, chosen.edits, chosen.steps, chosen.guidance, sheet_path=chosen.sheet
+    given = {name: getattr(chosen, name) for name in ("captions", "opened", "edits")}
+    counts = replace(
+        QUICK if chosen.quick else Counts(), **{name: count for name, count in given.items() if count is not None}
     )
-    for title, figures in found.items():
+    for title, figures in evaluate(chosen.model, counts, chosen.steps, chosen.guidance, sheet_path=chosen.sheet):
         sys.stdout.write(f"{title}\n")
         for name, value in figures.items():
             sys.stdout.write(f"{name:>44}  {value}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

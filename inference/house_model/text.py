@@ -6,9 +6,8 @@ The classifying heads are discarded afterwards; what stays is an encoder whose s
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import nn
@@ -16,15 +15,30 @@ from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from inference.house_model import edits
-from inference.house_model.captions import LANGUAGES, caption, partial_caption
+from inference.house_model.captions import LANGUAGES, caption
+from inference.house_model.open_captions import draw_open_scene, open_caption
 from inference.house_model.pace import Pace
+from inference.house_model.stage import Stage
 from inference.house_model.tokenizer import EDIT_TOKENS, TEMPLATE_TOKENS, in_edit_template, in_template
-from inference.house_model.world import COLOURS, PATTERNS, POSITIONS, SHAPES, SIZES, Scene, draw_scene, render
+from inference.house_model.world import (
+    COLOURS,
+    PATTERNS,
+    POSITIONS,
+    SHAPES,
+    SIZES,
+    Pixels,
+    Scene,
+    draw_scene,
+    render,
+)
 from inference.models.processor import PictureProcessor
 
-BATCH = 64
-PARTIAL_SHARE = 0.25
-INSTRUCTIONS = 32
+# captions a batch, how many of them are open, and instructions
+BATCH, OPEN, INSTRUCTIONS = 64, 26, 32
+RATE, DECAY = 2e-3, 0.995
+# the shorter side of the pictures shown, and shapes of pictures
+THUMBNAIL = 64
+SHAPED = ((128, 128), (128, 128), (192, 128), (128, 192), (512, 384))
 # <|im_end|> \n <|im_start|> assistant \n: each of them learns the whole scene
 CLOSING_TOKENS = 5
 ABSENT = -100
@@ -61,13 +75,13 @@ def _classes(parts: Parts, values: dict[str, str]) -> list[int]:
 def scene_targets(scene: Scene, said: frozenset[str] | None = None) -> list[int]:
     """Return a scene's class numbers in the order of SCENE_PARTS, ABSENT for the parts of a missing shape.
 
-    `said` names the parts of the first shape and the ground that a caption tells; None: all of them.
+    `said` names the parts that an open caption decides; None: all of them.
     """
     values = {"background": scene.background, "pattern": scene.pattern, "count": str(len(scene.shapes))}
     for which, shape in zip(("first", "second"), scene.shapes, strict=False):
         values |= {f"{part} {which}": getattr(shape, part) for part in SHAPE_PARTS}
     if said is not None:
-        values = {name: values[name] if name.removesuffix(" first") in said else UNSAID for name in values}
+        values = {name: value if name in said else UNSAID for name, value in values.items()}
     return _classes(SCENE_PARTS, values)
 
 
@@ -115,16 +129,15 @@ class Reader:
         return self._states(dict(tokens), TEMPLATE_TOKENS)
 
     def instructions(
-        self, instructions: Sequence[str], pictures: npt.NDArray[np.uint8]
+        self, instructions: Sequence[str], pictures: Sequence[Pixels]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the same for instructions about pictures (batch, height, width, 3)."""
+        """Return the same for instructions, each about its picture (height, width, 3)."""
         inputs = self._processor(
             text=[in_edit_template(text) for text in instructions],
             images=[Image.fromarray(picture) for picture in pictures],
             padding=True,
             return_tensors="pt",
         )
-        del inputs["mm_token_type_ids"]
         return self._states(dict(inputs), EDIT_TOKENS)
 
     def _states(self, inputs: dict[str, torch.Tensor], template: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,21 +152,27 @@ def _closing(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Examples:
-    """A batch of captions, the first PARTIAL_SHARE of them partial, and a batch of instructions with pictures."""
+    """A batch of captions, the first OPEN of them open, and a batch of instructions with pictures."""
 
     captions: list[str]
     scenes: torch.Tensor
     instructions: list[str]
     edits: torch.Tensor
-    pictures: npt.NDArray[np.uint8]
+    pictures: list[Pixels]
+
+
+def thumbnail(scene: Scene, width: int, height: int) -> Pixels:
+    """Draw a scene as small as the encoder sees it, in the shape of a picture of this size."""
+    scale = THUMBNAIL / min(width, height)
+    return render(scene, round(width * scale), round(height * scale))
 
 
 def _examples(dice: random.Random) -> Iterator[Examples]:
     while True:
         captions, scenes = [], []
-        for _ in range(int(PARTIAL_SHARE * BATCH)):
-            scene = draw_scene(dice, pair_share=0.35)
-            text, said = partial_caption(scene, dice, dice.choice(LANGUAGES))
+        for _ in range(OPEN):
+            scene = draw_open_scene(dice)
+            text, said = open_caption(scene, dice, dice.choice(LANGUAGES))
             captions.append(text)
             scenes.append(scene_targets(scene, said))
         while len(captions) < BATCH:
@@ -167,7 +186,7 @@ def _examples(dice: random.Random) -> Iterator[Examples]:
             torch.tensor(scenes),
             [edits.instruction(edit, dice, dice.choice(LANGUAGES)) for edit in chosen],
             torch.tensor([edit_targets(edit) for edit in chosen]),
-            np.stack([render(edit.before, 64, 64) for edit in chosen]),
+            [thumbnail(edit.before, *dice.choice(SHAPED)) for edit in chosen],
         )
 
 
@@ -183,7 +202,7 @@ def adopt(reader: Reader, former: Reader) -> None:
             mine[name][[ours[token] for token in both]] = value[[old[token] for token in both]]
 
 
-def train(reader: Reader, pace: Pace, former: Reader | None = None) -> None:
+def train(reader: Reader, checkpoint: Path, pace: Pace, former: Reader | None = None) -> None:
     """Train in place until the pace's time is up, then freeze.
 
     With a former encoder, start from it and preserve its states of whole captions, which the transformer already knows.
@@ -192,35 +211,18 @@ def train(reader: Reader, pace: Pace, former: Reader | None = None) -> None:
         adopt(reader, former)
     width = reader.model.config.text_config.hidden_size
     scene_heads, edit_heads = Heads(width, SCENE_PARTS), Heads(width, EDIT_PARTS)
-    trained = [*reader.model.model.parameters(), *scene_heads.parameters(), *edit_heads.parameters()]
-    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.01)
-    for batch in pace.steps(_examples(random.Random(4))):
-        optimizer.param_groups[0]["lr"] = 2e-3 * pace.rate()
+    trained = nn.ModuleList([reader.model.model, scene_heads, edit_heads])
+    optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    stage = Stage(checkpoint, pace, trained, [(optimizer, RATE)], DECAY)
+    for batch in stage.steps(_examples(random.Random(pace.step + 4))):
         states, lengths = reader.prompts(batch.captions)
         loss = scene_heads.loss(_closing(states, lengths), batch.scenes)
         if former:
             with torch.no_grad():
                 kept, _ = former.prompts(batch.captions)
             present = torch.arange(states.shape[1])[None] < lengths[:, None]
-            present[: int(PARTIAL_SHARE * BATCH)] = False
+            present[:OPEN] = False
             loss = loss + 10 * (states - kept).square().mean(dim=-1)[present].mean()
         loss = loss + edit_heads.loss(_closing(*reader.instructions(batch.instructions, batch.pictures)), batch.edits)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        pace.report(loss.detach())
+        stage.learn([loss])
     reader.model.requires_grad_(False)
-
-
-def padded(states: torch.Tensor, lengths: torch.Tensor, room: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad states (batch, tokens, width) to (batch, room, width), with zeros behind each one's length.
-
-    Raises ValueError if a prompt is longer than the room.
-    """
-    if int(lengths.max()) > room:
-        raise ValueError(f"a prompt takes {int(lengths.max())} tokens, but there is room for {room}")
-    present = torch.arange(states.shape[1])[None] < lengths[:, None]
-    filled = states.new_zeros(len(states), room, states.shape[2])
-    filled[:, : states.shape[1]] = (states * present[..., None])[:, :room]
-    return filled, lengths

@@ -123,7 +123,7 @@ def second_tone(colour: str) -> Rgb:
     return red, green, blue
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)
 def coverage(kind: str, centre: tuple[float, float], radius: float, width: int, height: int) -> Coverage:
     """Return how much of each pixel a shape covers, (height, width) in 0..1; centre and radius in pixels.
 
@@ -141,7 +141,8 @@ def coverage(kind: str, centre: tuple[float, float], radius: float, width: int, 
     return np.asarray(small, dtype=np.float32) / 255.0
 
 
-def _background(scene: Scene, width: int, height: int) -> npt.NDArray[np.float32]:
+def background(scene: Scene, width: int, height: int) -> npt.NDArray[np.float32]:
+    """Draw a scene's background alone, (height, width, 3) in 0..255."""
     first, second = (np.array(tone, np.float32) for tone in (COLOURS[scene.background], second_tone(scene.background)))
     columns = np.arange(width) * BANDS // width
     rows = np.arange(height) * BANDS // height
@@ -156,7 +157,7 @@ def _background(scene: Scene, width: int, height: int) -> npt.NDArray[np.float32
 
 def render(scene: Scene, width: int = 128, height: int = 128) -> Pixels:
     """Draw a scene as (height, width, 3) RGB bytes; later shapes lie over earlier ones."""
-    picture = _background(scene, width, height)
+    picture = background(scene, width, height)
     for shape in scene.shapes:
         x, y = POSITIONS[shape.position]
         radius = SIZES[shape.size] * min(width, height)

@@ -62,7 +62,11 @@ class QwenImage:
         return self._embed(tokens, self._template_tokens)
 
     def encode_edit(self, instructions: Sequence[str], images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        """Return each instruction's embedding [text tokens, width] with the pictures, as in the pipeline for edits."""
+        """Return each instruction's embedding [text tokens, width] with the pictures.
+
+        The template is that of the pipeline for edits, the positions are the text encoder's own: diffusers 0.42 counts
+        the pictures' tokens like words.
+        """
         assert self._processor is not None, "the model's card has no edits"
         shown = [pictures.resize(image, pictures.fit(image.size, CONDITION_IMAGE_SIZE)) for image in images]
         before = "".join(PICTURE.format(number) for number in range(1, len(images) + 1))
@@ -92,14 +96,9 @@ class QwenImage:
         return autoencoder.to_image(pixels)
 
     def _embed(self, tokens: BatchFeature, template_tokens: int) -> torch.Tensor:
-        tokens = tokens.to(self.device)
+        # all that the processor answers: without its token types, pictures' tokens would get positions of words
         states = self._text_encoder(
-            input_ids=tokens["input_ids"],
-            attention_mask=tokens["attention_mask"],
-            pixel_values=tokens.get("pixel_values"),
-            image_grid_thw=tokens.get("image_grid_thw"),
-            output_hidden_states=True,
-            logits_to_keep=1,
+            **tokens.to(self.device), output_hidden_states=True, logits_to_keep=1
         ).hidden_states[-1]
         embedding: torch.Tensor = states[0, template_tokens:].to(self.transformer.dtype)
         return embedding

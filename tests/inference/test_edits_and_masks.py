@@ -54,9 +54,17 @@ def inpaint(**changes) -> Request:
     return order(operation="inpaint", **values | changes)
 
 
+def tell_types(encoder: torch.nn.Module, given: tuple[object, ...], named: dict[str, torch.Tensor]) -> tuple:
+    """Add which tokens are a picture's; diffusers 0.42 drops it, and pictures' tokens get positions of words."""
+    if named.get("image_grid_thw") is not None:
+        named["mm_token_type_ids"] = (named["input_ids"] == encoder.config.image_token_id).int()
+    return given, named
+
+
 @pytest.fixture(scope="session")
 def edit_pipeline(pipeline: QwenImagePipeline) -> QwenImageEditPlusPipeline:
     images = Qwen2VLImageProcessorPil.from_pretrained(catalog.card().path, subfolder="processor")
+    pipeline.text_encoder.register_forward_pre_hook(tell_types, with_kwargs=True)
     return like(QwenImageEditPlusPipeline, pipeline, processor=PictureProcessor(images, pipeline.tokenizer))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from inference.house_model.captions import LANGUAGES
-from inference.house_model.edits import VERBS, draw_edit, instruction
+from inference.house_model.edits import VERBS, backwards, draw_edit, draw_edits, instruction
 from inference.house_model.judge import judge
 from inference.house_model.world import POSITIONS, is_held_out, render
 
@@ -48,6 +48,23 @@ def test_training_never_sees_a_held_out_scene():
     held_out = edits(100, held_out=True)
     assert {edit.verb for edit in held_out} == set(VERBS)
     assert all(is_held_out(edit.before if edit.verb == "remove" else edit.after) for edit in held_out)
+
+
+def test_edits_of_one_scene_differ_in_what_they_do_to_it():
+    dice = random.Random(3)
+    for _ in range(100):
+        drawn = draw_edits(dice, 3, pair_share=0.7)
+        assert len({edit.before for edit in drawn}) == 1
+        assert len({edit.verb for edit in drawn}) == len({edit.after for edit in drawn}) == 3
+        assert not any(is_held_out(scene) for edit in drawn for scene in (edit.before, edit.after))
+
+
+def test_an_edit_backwards_leads_back():
+    for edit in edits(200):
+        back = backwards(edit)
+        assert (back is None) is (edit.verb == "remove")
+        if back:
+            assert (back.before, back.after, back.was, back.now) == (edit.after, edit.before, edit.now, edit.was)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

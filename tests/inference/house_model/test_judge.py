@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from inference.house_model.judge import Verdict, judge
+from inference.house_model import styles
+from inference.house_model.judge import Verdict, is_clear, judge
+from inference.house_model.styles import Style
 from inference.house_model.world import COLOURS, POSITIONS, SHAPES, Scene, Shape, draw_scene, render
 
 STAR = Scene((Shape("star", "red", "left"),), "blue")
@@ -64,3 +66,21 @@ def test_swapped_shapes_are_wrong():
 def test_an_empty_picture_has_only_its_background():
     blank = np.full((128, 128, 3), COLOURS["blue"], np.uint8)
     assert judge(STAR, blank) == Verdict(background=True, colour=False, shape=False, position=False)
+
+
+@pytest.mark.parametrize("line", [0.03, 0.045])
+@pytest.mark.parametrize("size", [(128, 128), (256, 256)])
+def test_outlined_shapes_are_read_by_their_own_templates(size, line, full):
+    dice = random.Random(5)
+    scenes = [draw_scene(dice) for _ in range(100 if full else 30)]
+    pictures = [styles.render(scene, Style(line=line), *size) for scene in scenes]
+    assert np.mean([judge(*pair, line).followed for pair in zip(scenes, pictures, strict=True)]) >= 0.97
+
+
+def test_scenes_of_the_world_are_clear_and_mixtures_are_not():
+    dice = random.Random(5)
+    assert all(is_clear(render(draw_scene(dice, pair_share=0.4), *size)) for size in [(128, 128), (192, 128)] * 10)
+    one, other = render(STAR), render(replace(STAR, shapes=(Shape("circle", "yellow", "right"),), background="brown"))
+    assert not is_clear(((one.astype(int) + other) // 2).astype(np.uint8))
+    assert not is_clear(np.full((128, 128, 3), COLOURS["blue"], np.uint8)), "nothing is drawn"
+    assert not is_clear(np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8))

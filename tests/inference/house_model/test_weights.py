@@ -16,8 +16,6 @@ from diffusers import (
 )
 
 from inference.house_model import WEIGHTS, architecture, export, tokenizer, transformer, world
-from inference.house_model.pace import Average, Pace
-from inference.house_model.pool import TEXT_ROOM, Pool, Prompts
 from inference.models import catalog
 from inference.models.processor import PictureProcessor
 
@@ -122,10 +120,9 @@ def test_an_export_that_fails_leaves_the_old_folder(tmp_path):
 def test_what_training_predicts_is_diffusers_own_prediction(pictures):
     torch.manual_seed(0)
     model = lively()
-    tokens, texts, times = torch.randn(2, 96, 32), torch.randn(2, TEXT_ROOM, 128), torch.tensor([0.5, 0.2])
-    present = torch.arange(TEXT_ROOM)[None] < torch.tensor([[9], [20]])
-    prompts = Prompts(texts[:, None], present.sum(dim=1, keepdim=True))
-    rotations = transformer._rotations(model, Pool(128, 192, tokens, prompts, prompts), pictures)
+    tokens, texts, times = torch.randn(2, 96, 32), torch.randn(2, 28, 128), torch.tensor([0.5, 0.2])
+    present = torch.arange(28)[None] < torch.tensor([[9], [20]])
+    rotations = transformer.rotations(model, (128, 192), pictures, 28)
     given = torch.randn(2, 96 * (pictures - 1), 32)
     batch = transformer.Batch(tokens, given, texts, present, rotations)
     with torch.no_grad():
@@ -140,16 +137,6 @@ def test_what_training_predicts_is_diffusers_own_prediction(pictures):
         for block in model.transformer_blocks:
             block.attn.set_processor(transformer.RealRotation())
         torch.testing.assert_close(transformer.predict(model, batch, tokens, times), expected)
-
-
-def test_training_goes_on_from_its_checkpoint(tmp_path):
-    model, average = lively(), Average(lively(), 0.9)
-    transformer._save(tmp_path, model, average, Pace("transformer", 60, spent=12.0, step=34))
-    resumed, averaged, pace = transformer._resume(tmp_path, 60, None)
-    torch.testing.assert_close(resumed.state_dict(), model.state_dict())
-    torch.testing.assert_close(averaged.weights, average.weights)
-    assert pace.step == 34
-    assert 12 <= pace.spent < 30
 
 
 def test_the_weights_do_not_tell_where_they_were_made():
