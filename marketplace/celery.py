@@ -44,6 +44,8 @@ app.conf.update(
         "priority_steps": [0],
         "queue_order_strategy": "marketplace.jobs.queues:StrideOrder",
         "socket_connect_timeout": 5,
+        # A Redis that hangs must not keep a periodic task for ever, beside which no other turn of it may run.
+        "socket_timeout": 30,
         "retry_on_timeout": True,
     },
     task_queues=[Queue(name, exchange=DIRECT, routing_key=name) for name in (*SERVICE_CLASSES, MAINTENANCE)],

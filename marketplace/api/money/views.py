@@ -102,7 +102,9 @@ def csv_lines(owner: UUID, kinds: list[str] | None, zone: ZoneInfo) -> Iterator[
 
 
 def _cells(row: Entry, zone: ZoneInfo) -> Iterable[Any]:
-    return {**TransferBody.show(row), "created_at": Moment.show(row.created_at, zone)}.values()
+    cells = TransferBody.show(row)
+    cells["created_at"] = Moment.show(row.created_at, zone)
+    return cells.values()
 
 
 class Echo:

@@ -185,10 +185,11 @@ def test_one_that_ends_while_it_is_being_made_at_stripe_is_never_confirmed(shop,
     slow = threading.Thread(target=run)
     slow.start()
     assert processes.wait_until(lambda: TopUp.objects.exists() and not shop.faults(), 15)
-    closed(shop)
-    beat()
-    assert TopUp.objects.get().status == "expired"
-    slow.join()
+    try:
+        stopped(shop)
+        assert TopUp.objects.get().status == "expired"
+    finally:
+        slow.join()
     assert (charged(shop), TopUp.objects.get().status, TopUp.objects.get().payment_intent) == ([], "expired", "")
 
 
