@@ -44,6 +44,7 @@ class Site:
         self.url = f"http://127.0.0.1:{self.port}"
         self.parts: dict[str, Part] = {}
         self.children: dict[str, processes.Child] = {}
+        self.leaving: list[processes.Child] = []
         self.environment: dict[str, str] = {}
         self.clocks: dict[str, float] = {}
         self.starts = 0
@@ -83,6 +84,7 @@ class Site:
         """Ask a part to end; `revive` starts it again once it has."""
         if child := self.children.get(name):
             child.terminate()
+            self.leaving.append(child)
 
     def revive(self) -> None:
         """Start every part that does not run."""
@@ -124,12 +126,14 @@ class Site:
             client.flushall()
 
     def ready(self) -> bool:
-        """Return whether the web server, the double and the present worker answer."""
+        """Return whether the web server, the double and the worker answer, none of which was asked to end."""
         from django.db import OperationalError, connection
 
         from marketplace.jobs.models import Worker
 
         self.revive()
+        if any(child.poll() is None for child in self.leaving):
+            return False
         try:
             for url in (f"{self.url}/readyz", f"{self.stripe}/_control/totals"):
                 with urllib.request.urlopen(url, timeout=5):
