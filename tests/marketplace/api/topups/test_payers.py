@@ -65,7 +65,7 @@ def test_after_a_customer_was_deleted_at_stripe_the_next_order_makes_another(sho
     shop.wait(top_up, "paid")
     assert shop.session(top_up).customer == payer().customer_id
     heard("payment_method.attached")
-    assert processes.wait_until(lambda: payer().card["last4"] == "4242", 15)
+    assert processes.wait_until(lambda: payer().card.get("last4") == "4242", 15)
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["told", "not told"])
