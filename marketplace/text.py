@@ -18,24 +18,45 @@ MAX_EMAIL = 254
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 # letters of Persian and of India's scripts need these joiners, and so do some emoji
 _JOINERS = "\u200c\u200d"
-# not white space to Unicode, but nothing to see either: fillers, an empty Braille cell, variation selectors
-_EMPTY = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
+# not white space to Unicode, but nothing to see either: fillers, an empty Braille cell, a notehead that is none
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0\ufff0-\ufff8\U0001d159"
+_FILLER = re.compile(f"[{_FILLERS}]")
+# alone they show nothing either; emoji and the Chinese letters of names need these selectors
+_EMPTY = re.compile(f"[{_FILLERS}\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+# Composing takes the square of the marks on one letter. Unicode's stream-safe text (UAX 15) has no more than these.
+MAX_MARKS = 30
+# one character each, but two marks
+_DOUBLE_MARKS = "\u0f73\u0f75\u0f81"
 _VISIBLE_ASCII = re.compile("[!-~]+")
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def prose(text: str) -> str:
-    """Return text of any number of lines, with its blanks. Raises ValueError if it has a control character."""
+    """Return text of any number of lines, with its blanks.
+
+    Raises ValueError if it has a control character, or more marks on one letter than any language.
+    """
     if found := _CONTROLS.search(text):
         raise ValueError(f"Must not have the character U+{ord(found[0]):04X}.")
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    return text if text.isascii() else _compose(text)
+
+
+def _compose(text: str) -> str:
+    """Return text in NFC. Raises ValueError if a letter has too many marks."""
+    marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) or character in _DOUBLE_MARKS else 0
+        if marks > MAX_MARKS:
+            raise ValueError(f"Must not have more than {MAX_MARKS} marks on one letter.")
+    return unicodedata.normalize("NFC", text)
 
 
 def line(text: str) -> str:
     """Return text of one line, with its blanks. Raises ValueError if it has a line break or something invisible."""
     text = prose(text)
     for character in text:
-        if unicodedata.category(character) in _INVISIBLE and character not in _JOINERS:
+        invisible = unicodedata.category(character) in _INVISIBLE and character not in _JOINERS
+        if invisible or _FILLER.match(character):
             raise ValueError(f"Must be one line of visible text, without U+{ord(character):04X}.")
     return text
 

@@ -157,11 +157,12 @@ def advance(stripe: Stripe, top_up: TopUp, allowed: bool = True) -> None:
 
     Raises PaymentsUnavailable or PaymentsRefused; call it again then.
     """
-    standing = AutomaticTopUp.objects.filter(owner=top_up.owner, status=On)
+    standing = AutomaticTopUp.objects.filter(owner=top_up.owner, status=On).first()
     frozen = Wallet.objects.filter(owner=top_up.owner, kind=Wallet.Kind.CUSTOMER, frozen=True)
     payer = Payer.objects.filter(owner=top_up.owner).exclude(card_id="").first()
     is_late = top_up.expires_at <= clock.now()
-    if payer is None or not allowed or is_late or frozen.exists() or not standing.exists():
+    agreed = standing is not None and _agrees(standing, top_up)
+    if payer is None or not allowed or is_late or frozen.exists() or not agreed:
         withdraw(stripe, top_up)
         return
     try:
@@ -179,6 +180,12 @@ def advance(stripe: Stripe, top_up: TopUp, allowed: bool = True) -> None:
         checkout.open_page(stripe, top_up)
     else:
         _end(top_up, TopUp.Status.EXPIRED)
+
+
+def _agrees(standing: AutomaticTopUp, top_up: TopUp) -> bool:
+    """Return whether a top-up that was begun is still what its owner wants, who may have changed the order since."""
+    same = (top_up.pack_id, top_up.currency) == (standing.pack_id, standing.currency)
+    return same and spent(standing) <= standing.daily_cap_minor
 
 
 def withdraw(stripe: Stripe, top_up: TopUp) -> None:

@@ -25,7 +25,8 @@ def prefers_page(request: HttpRequest) -> bool:
 
 
 def page(template: str, shown: dict[str, Any], status: int) -> HttpResponse:
-    answer = HttpResponse(render_to_string(template, shown), status=status)
+    written = render_to_string(template, shown).encode(errors="replace")  # a name that was sent may be no text
+    answer = HttpResponse(written, status=status)
     answer["Content-Security-Policy"] = content_policy.PAGE
     return answer
 

@@ -68,7 +68,7 @@ class Conditions:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.method not in {"GET", "HEAD", "OPTIONS"}:
             conditional = not request.headers.keys().isdisjoint({"If-Match", "If-None-Match"})
-            return self.get_response(request) if not conditional or self._holds(request) else _changed(request)
+            return (self._refusal(request) if conditional else None) or self.get_response(request)
         response = self.get_response(request)
         if response.status_code != 200 or request.method == "OPTIONS":
             return response
@@ -76,16 +76,22 @@ class Conditions:
             set_response_etag(response)
         return self._condition(request, response)
 
-    def _holds(self, request: HttpRequest) -> bool:
-        """Return whether the conditions of a change hold; `*` stands for anything that there is."""
+    def _refusal(self, request: HttpRequest) -> HttpResponse | None:
+        """Return None if the conditions of a change hold; `*` stands for anything that there is.
+
+        Who may not see what is there, or cannot just now, is told that.
+        """
         looking = copy.copy(request)
         looking.method = "GET"
         looking.META = request.META | {"REQUEST_METHOD": "GET", "CONTENT_LENGTH": "0"}
         current = self.get_response(looking)
+        if current.status_code in {404, 405}:
+            return _changed(request) if "If-Match" in request.headers else None
         if current.status_code != 200:
-            return "If-Match" not in request.headers
+            return current
         set_response_etag(current)
-        return self._condition(request, current).status_code != 412
+        answer = self._condition(request, current)
+        return answer if answer.status_code == 412 else None
 
     def _condition(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         """Return the response, or what the request's conditions make of it."""

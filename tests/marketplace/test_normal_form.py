@@ -41,14 +41,18 @@ def test_lines_and_prose_are_composed():
     assert text.line("cafe\u0301 ") == text.prose("café ") == "café "
 
 
-@pytest.mark.parametrize("kept", ["a\u200db", "بی\u200cتو", "👩\u200d🔬", "❤\ufe0f", "", " a b "])
+@pytest.mark.parametrize("kept", ["a\u200db", "بی\u200cتو", "👩\u200d🔬", "❤\ufe0f", "葛\U000e0100", "", " a b "])
 def test_a_line_keeps_what_letters_and_emoji_need(kept):
     assert text.line(kept) == kept
 
 
 @pytest.mark.parametrize(
-    "refused", ["\0", "\x1b[31m", "\x7f", "\x85", "\u2028", "a\nb", "a\tb", "\u202e", "\u200b", "\ufeff", "\udc00"]
-)
+    "refused",
+    [
+        "\0", "\x1b[31m", "\x7f", "\x85", "\u2028", "a\nb", "a\tb", "\u202e", "\u200b", "\ufeff", "\udc00",
+        "\u3164", "\u115f", "\u2800", "\uffa0", "\u034f", "\U0001d159", "\U000e0041",
+    ],
+)  # fmt: skip
 def test_a_line_has_no_break_and_nothing_invisible(refused):
     with pytest.raises(ValueError, match=r"U\+[0-9A-F]{4}"):
         text.line(f"x{refused}x")
@@ -61,7 +65,17 @@ def test_prose_has_lines_but_no_controls():
             text.prose(refused)
 
 
-@pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u00a0\u3000", "\u200b", "\u3164", "\u2800", "\ufe0f", "\u00ad"])
+@pytest.mark.parametrize("marks", ["\u0300\u0316", "\u0f73"])
+def test_a_letter_has_no_more_marks_than_any_language_gives_it(marks):
+    assert text.prose(f"a{marks * 15}b{marks * 15}").startswith("à" if marks[0] == "\u0300" else "a")
+    for normalise in (text.prose, text.line):
+        with pytest.raises(ValueError, match="30 marks"):
+            normalise(f"a{marks * 30_000}")  # to compose these would take seconds
+
+
+@pytest.mark.parametrize(
+    "blank", ["", " ", "\n\t", "\u00a0\u3000", "\u200b", "\u3164", "\u2800", "\ufe0f", "\U000e0100", "\u2065", "\u00ad"]
+)
 def test_what_shows_nothing_is_blank(blank):
     assert text.is_blank(blank)
     assert not text.is_blank(f"{blank}圆{blank}")

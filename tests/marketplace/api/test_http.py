@@ -178,6 +178,17 @@ def test_a_key_is_changed_only_as_it_was_seen(alice):
     assert alice.post("/v1/quotes", ORDER).status_code == 200
 
 
+def test_whoever_may_not_see_what_is_there_is_told_that_and_not_that_it_changed(alice, client):
+    for condition in ("If-Match", "If-None-Match"):
+        for key, problem in ((None, "missing_api_key"), ("Bearer nonsense", "invalid_api_key")):
+            headers = {condition: "*"} | ({"Authorization": key} if key else {})
+            assert code(client.delete("/v1/topups/automatic", headers=headers), 401) == problem
+    alice.account.is_active = False
+    alice.account.save()
+    alice.headers = {"If-Match": "*"}
+    assert code(alice.patch("/v1/account", {"time_zone": "UTC"}), 403) == "account_switched_off"
+
+
 # --- bodies ---
 
 
@@ -286,6 +297,12 @@ def test_a_browser_is_shown_a_page_and_a_client_json(path, status, client):
         answer = client.get(path, headers={"Accept": accepted})
         assert (answer.status_code, answer["Content-Type"]) == (status, "application/json")
         assert "Accept" in answer["Vary"]
+
+
+def test_a_page_shows_a_name_that_is_no_text(alice):
+    page = alice.post("/v1/jobs", b'{"\\ud83d": 1}', Accept="text/html")
+    assert (page.status_code, page["Content-Type"]) == (422, "text/html; charset=utf-8")
+    assert "This field is unknown." in page.content.decode()
 
 
 @pytest.mark.parametrize("accepted", [BROWSER, "text/html"])

@@ -155,6 +155,31 @@ def test_what_was_not_charged_yet_never_is(shop, card, end):
     assert shop.tokens == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        ({"pack": "medium", "daily_cap": "20.00"}, {"daily_cap": "5.00"}),
+        ({"daily_cap": "20.00"}, {"pack": "medium", "daily_cap": "20.00"}),
+        ({"daily_cap": "15.00"}, {"currency": "usd", "daily_cap": "15.00"}),
+    ],
+)
+def test_what_was_begun_is_not_charged_once_the_customer_has_ordered_something_else(shop, card, before, change):
+    switch_on(shop, **before)
+    is_begun(shop)
+    switch_on(shop, **change)
+    beat()
+    begun = TopUp.objects.get()
+    assert (begun.status, charged(shop), intents(shop)) == (STATUS.EXPIRED, [], ["canceled"])
+
+
+def test_a_cap_that_was_lowered_holds_for_what_was_begun_too(shop, card):
+    is_begun(shop)
+    bought(shop, timedelta(hours=1), timedelta(hours=1))
+    switch_on(shop, daily_cap="5.00")
+    beat()
+    assert (charged(shop), standing(shop)["spent"], standing(shop)["pending"]) == ([], "5.00", None)
+
+
 @ENDS
 def test_while_stripe_cannot_be_asked_it_may_still_be_paid(shop, card, end):
     AutomaticTopUp.objects.update(daily_cap_minor=500)
