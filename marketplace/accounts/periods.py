@@ -40,7 +40,8 @@ def day(account: Account, moment: datetime) -> Period:
     """Return the account's day at a moment, which must not be before its last change of zone."""
     first = _midnight(account.time_zone, moment)
     end = _midnight(account.time_zone, moment, days=1)
-    return _running(account.day_from, account.day_until, moment, Period(first, end))
+    until = account.day_until and _midnight_after(account.time_zone, account.day_until)
+    return _running(account.day_from, until, moment, Period(first, end))
 
 
 def month(account: Account, moment: datetime) -> Period:
@@ -62,12 +63,21 @@ def change_zone(account_id: UUID, zone: str) -> Account:
     spending.lock(account_id)
     account = Account.objects.annotate(moment=Now()).get(id=account_id)
     if zone != account.time_zone:
-        today, this_month = day(account, account.moment), month(account, account.moment)
-        account.time_zone = zone
-        account.day_from, account.day_until = today.first, _midnight_after(zone, today.end)
-        account.month_from, account.month_until = this_month.first, _month_after(zone, this_month.end)
+        _move(account, zone, account.moment)
         account.save(update_fields=["time_zone", "day_from", "day_until", "month_from", "month_until"])
     return account
+
+
+def _move(account: Account, zone: str, moment: datetime) -> None:
+    """Change the zone, from this moment on.
+
+    What is kept of the day is when it is over without the change, so that changes to and fro do not make it longer.
+    """
+    today, this_month = day(account, moment), month(account, moment)
+    over = account.day_until if account.day_until and today.first == account.day_from else today.end
+    account.time_zone = zone
+    account.day_from, account.day_until = today.first, max(over, moment)
+    account.month_from, account.month_until = this_month.first, _month_after(zone, this_month.end)
 
 
 def _running(first: datetime | None, until: datetime | None, moment: datetime, period: Period) -> Period:

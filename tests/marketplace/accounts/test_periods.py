@@ -57,14 +57,6 @@ def test_a_month_begins_and_ends_at_its_midnights(zone, moment, first, end):
     assert periods.end_of_month(account, at(first)) == at(end)
 
 
-def change(account, zone, moment):
-    """`change_zone` at a moment, without the database."""
-    today, this_month = periods.day(account, moment), periods.month(account, moment)
-    account.time_zone = zone
-    account.day_from, account.day_until = today.first, periods._midnight_after(zone, today.end)
-    account.month_from, account.month_until = this_month.first, periods._month_after(zone, this_month.end)
-
-
 @given(
     st.lists(st.tuples(st.sampled_from(periods.zones()), st.integers(0, 900)), max_size=5),
     st.datetimes(datetime(2024, 1, 1), datetime(2029, 1, 1), timezones=st.just(UTC)),
@@ -82,11 +74,24 @@ def test_whatever_zones_follow_each_other_no_day_and_no_month_begins_before_its_
                 if not found[name] or found[name][-1].first != period.first:
                     found[name].append(period)
                 found[name][-1] = period
-        change(account, zone, moment)
+        periods._move(account, zone, moment)
     for name, several in found.items():
         for period, following in pairwise(several):
             assert period.end == following.first
             assert following.end - following.first >= shortest[name]
+
+
+@pytest.mark.parametrize("moment", ["2026-11-28T12:00", "2026-12-31T23:59", "2026-03-29T00:30", "2026-10-25T00:30"])
+def test_a_day_is_no_longer_after_many_changes_than_after_the_last_of_them(moment):
+    for last in ("Europe/Berlin", "Pacific/Kiritimati", "America/Havana", "Asia/Kathmandu"):
+        once, often = Account(time_zone="Europe/Berlin"), Account(time_zone="Europe/Berlin")
+        before = periods.day(once, at(moment))
+        periods._move(once, last, at(moment))
+        for zone in ["Pacific/Kiritimati", "Etc/GMT+12", "UTC", "Asia/Kathmandu"] * 5 + [last]:
+            periods._move(often, zone, at(moment))
+            assert before.end <= periods.day(often, at(moment)).end < before.end + 25 * HOUR
+        assert periods.day(often, at(moment)) == periods.day(once, at(moment))
+        assert last != "Europe/Berlin" or periods.day(often, at(moment)) == before
 
 
 @pytest.mark.django_db
@@ -123,13 +128,13 @@ def test_a_new_zone_does_not_let_a_cap_be_passed_twice(alice):
     row, text = keys.issue(alice.account.id, "capped", daily_cap=UNIT, monthly_cap=UNIT)
     key = Customer(alice.account, text, row.id)
     assert key.post("/v1/jobs", ORDER).status_code == 202
-    before = [budget.resets_at for budget in caps.budgets(alice.account.id, key.key_id)]
+    first = [budget.resets_at for budget in caps.budgets(alice.account.id, key.key_id)]
     for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago", "Asia/Tokyo", "UTC"):
         assert alice.patch("/v1/account", {"time_zone": zone}).json()["time_zone"] == zone
         assert key.post("/v1/jobs", ORDER).status_code == 402
-        after = [budget.resets_at for budget in caps.budgets(alice.account.id, key.key_id)]
-        assert all(new >= old for new, old in zip(after, before, strict=True))
-        before = after
+        resets = [budget.resets_at for budget in caps.budgets(alice.account.id, key.key_id)]
+        assert all(new >= old for new, old in zip(resets, first, strict=True))
+    assert resets[0] == first[0], "to and fro, the day ends when it would have"
     assert wallets.balance(alice.account.id).held == UNIT
 
 
