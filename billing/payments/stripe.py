@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal
+from uuid import UUID
 
 import stripe
 from django.conf import settings
@@ -98,7 +99,7 @@ class Stripe:
                 raise
             return False
         try:
-            return TopUp.objects.filter(id=metadata["top_up"]).exists() if metadata else False
+            return TopUp.objects.filter(id=UUID(metadata["top_up"])).exists() if metadata else False
         except (KeyError, ValueError):
             return False
 

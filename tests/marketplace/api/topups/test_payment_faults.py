@@ -81,6 +81,32 @@ def test_a_refund_for_a_stolen_card_that_stripe_does_not_take_is_made_later_and_
     assert [refund.amount for refund in shop.v1.refunds.list({"payment_intent": payment}).data] == [2000]
 
 
+class StripeWithAFault(Stripe):
+    """Fails in a way that nobody foresaw, for one payment."""
+
+    payment = ""
+
+    def refund_rest(self, order, reason):
+        if order.payment_intent == self.payment:
+            raise RuntimeError
+        return super().refund_rest(order, reason)
+
+
+def test_a_refund_that_fails_however_holds_up_no_other(shop):
+    """Whatever names a top-up at Stripe need not be one of ours: other products may share the account."""
+    terms = {"amount": 700, "currency": "eur", "metadata": {"top_up": "order-17"}}
+    foreign = shop.v1.payment_intents.create(terms).id
+    (_, first), (second, payment) = shop.paid("small"), shop.paid("small")
+    for intent in (foreign, first, payment):
+        refund_orders.place(intent, refund_orders.Reason.FRAUD, f"issfr_{intent}")
+    faulty = StripeWithAFault(shop.client)
+    faulty.payment = first
+    assert len(refund_orders.carry_out(faulty)) == 2
+    shop.wait(second, "refunded")
+    outcomes = dict(RefundOrder.objects.values_list("payment_intent", "outcome"))
+    assert outcomes == {foreign: "not ours", first: "", payment: "refunded"}
+
+
 def test_a_refund_after_a_dispute_that_was_won_takes_everything_that_the_payment_bought(shop, client):
     top_up, payment = shop.paid("small")
     spend(shop.customer, 4_000_000)
