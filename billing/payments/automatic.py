@@ -100,7 +100,10 @@ def run(stripe: Stripe, new_id: Callable[[], UUID], allowed: Callable[[Collectio
     """Begin the top-ups that are due and continue unfinished ones, for owners that are `allowed`; log what fails."""
     follow_cards(stripe)
     for owner in allowed(due()):
-        begin(owner, new_id())
+        try:
+            begin(owner, new_id())
+        except Exception:
+            logger.exception("automatic top-up of %s", owner)
     stopped = ~Exists(AutomaticTopUp.objects.filter(owner=OuterRef("owner"), status=On))
     begun = list(_pending(status=TopUp.Status.OPEN).filter(Q(session_id="") | stopped))
     owners = allowed({top_up.owner for top_up in begun})

@@ -73,7 +73,7 @@ def close_due(customers: Callable[[Collection[UUID]], Mapping[UUID, Customer]]) 
     for group in _groups(owners.values_list("owner", flat=True).order_by("id").iterator(GROUP)):
         for owner, customer in customers(group).items():
             try:
-                while close(owner, customer):
+                while _next(owner, customer)[1] <= clock.now() and close(owner, customers):
                     closed += 1
             except Exception:
                 logger.exception("the month of %s", owner)
@@ -81,11 +81,13 @@ def close_due(customers: Callable[[Collection[UUID]], Mapping[UUID, Customer]]) 
 
 
 @transaction.atomic
-def close(owner: UUID, customer: Customer) -> bool:
-    """Close the customer's oldest open month; return False if it is not over. Raises NoWallet."""
-    if _next(owner, customer)[1] > clock.now():
-        return False  # before anybody is kept waiting
+def close(owner: UUID, customers: Callable[[Collection[UUID]], Mapping[UUID, Customer]]) -> bool:
+    """Close the customer's oldest open month; return False if it is not over. Raises NoWallet.
+
+    The customer is looked up once the wallet is locked, which a change of the time zone locks too.
+    """
     Wallet.objects.select_for_update(no_key=True).get(owner=owner, kind=Wallet.Kind.CUSTOMER)
+    customer = customers([owner])[owner]
     if _next(owner, customer)[1] > clock.now():
         return False
     month, documents = _draft(owner, customer)

@@ -33,9 +33,14 @@ def invoiced(someone, end, **changes):
     return invoices.Customer(**names, end_of_month=lambda first: end if first < end else end + timedelta(days=30))
 
 
+def known(who):
+    """Looks customers up, whoever is asked for."""
+    return lambda owners: dict.fromkeys(owners, who)
+
+
 def close(someone, **changes):
     """Closes the month of somebody as if it ended now; the month and its documents."""
-    assert invoices.close(someone.account.id, invoiced(someone, clock(), **changes))
+    assert invoices.close(someone.account.id, known(invoiced(someone, clock(), **changes)))
     month = Month.objects.filter(owner=someone.account.id).latest("first")
     return month, list(month.invoices.order_by("kind", "currency"))
 
@@ -133,7 +138,7 @@ def test_a_month_waits_for_the_payment_that_was_being_credited_when_it_ended(bob
             commit.wait(20)  # a lock, a slow disk, a replica that confirms late
 
     def closing(_):
-        return invoices.close(bob.account.id, invoiced(bob, end))
+        return invoices.close(bob.account.id, known(invoiced(bob, end)))
 
     crediting = threading.Thread(target=together, args=(1, webhook))
     crediting.start()
@@ -175,10 +180,21 @@ def test_months_follow_each_other_and_add_up_with_the_ledger(alice):
 
 
 def test_a_month_is_not_closed_before_it_ends_and_only_once(bob):
-    assert not invoices.close(bob.account.id, invoiced(bob, clock() + timedelta(hours=1)))
-    who = invoiced(bob, clock())
+    assert not invoices.close(bob.account.id, known(invoiced(bob, clock() + timedelta(hours=1))))
+    who = known(invoiced(bob, clock()))
     assert [invoices.close(bob.account.id, who) for _ in range(3)] == [True, False, False]
     assert Month.objects.count() == 1
+
+
+def test_a_month_is_closed_by_the_zone_that_the_account_has_then(bob):
+    now = clock()
+    ends = iter((now, now + timedelta(hours=14)))  # the zone changes just before the month would be closed
+
+    def customers_of(owners):
+        return {bob.account.id: invoiced(bob, next(ends))}
+
+    assert invoices.close_due(customers_of) == 0
+    assert not Month.objects.exists()
 
 
 def test_the_task_closes_all_that_is_due_and_not_the_running_month(alice, bob):
@@ -278,14 +294,14 @@ def test_numbers_have_no_gaps_whoever_closes_and_fails_meanwhile(alice):
     def work(number):
         someone = people[number % 8]
         with transaction.atomic():
-            closed = invoices.close(someone.account.id, invoiced(someone, end))
+            closed = invoices.close(someone.account.id, known(invoiced(someone, end)))
             if number >= 8 and closed:
                 raise RuntimeError("no invoice after all")
             return closed
 
     together(16, work)
     for someone in people:
-        invoices.close(someone.account.id, invoiced(someone, end))
+        invoices.close(someone.account.id, known(invoiced(someone, end)))
     numbers = Invoice.objects.order_by("number").values_list("number", "month__owner")
     assert [number for number, _ in numbers] == list(range(1, 9))
     assert {owner for _, owner in numbers} == {someone.account.id for someone in people}

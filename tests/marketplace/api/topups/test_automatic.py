@@ -291,6 +291,17 @@ def test_a_closed_account_and_a_pack_with_other_terms_buy_nothing(shop, card):
     assert (standing(shop)["status"], standing(shop)["reason"], TopUp.objects.count()) == ("off", "pack_changed", 0)
 
 
+def test_one_account_that_cannot_buy_holds_up_no_other(alice, shop, card):
+    mine = AutomaticTopUp.objects.get()
+    broken = {"customer_id": "cus_x", "card_id": "pm_x", "card": {}}  # of which nobody knows when it expires
+    Payer.objects.create(owner=alice.account.id, **broken)
+    terms = {"pack": mine.pack, "currency": "eur", "threshold": 10**9, "daily_cap_minor": 500, "order": mine.order}
+    AutomaticTopUp.objects.create(owner=alice.account.id, status="on", **terms)
+    assert automatic.due()[0] == alice.account.id
+    beat()
+    arrives(shop, SMALL)
+
+
 def test_enough_tokens_buy_none(shop, card):
     wallets.grant(shop.customer.account.id, 500_000, "just enough")
     beat()
