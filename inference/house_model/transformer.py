@@ -182,7 +182,7 @@ class Batches:
 
     def pictures(self, sizes: Sequence[Size]) -> Batch:
         """Return pictures of one of these sizes with their captions, some of them empty."""
-        if self._dice.random() < LONG:
+        if self._defaults and self._dice.random() < LONG:  # a small pool may have none
             return self._long()
         size = self._dice.choices(sizes, [SIZES[size].pictures for size in sizes])[0]
         pool = self._pools[size]
