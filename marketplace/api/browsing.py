@@ -19,6 +19,8 @@ from marketplace import content_policy
 
 def prefers_page(request: HttpRequest) -> bool:
     """Return whether a page is to be shown. Who sends a key is a program, even if it says `Accept` as browsers do."""
+    if "text/" not in request.META.get("HTTP_ACCEPT", "").lower():
+        return False
     if "Authorization" in request.headers and request.accepts("application/json"):
         return False
     return request.get_preferred_type(["application/json", "text/html"]) == "text/html"

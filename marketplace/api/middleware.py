@@ -16,6 +16,7 @@ from marketplace.api.errors import Problem, invalid, respond
 from marketplace.masking import mask
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+LENGTH = re.compile("[0-9]{1,18}")
 CHARSETS = {"", "utf-8", "utf8", "us-ascii"}
 GZIP = 16 + zlib.MAX_WBITS
 View = Callable[[HttpRequest], HttpResponse]
@@ -67,7 +68,7 @@ class Conditions:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.method not in {"GET", "HEAD", "OPTIONS"}:
-            conditional = not request.headers.keys().isdisjoint({"If-Match", "If-None-Match"})
+            conditional = "HTTP_IF_MATCH" in request.META or "HTTP_IF_NONE_MATCH" in request.META
             return (self._refusal(request) if conditional else None) or self.get_response(request)
         response = self.get_response(request)
         if response.status_code != 200 or request.method == "OPTIONS":
@@ -122,7 +123,7 @@ def _check_length(request: HttpRequest) -> None:
     if request.headers.get("Transfer-Encoding") and not request.META.get("CONTENT_LENGTH"):
         raise Problem(411, "invalid_request", "length_required", "Send a Content-Length.")
     length = request.META.get("CONTENT_LENGTH") or "0"
-    if not re.fullmatch("[0-9]{1,18}", length) or int(length) > settings.MAX_BODY_BYTES:
+    if not LENGTH.fullmatch(length) or int(length) > settings.MAX_BODY_BYTES:
         raise _too_large()
 
 
@@ -156,7 +157,7 @@ def _unpack(packed: bytes) -> bytes:
 
 
 def _check_query(request: HttpRequest) -> None:
-    if request.path.startswith("/v1/"):
+    if request.META.get("QUERY_STRING") and request.path.startswith("/v1/"):
         for name, values in request.GET.lists():
             if len(values) > 1:
                 raise invalid(name[:50], "Must be there once.")
