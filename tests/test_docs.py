@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from inference.house_model import words
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("devstack", "marketplace", "billing", "inference", "lora", "bench", "deploy", "tests")
 NO_ROOMS = {"migrations", "commands", "management", "locale", "en"}
@@ -49,3 +51,9 @@ def test_every_link_in_the_docs_leads_somewhere():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_page_of_words_says_what_the_house_model_is_taught():
+    assert (ROOT / "docs" / words.PAGE).read_text() == words.page(), (
+        "write it with python -m inference.house_model.words"
+    )
