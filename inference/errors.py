@@ -2,6 +2,7 @@
 
 InferenceError
 ├── InvalidRequest      refused at once: a value the model does not accept (`param` names it)
+├── InvalidPicture      bytes that are no picture this engine reads, or a picture without a plain meaning
 ├── AdapterUnavailable  no adapter at that path, not one for this model, or too large for the device
 ├── ModelUnavailable    no model at that path or name, or not of a kind that this engine runs
 ├── Canceled            the request was canceled (`steps_run` were done)
@@ -23,6 +24,10 @@ class InvalidRequest(InferenceError):
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)
         self.param = param
+
+
+class InvalidPicture(InferenceError):
+    """A picture that is not accepted. The message begins with "it", so that the picture's name can go before it."""
 
 
 class AdapterUnavailable(InferenceError):

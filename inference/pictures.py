@@ -6,14 +6,17 @@ Loads no torch. Requests are batched by these sizes, so they are known before an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from PIL.Image import Resampling
 
-from inference.errors import InvalidRequest
+from inference import appearance
+from inference.errors import InvalidPicture, InvalidRequest
 from inference.request import TILE, Operation, Request
 from inference.state import Grid
 
@@ -28,7 +31,7 @@ _PLACEHOLDERS = (PLACEHOLDER, "<|video_pad|>")
 # the sides of a condition picture are multiples of this, in pixels
 _MULTIPLE = 32
 # the autoencoder makes one latent of each cell of 8 by 8 pixels
-_CELL = TILE // 2
+CELL = TILE // 2
 
 
 def check(request: Request, card: ModelCard) -> None:
@@ -40,19 +43,26 @@ def check(request: Request, card: ModelCard) -> None:
         raise InvalidRequest("operation", f"{card.name} can {', '.join(card.operations)}, not {request.operation}")
     _check_count(request, card)
     for image in request.images:
-        if not all(TILE <= side <= card.max_image_side for side in image.size):
-            raise InvalidRequest(
-                "images", f"an image must have sides from {TILE} to {card.max_image_side} pixels, not {_size(image)}"
-            )
-        _check_readable("images", image, "RGB")
+        _read("images", image, card, appearance.rgb)
     _check_strength(request)
-    _check_mask(request)
+    _check_mask(request, card)
     _check_extend(request)
     _check_box(request)
     if request.operation == Operation.EDIT:
         for name, placeholder in product(("prompt", "negative_prompt"), _PLACEHOLDERS):
             if placeholder in getattr(request, name):
                 raise InvalidRequest(name, f"{name} must not contain {placeholder}")
+
+
+def check_size(image: Image.Image, card: ModelCard) -> None:
+    """Check a picture's size, without decoding it. Raises InvalidPicture."""
+    if not all(TILE <= side <= card.max_image_side for side in image.size):
+        raise InvalidPicture(f"it must have sides from {TILE} to {card.max_image_side} pixels, not {_size(image.size)}")
+
+
+def size(image: Image.Image) -> tuple[int, int]:
+    """Return the width and height of a picture that stands upright."""
+    return appearance.rgb(image).size
 
 
 def fit(size: tuple[int, int], area: int) -> tuple[int, int]:
@@ -67,29 +77,54 @@ def condition_grids(request: Request, card: ModelCard) -> tuple[Grid, ...]:
     if request.operation != Operation.EDIT:
         return ()
     area = card.condition_area or request.width * request.height
-    sizes = [fit(image.size, area) for image in request.images]
+    sizes = [fit(size(image), area) for image in request.images]
     return tuple((height // TILE, width // TILE) for width, height in sizes)
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize a picture to width and height in pixels, as RGB; alpha is dropped."""
-    return image.convert("RGB").resize(size, Resampling.LANCZOS)
+    """Resize a picture to width and height in pixels, as RGB."""
+    return appearance.rgb(image).resize(size, Resampling.LANCZOS)
 
 
 def cells(mask: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Return [height / 8, width / 8], 1 where the latents of a picture of `size` are repainted, 0 where kept."""
-    return (np.asarray(_binary(mask, size))[::_CELL, ::_CELL] > 0).astype(np.float32)
+    """Return [height / 8, width / 8], 1 where the latents of a picture of `size` are repainted, 0 where kept.
+
+    A cell is repainted if its first pixel is white, as in diffusers, and if a thin part of the mask touches it: a line
+    would be lost between first pixels, or when the mask is made smaller.
+    """
+    grey = appearance.grey(mask)
+    white = _is_white(grey.resize(size, Resampling.LANCZOS))
+    thin = _touched(_is_white(grey), size) & ~_near_thick(white)
+    cells = white[::CELL, ::CELL] | thin.reshape(size[1] // CELL, CELL, size[0] // CELL, CELL).any(axis=(1, 3))
+    return cells.astype(np.float32)
 
 
 def composite(painted: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
-    """Take `painted` where the mask is white, and elsewhere the original, resized if it has another size."""
-    return Image.composite(painted, resize(original, painted.size), _binary(mask, painted.size))
+    """Take `painted`, resized if it has another size, where the mask is white, and elsewhere the original."""
+    kept = appearance.rgb(original)
+    white = Image.fromarray(_is_white(appearance.grey(mask)))
+    return Image.composite(resize(painted, kept.size), kept, white)
 
 
-def _binary(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize a mask, then make it black and white, white from half on, as in diffusers."""
-    grey = mask.resize(size, Resampling.LANCZOS).convert("L")
-    return grey.point([0] * 128 + [255] * 128)
+def _is_white(grey: Image.Image) -> npt.NDArray[np.bool_]:
+    """Return where a mask is white: from half on, as in diffusers."""
+    return np.asarray(grey) >= 128
+
+
+def _touched(white: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return which pixels of a picture of `size` any white pixel falls on when it is resized to that."""
+    rows, columns = white.nonzero()
+    touched = np.zeros((size[1], size[0]), bool)
+    touched[rows * size[1] // white.shape[0], columns * size[0] // white.shape[1]] = True
+    return touched
+
+
+def _near_thick(white: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return what lies within a cell's length of squares of a cell's size that are wholly white."""
+    corners = sliding_window_view(sliding_window_view(white, CELL, 0).all(-1), CELL, 1).all(-1)
+    around = np.pad(corners, 2 * CELL - 1)
+    window = 3 * CELL
+    return np.asarray(sliding_window_view(sliding_window_view(around, window, 0).any(-1), window, 1).any(-1))
 
 
 def _rounded(side: float) -> int:
@@ -104,10 +139,11 @@ def _check_count(request: Request, card: ModelCard) -> None:
         raise InvalidRequest("images", f"images must be {wanted} for {request.operation}, not {len(request.images)}")
 
 
-def _check_readable(name: str, image: Image.Image, mode: str) -> None:
+def _read(name: str, image: Image.Image, card: ModelCard, read: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
-        image.convert(mode)
-    except (OSError, SyntaxError, ValueError) as error:
+        check_size(image, card)
+        return read(image)
+    except InvalidPicture as error:
         raise InvalidRequest(name, f"{name} has a picture that cannot be read: {error}") from error
 
 
@@ -121,19 +157,17 @@ def _check_strength(request: Request) -> None:
         raise InvalidRequest("strength", f"strength must be greater: of {request.steps} steps it leaves none to run")
 
 
-def _check_mask(request: Request) -> None:
+def _check_mask(request: Request, card: ModelCard) -> None:
     if request.operation != Operation.INPAINT:
         if request.mask is not None:
             raise InvalidRequest("mask", f"{request.operation} takes no mask")
         return
     if request.mask is None:
         raise InvalidRequest("mask", "inpaint takes a mask, white where the picture is repainted")
-    if request.mask.size != request.images[0].size:
-        raise InvalidRequest(
-            "mask", f"mask must have the size of its image, {_size(request.images[0])}, not {_size(request.mask)}"
-        )
-    _check_readable("mask", request.mask, "L")
-    if not cells(request.mask, (request.width, request.height)).any():
+    grey, wanted = _read("mask", request.mask, card, appearance.grey), size(request.images[0])
+    if grey.size != wanted:
+        raise InvalidRequest("mask", f"mask must have the size of its image, {_size(wanted)}, not {_size(grey.size)}")
+    if not _is_white(grey).any():
         raise InvalidRequest("mask", "mask has no white, so nothing would be repainted")
 
 
@@ -145,8 +179,16 @@ def _check_extend(request: Request) -> None:
         return
     if not any(request.extend) or any(margin < 0 or margin % TILE for margin in request.extend):
         raise InvalidRequest("extend", f"extend must be multiples of {TILE}, not all of them 0")
-    if request.width - left - right < TILE or request.height - top - bottom < TILE:
+    inner = request.width - left - right, request.height - top - bottom
+    if min(inner) < TILE:
         raise InvalidRequest("extend", f"extend must leave {TILE} pixels of width and height to the picture")
+    wanted = size(request.images[0])
+    if not all(0 <= room - side < TILE for room, side in zip(inner, wanted, strict=True)):
+        raise InvalidRequest(
+            "extend",
+            f"extend must leave the picture its size, {_size(wanted)}, rounded up to multiples of {TILE}, "
+            f"not {_size(inner)}",
+        )
 
 
 def _check_box(request: Request) -> None:
@@ -157,12 +199,12 @@ def _check_box(request: Request) -> None:
     if request.box is None:
         raise InvalidRequest("box", "redraw takes a box: left, top, right, bottom")
     left, top, right, bottom = request.box
-    width, height = request.images[0].size
+    width, height = size(request.images[0])
     if not (0 <= left <= right - TILE and right <= width and 0 <= top <= bottom - TILE and bottom <= height):
         raise InvalidRequest(
-            "box", f"box must lie in its image, {_size(request.images[0])}, with sides of {TILE} pixels at least"
+            "box", f"box must lie in its image, {_size((width, height))}, with sides of {TILE} pixels at least"
         )
 
 
-def _size(image: Image.Image) -> str:
-    return f"{image.width} by {image.height}"
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} by {size[1]}"

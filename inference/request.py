@@ -66,11 +66,13 @@ class BatchKey(NamedTuple):
 class Request:
     """One picture to make; `width` and `height` in pixels, `guidance_scale` 1 or less turns guidance off.
 
-    `images` are an edit's input pictures, or the one picture that the other operations start from. `strength` is how
-    far those go back to noise, and so the share of the steps that they run. `mask` is white where inpaint repaints.
-    `extend` is how far outpaint goes beyond the picture, in pixels: left, top, right, bottom; `width` and `height` are
-    those of the whole canvas. `box` is what redraw repaints, in pixels of its picture: left, top, right, bottom; the
-    model paints it at `width` by `height`, and the result has the size of the picture.
+    `images` are an edit's input pictures, or the one picture that the other operations start from; they mean what a
+    viewer shows of them (see `inference.appearance`). `strength` is how far those go back to noise, and so the share of
+    the steps that they run. `mask` is white where inpaint repaints; the result has the size of the picture. `extend` is
+    how far outpaint goes beyond the picture, in pixels: left, top, right, bottom; `width` and `height` are those of the
+    canvas, the picture and its margins rounded up to whole tiles, and the rest is cut away. `box` is what redraw
+    repaints, in pixels of its picture: left, top, right, bottom; the model paints it at `width` by `height`, and the
+    result has the size of the picture.
 
     With `use_cache` it may begin from latents of an earlier picture of its account, and stores its own for later ones.
 

@@ -68,7 +68,7 @@ class QwenImage:
         the pictures' tokens like words.
         """
         assert self._processor is not None, "the model's card has no edits"
-        shown = [pictures.resize(image, pictures.fit(image.size, CONDITION_IMAGE_SIZE)) for image in images]
+        shown = [pictures.resize(image, pictures.fit(pictures.size(image), CONDITION_IMAGE_SIZE)) for image in images]
         before = "".join(PICTURE.format(number) for number in range(1, len(images) + 1))
         embeddings = []
         for instruction in instructions:

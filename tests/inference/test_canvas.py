@@ -5,7 +5,7 @@ import pytest
 from diffusers import QwenImageInpaintPipeline
 from PIL import Image, ImageDraw
 
-from inference.request import Request
+from inference.request import TILE, Request
 from tests.inference.conftest import difference, order
 from tests.inference.test_edits_and_masks import diffusers_picture, like
 
@@ -45,6 +45,50 @@ def test_an_outpainting_goes_on_in_any_direction_and_keeps_every_pixel(engine, e
     outside = np.ones((made.height, made.width), bool)
     outside[top : top + 128, left : left + 128] = False
     assert pixels(made)[outside].std() > 1, "the margins are painted"
+
+
+@pytest.mark.parametrize("size", [(100, 90), (65, 127), (79, 64)], ids=str)
+@pytest.mark.parametrize("extend", [(64, 0, 0, 0), (0, 0, 16, 0), (16, 32, 48, 16)], ids=str)
+def test_a_picture_of_any_size_keeps_every_pixel_and_gets_just_the_margins(engine, size, extend):
+    noisy = Image.effect_noise(size, 60).convert("RGB")
+    left, top, right, bottom = extend
+    whole = size[0] + left + right, size[1] + top + bottom
+    made = engine.submit(outpaint(noisy, extend, width=tiles(whole[0]), height=tiles(whole[1]), steps=1)).result().image
+    assert made.size == whole
+    assert (pixels(made.crop((left, top, left + size[0], top + size[1]))) == pixels(noisy)).all()
+    if right:
+        margin = pixels(made)[top : top + size[1], left + size[0] :]
+        edge = pixels(noisy)[:, -1:]
+        assert np.abs(margin - edge)[:, 0].mean() > 1, "the margin is painted up to the picture, not its edge repeated"
+
+
+@pytest.mark.parametrize("size", [(100, 90), (65, 127), (64, 80), (50, 120)], ids=str)
+def test_what_the_mask_of_a_picture_of_any_size_does_not_show_keeps_its_pixels(engine, size):
+    noisy, mask = Image.effect_noise(size, 60).convert("RGB"), Image.new("L", size)
+    ImageDraw.Draw(mask).rectangle((20, 20, 60, 60), fill=255)
+    changes = {"operation": "inpaint", "images": (noisy,), "mask": mask, "strength": 0.8, "steps": 2}
+    fitting = order(PROMPT, width=tiles(size[0]), height=tiles(size[1]), **changes)
+    for request in (fitting, order(PROMPT, width=128, height=96, **changes)):
+        made = engine.submit(request).result().image
+        changed = (pixels(made) != pixels(noisy)).any(axis=-1)
+        assert made.size == size
+        assert not (changed & ~(np.asarray(mask) > 0)).any()
+        assert changed[20:61, 20:61].mean() > 0.9
+
+
+def test_a_line_of_one_pixel_is_painted_all_along(engine):
+    green, mask = Image.new("RGB", (128, 128), "green"), Image.new("L", (128, 128))
+    ImageDraw.Draw(mask).line((61, 0, 61, 127), fill=255)
+    inputs = {"operation": "inpaint", "images": (green,), "mask": mask}
+    made = engine.submit(order("a red background", strength=1.0, steps=4, **inputs)).result().image
+    changed = (pixels(made) != pixels(green)).any(axis=-1)
+    assert not np.delete(changed, 61, axis=1).any()
+    assert np.abs(pixels(made) - pixels(green))[:, 61].sum(axis=-1).min() > 30
+
+
+def tiles(side: int) -> int:
+    """Round up to what the model can paint."""
+    return -(-side // TILE) * TILE
 
 
 @pytest.mark.parametrize("extend", [(64, 0, 0, 0), (0, 0, 64, 0), (0, 64, 0, 0), (0, 0, 0, 64)], ids=str)

@@ -67,7 +67,7 @@ def request(wish: Wish, adapter: str, **changes) -> Request:
         "edit": {"images": (drawing(),)},
         "img2img": {"images": (drawing(),), "strength": 0.7},
         "inpaint": {"images": (drawing(),), "strength": 0.9, "mask": Image.linear_gradient("L").resize((128, 128))},
-        "outpaint": {"images": (drawing(),), "extend": (32, 0, 0, 16)},
+        "outpaint": {"images": (drawing().resize((width - 32, height - 16)),), "extend": (32, 0, 0, 16)},
         "redraw": {"images": (drawing(),), "strength": 0.7, "box": (20, 30, 70, 90)},
     }
     return order(

@@ -89,7 +89,7 @@ def test_an_adapter_works_in_every_operation(engine, make, operation):
     image = engine.submit(order(seed=3)).result().image
     plain = {
         "operation": operation,
-        "images": () if operation == Operation.GENERATE else (image,),
+        "images": {Operation.GENERATE: (), Operation.OUTPAINT: (image.crop((0, 0, 64, 128)),)}.get(operation, (image,)),
         "mask": Image.linear_gradient("L").resize(image.size) if operation == Operation.INPAINT else None,
         "extend": (64, 0, 0, 0) if operation == Operation.OUTPAINT else (0, 0, 0, 0),
         "box": (40, 40, 90, 90) if operation == Operation.REDRAW else None,
