@@ -20,9 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from inference import picture_files
 from inference.card import ModelCard
 from inference.errors import InferenceError
 from inference.models import catalog
@@ -96,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         default=Operation.GENERATE.value,
         help="(default: %(default)s)",
     )
-    parser.add_argument("--image", type=Path, action="append", default=[], help="an input picture; up to three to edit")
+    parser.add_argument(
+        "--image", type=Path, action="append", default=[], help="a PNG, JPEG or WebP; up to three to edit"
+    )
     parser.add_argument("--mask", type=Path, help="a picture, white where inpaint repaints")
     parser.add_argument(
         "--strength", type=_number, help="how far img2img, inpaint and redraw go back to noise, up to 1"
@@ -133,7 +136,8 @@ def _requests(options: argparse.Namespace) -> list[Request]:
         raise InferenceError(f"prompt must not be blank to {options.operation}")
     repaints = (Operation.IMG2IMG, Operation.INPAINT, Operation.REDRAW)
     strength = card.default_strength if options.operation in repaints else 1.0
-    images = tuple(_open(path) for path in options.image)
+    images = tuple(picture_files.open_image(path, card) for path in options.image)
+    mask = picture_files.open_mask(options.mask, card) if options.mask else None
     width, height = _size(options, card, images)
     requests = [
         Request(
@@ -146,7 +150,7 @@ def _requests(options: argparse.Namespace) -> list[Request]:
             seed=(seed + index) % (MAX_SEED + 1),
             operation=options.operation,
             images=images,
-            mask=_open(options.mask) if options.mask else None,
+            mask=mask,
             strength=strength if options.strength is None else options.strength,
             adapters=tuple(options.adapter),
             extend=options.extend,
@@ -166,13 +170,20 @@ def _is_blank(prompt: str) -> bool:
 
 
 def _size(options: argparse.Namespace, card: ModelCard, images: Sequence[Image.Image]) -> tuple[int, int]:
-    """Return width and height as asked for; else those of the picture that outpaint extends, or the model's default."""
+    """Return width and height as asked for; else those of the picture that is painted anew, at most the model's, or
+    that is extended, in whole tiles; else the model's default."""
     width, height = card.default_width, card.default_height
-    if options.operation == Operation.OUTPAINT and images:
+    if images and options.operation == Operation.OUTPAINT:
         left, top, right, bottom = options.extend
-        width = images[0].width // TILE * TILE + left + right
-        height = images[0].height // TILE * TILE + top + bottom
+        width, height = _tiles(images[0].width + left + right), _tiles(images[0].height + top + bottom)
+    if images and options.operation in (Operation.IMG2IMG, Operation.INPAINT):
+        scale = min(1, card.max_side / max(images[0].size))
+        width, height = (max(card.min_side, _tiles(round(side * scale))) for side in images[0].size)
     return (width if options.width is None else options.width, height if options.height is None else options.height)
+
+
+def _tiles(side: int) -> int:
+    return -(-side // TILE) * TILE
 
 
 def _whole(text: str) -> int:
@@ -201,14 +212,6 @@ def _adapter(text: str) -> tuple[str, float]:
         return path, _number(scale)
     except argparse.ArgumentTypeError:
         return text, 1.0
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InferenceError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def _paths(out: Path, count: int) -> list[Path]:

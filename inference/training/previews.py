@@ -10,7 +10,9 @@ import torch
 from diffusers import AutoencoderKLQwenImage
 from PIL import Image, ImageOps
 
-from inference import previews
+from inference import picture_files, previews
+from inference.card import ModelCard
+from inference.errors import InvalidPicture
 from inference.house_model import world
 from inference.models import autoencoder, catalog
 from inference.request import TILE
@@ -19,9 +21,8 @@ from inference.request import TILE
 LARGEST = 256
 
 
-def _whole_tiles(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        fitted = ImageOps.contain(image.convert("RGB"), (LARGEST, LARGEST))
+def _whole_tiles(path: Path, card: ModelCard) -> Image.Image:
+    fitted = ImageOps.contain(picture_files.open_image(path, card), (LARGEST, LARGEST))
     return fitted.crop((0, 0, fitted.width // TILE * TILE, fitted.height // TILE * TILE))
 
 
@@ -30,10 +31,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=catalog.HOUSE_MODEL, help="a diffusers folder")
     parser.add_argument("pictures", type=Path, nargs="*", help="of the kind that the model makes; 50 will do")
     chosen = parser.parse_args()
-    folder = Path(catalog.card(chosen.model).path)
+    card = catalog.card(chosen.model)
+    folder = Path(card.path)
     vae = AutoencoderKLQwenImage.from_pretrained(folder, subfolder="vae", dtype=torch.float32)
-    pictures = map(_whole_tiles, chosen.pictures) if chosen.pictures else world.pictures()
-    previews.fit(autoencoder.flatten_time(vae), pictures).save(folder)
+    pictures = (_whole_tiles(path, card) for path in chosen.pictures) if chosen.pictures else world.pictures()
+    try:
+        previews.fit(autoencoder.flatten_time(vae), pictures).save(folder)
+    except InvalidPicture as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from inference.__main__ import main
+from inference.models.catalog import card
+from tests.inference.test_appearance import COLOURS, distance, moving, stored, turned
+from tests.inference.test_picture_files import LARGE_EXIF, with_segments
 
 
 def kiln(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,6 +78,73 @@ def test_an_operation_without_its_picture_or_with_a_broken_one_is_a_readable_lin
     assert done.returncode == 2
     assert done.stderr.startswith(f"python -m inference: {broken} cannot be read as a picture")
     assert len(done.stderr.splitlines()) == 1
+
+
+def bad_pictures() -> dict[str, tuple[bytes, str]]:
+    whole = {kind: stored(COLOURS, kind) for kind in ("PNG", "JPEG", "WEBP", "GIF")}
+    exif = with_segments((0xE1, LARGE_EXIF))
+    return {
+        "empty": (b"", "it is empty"),
+        "a GIF": (whole["GIF"], "it is a GIF"),
+        "a PNG cut off": (whole["PNG"][:-80], "it is damaged"),
+        "a JPEG cut off": (whole["JPEG"][:-200], "it is damaged"),
+        "a JPEG cut off in its head": (exif[:50_000], "it is damaged"),
+        "a WebP cut off": (whole["WEBP"][:-200], "it is damaged"),
+        "a moving WebP": (moving("WEBP"), "it has more than one frame"),
+        "32 bits": (stored(Image.new("I", (64, 64)), "TIFF"), "it is a TIFF"),
+        "too large": (stored(Image.new("1", (3000, 64))), "it must have sides from 16 to 2048 pixels"),
+        "a line": (stored(Image.new("1", (2000, 1))), "it must have sides from 16 to 2048 pixels"),
+    }
+
+
+@pytest.mark.parametrize(("content", "says"), bad_pictures().values(), ids=bad_pictures().keys())
+@pytest.mark.parametrize("place", ["--image", "--mask"])
+def test_a_bad_picture_is_one_sentence_that_names_it(content, says, place, tmp_path):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(stored(COLOURS))
+    bad.write_bytes(content)
+    files = {"--image": str(good), "--mask": str(good)} | {place: str(bad)}
+    inputs = ("--image", files["--image"], "--mask", files["--mask"], "--out", str(tmp_path / "x.png"))
+    done = kiln("a red circle", "--operation", "inpaint", *inputs)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"python -m inference: {bad} cannot be read as a picture: {says}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_a_picture_carries_beside_its_pixels_is_no_warning(tmp_path):
+    source = tmp_path / "x.jpg"
+    source.write_bytes(with_segments((0xE1, LARGE_EXIF)))
+    script = "import sys, inference.__main__ as m; m._make = lambda *_: None; sys.exit(m.main())"
+    inputs = ("--operation", "img2img", "--image", str(source), "--out", str(tmp_path / "y.png"))
+    done = subprocess.run([sys.executable, "-c", script, *inputs], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_picture_that_lies_on_its_side_is_continued_as_it_is_seen(tmp_path):
+    source, out = tmp_path / "source.png", tmp_path / "out.png"
+    source.write_bytes(turned("PNG", 6, COLOURS.crop((0, 0, 64, 41))))
+    inputs = ("--operation", "outpaint", "--image", str(source), "--extend", "32,0,16,64", "--steps", "1")
+    done = kiln("a red circle", "--out", str(out), *inputs)
+    assert done.returncode == 0, done.stderr
+    with Image.open(out) as picture:
+        assert picture.size == (32 + 41 + 16, 64 + 64)
+        assert distance(picture.crop((32, 0, 73, 64)), COLOURS.crop((0, 0, 64, 41)).rotate(-90, expand=True)) == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "asked"), [((100, 90), (112, 96)), ((64, 64), (64, 64)), ((400, 300), (256, 192)), ((30, 90), (64, 96))]
+)
+@pytest.mark.parametrize("operation", ["img2img", "inpaint"])
+def test_a_picture_is_painted_at_its_own_size_as_far_as_the_model_can(operation, size, asked, tmp_path, monkeypatch):
+    requests = []
+    monkeypatch.setattr("inference.__main__._make", lambda model, made, paths: requests.extend(made))
+    monkeypatch.setattr("inference.__main__.catalog.card", lambda model: replace(card(), max_side=256, min_side=64))
+    source = tmp_path / "x.png"
+    Image.new("RGB", size, "white").save(source)
+    mask = ("--mask", str(source)) if operation == "inpaint" else ()
+    inputs = ("--operation", operation, "--image", str(source), *mask, "--out", str(tmp_path / "y.png"))
+    assert main(["a red circle", *inputs]) == 0
+    assert (requests[0].width, requests[0].height) == asked
 
 
 def test_adapters_change_the_picture_and_a_broken_one_is_a_readable_line_and_code_2(tmp_path):

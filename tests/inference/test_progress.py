@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from inference.engine import Engine
@@ -42,7 +43,7 @@ def test_previews_come_nearer_to_the_picture_step_by_step(engine):
     assert distances[len(distances) // 2] < flat, "halfway, one sees something"
 
 
-def test_a_model_without_a_fit_has_no_previews_until_it_is_fitted(tmp_path, monkeypatch):
+def test_a_model_without_a_fit_has_no_previews_until_it_is_fitted(tmp_path, monkeypatch, capsys):
     folder = without_processor(tmp_path)
     shown = []
     with Engine(folder, device="cpu") as engine:
@@ -50,6 +51,13 @@ def test_a_model_without_a_fit_has_no_previews_until_it_is_fitted(tmp_path, monk
     assert shown == [None]
     picture = tmp_path / "x.png"
     Image.effect_noise((100, 300), 80).save(picture)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture.read_bytes()[:500])
+    monkeypatch.setattr("sys.argv", ["previews", "--model", str(folder), str(broken)])
+    with pytest.raises(SystemExit) as ending:
+        previews.main()
+    assert ending.value.code == 2
+    assert f"{broken} cannot be read as a picture: it is damaged" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["previews", "--model", str(folder), str(picture)])
     previews.main()
     with Engine(folder, device="cpu") as engine:
