@@ -31,6 +31,7 @@ gc.disable()
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the full depth: all examples, all rounds (CI runs it)")
     parser.addoption("--stories", type=int, help="how many stories of payments to tell (100; 2,000 at the full depth)")
+    parser.addoption("--picture-minutes", type=float, help="for how many more minutes to read damaged pictures (0)")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
