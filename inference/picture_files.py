@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _SPARE_BYTES = 1024**2
 # each scan of a JPEG passes over all of its pixels again; progressive ones have about ten
 _MAX_SCANS = 100
+# chunks of a PNG, or segments of a JPEG: usually some hundred
+_MAX_PARTS = 65536
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"IDAT", b"IEND")
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
@@ -120,10 +122,12 @@ def _undecoded(content: bytes) -> Image.Image:
 
 
 def _png(content: bytes) -> bytes:
-    """Return a PNG with the first chunk of each kind that matters and all of its data. Raises InvalidPicture if it
-    moves."""
-    kept, seen, at = [_PNG], set(), len(_PNG)
-    while at + 8 <= len(content) and b"IEND" not in seen:
+    """Return a PNG with the first chunk of each kind that matters and all of its data. Raises InvalidPicture if it has
+    too many chunks, or moves."""
+    kept, seen, at = [_PNG], set[bytes](), len(_PNG)
+    for _ in range(_MAX_PARTS):
+        if at + 8 > len(content) or b"IEND" in seen:
+            return b"".join(kept)
         length, kind = struct.unpack_from(">I4s", content, at)
         if kind == b"acTL" and kind not in seen and content[at + 8 : at + 12] > b"\0\0\0\1":
             raise InvalidPicture("it has more than one frame, so it is not clear which is meant")
@@ -131,32 +135,38 @@ def _png(content: bytes) -> bytes:
             kept.append(content[at : at + 12 + length])
         seen.add(kind)
         at += 12 + length
-    return b"".join(kept)
+    raise InvalidPicture(f"it has more than {_MAX_PARTS} parts")
 
 
 def _jpeg(content: bytes) -> tuple[bytes, bytes]:
-    """Return a JPEG's first picture without what no pixel depends on, and its EXIF data, empty if there are none."""
-    kept, kept_to, exif, scans, at = [], 0, b"", 0, len(_JPEG) - 1
-    while marker := _JPEG_MARKER.search(content, at):
-        kind, at = marker[1][0], marker.end()
-        if kind == _END:
+    """Return a JPEG's first picture, the head of it without what no pixel depends on, and its EXIF data, if any.
+
+    Raises InvalidPicture if it has too many segments or scans.
+    """
+    kept, exif, scans, at = [], b"", [], 0
+    for _ in range(_MAX_PARTS):
+        marker = _JPEG_MARKER.search(content, at)
+        kind = marker[1][0] if marker else _END
+        if marker is None or kind == _END:
             break
-        if kind in _WITHOUT_LENGTH:
-            continue
-        at += int.from_bytes(content[at : at + 2])
-        data = content[marker.end() + 2 : at]
-        if _is_beside_pixels(kind, data):
-            kept.append(content[kept_to : marker.start()])
-            kept_to = at
-        if kind == _APP1 and data.startswith(b"Exif\0\0"):
-            exif = exif or data
-        scans += kind == _SCAN
-    if scans > _MAX_SCANS:
+        at = marker.end()
+        at += 0 if kind in _WITHOUT_LENGTH else int.from_bytes(content[at : at + 2])
+        segment = content[marker.start() : at]
+        if kind == _SCAN:
+            scans.append(marker.start())
+        elif not scans and not _is_beside_pixels(kind, segment):
+            kept.append(segment)
+        if kind == _APP1 and segment[4:].startswith(b"Exif\0\0"):
+            exif = exif or segment[4:]
+    else:
+        raise InvalidPicture(f"it has more than {_MAX_PARTS} parts")
+    if len(scans) > _MAX_SCANS:
         raise InvalidPicture(f"it has more than {_MAX_SCANS} scans")
-    return b"".join([*kept, content[kept_to : at if marker else None]]), exif
+    end = marker.end() if marker else len(content)
+    return b"".join([*kept, *(content[start:end] for start in scans[:1])]), exif
 
 
-def _is_beside_pixels(kind: int, data: bytes) -> bool:
+def _is_beside_pixels(kind: int, segment: bytes) -> bool:
     """Whether a segment is a comment or an application's, and not one of those that tell colours."""
-    profile = kind == _APP2 and data.startswith(b"ICC_PROFILE\0")
+    profile = kind == _APP2 and segment[4:].startswith(b"ICC_PROFILE\0")
     return kind == _COMMENT or (_APP1 <= kind <= _APP15 and kind != _ADOBE and not profile)

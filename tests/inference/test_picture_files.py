@@ -155,6 +155,11 @@ def with_segments(*segments: tuple[int, bytes]) -> bytes:
     return content[:2] + added + content[2:]
 
 
+def with_junk(junk: bytes) -> bytes:
+    content = stored(COLOURS, "JPEG")
+    return content[:20] + junk + content[20:]
+
+
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     body = b"WEBP" + b"".join(
         kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2) for kind, data in chunks
@@ -174,7 +179,9 @@ def webp_with(kind: bytes, data: bytes) -> bytes:
 LARGE_EXIF = b"Exif\0\0" + exif_of(60_000, 4000, 50_000)
 SMALL_OUTSIDE = {
     "texts that grow a thousandfold": lambda: png(np.zeros((64, 64)), 8, 0, texts(compressed=True, count=2000)),
-    "a hundred thousand texts": lambda: png(np.zeros((64, 64)), 8, 0, texts(compressed=False, count=100_000)),
+    "fifty thousand texts": lambda: png(np.zeros((64, 64)), 8, 0, texts(compressed=False, count=50_000)),
+    "millions of bytes between the segments of a JPEG": lambda: with_junk(bytes(8 * MIB)),
+    "millions of fill bytes in a JPEG": lambda: with_junk(b"\xff" * 8 * MIB),
     "profiles that grow a thousandfold": lambda: png(
         np.zeros((64, 64)), 8, 0, chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(MIB - 1))) * 3000
     ),
@@ -210,6 +217,20 @@ def test_a_jpeg_of_a_thousand_scans_is_refused():
     last = content[content.rindex(b"\xff\xda") : -2]
     assert refusal(content[:-2] + last * 1000 + b"\xff\xd9") == "it has more than 100 scans"
     assert read_image(content[:-2] + last * 5 + b"\xff\xd9", CARD).size == (64, 64)
+
+
+MANY = {
+    "empty texts": lambda: png(np.zeros((64, 64)), 8, 0, chunk(b"tEXt", b"") * 70_000),
+    "empty data": lambda: png(np.zeros((64, 64)), 8, 0, chunk(b"IDAT", b"") * 70_000),
+    "empty comments": lambda: with_junk(b"\xff\xfe\0\2" * 70_000),
+    "beginnings": lambda: with_junk(b"\xff\xd8" * 70_000),
+    "tables": lambda: with_junk(b"\xff\xdb\0\2" * 70_000),
+}
+
+
+@pytest.mark.parametrize("make", MANY.values(), ids=MANY.keys())
+def test_a_file_of_too_many_parts_is_refused(make):
+    assert refusal(make()) == "it has more than 65536 parts"
 
 
 def test_too_many_bytes_are_refused_before_any_is_read():
