@@ -37,8 +37,10 @@ _MAX_PARTS = 65536
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"IDAT", b"IEND")
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
-_END, _SCAN, _APP1, _APP2, _ADOBE, _APP15, _COMMENT = 0xD9, 0xDA, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
-_WITHOUT_LENGTH = (0x01, 0xD8)
+_START, _END, _SCAN, _JFIF, _EXIF, _PROFILE, _ADOBE = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
+# frames, tables of Huffman's and arithmetic codes, of quantization, restarts, and whose colours these are
+_JPEG_SEGMENTS = (_START, *range(0xC0, 0xC8), *range(0xC9, 0xD0), 0xDB, 0xDD, _JFIF, _ADOBE)
+_WITHOUT_LENGTH = (0x01, _START)
 _OTHER_KINDS = {
     "GIF": rb"GIF8",
     "TIFF": rb"II[*+]\0|MM\0[*+]",
@@ -150,13 +152,15 @@ def _jpeg(content: bytes) -> tuple[bytes, bytes]:
         if marker is None or kind == _END:
             break
         at = marker.end()
-        at += 0 if kind in _WITHOUT_LENGTH else int.from_bytes(content[at : at + 2])
+        if kind not in _WITHOUT_LENGTH:
+            (length,) = struct.unpack_from(">H", content, at)
+            at += max(length, 2)  # which are those of the length itself
         segment = content[marker.start() : at]
         if kind == _SCAN:
             scans.append(marker.start())
-        elif not scans and not _is_beside_pixels(kind, segment):
+        elif not scans and (kind in _JPEG_SEGMENTS or (kind == _PROFILE and segment[4:].startswith(b"ICC_PROFILE\0"))):
             kept.append(segment)
-        if kind == _APP1 and segment[4:].startswith(b"Exif\0\0"):
+        elif kind == _EXIF and segment[4:].startswith(b"Exif\0\0"):
             exif = exif or segment[4:]
     else:
         raise InvalidPicture(f"it has more than {_MAX_PARTS} parts")
@@ -164,9 +168,3 @@ def _jpeg(content: bytes) -> tuple[bytes, bytes]:
         raise InvalidPicture(f"it has more than {_MAX_SCANS} scans")
     end = marker.end() if marker else len(content)
     return b"".join([*kept, *(content[start:end] for start in scans[:1])]), exif
-
-
-def _is_beside_pixels(kind: int, segment: bytes) -> bool:
-    """Whether a segment is a comment or an application's, and not one of those that tell colours."""
-    profile = kind == _APP2 and segment[4:].startswith(b"ICC_PROFILE\0")
-    return kind == _COMMENT or (_APP1 <= kind <= _APP15 and kind != _ADOBE and not profile)

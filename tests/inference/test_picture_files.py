@@ -191,6 +191,9 @@ SMALL_OUTSIDE = {
     "EXIF data in a JPEG whose fields are longer than it": lambda: with_segments((0xE1, LARGE_EXIF)),
     "many EXIF data in a JPEG": lambda: with_segments(*[(0xE1, LARGE_EXIF)] * 400),
     "an index of pictures in a JPEG": lambda: with_segments((0xE2, b"MPF\0" + LARGE_EXIF[6:])),
+    "EXIF data in a segment that has no length for Pillow": lambda: with_segments(
+        (0xFA, b"\xff\xe1" + struct.pack(">H", 60_008) + LARGE_EXIF), (0xC8, b"\xff\xe1\xea\x68" + LARGE_EXIF)
+    ),
     "comments in a JPEG": lambda: with_segments(*[(0xFE, bytes(60_000))] * 400),
     "EXIF data in a WebP": lambda: webp_with(b"EXIF", exif_of(8 * MIB, 60_000, 7 * MIB)),
     "a profile in a WebP": lambda: webp_with(b"ICCP", bytes(16 * MIB)),
