@@ -221,4 +221,4 @@ def _digest(memory: torch.Tensor, shapes: Mapping[str, Shape]) -> str:
 def _warnings(path: Path, contents: Contents) -> tuple[str, ...]:
     if not contents.of_text_encoder:
         return ()
-    return (f"adapter {path.name}: {contents.of_text_encoder} tensors of the text encoder are ignored",)
+    return (f"adapter {path.name}: its changes of the text encoder are ignored",)

@@ -72,10 +72,10 @@ class Tensors(NamedTuple):
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in a file: the tensors by layer, in the model's order, and how many there are of the text encoder."""
+    """What is in a file: the tensors by layer, in the model's order, and whether others change the text encoder."""
 
     layers: Mapping[str, Tensors]
-    of_text_encoder: int
+    of_text_encoder: bool
     by_peft: bool
 
 
@@ -85,10 +85,10 @@ def sort(keys: Iterable[str], layers: Iterable[str]) -> Contents:
     known = {name: name for name in layers}
     flat = {f"{prefix}{name.replace('.', '_')}": name for prefix in _FLAT_PREFIXES for name in layers}
     found: dict[str, dict[str, str]] = {}
-    of_text_encoder, by_peft, scaled = 0, False, False
+    of_text_encoder = by_peft = scaled = False
     for key in keys:
         if _TEXT_ENCODER.match(key):
-            of_text_encoder += 1
+            of_text_encoder = True
             continue
         if key == _SCALED:
             scaled = True

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from inference.adapters.refusals import require, short
 
 MAX_PATTERN = 1000
-# of one adapter, over all its layers; a plain name for each of a thousand layers takes three million
-MAX_STEPS = 6_000_000
+# of one adapter, over all its layers; a plain name for each of a thousand layers takes one or two million
+MAX_STEPS = 3_000_000
 _CHARACTERS = frozenset(string.ascii_letters + string.digits + string.punctuation + " ")
 _CATEGORIES: dict[Any, Callable[[str], bool]] = {
     op.CATEGORY_DIGIT: str.isdigit,
@@ -141,7 +141,8 @@ def _compiled(pattern: str) -> _Sequence:
 def _sequence(parsed: Iterable[tuple[Any, Any]]) -> _Sequence:
     """Translate parts that follow each other, characters that stand for themselves as one text."""
     parts: list[_Part] = []
-    for is_text, group in groupby(parsed, lambda each: each[0] is op.LITERAL):
+    for is_text, neighbours in groupby(parsed, lambda each: each[0] is op.LITERAL):
+        group = list(neighbours)
         parts += ["".join(chr(value) for _, value in group)] if is_text else [_part(*each) for each in group]
     return tuple(parts)
 

@@ -261,7 +261,7 @@ ROWS = {
     "text encoder, kohya": Row(
         IGNORED,
         with_others(lora_te_text_model_encoder_layers_0_mlp_fc1__lora_down__weight=(4, 8)),
-        "1 tensors of the text",
+        "text encoder",
     ),
     "text encoder, diffusers and OneTrainer": Row(
         IGNORED, with_others(text_encoder__model__layers__0__self_attn__q_proj__lora_A__weight=(4, 8)), "text encoder"

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from diffusers import QwenImagePipeline
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from inference.adapters import files
+from inference.adapters import files, names
+from inference.adapters.tensors import TensorFile
 from inference.errors import AdapterUnavailable
 from tests.inference.adapters.conftest import forward, load
 
@@ -91,6 +93,7 @@ def test_weights_of_16_bits_are_read(house, make, dtype):
 
 
 LAYER = "transformer.transformer_blocks.0.attn.to_q"
+BARE = LAYER.removeprefix("transformer.")
 DOWN, UP = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
 
 
@@ -196,11 +199,254 @@ def test_a_broken_configuration_is_refused(house, tmp_path, configuration):
         house.read(path)
 
 
-def test_a_pattern_in_a_configuration_is_no_regular_expression(house, tmp_path):
-    path = tmp_path / "slow.safetensors"
-    patterns = {"(.*.*.*.*.*.*.*.*)*x": 3, "to_q": 8}
-    save_file(good(), path, metadata={"lora_adapter_metadata": json.dumps({"alpha_pattern": patterns})})
-    assert house.read(path).shapes["transformer_blocks.0.attn.to_q"].scale == 2
+@pytest.mark.parametrize(
+    "pattern", ["attn.to_[qk]", r"transformer_blocks\.[0-2]\.attn\.to_q", ".*attn.to_q", "^proj_out", "to_(out.0|q)"]
+)
+def test_patterns_give_each_layer_the_scale_that_it_has_in_peft(house, oracle, tmp_path, pattern):
+    config = LoraConfig(
+        r=8,
+        lora_alpha=8,
+        target_modules=["to_q", "to_k", "to_out.0", "proj_out"],
+        exclude_modules=r".*\.5\..*",
+        alpha_pattern={pattern: 2},
+        rank_pattern={pattern: 4},
+        init_lora_weights=False,
+    )
+    oracle.add_adapter(config, "style")
+    oracle.save_lora_adapter(tmp_path, "style", weight_name="style.safetensors")
+    shapes = house.read(tmp_path / "style.safetensors").shapes
+    trained = {name: layer for name, layer in oracle.named_modules() if hasattr(layer, "scaling")}
+    assert len(shapes) > 10
+    assert {name: (shape.rank, shape.scale) for name, shape in shapes.items()} == {
+        name: (layer.r["style"], layer.scaling["style"]) for name, layer in trained.items()
+    }
+    assert len({shape.rank for shape in shapes.values()}) == 2
+
+
+def test_layers_that_peft_was_told_to_change_are_read(house, oracle, tmp_path):
+    config = LoraConfig(
+        r=4,
+        lora_alpha=2,
+        target_modules=["to_q"],
+        layers_to_transform=[0, 3],
+        layers_pattern="transformer_blocks",
+        init_lora_weights=False,
+    )
+    wrapped = get_peft_model(oracle, config)
+    wrapped.save_pretrained(tmp_path)
+    adapter = house.read(tmp_path / "adapter_model.safetensors")
+    assert [name.split(".")[1] for name in adapter.shapes] == ["0", "3"]
+    torch.testing.assert_close(house.velocity([((adapter, 1.0),)]), forward(oracle, [0]), **CLOSE)
+
+
+def test_what_pissa_was_converted_to_is_read(house, oracle, tmp_path):
+    plain = forward(oracle, [0])
+    config = LoraConfig(r=4, lora_alpha=4, target_modules=["to_q"], init_lora_weights="pissa")
+    wrapped = get_peft_model(oracle, config)
+    wrapped.save_pretrained(tmp_path / "start")
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    settings = json.loads((tmp_path / "start/adapter_config.json").read_text())
+    (tmp_path / "start/adapter_config.json").write_text(json.dumps(settings | {"init_lora_weights": True}))
+    wrapped.save_pretrained(tmp_path / "pissa")
+    wrapped.save_pretrained(tmp_path / "lora", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    trained = forward(oracle, [0])
+    assert (trained - plain).abs().max() > 0.01
+    adapter = house.read(tmp_path / "lora/adapter_model.safetensors")
+    assert adapter.rank == 8
+    torch.testing.assert_close(house.velocity([((adapter, 1.0),)]), trained, rtol=0, atol=1e-4)
+    with pytest.raises(AdapterUnavailable, match="init_lora_weights is 'pissa'"):
+        house.read(tmp_path / "pissa/adapter_model.safetensors")
+
+
+NUMBERS = {
+    "a float of 64 bits": torch.tensor(2.0, dtype=torch.float64),
+    "a whole number": torch.tensor(2),
+    "a byte": torch.tensor([2], dtype=torch.uint8),
+    "a float of 16 bits": torch.tensor(2.0, dtype=torch.bfloat16),
+    "a float of 8 bits": torch.tensor([[2.0]]).to(torch.float8_e5m2),
+}
+
+
+@pytest.mark.parametrize("alpha", NUMBERS)
+def test_an_alpha_of_any_type_is_its_number(house, tmp_path, alpha):
+    path = tmp_path / "style.safetensors"
+    save_file(good() | {f"{LAYER}.alpha": NUMBERS[alpha]}, path)
+    assert house.read(path).shapes[BARE].scale == 0.5
+
+
+@pytest.mark.parametrize("alpha", [-3.0, 0.0, 1e30, 1e-30])
+def test_an_alpha_of_any_size_is_its_number(house, tmp_path, alpha):
+    path = tmp_path / "style.safetensors"
+    save_file(good() | {f"{LAYER}.alpha": torch.tensor(alpha, dtype=torch.float64)}, path)
+    assert house.read(path).shapes[BARE].scale == alpha / 4
+
+
+def configured(folder: Path, **fields: object) -> Path:
+    """Write an adapter with this in its configuration."""
+    path = folder / "style.safetensors"
+    save_file(good(), path, metadata={"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 8} | fields)})
+    return path
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"fan_in_fan_out": True},
+        {"lora_dropout": 0.5, "inference_mode": True, "task_type": None, "peft_version": "0.99"},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "orthogonal"},
+        {"modules_to_save": None, "layer_replication": None, "megatron_config": None, "layers_to_transform": None},
+        {"modules_to_save": [], "rank_pattern": {}, "alpha_pattern": None, "something_new": False},
+        {"target_modules": "all-linear", "exclude_modules": ["to_k"]},
+        {"target_modules": r".*\.(to_q|to_k)"},
+        {"target_modules": ["attn.to_q"], "exclude_modules": r".*\.1\.attn.*"},
+        {"layers_to_transform": 0, "layers_pattern": ["blocks", "transformer_blocks"]},
+    ],
+    ids=str,
+)
+def test_fields_that_change_nothing_here_change_nothing(house, tmp_path, fields):
+    assert house.read(configured(tmp_path, **fields)).shapes[BARE].scale == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"use_dora": True}, "'use_dora'"),
+        ({"bias": "all"}, "'bias'"),
+        ({"lora_bias": True}, "'lora_bias'"),
+        ({"modules_to_save": ["proj_out"]}, "'modules_to_save'"),
+        ({"layer_replication": [[0, 4], [2, 5]]}, "'layer_replication'"),
+        ({"alora_invocation_tokens": [1]}, "'alora_invocation_tokens'"),
+        ({"use_bdlora": {"nblocks": 2}}, "'use_bdlora'"),
+        ({"use_qalora": True}, "'use_qalora'"),
+        ({"target_parameters": ["weight"]}, "'target_parameters'"),
+        ({"trainable_token_indices": [1]}, "'trainable_token_indices'"),
+        ({"megatron_config": {"a": 1}}, "'megatron_config'"),
+        ({"something_new": 0.5}, "'something_new'"),
+        ({"something_new": 0}, "'something_new'"),
+        ({"peft_type": "LOKR"}, "peft_type is 'LOKR'"),
+        ({"init_lora_weights": "corda"}, "init_lora_weights is 'corda'"),
+        ({"init_lora_weights": "mica"}, "init_lora_weights is 'mica'"),
+        ({"init_lora_weights": 1}, "init_lora_weights is '1'"),
+        ({"r": 8}, "has rank 4, and '8' in the configuration"),
+        ({"rank_pattern": {"to_[qk]": 16}}, "has rank 4, and '16' in the configuration"),
+        ({"lora_alpha": True}, "alpha is 'True'"),
+        ({"lora_alpha": None}, "alpha is 'None'"),
+        ({"lora_alpha": 10**400}, "alpha is '1000"),
+        ({"alpha_pattern": {"to_q": "8"}}, "alpha is '8'"),
+        ({"alpha_pattern": {"(?=t)to_q": 8}}, "the pattern '(?=t)to_q'"),
+        ({"use_rslora": "yes"}, "use_rslora is 'yes'"),
+        ({"target_modules": ["to_k"]}, "does not cover"),
+        ({"target_modules": ["o_q"]}, "does not cover"),
+        ({"target_modules": r"to_q"}, "does not cover"),
+        ({"exclude_modules": ["to_q"]}, "does not cover"),
+        ({"target_modules": {"to_q": 1}}, "must be lists of names"),
+        ({"layers_to_transform": [1, 2], "layers_pattern": "transformer_blocks"}, "does not cover"),
+        ({"layers_to_transform": 0}, "without a layers_pattern"),
+    ],
+    ids=str,
+)
+def test_fields_that_change_the_arithmetic_are_refused_by_name(house, tmp_path, fields, reason):
+    with pytest.raises(AdapterUnavailable, match=re.escape(reason)):
+        house.read(configured(tmp_path, **fields))
+
+
+def test_a_tensor_and_a_configuration_that_disagree_are_refused(house, tmp_path):
+    path = tmp_path / "style.safetensors"
+    for alpha, agrees in ((8.0, True), (4.0, False)):
+        metadata = {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 8})}
+        save_file(good() | {f"{LAYER}.alpha": torch.tensor(alpha)}, path, metadata=metadata)
+        if agrees:
+            assert house.read(path).shapes[BARE].scale == 2
+        else:
+            with pytest.raises(AdapterUnavailable, match="different things"):
+                house.read(path)
+
+
+def test_a_configuration_beside_is_taken_only_where_nothing_else_says_alpha(house, tmp_path):
+    path = tmp_path / "style.safetensors"
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 16}))
+    save_file(good(), path)
+    assert house.read(path).shapes[BARE].scale == 4
+    save_file(good() | {f"{LAYER}.alpha": torch.tensor(2.0)}, path)
+    assert house.read(path).shapes[BARE].scale == 0.5
+    save_file({kohya(key): value for key, value in good().items()}, path)
+    assert house.read(path).shapes[BARE].scale == 1
+    save_file(good(), path)
+    for broken in ("{", "[]", json.dumps({"lora_alpha": "x" * 2**21}), "\0"):
+        (tmp_path / "adapter_config.json").write_text(broken)
+        with pytest.raises(AdapterUnavailable, match=r"style\.safetensors"):
+            house.read(path)
+
+
+def test_an_adapter_too_large_for_its_place_is_refused_before_its_weights_are_read(house, tmp_path, monkeypatch):
+    path = tmp_path / "style.safetensors"
+    save_file(good(), path)
+    needed = 4 * 4 * (192 + 192)
+    assert files.read(path, house.layers.sizes, torch.float32, needed).nbytes == needed
+    monkeypatch.setattr(TensorFile, "read", None)
+    with pytest.raises(AdapterUnavailable, match=f"{needed} bytes: there is room for {needed - 1}"):
+        files.read(path, house.layers.sizes, torch.float32, needed - 1)
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, 4096, 80_000])
+def test_a_file_that_is_shortened_while_it_is_read_is_refused_and_nobody_dies(house, tmp_path, monkeypatch, length):
+    path = tmp_path / "style.safetensors"
+    save_file(good(128), path)
+    sort = names.sort
+
+    def meanwhile(*arguments):
+        os.truncate(path, length)
+        return sort(*arguments)
+
+    monkeypatch.setattr(names, "sort", meanwhile)
+    with pytest.raises(AdapterUnavailable, match="was shortened while it was read"):
+        house.read(path)
+
+
+@pytest.mark.parametrize("how", ["in place", "another file", "its configuration"])
+def test_a_file_that_changes_while_it_is_read_is_refused(house, tmp_path, monkeypatch, how):
+    path, other = tmp_path / "style.safetensors", tmp_path / "other.safetensors"
+    save_file(good(), path)
+    save_file({key: -value for key, value in good().items()}, other)
+    sort, before = names.sort, path.stat()
+
+    def meanwhile(*arguments):
+        if how == "in place":
+            path.write_bytes(other.read_bytes())
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        elif how == "another file":
+            other.replace(path)
+        else:
+            (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 3}))
+        return sort(*arguments)
+
+    monkeypatch.setattr(names, "sort", meanwhile)
+    with pytest.raises(AdapterUnavailable, match="changed while it was read"):
+        house.read(path)
+
+
+def test_an_adapter_is_known_by_what_it_does(house, tmp_path):
+    def digest(tensors: dict[str, torch.Tensor], **fields: object) -> str:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
+        save_file(tensors, path, metadata={"lora_adapter_metadata": json.dumps(fields)} if fields else None)
+        return house.read(path).digest
+
+    alike = {
+        digest(good()),
+        digest({kohya(key): value.double() for key, value in good().items()}),
+        digest(good() | {f"{LAYER}.alpha": torch.tensor(4)}),
+        digest(good(), r=4, lora_alpha=4, lora_dropout=0.1),
+    }
+    others = {
+        digest(good() | {UP: 2 * torch.ones(192, 4)}),
+        digest(good(), r=4, lora_alpha=5),
+        digest({key.replace("to_q", "to_k"): value for key, value in good().items()}),
+    }
+    assert (len(alike), len(others), len(alike & others)) == (1, 3, 0)
 
 
 def test_a_file_larger_than_any_adapter_is_refused_unread(house, tmp_path):

@@ -11,16 +11,16 @@ from tests.inference.adapters.conftest import ATTENTION, EVERYTHING, House, forw
 CLOSE = {"rtol": 0, "atol": 2e-5}
 
 
-@pytest.mark.parametrize("rank", [4, 16, 24, 128])
 @pytest.mark.parametrize("targets", [ATTENTION, EVERYTHING], ids=["attention", "everything"])
-def test_an_adapter_is_what_peft_merges_into_the_weights(house, oracle, make, rank, targets):
-    path = make(rank=rank, targets=targets)
-    oracle.load_lora_adapter(path)
-    oracle.fuse_lora(lora_scale=0.7)
-    expected = forward(oracle, [0, 1])
-    assert (expected - forward(house.transformer, [0, 1])).abs().max() > 0.05, "an adapter that does nothing"
-    adapter = house.read(path)
-    torch.testing.assert_close(house.velocity([((adapter, 0.7),)] * 2), expected, **CLOSE)
+def test_an_adapter_is_what_peft_merges_into_the_weights(house, make, targets, full):
+    for rank in (4, 16, 24, 128, 256) if full else (24,):
+        path, oracle = make(rank=rank, targets=targets), make_rows_independent(load())
+        oracle.load_lora_adapter(path)
+        oracle.fuse_lora(lora_scale=0.7)
+        expected = forward(oracle, [0, 1])
+        assert (expected - forward(house.transformer, [0, 1])).abs().max() > 0.05, "an adapter that does nothing"
+        adapter = house.read(path)
+        torch.testing.assert_close(house.velocity([((adapter, 0.7),)] * 2), expected, **CLOSE)
 
 
 def test_adapters_of_one_row_add_up_each_with_its_own_scale(house, oracle, make):
@@ -60,13 +60,13 @@ def test_every_row_of_a_mixed_batch_is_what_it_is_alone(house, make):
         torch.testing.assert_close(together[seed], house.velocity([row], seeds=[seed])[0], **CLOSE)
 
 
-@pytest.mark.parametrize("rank", [4, 16, 64])
-def test_what_the_batch_mates_have_changes_nothing_at_all(house, make, rank):
-    row = ((house.read(make(rank=rank)), 1.0),)
+def test_what_the_batch_mates_have_changes_nothing_at_all(house, make, full):
     batch_mates = [(), ((house.read(make("mate", 16)), 1.0),), ((house.read(make("other", 128)), -2.0),)]
-    results = [house.velocity([row, batch_mate, batch_mate, row])[0] for batch_mate in batch_mates]
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
+    for rank in (4, 16, 64) if full else (4,):
+        row = ((house.read(make(rank=rank)), 1.0),)
+        results = [house.velocity([row, batch_mate, batch_mate, row])[0] for batch_mate in batch_mates]
+        assert torch.equal(results[0], results[1])
+        assert torch.equal(results[0], results[2])
 
 
 def test_rows_without_adapters_are_what_they_were(house, oracle, make):
