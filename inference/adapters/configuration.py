@@ -48,7 +48,7 @@ WITHOUT_EFFECT = {
 }
 # the others change the model's own weights, so that the factors fit no other model
 INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
-SAYS_NOTHING = ("", "none", [], {})
+SAYS_NOTHING: tuple[Any, ...] = ("", "none", [], {})
 
 
 class Configuration:
@@ -110,20 +110,14 @@ class Configuration:
             return True
         within = self._values.get("layers_pattern")
         require(bool(within), "layers_to_transform without a layers_pattern is not supported")
-        patterns = [within] if isinstance(within, str) else within
-        indices = layers if isinstance(layers, list) else [layers]
-        return any(
-            self._matcher.full(rf"(|.*\.)({pattern})\.({index})\..*", name) for pattern in patterns for index in indices
-        )
+        patterns = _names([within] if isinstance(within, str) else within)
+        indices = "|".join(map(str, layers if isinstance(layers, list) else [layers]))
+        return any(self._matcher.full(rf"(|.*\.)({pattern})\.({indices})\..*", name) for pattern in patterns)
 
     def _is_among(self, name: str, modules: Any) -> bool:
         if isinstance(modules, str):
             return modules.lower() == "all-linear" or self._matcher.full(modules, name)
-        require(
-            isinstance(modules, list) and all(isinstance(module, str) for module in modules),
-            "target_modules and exclude_modules must be lists of names or a pattern",
-        )
-        return any(f".{name}".endswith(f".{module}") for module in modules)
+        return any(f".{name}".endswith(f".{module}") for module in _names(modules))
 
 
 def finite(number: Any) -> float:
@@ -131,6 +125,12 @@ def finite(number: Any) -> float:
     is_number = isinstance(number, int | float) and not isinstance(number, bool)
     require(is_number and abs(number) <= 3.4e38, f"alpha is {short(str(number))}")
     return float(number)
+
+
+def _names(value: Any) -> list[str]:
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    require(is_list, f"{short(str(value))} in the configuration is neither a pattern nor a list of names")
+    return list(value)
 
 
 def _is_transformers(name: str) -> bool:

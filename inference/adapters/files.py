@@ -214,7 +214,7 @@ def _number(file: TensorFile, name: str) -> float | int:
 
 def _digest(memory: torch.Tensor, shapes: Mapping[str, Shape]) -> str:
     digest = hashlib.sha256(repr((memory.dtype, sorted(shapes.items()))).encode())
-    digest.update(memory.view(torch.uint8).numpy())
+    digest.update(memory.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -209,13 +209,13 @@ def test_closing_ends_those_who_wait(bank_for, paths):
     bank.release(held)
 
 
-def test_many_threads_never_get_past_the_budget_or_lose_what_they_hold(bank_for, paths, size):
+def test_many_threads_never_get_past_the_budget_or_lose_what_they_hold(bank_for, paths, size, full):
     bank = bank_for(3)
     most = []
 
     def live(seed: int) -> None:
         dice = random.Random(seed)
-        for _ in range(40):
+        for _ in range(40 if full else 15):
             wanted = [(path, float(number)) for number, path in enumerate(dice.sample(paths, dice.randint(1, 3)))]
             loan = bank.acquire(wanted)
             if dice.random() < 0.2:

@@ -1,6 +1,7 @@
 """Adapter files: the usual names and scales are read as in diffusers and PEFT, everything else is refused."""
 
 import json
+import math
 import os
 import pickle
 import re
@@ -10,12 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import QwenImagePipeline
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from inference.adapters import files, names
+from inference.adapters.configuration import HONOURED
 from inference.adapters.tensors import TensorFile
 from inference.errors import AdapterUnavailable
+from inference.models.transformer import make_rows_independent
 from tests.inference.adapters.conftest import forward, load
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
@@ -43,9 +48,13 @@ NAMINGS = {
 UNKNOWN_TO_DIFFUSERS = {("diffusers", 4.0), ("downs and ups", None)}
 
 
-@pytest.mark.parametrize("alpha", [None, 4.0], ids=["without alpha", "with alpha"])
 @pytest.mark.parametrize("naming", NAMINGS)
-def test_names_and_alphas_mean_what_they_mean_to_diffusers(house, oracle, make, naming, alpha):
+def test_names_and_alphas_mean_what_they_mean_to_diffusers(house, make, naming, full):
+    for alpha in (None, 4.0) if full else (4.0,):
+        _check_names(house, make_rows_independent(load()), make, naming, alpha)
+
+
+def _check_names(house, oracle, make, naming, alpha):
     path = make("style", rank=8, targets=["to_q", "to_out.0", "img_mlp.net.0.proj", "proj_out"], alpha=alpha)
     original = load_file(path)
     shown = "bare" if (naming, alpha) in UNKNOWN_TO_DIFFUSERS else naming
@@ -165,6 +174,12 @@ class Bomb:
         header({DOWN: {"dtype": "F32", "shape": [4, 192], "data_offsets": [0, 8]}}) + b"12345678",
         header({DOWN: {"dtype": "F32", "shape": [2**62, 192], "data_offsets": [0, 8]}}) + b"12345678",
         header({DOWN: {"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}}),
+        struct.pack("<Q", 17) + b'{"a": {}, "a": {}}'[:17] + b"}",
+        struct.pack("<Q", 18) + b'{"a": {}, "a": {}}',
+        header({DOWN: {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}}) + b"12345678beyond",
+        header({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in (DOWN, UP)}) + b"12345678",
+        header({f"{place}": {"dtype": "F32", "shape": [], "data_offsets": [0, 0]} for place in range(17_000)}),
+        header({"__metadata__": {"a": 1}}),
         header({DOWN: {"dtype": "P4", "shape": [1], "data_offsets": [0, 8]}}) + b"12345678",
     ],
     ids=lambda content: repr(content[:24]),
@@ -343,7 +358,7 @@ def test_fields_that_change_nothing_here_change_nothing(house, tmp_path, fields)
         ({"target_modules": ["o_q"]}, "does not cover"),
         ({"target_modules": r"to_q"}, "does not cover"),
         ({"exclude_modules": ["to_q"]}, "does not cover"),
-        ({"target_modules": {"to_q": 1}}, "must be lists of names"),
+        ({"target_modules": {"to_q": 1}}, "neither a pattern nor a list of names"),
         ({"layers_to_transform": [1, 2], "layers_pattern": "transformer_blocks"}, "does not cover"),
         ({"layers_to_transform": 0}, "without a layers_pattern"),
     ],
@@ -352,6 +367,40 @@ def test_fields_that_change_nothing_here_change_nothing(house, tmp_path, fields)
 def test_fields_that_change_the_arithmetic_are_refused_by_name(house, tmp_path, fields, reason):
     with pytest.raises(AdapterUnavailable, match=re.escape(reason)):
         house.read(configured(tmp_path, **fields))
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["to_q", "(", "LORA"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(fields=st.dictionaries(st.sampled_from(sorted(HONOURED | {"use_dora", "a"})), ANYTHING, max_size=4))
+def test_whatever_a_configuration_says_it_is_read_or_refused(house, tmp_path, fields):
+    try:
+        scale = house.read(configured(tmp_path, **fields)).shapes[BARE].scale
+    except AdapterUnavailable:
+        return
+    assert math.isfinite(scale)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tensors=st.dictionaries(st.sampled_from([DOWN, UP, "__metadata__", f"{LAYER}.alpha"]), ANYTHING),
+    size=st.integers(0, 9),
+)
+def test_whatever_a_header_says_it_is_refused(house, tmp_path, tensors, size):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(header(tensors) + bytes(size))
+    with pytest.raises(AdapterUnavailable):
+        house.read(path)
 
 
 def test_a_tensor_and_a_configuration_that_disagree_are_refused(house, tmp_path):

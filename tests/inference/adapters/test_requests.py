@@ -73,13 +73,16 @@ def test_a_picture_with_adapters_is_the_plain_pipelines(engine, pipeline, make):
 
 
 def test_rows_with_other_adapters_and_with_none_share_a_forward_and_change_nothing(engine, watch, make):
+    small = {"width": 64, "height": 64}
     style, face = str(make("style", rank=64)), str(make("face", rank=4))
     given = [(), ((style, 0.5),), ((face, 1.0),), ((style, 0.2), (face, -0.4))]
-    alone = [engine.submit(order(seed=seed, adapters=adapters)).result() for seed, adapters in enumerate(given)]
+    alone = [
+        engine.submit(order(seed=seed, adapters=adapters, **small)).result() for seed, adapters in enumerate(given)
+    ]
     watch.reset()
-    requests = [order(seed=seed, adapters=adapters) for seed, adapters in enumerate(given)]
+    requests = [order(seed=seed, adapters=adapters, **small) for seed, adapters in enumerate(given)]
     watch.at(1, lambda: [engine.submit(request) for request in requests])
-    engine.submit(order(steps=1)).result()
+    engine.submit(order(steps=1, **small)).result()
     together = [request.ticket.future.result() for request in requests]
     assert watch.rows("denoise") == [1, *[4] * 4] or watch.rows("denoise") == [5, 4, 4, 4]
     assert all(difference(*pair) <= 1 for pair in zip(alone, together, strict=True))
@@ -191,7 +194,9 @@ def test_more_adapters_than_there_is_room_for_take_turns_and_stopping_ends_those
     room = 2 * house.read(paths[0]).nbytes
     most = []
     with Engine(device="cpu", max_adapter_bytes=room, on_batch=lambda _: most.append(engine._bank.nbytes)) as engine:
-        requests = [order(seed=seed, adapters=((str(path), 0.5),)) for seed, path in enumerate(paths * 2)]
+        requests = [
+            order(seed=seed, width=64, height=64, adapters=((str(path), 0.5),)) for seed, path in enumerate(paths * 2)
+        ]
         for request in requests:
             engine.submit(request)
         assert all(request.ticket.future.result(SECONDS).steps_run == 4 for request in requests)
