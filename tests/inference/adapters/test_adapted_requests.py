@@ -126,7 +126,7 @@ def test_what_of_a_file_is_ignored_is_said_with_the_picture_and_in_the_log(engin
 
 
 def test_a_file_that_is_shortened_while_it_is_read_fails_its_request_alone(engine, make, monkeypatch):
-    good, bad = str(make("good", targets=ATTENTION)), make("bad", rank=64)
+    good, bad = str(make("good", targets=ATTENTION)), make("bad", rank=64, targets=ATTENTION)
     sort = names.sort
 
     def meanwhile(*arguments):
