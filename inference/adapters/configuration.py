@@ -95,7 +95,7 @@ class Configuration:
         start = self._values.get("init_lora_weights")
         require(
             any(start is each or (start == each and isinstance(start, str)) for each in INITIALISATIONS),
-            f"init_lora_weights is {short(str(start))}, which changes the model: convert the adapter to plain LoRA",
+            f"init_lora_weights is {short(str(start))}, which may have changed the model: convert it to plain LoRA",
         )
         rslora = self._values.get("use_rslora")
         require(rslora in (None, True, False), f"use_rslora is {short(str(rslora))}")

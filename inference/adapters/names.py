@@ -116,17 +116,15 @@ def _split(key: str) -> tuple[str, str]:
     part = _FACTOR.search(key)
     if part is None:
         method = next((name for name, pattern in _METHODS.items() if re.search(pattern, key)), None)
-        require(method is None, f"{short(key)} is {method}, which is not supported, only LoRA")
-        require(False, f"{short(key)} is not a LoRA weight")
-    assert part is not None
+        reason = f"is {method}, which is not supported, only LoRA" if method else "is not a LoRA weight"
+        raise ValueError(f"{short(key)} {reason}")
     kind = "down" if part["down"] else "up"
     return key[: part.start()], kind if part["value"] in (None, "weight") else f"{kind} scale"
 
 
 def _tensors(layer: str, names: Mapping[str, str], scaled: bool) -> Tensors:
     require({"down", "up"} <= names.keys(), f"{layer} has only one of two factors")
-    require(
-        not scaled or {"down scale", "up scale"} <= names.keys(), f"{layer} has scaled weights without their scales"
-    )
+    has_scales = {"down scale", "up scale"} <= names.keys()
+    require(has_scales or not scaled, f"{layer} has scaled weights without their scales")
     down, up = (Factor(names[kind], names.get(f"{kind} scale")) for kind in ("down", "up"))
     return Tensors(down, up, names.get("alpha"), names.get("trained as", layer), ".lora_A" in down.weight)
