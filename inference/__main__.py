@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from inference import picture_files
+from inference.adapters import tensors
 from inference.card import ModelCard
 from inference.errors import InferenceError
 from inference.models import catalog
@@ -239,9 +240,9 @@ def _check_adapter(path: Path) -> None:
     try:
         if not path.is_file():
             raise InferenceError(f"there is no adapter {path}")
-        with safe_open(path, "np"):
+        with tensors.opened(path):
             pass
-    except (SafetensorError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise InferenceError(f"adapter {path.name}: not a safetensors file") from error
 
 
@@ -262,6 +263,8 @@ def _make(model: str | None, requests: list[Request], paths: list[Path]) -> None
     for future, path in made:
         future.result().image.save(path)
         print(path)
+    for warning in dict.fromkeys(warning for future, _ in made for warning in future.result().warnings):
+        print(f"python -m inference: {warning}", file=sys.stderr)
     for future in futures:
         future.result()
 

@@ -163,4 +163,5 @@ class Request:
             seconds_waited=self.ticket.started_at - self.ticket.submitted_at,
             steps_reused=self.state.steps_reused,
             similarity=self.state.similarity,
+            warnings=tuple(warning for adapter, _ in self.ticket.adapters for warning in adapter.warnings),
         )

@@ -12,7 +12,6 @@ from PIL import Image
 
 from inference import canvas, patches, pictures, sampler
 from inference.adapters import layers
-from inference.adapters.weights import Row
 from inference.backends.base import Backend
 from inference.card import ModelCard
 from inference.errors import BrokenPicture
@@ -98,7 +97,7 @@ class Runner:
         return sampler.add_noise(original, noise, request.state.sigmas[0])
 
     def _denoise(self, batch: Sequence[Request]) -> None:
-        requests = sorted(batch, key=lambda request: layers.order(_adapters(request)))
+        requests = sorted(batch, key=lambda request: layers.order(request.ticket.adapters))
         latents = torch.stack([_present(request.state.latents) for request in requests])
         # one copy of all the step's numbers, before its work is queued, so that the step never waits for another
         now, after, scales = _to_device(
@@ -141,7 +140,7 @@ class Runner:
     ) -> torch.Tensor:
         grids = (requests[0].grid, *requests[0].state.condition_grids)
         texts = [_present(request.state.text) for request in requests]
-        adapters = [_adapters(request) for request in requests]
+        adapters = [request.ticket.adapters for request in requests]
         if requests[0].state.condition_grids:
             conditions = torch.stack([_present(request.state.condition) for request in requests])
             latents = torch.cat([latents, conditions], dim=1)
@@ -218,10 +217,6 @@ def _to_device(rows: list[list[float]], device: torch.device) -> torch.Tensor:
     """Copy numbers [rows, columns], 32 bits, to the device without waiting for its other work."""
     numbers = torch.tensor(rows)
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
-
-
-def _adapters(request: Request) -> Row:
-    return request.ticket.loan.row if request.ticket.loan else ()
 
 
 def _present(tensor: torch.Tensor | None) -> torch.Tensor:

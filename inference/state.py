@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from inference.adapters.bank import Loan
+    from inference.adapters.weights import Row
 
 # height and width in image tokens
 Grid = tuple[int, int]
@@ -49,7 +50,7 @@ class Picture:
 
     `seconds_waited`: from submission to its first batch. `steps_reused`: how many of the steps run used the first block
     only (see `inference.step_cache`). `similarity`: that of the prompt whose latents it began from; None if it began
-    from noise.
+    from noise. `warnings`: what of its adapters' files was ignored.
     """
 
     image: Image.Image
@@ -59,6 +60,7 @@ class Picture:
     seconds_waited: float
     steps_reused: int = 0
     similarity: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -93,3 +95,8 @@ class Ticket:
     loan: Loan | None = None
     submitted_at: float = 0.0
     started_at: float = 0.0
+
+    @property
+    def adapters(self) -> Row:
+        """The adapters on loan, each with its scale."""
+        return self.loan.row if self.loan else ()

@@ -133,7 +133,11 @@ class Bank:
                 self._pin(loan, identity)
         if known:
             return
-        adapter = files.read(path, self._layers.sizes, self._layers.dtype)
+        adapter = files.read(path, self._layers.sizes, self._layers.dtype, self.budget)
+        if files.identify(path) != identity:
+            raise AdapterUnavailable(f"adapter {path.name}: the file changed while it was read")
+        for warning in adapter.warnings:
+            log.info(warning)
         with self._changed:
             self._make_room(loan, adapter.nbytes)
         # no other thread loads, so the room is still there

@@ -4,7 +4,7 @@ A layer y = Wx becomes y = Wx + s·B(Ax) with A [r, in features] and B [out feat
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -35,10 +35,15 @@ class Factors(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """An adapter on one device: a single block of memory that holds the factors of all layers, one after another."""
+    """An adapter on one device: a single block of memory that holds the factors of all layers, one after another.
+
+    `digest` identifies it by all that it does to a model. `warnings` say what of its file is ignored.
+    """
 
     memory: torch.Tensor
     shapes: Mapping[str, Shape]
+    digest: str = ""
+    warnings: tuple[str, ...] = ()
     factors: Mapping[str, Factors] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,12 +61,12 @@ class Adapter:
     def to(self, device: torch.device) -> "Adapter":
         """Copy the adapter to another device; on a GPU, beside the work that runs there."""
         if device.type != "cuda":
-            return Adapter(self.memory.to(device), self.shapes)
+            return replace(self, memory=self.memory.to(device))
         beside = _beside(device)
         with torch.cuda.stream(beside):
             memory = self.memory.pin_memory().to(device, non_blocking=True)
         beside.synchronize()
-        return Adapter(memory, self.shapes)
+        return replace(self, memory=memory)
 
     def _carve(self) -> dict[str, Factors]:
         parts = self.memory.split([shape.size for shape in self.shapes.values()])

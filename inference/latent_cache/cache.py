@@ -195,13 +195,16 @@ class LatentCache:
         self._store.put(shelf, uuid4().hex, described.to_bytes(), latents, worth)
 
     def _shelf(self, owner: str, request: Request) -> Shelf:
+        # by what they are, since any other adapter may lie at the same path tomorrow
+        adapters = [(adapter.digest, scale) for adapter, scale in request.ticket.adapters]
+        assert len(adapters) == len(request.adapters), "the adapters are on loan while a request runs"
         alike = [
             self.calibration.revision,
             request.width,
             request.height,
             request.guidance_scale if request.guided else None,
             request.negative_prompt if request.guided else None,
-            request.adapters,
+            adapters,
             request.step_cache,
         ]
         return Shelf(owner, hashlib.sha256(json.dumps(alike).encode()).hexdigest()[:32])

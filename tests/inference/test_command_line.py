@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from inference.__main__ import main
 from inference.models.catalog import card
@@ -160,6 +160,11 @@ def test_adapters_change_the_picture_and_a_broken_one_is_a_readable_line_and_cod
         assert done.returncode == 0, done.stderr
         pictures.append(out.read_bytes())
     assert len(set(pictures)) == 3
+    save_file(load_file(good) | {"text_encoder.q_proj.lora_A.weight": torch.zeros(1)}, good)
+    done = kiln("a red circle", *size, "--adapter", f"{good}=2")
+    assert done.stderr.splitlines()[-1] == (
+        "python -m inference: adapter a=b.safetensors: its changes of the text encoder are ignored"
+    )
     done = kiln("a red circle", *size, "--adapter", f"{good}=2", "--adapter", str(broken))
     assert done.returncode == 2
     assert done.stderr == "python -m inference: adapter broken.safetensors: not a safetensors file\n"

@@ -1,5 +1,7 @@
 """Adapters are loaded when wanted, stay while used, and are evicted by last use within the budget."""
 
+import json
+import os
 import random
 import threading
 import weakref
@@ -167,6 +169,23 @@ def test_a_file_written_anew_is_another_adapter(bank_for, paths, reads):
     assert reads == ["adapter 0"] * 2
 
 
+@pytest.mark.parametrize("how", ["at once", "at the same time of day", "its configuration"])
+def test_a_file_that_is_written_over_is_another_adapter(bank_for, make, tmp_path, how):
+    bank, path, other = bank_for(4), make("one", 16, ATTENTION), make("other", 16, ATTENTION)
+    loan = bank.acquire([(path, 1.0)])
+    loan.ready.result(SECONDS)
+    before = path.stat()
+    if how == "its configuration":
+        path.with_name("adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 16, "lora_alpha": 3}))
+    else:
+        path.write_bytes(other.read_bytes())
+    if how == "at the same time of day":
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = bank.acquire([(path, 1.0)])
+    again.ready.result(SECONDS)
+    assert again.row[0][0].digest != loan.row[0][0].digest
+
+
 def test_nothing_of_an_evicted_adapter_stays_in_memory(house, bank_for, paths):
     bank = bank_for(1)
     loan = bank.acquire([(paths[0], 1.0)])
@@ -190,13 +209,13 @@ def test_closing_ends_those_who_wait(bank_for, paths):
     bank.release(held)
 
 
-def test_many_threads_never_get_past_the_budget_or_lose_what_they_hold(bank_for, paths, size):
+def test_many_threads_never_get_past_the_budget_or_lose_what_they_hold(bank_for, paths, size, full):
     bank = bank_for(3)
     most = []
 
     def live(seed: int) -> None:
         dice = random.Random(seed)
-        for _ in range(40):
+        for _ in range(40 if full else 15):
             wanted = [(path, float(number)) for number, path in enumerate(dice.sample(paths, dice.randint(1, 3)))]
             loan = bank.acquire(wanted)
             if dice.random() < 0.2:

@@ -11,20 +11,20 @@ from tests.inference.adapters.conftest import ATTENTION, EVERYTHING, House, forw
 CLOSE = {"rtol": 0, "atol": 2e-5}
 
 
-@pytest.mark.parametrize("rank", [4, 16, 24, 128])
 @pytest.mark.parametrize("targets", [ATTENTION, EVERYTHING], ids=["attention", "everything"])
-def test_an_adapter_is_what_peft_merges_into_the_weights(house, oracle, make, rank, targets):
-    path = make(rank=rank, targets=targets)
-    oracle.load_lora_adapter(path)
-    oracle.fuse_lora(lora_scale=0.7)
-    expected = forward(oracle, [0, 1])
-    assert (expected - forward(house.transformer, [0, 1])).abs().max() > 0.05, "an adapter that does nothing"
-    adapter = house.read(path)
-    torch.testing.assert_close(house.velocity([((adapter, 0.7),)] * 2), expected, **CLOSE)
+def test_an_adapter_is_what_peft_merges_into_the_weights(house, make, targets, full):
+    for rank in (4, 16, 24, 128, 256) if full else (24,):
+        path, oracle = make(rank=rank, targets=targets), make_rows_independent(load())
+        oracle.load_lora_adapter(path)
+        oracle.fuse_lora(lora_scale=0.7)
+        expected = forward(oracle, [0, 1])
+        assert (expected - forward(house.transformer, [0, 1])).abs().max() > 0.05, "an adapter that does nothing"
+        adapter = house.read(path)
+        torch.testing.assert_close(house.velocity([((adapter, 0.7),)] * 2), expected, **CLOSE)
 
 
 def test_adapters_of_one_row_add_up_each_with_its_own_scale(house, oracle, make):
-    paths = [make("style", rank=16), make("face", rank=4, targets=ATTENTION), make("light", rank=64)]
+    paths = [make("style", rank=16), make("face", rank=4, targets=ATTENTION), make("light", 64, ATTENTION)]
     scales = [0.5, -0.8, 1.3]
     for path in paths:
         oracle.load_lora_adapter(path, adapter_name=path.stem)
@@ -39,10 +39,15 @@ def test_an_adapter_given_twice_counts_twice(house, make):
     torch.testing.assert_close(twice, double, **CLOSE)
 
 
-def test_every_row_of_a_mixed_batch_is_what_it_is_alone(house, make):
+def test_every_row_of_a_mixed_batch_is_what_it_is_alone(house, make, full):
     tiny, small, odd, large = (
         house.read(make(f"rank {rank}", rank, targets))
-        for rank, targets in ((4, ATTENTION), (16, EVERYTHING), (40, ["img_mlp.net.2"]), (128, EVERYTHING))
+        for rank, targets in (
+            (4, ATTENTION),
+            (16, EVERYTHING),
+            (40, ["img_mlp.net.2"]),
+            (128 if full else 64, EVERYTHING),
+        )
     )
     rows = [
         (),
@@ -54,19 +59,20 @@ def test_every_row_of_a_mixed_batch_is_what_it_is_alone(house, make):
         ((odd, 2.0),),
         ((tiny, 0.3), (odd, 1.0), (small, 0.1)),
     ]
-    # like guidance: the same rows a second time with another text
-    together = house.velocity(rows * 2)
-    for seed, row in enumerate(rows * 2):
+    if full:  # like guidance: the same rows a second time with another text
+        rows *= 2
+    together = house.velocity(rows)
+    for seed, row in enumerate(rows):
         torch.testing.assert_close(together[seed], house.velocity([row], seeds=[seed])[0], **CLOSE)
 
 
-@pytest.mark.parametrize("rank", [4, 16, 64])
-def test_what_the_batch_mates_have_changes_nothing_at_all(house, make, rank):
-    row = ((house.read(make(rank=rank)), 1.0),)
-    batch_mates = [(), ((house.read(make("mate", 16)), 1.0),), ((house.read(make("other", 128)), -2.0),)]
-    results = [house.velocity([row, batch_mate, batch_mate, row])[0] for batch_mate in batch_mates]
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
+def test_what_the_batch_mates_have_changes_nothing_at_all(house, make, full):
+    batch_mates = [(), ((house.read(make("mate", 16)), 1.0),), ((house.read(make("other", 128, ATTENTION)), -2.0),)]
+    for rank in (4, 16, 64) if full else (4,):
+        row = ((house.read(make(rank=rank)), 1.0),)
+        results = [house.velocity([row, batch_mate, batch_mate, row])[0] for batch_mate in batch_mates]
+        assert torch.equal(results[0], results[1])
+        assert torch.equal(results[0], results[2])
 
 
 def test_rows_without_adapters_are_what_they_were(house, oracle, make):

@@ -3,6 +3,8 @@
 import sqlite3
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from inference.engine import Engine
 from inference.latent_cache.cache import LatentCache
@@ -74,6 +76,22 @@ def test_all_steps_are_run_where_anything_that_matters_differs(serving, changes)
     wanted = {"prompt": SAME, "account": "alice", **changes}
     (picture,) = make(serving, order(wanted.pop("prompt"), wanted.pop("account"), **wanted))
     assert (picture.steps_run, picture.steps_skipped, picture.similarity) == (8, 0, None)
+
+
+def test_an_adapter_that_was_replaced_under_its_name_begins_from_nobodys_latents(serving, tmp_path):
+    def adapted(seed: int, name: str = "style") -> int:
+        """Write an adapter under that name; return how many steps a picture with it skips."""
+        draw, layer = torch.Generator().manual_seed(seed), "transformer_blocks.0.attn.to_v"
+        factors = {f"{layer}.lora_A.weight": torch.randn(8, 192, generator=draw)}
+        factors[f"{layer}.lora_B.weight"] = 0.1 * torch.randn(192, 8, generator=draw)
+        save_file(factors, tmp_path / name)
+        (picture,) = make(serving, order(ONE, "ruth", adapters=((str(tmp_path / name), 1.0),)))
+        return picture.steps_skipped
+
+    assert adapted(1) == 0
+    assert adapted(1) > 0
+    assert adapted(2) == 0
+    assert adapted(1, "renamed") > 0, "the same adapter, wherever it lies"
 
 
 def test_a_template_is_everybodys_to_begin_from(serving):

@@ -1,5 +1,6 @@
 """Requests with different adapters in one engine: they share batches, do not wait for others' files, and fail alone."""
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from inference.adapters import files
+from inference.adapters import files, names
 from inference.engine import Engine
 from inference.errors import AdapterUnavailable, Canceled, EngineStopped, InvalidRequest
 from inference.models import catalog
@@ -72,13 +73,16 @@ def test_a_picture_with_adapters_is_the_plain_pipelines(engine, pipeline, make):
 
 
 def test_rows_with_other_adapters_and_with_none_share_a_forward_and_change_nothing(engine, watch, make):
+    small = {"width": 64, "height": 64}
     style, face = str(make("style", rank=64)), str(make("face", rank=4))
     given = [(), ((style, 0.5),), ((face, 1.0),), ((style, 0.2), (face, -0.4))]
-    alone = [engine.submit(order(seed=seed, adapters=adapters)).result() for seed, adapters in enumerate(given)]
+    alone = [
+        engine.submit(order(seed=seed, adapters=adapters, **small)).result() for seed, adapters in enumerate(given)
+    ]
     watch.reset()
-    requests = [order(seed=seed, adapters=adapters) for seed, adapters in enumerate(given)]
+    requests = [order(seed=seed, adapters=adapters, **small) for seed, adapters in enumerate(given)]
     watch.at(1, lambda: [engine.submit(request) for request in requests])
-    engine.submit(order(steps=1)).result()
+    engine.submit(order(steps=1, **small)).result()
     together = [request.ticket.future.result() for request in requests]
     assert watch.rows("denoise") == [1, *[4] * 4] or watch.rows("denoise") == [5, 4, 4, 4]
     assert all(difference(*pair) <= 1 for pair in zip(alone, together, strict=True))
@@ -86,7 +90,7 @@ def test_rows_with_other_adapters_and_with_none_share_a_forward_and_change_nothi
 
 @pytest.mark.parametrize("operation", catalog.card().operations)
 def test_an_adapter_works_in_every_operation(engine, make, operation):
-    image = engine.submit(order(seed=3)).result().image
+    image = engine.submit(order(seed=3, steps=1)).result().image
     plain = {
         "operation": operation,
         "images": {Operation.GENERATE: (), Operation.OUTPAINT: (image.crop((0, 0, 64, 128)),)}.get(operation, (image,)),
@@ -95,7 +99,7 @@ def test_an_adapter_works_in_every_operation(engine, make, operation):
         "box": (40, 40, 90, 90) if operation == Operation.REDRAW else None,
     }
     adapters = ((str(make()), 0.5),)
-    with_it, without = engine.submit(order(**plain, adapters=adapters)), engine.submit(order(**plain))
+    with_it, without = (engine.submit(order(**plain, steps=2, adapters=each)) for each in (adapters, ()))
     assert difference(with_it.result(), without.result()) > 1
 
 
@@ -108,6 +112,33 @@ def test_a_file_that_is_being_read_holds_no_step_up(engine, watch, make, gate):
     assert not waiting.ticket.future.done()
     gate.opened.set()
     assert waiting.ticket.future.result(SECONDS).steps_run == 4
+
+
+def test_what_of_a_file_is_ignored_is_said_with_the_picture_and_in_the_log(engine, make, caplog):
+    path = make("style", targets=ATTENTION)
+    text = {"text_encoder.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(4, 8)}
+    save_file(load_file(path) | text, path)
+    with caplog.at_level("INFO", "inference.adapters"):
+        pictures = [engine.submit(order(steps=1, adapters=adapters)).result() for adapters in ((), ((str(path), 1.0),))]
+    warning = "adapter style.safetensors: its changes of the text encoder are ignored"
+    assert [picture.warnings for picture in pictures] == [(), (warning,)]
+    assert caplog.messages.count(warning) == 1
+
+
+def test_a_file_that_is_shortened_while_it_is_read_fails_its_request_alone(engine, make, monkeypatch):
+    good, bad = str(make("good", targets=ATTENTION)), make("bad", rank=64, targets=ATTENTION)
+    sort = names.sort
+
+    def meanwhile(*arguments):
+        os.truncate(bad, 50_000)
+        return sort(*arguments)
+
+    batch_mate = engine.submit(order(seed=1, adapters=((good, 1.0),)))
+    assert batch_mate.result(SECONDS).steps_run == 4
+    monkeypatch.setattr(names, "sort", meanwhile)
+    with pytest.raises(AdapterUnavailable, match="was shortened while it was read"):
+        engine.submit(order(adapters=((str(bad), 1.0),))).result(SECONDS)
+    assert engine.submit(order(seed=1, adapters=((good, 1.0),))).result(SECONDS).steps_run == 4
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no adapter at all"], ids=["missing", "empty", "other"])
@@ -163,7 +194,9 @@ def test_more_adapters_than_there_is_room_for_take_turns_and_stopping_ends_those
     room = 2 * house.read(paths[0]).nbytes
     most = []
     with Engine(device="cpu", max_adapter_bytes=room, on_batch=lambda _: most.append(engine._bank.nbytes)) as engine:
-        requests = [order(seed=seed, adapters=((str(path), 0.5),)) for seed, path in enumerate(paths * 2)]
+        requests = [
+            order(seed=seed, width=64, height=64, adapters=((str(path), 0.5),)) for seed, path in enumerate(paths * 2)
+        ]
         for request in requests:
             engine.submit(request)
         assert all(request.ticket.future.result(SECONDS).steps_run == 4 for request in requests)
