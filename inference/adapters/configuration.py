@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from inference.adapters.patterns import Matcher
+from inference.adapters import patterns
 from inference.adapters.refusals import require, short
 
 # what PEFT takes where its configuration says nothing
@@ -65,7 +65,6 @@ class Configuration:
         own = {name.removeprefix("transformer."): value for name, value in values.items() if _is_transformers(name)}
         self._values: Mapping[str, Any] = own if own else {n: v for n, v in values.items() if "text_encoder." not in n}
         self._ranks, self._alphas = self._patterns("rank_pattern"), self._patterns("alpha_pattern")
-        self._matcher = Matcher()
         self._check()
 
     def scale(self, name: str, rank: int) -> float:
@@ -74,17 +73,18 @@ class Configuration:
         Raises ValueError if the configuration says that the layer has another rank or is not changed.
         """
         require(self._covers(name), f"the configuration does not cover {short(name)}, for which there are weights")
-        pattern = self._matcher.first(self._ranks, name)
+        pattern = patterns.first(self._ranks, name)
         expected = self._values.get("r", rank) if pattern is None else self._ranks[pattern]
         require(expected == rank, f"{short(name)} has rank {rank}, and {short(str(expected))} in the configuration")
-        pattern = self._matcher.first(self._alphas, name)
+        pattern = patterns.first(self._alphas, name)
         alpha = self._values.get("lora_alpha", DEFAULT_ALPHA) if pattern is None else self._alphas[pattern]
         return finite(alpha) / (math.sqrt(rank) if self._values.get("use_rslora") else rank)
 
     def _patterns(self, field: str) -> Mapping[str, Any]:
-        patterns = self._values.get(field) or {}
-        require(isinstance(patterns, dict), f"{field} is not a JSON object")
-        return patterns
+        found = self._values.get(field) or {}
+        require(isinstance(found, dict), f"{field} is not a JSON object")
+        patterns.check(found)
+        return found
 
     def _check(self) -> None:
         for name, value in self._values.items():
@@ -110,13 +110,13 @@ class Configuration:
             return True
         within = self._values.get("layers_pattern")
         require(bool(within), "layers_to_transform without a layers_pattern is not supported")
-        patterns = _names([within] if isinstance(within, str) else within)
+        names = _names([within] if isinstance(within, str) else within)
         indices = "|".join(map(str, layers if isinstance(layers, list) else [layers]))
-        return any(self._matcher.full(rf"(|.*\.)({pattern})\.({indices})\..*", name) for pattern in patterns)
+        return any(patterns.full(rf"(|.*\.)({pattern})\.({indices})\..*", name) for pattern in names)
 
     def _is_among(self, name: str, modules: Any) -> bool:
         if isinstance(modules, str):
-            return modules.lower() == "all-linear" or self._matcher.full(modules, name)
+            return modules.lower() == "all-linear" or patterns.full(modules, name)
         return any(f".{name}".endswith(f".{module}") for module in _names(modules))
 
 
