@@ -28,6 +28,7 @@ PERIODS = {
     "close_months": 300,
     "keep_payments": 15,
     "keep_requests": 60,
+    "keep_files": 300,
     "reconcile_payments": 3600,
     "anchor_audit": 24 * 3600,
 }

@@ -29,6 +29,7 @@ INSTALLED_APPS = [
     "billing",
     "marketplace.accounts",
     "marketplace.jobs",
+    "marketplace.files",
     "marketplace.audit",
     "marketplace.approvals",
     "marketplace.maintenance",
@@ -86,10 +87,8 @@ WHITENOISE_USE_FINDERS = True
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
-    "images": {
-        "BACKEND": "django.core.files.storage.FileSystemStorage",
-        "OPTIONS": {"location": env.text("KILN_IMAGES", str(KILN_HOME / "images"))},
-    },
+    "images": env.storage("KILN_IMAGES", KILN_HOME / "images"),
+    "files": env.storage("KILN_FILES", KILN_HOME / "files"),
 }
 
 BEHIND_HTTPS = env.flag("KILN_BEHIND_HTTPS")
@@ -165,6 +164,11 @@ UNFOLD = {
 }
 
 MAX_BODY_BYTES = 64 * 1024
+FILE_MB = env.whole("KILN_FILE_MB", 10)
+FILE_DAYS = env.whole("KILN_FILE_DAYS", 30)
+FILES_ACCOUNT = env.whole("KILN_FILES_ACCOUNT", 1000)
+FILES_ACCOUNT_MB = env.whole("KILN_FILES_ACCOUNT_MB", 1024)
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 PUBLIC_URL = env.text("KILN_PUBLIC_URL")
 IMAGE_URL_SECONDS = env.whole("KILN_IMAGE_URL_SECONDS", 3600)
 MODEL = env.text("KILN_MODEL")

@@ -13,6 +13,7 @@ from marketplace import home
 from marketplace.api import health, stripe_webhook
 from marketplace.api.account import views as account
 from marketplace.api.catalogue import views as catalogue
+from marketplace.api.files import views as files
 from marketplace.api.jobs import images, receipts
 from marketplace.api.jobs import views as jobs
 from marketplace.api.keys import views as keys
@@ -50,6 +51,9 @@ urlpatterns = [
     path("v1/topups/<uuid:topup_id>", topups.OneTopUp.as_view()),
     path("v1/keys", keys.Keys.as_view()),
     path("v1/keys/<uuid:key_id>", keys.OneKey.as_view()),
+    path("v1/files", files.Files.as_view()),
+    path("v1/files/<uuid:file_id>", files.OneFile.as_view()),
+    path("v1/files/<uuid:file_id>/content", files.FileContent.as_view()),
     path("v1/models", catalogue.Models.as_view()),
     path("v1/packs", catalogue.Packs.as_view()),
     path("v1/prices", catalogue.Prices.as_view()),

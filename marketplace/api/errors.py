@@ -27,12 +27,13 @@ from billing.errors import (
     UnknownCurrency,
     UnknownPack,
 )
-from inference.errors import ModelUnavailable
+from inference.errors import InvalidPicture, ModelUnavailable
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
 from marketplace.api.bodies import Body
 from marketplace.api.browsing import page, prefers_page
 from marketplace.api.fields import Text
+from marketplace.files.errors import QuotaReached
 from marketplace.jobs import errors as jobs
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,11 @@ def _capped(error: SpendCapReached) -> Problem:
 def _too_dear(error: jobs.CostAboveMaximum) -> Problem:
     message = f"This costs {format_tokens(error.quoted)} Tokens, above max_cost {format_tokens(error.maximum)}."
     return invalid("max_cost", message, "cost_above_maximum")
+
+
+def _quota(error: QuotaReached) -> Problem:
+    message = f"An account keeps {error.files} files and {error.mebibytes} MiB of them at most: delete some."
+    return Problem(409, "conflict", "file_quota_reached", message)
 
 
 def _unauthenticated(error: rest.APIException) -> Problem:
@@ -152,6 +158,8 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
         jobs.NotCancelable,
         lambda _: Problem(409, "conflict", "not_cancelable", "The job has already ended."),
     ),
+    (InvalidPicture, lambda error: invalid("file", f"This file cannot be used: {error}.", "invalid_picture")),
+    (QuotaReached, _quota),
     (rest.ValidationError, _validation),
     (rest.NotAuthenticated, _unauthenticated),
     (rest.AuthenticationFailed, _unauthenticated),
@@ -164,10 +172,7 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (PermissionDenied, lambda _: Problem(403, "permission", "forbidden", "This is not allowed.")),
     (Http404, lambda _: not_found()),
     (rest.NotFound, lambda _: not_found()),
-    (
-        rest.UnsupportedMediaType,
-        lambda _: Problem(415, "invalid_request", "not_json", "Send JSON, with `Content-Type: application/json`."),
-    ),
+    (rest.UnsupportedMediaType, _unsupported),
     (rest.ParseError, lambda error: Problem(400, "invalid_request", "malformed", str(error.detail))),
     (
         rest.MethodNotAllowed,

@@ -18,6 +18,8 @@ from marketplace.masking import mask
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 LENGTH = re.compile("[0-9]{1,18}")
 CHARSETS = {"", "utf-8", "utf8", "us-ascii"}
+UPLOADS = {"/v1/files"}
+"""Addresses where files are sent. Their bodies may be as large as a file, and gzip saves nothing there."""
 GZIP = 16 + zlib.MAX_WBITS
 View = Callable[[HttpRequest], HttpResponse]
 
@@ -123,8 +125,9 @@ def _check_length(request: HttpRequest) -> None:
     if request.headers.get("Transfer-Encoding") and not request.META.get("CONTENT_LENGTH"):
         raise Problem(411, "invalid_request", "length_required", "Send a Content-Length.")
     length = request.META.get("CONTENT_LENGTH") or "0"
-    if not LENGTH.fullmatch(length) or int(length) > settings.MAX_BODY_BYTES:
-        raise _too_large()
+    limit = settings.MAX_BODY_BYTES + settings.FILE_MB * 1024**2 * (request.path in UPLOADS)
+    if not LENGTH.fullmatch(length) or int(length) > limit:
+        raise _too_large(limit)
 
 
 def _check_coding(request: HttpRequest) -> None:
@@ -150,7 +153,7 @@ def _unpack(packed: bytes) -> bytes:
     except zlib.error:
         body = b""
     if len(body) > settings.MAX_BODY_BYTES:
-        raise _too_large()
+        raise _too_large(settings.MAX_BODY_BYTES)
     if not unpacker.eof or unpacker.unused_data:
         raise Problem(400, "invalid_request", "malformed", "The request body is not gzip.")
     return body
@@ -163,9 +166,9 @@ def _check_query(request: HttpRequest) -> None:
                 raise invalid(name[:50], "Must be there once.")
 
 
-def _too_large() -> Problem:
-    limit = settings.MAX_BODY_BYTES // 1024
-    return Problem(413, "invalid_request", "body_too_large", f"The body may have at most {limit} KiB, also unpacked.")
+def _too_large(limit: int) -> Problem:
+    message = f"The body may have at most {limit // 1024} KiB, also unpacked."
+    return Problem(413, "invalid_request", "body_too_large", message)
 
 
 def _changed(request: HttpRequest) -> HttpResponse:

@@ -14,6 +14,7 @@ from marketplace.accounts import customers
 from marketplace.accounts.models import Account
 from marketplace.approvals import requests
 from marketplace.audit import proof
+from marketplace.files import uploads
 from marketplace.identifiers import uuid7
 from marketplace.jobs import sweeper
 from marketplace.maintenance import periodic
@@ -64,6 +65,12 @@ def reconcile_payments() -> None:
 @periodic.task
 def keep_requests() -> None:
     requests.keep()
+
+
+@periodic.task
+def keep_files() -> None:
+    if expired := uploads.expire():
+        logger.info("removed %s files that had expired", expired)
 
 
 @periodic.task
