@@ -75,6 +75,15 @@ def open_mask(path: Path, card: ModelCard) -> Image.Image:
     return _at(path, card, read_mask)
 
 
+def media_type(content: bytes) -> str:
+    """Return the type of a picture's file."""
+    if content.startswith(_PNG):
+        return "image/png"
+    if content.startswith(_JPEG):
+        return "image/jpeg"
+    return "image/webp"
+
+
 def max_bytes(card: ModelCard) -> int:
     """Return how large a file may be."""
     return 8 * card.max_image_side**2 + _SPARE_BYTES

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -46,6 +48,26 @@ def money(name: str, default: str) -> dict[str, int]:
         return {currency: parse_money(amount, currency) for currency, amount in amounts}
     except ValueError as error:
         raise ImproperlyConfigured(f"{name} must be like {default}: {error}") from error
+
+
+def storage(name: str, folder: Path) -> dict[str, Any]:
+    """Read a storage: a folder, or `s3://bucket/prefix` at Amazon or at `KILN_S3_ENDPOINT`."""
+    place = text(name, str(folder))
+    if not place.startswith("s3://"):
+        return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": place}}
+    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise ImproperlyConfigured(f"{name} must be like s3://bucket/prefix, not {place!r}")
+    options = {
+        "bucket_name": bucket,
+        "location": prefix,
+        "endpoint_url": text("KILN_S3_ENDPOINT") or None,
+        # each name is written once, so it need not be looked up first
+        "file_overwrite": True,
+        # larger ones are downloaded to the disk
+        "max_memory_size": 2 * 1024**2,
+    }
+    return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
 
 
 def secret_key() -> str:

@@ -172,7 +172,10 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (PermissionDenied, lambda _: Problem(403, "permission", "forbidden", "This is not allowed.")),
     (Http404, lambda _: not_found()),
     (rest.NotFound, lambda _: not_found()),
-    (rest.UnsupportedMediaType, _unsupported),
+    (
+        rest.UnsupportedMediaType,
+        lambda _: Problem(415, "invalid_request", "not_json", "Send JSON, with `Content-Type: application/json`."),
+    ),
     (rest.ParseError, lambda error: Problem(400, "invalid_request", "malformed", str(error.detail))),
     (
         rest.MethodNotAllowed,

@@ -120,6 +120,18 @@ class Moment(Shown, serializers.DateTimeField):
         return moment.astimezone(zone).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class Upload(Shown, serializers.FileField):
+    """A file in a form. Whatever folder its name tells is not kept."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        found = super().to_internal_value(data)
+        try:
+            found.name = text.line(found.name or "picture")[:200]
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)) from error
+        return found
+
+
 class Object(Shown, serializers.DictField):
     """A JSON object whose names are not declared as fields."""
 

@@ -19,6 +19,12 @@ WITH_BODY = {
     422: "A value is wrong; `param` names it.",
 }
 SPENDING = {402: "Too few Tokens, or a spend cap is reached."}
+SENDING = {
+    400: "The form cannot be read.",
+    409: "The account keeps as many files as it may.",
+    415: "The body is not a form.",
+    422: "The file is not a picture that a model may have.",
+}
 KEYS = {403: "The API key that asks has a spend cap, or the account is switched off."}
 
 
@@ -47,6 +53,8 @@ class Schema(AutoSchema):
             statuses |= WITH_BODY
         if self.path == "/v1/jobs" and self.method == "POST":
             statuses |= SPENDING
+        if self.path == "/v1/files" and self.method == "POST":
+            statuses |= SENDING
         if self.path.startswith("/v1/keys") and self.method in {"POST", "PATCH"}:
             statuses |= KEYS
         if "{" in self.path:
@@ -63,6 +71,8 @@ class Schema(AutoSchema):
             return {"GET": "get", "PUT": "set", "DELETE": "stop"}[self.method] + "_automatic_topup"
         if self.path.endswith("/receipt"):
             return "get_receipt"
+        if noun == "files" and (self.path.endswith("/content") or self.method == "DELETE"):
+            return "delete_file" if self.method == "DELETE" else "download_file"
         if self.path.endswith(".csv"):
             return "download_transfers"
         if self.method == "GET" and "{" not in self.path:

@@ -10,9 +10,7 @@ PURPOSES = ["vision", "user_data"]
 
 class FileOrder(StrictSerializer):
     file = Upload(help_text="A PNG, JPEG or WebP picture.")
-    purpose = Choice(
-        choices=PURPOSES, default="vision", help_text="For clients that say one; nothing depends on it."
-    )
+    purpose = Choice(choices=PURPOSES, default="vision", help_text="For clients that say one; nothing depends on it.")
 
 
 class FileBody(Body):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
-from django.http import FileResponse
+from django.http import FileResponse, QueryDict
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
+from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,7 +17,7 @@ from rest_framework.views import APIView
 
 from inference.models import catalog
 from marketplace.accounts.authentication import caller
-from marketplace.api.errors import not_found
+from marketplace.api.errors import Problem, invalid, not_found
 from marketplace.api.files.schemas import FileBody, FileList, FileOrder
 from marketplace.api.pages import ListQuery, page
 from marketplace.files import uploads
@@ -25,10 +27,16 @@ from marketplace.files.models import File
 class Files(APIView):
     parser_classes = [MultiPartParser]
 
+    def handle_exception(self, error: Exception) -> Response:
+        if isinstance(error, UnsupportedMediaType):
+            message = "Send a form with the file: `Content-Type: multipart/form-data`."
+            error = Problem(415, "invalid_request", "not_multipart", message)
+        return super().handle_exception(error)
+
     @extend_schema(request={"multipart/form-data": FileOrder}, responses={201: FileBody}, summary="Send a picture")
     def post(self, request: Request) -> Response:
         """The picture is checked at once: what a model may not have is refused. It is kept until `expires_at`."""
-        order = FileOrder(data=request.data.dict())
+        order = FileOrder(data=fields_of(request))
         order.is_valid(raise_exception=True)
         sent = order.validated_data["file"]
         card = catalog.card(settings.MODEL)
@@ -67,6 +75,15 @@ class FileContent(APIView):
         answer["ETag"] = f'"{file.sha256}"'
         answer["Cache-Control"] = "private, no-cache"
         return answer
+
+
+def fields_of(request: Request) -> dict[str, Any]:
+    """Return the fields and files of a form. Raises a 422 if one is there twice."""
+    form = cast("QueryDict", request.data)
+    for name, values in form.lists():
+        if len(values) > 1:
+            raise invalid(name[:50], "Must be there once.")
+    return form.dict()
 
 
 def find(request: Request, file_id: UUID) -> File:
