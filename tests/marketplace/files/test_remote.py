@@ -4,11 +4,11 @@ import http.server
 import ipaddress
 import socket
 import ssl
-import subprocess
 import threading
 import time
 
 import pytest
+import trustme
 
 from marketplace.files.remote import Downloader, Unreachable, is_public
 
@@ -75,16 +75,6 @@ def test_addresses_that_lead_elsewhere_are_refused(url, told):
         Downloader(10_000, 5).get(url)
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("certificate")
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", folder / "key.pem", "-out", folder / "certificate.pem"]
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    subprocess.run([*made, "-days", "2", *names, *files], check=True, capture_output=True)
-    return folder
-
-
 class Peer(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -109,16 +99,18 @@ class Peer(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def peer(certificate):
+def peer():
     """A site at localhost, and downloads that may go to this machine."""
     server = http.server.ThreadingHTTPServer(("localhost", 0), Peer)
     server.daemon_threads = True
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
+    authority = trustme.CA()
+    authority.issue_cert("localhost").configure_cert(tls)
     server.socket = tls.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = server.server_address[1]
-    trusting = ssl.create_default_context(cafile=certificate / "certificate.pem")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
 
     def downloader(**more):
         return Downloader(**{"max_bytes": 10_000, "seconds": 5, "allows": lambda _: True, "port": port, **more})
