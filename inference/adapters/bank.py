@@ -7,11 +7,12 @@ pinned, a request waits until there is room; later ones wait behind it, so that 
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inference import memory
 from inference.adapters import files
 from inference.adapters.layers import Layers
 from inference.adapters.weights import Adapter, Row
@@ -82,6 +83,11 @@ class Bank:
             self._layers.forget()
             self._changed.notify_all()
 
+    def evict_unpinned(self) -> None:
+        """Evict every adapter that no request has."""
+        with self._changed:
+            self._evict(0)
+
     def close(self) -> None:
         """End the loader thread; loans that still wait raise EngineStopped."""
         with self._changed:
@@ -133,6 +139,25 @@ class Bank:
                 self._pin(loan, identity)
         if known:
             return
+        adapter = self._copy_to_device(loan, identity)
+        with self._changed:
+            self._residents[identity] = Resident(adapter)
+            self._pin(loan, identity)
+
+    def _copy_to_device(self, loan: Loan, identity: files.Identity) -> Adapter:
+        """Read an adapter and copy it to the device, where memory runs out in the room of others."""
+        while True:
+            try:
+                return self._try_to_copy(loan, identity)
+            except Exception as error:
+                if not memory.ran_out(error):
+                    raise
+                memory.let_go(error)
+                if not self._clear(loan):
+                    raise EngineFault(f"there is no memory for adapter {identity.path.name}") from error
+
+    def _try_to_copy(self, loan: Loan, identity: files.Identity) -> Adapter:
+        path = identity.path
         adapter = files.read(path, self._layers.sizes, self._layers.dtype, self.budget)
         if files.identify(path) != identity:
             raise AdapterUnavailable(f"adapter {path.name}: the file changed while it was read")
@@ -141,10 +166,7 @@ class Bank:
         with self._changed:
             self._make_room(loan, adapter.nbytes)
         # no other thread loads, so the room is still there
-        adapter = adapter.to(self._layers.device)
-        with self._changed:
-            self._residents[identity] = Resident(adapter)
-            self._pin(loan, identity)
+        return adapter.to(self._layers.device)
 
     def _pin(self, loan: Loan, identity: files.Identity) -> None:
         if loan.ready.cancelled():
@@ -159,18 +181,30 @@ class Bank:
         own = sum(resident.adapter.nbytes for resident in set(loan.pinned))
         if own + nbytes > self.budget:
             raise AdapterUnavailable(f"adapters of {own + nbytes} bytes: there is room for {self.budget} on the device")
+        self._wait(loan, lambda: self._pinned() + nbytes <= self.budget)
+        self._evict(self.budget - nbytes)
+
+    def _clear(self, loan: Loan) -> bool:
+        """Evict all that is not pinned, once there is something; return False if there will be nothing."""
+        with self._changed:
+            if all(resident in loan.pinned for resident in self._residents.values()):
+                return False
+            self._wait(loan, lambda: any(not resident.pins for resident in self._residents.values()))
+            self._evict(0)
+        memory.free()
+        return True
+
+    def _wait(self, loan: Loan, condition: Callable[[], bool]) -> None:
+        """Wait for room. Raises EngineStopped or CancelledError if the bank is closed or the loan is given up."""
         self._waiting_for_room = True
         try:
-            self._changed.wait_for(
-                lambda: self._closed or loan.ready.cancelled() or self._pinned() + nbytes <= self.budget
-            )
+            self._changed.wait_for(lambda: self._closed or loan.ready.cancelled() or condition())
         finally:
             self._waiting_for_room = False
         if self._closed:
             raise EngineStopped("the engine stopped")
         if loan.ready.cancelled():
             raise CancelledError
-        self._evict(self.budget - nbytes)
 
     def _pinned(self) -> int:
         return sum(resident.adapter.nbytes for resident in self._residents.values() if resident.pins)
