@@ -1,6 +1,7 @@
 """What is known of a model without loading it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -70,20 +71,58 @@ def test_a_folder_may_have_an_edit_see_its_pictures_as_large_as_the_output(tmp_p
         ({"_class_name": "QwenImagePipeline", "processor": ["transformers", "Qwen2VLProcessor"]}, True),
         ({"_class_name": "QwenImageEditPlusPipeline", "processor": ["transformers", "Qwen2VLProcessor"]}, True),
         ({"_class_name": "QwenImageEditPipeline", "processor": ["transformers", "Qwen2VLProcessor"]}, False),
+        ({"_class_name": "QwenImageEditPlusPipeline", "processor": [None, None]}, False),
+        ({"_class_name": "QwenImageEditPlusPipeline"}, False),
+        ({"processor": ["transformers", "Qwen2VLProcessor"]}, False),
     ],
     ids=str,
 )
 def test_a_folder_edits_where_it_can_read_several_pictures(tmp_path, index, edits):
-    folder = model_folder(tmp_path / "model")
-    (folder / "model_index.json").write_text(json.dumps(index))
-    assert ("edit" in catalog.card(folder).operations) is edits
+    for name in ("model", "Qwen-Image-Edit-2511"):
+        folder = model_folder(tmp_path / name)
+        (folder / "model_index.json").write_text(json.dumps(index))
+        assert ("edit" in catalog.card(folder).operations) is edits
+
+
+@pytest.mark.parametrize(
+    ("index", "edits"),
+    [
+        ({"_class_name": "QwenImageEditPlusPipeline", "processor": ["transformers", "Qwen2VLProcessor"]}, True),
+        ({"_class_name": "QwenImageEditPipeline", "processor": ["transformers", "Qwen2VLProcessor"]}, False),
+        ({"_class_name": "QwenImagePipeline"}, False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["someone/qwen-image-edit-4bit", "someone/my-model", "Qwen/Qwen-Image-Edit-2509"])
+def test_a_model_of_the_hub_edits_if_its_configuration_says_so_whatever_its_name(tmp_path, name, index, edits):
+    cached = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+    (cached / "snapshots" / "1f").mkdir(parents=True)
+    (cached / "snapshots" / "1f" / "model_index.json").write_text(json.dumps(index))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("1f")
+    script = "import sys, inference.models.catalog as c; print('edit' in c.card(sys.argv[1]).operations)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, name],
+        env={**os.environ, "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(edits)
 
 
 @pytest.mark.parametrize(
     ("name", "edits"),
-    [("Qwen/Qwen-Image", False), ("Qwen/Qwen-Image-Edit", False), ("Qwen/Qwen-Image-Edit-2509", True)],
+    [
+        ("Qwen/Qwen-Image", False),
+        ("Qwen/Qwen-Image-Edit", False),
+        ("Qwen/Qwen-Image-Edit-2509", True),
+        ("Qwen/Qwen-Image-Edit-2511", True),
+        ("ovedrive/qwen-image-edit-4bit", False),
+        ("someone/Qwen-Image-Edit-2511", False),
+    ],
 )
-def test_a_hub_name_says_whether_the_model_edits(name, edits):
+def test_without_the_hub_only_the_published_models_edit(name, edits):
     assert ("edit" in catalog.card(name).operations) is edits
 
 
@@ -114,6 +153,21 @@ def test_new_weights_give_a_new_revision(tmp_path):
     old = catalog.card(folder).revision
     folder.rename(tmp_path / "old")
     assert catalog.card(model_folder(folder, b"new")).revision != old
+
+
+@pytest.mark.parametrize("file", ["scheduler/scheduler_config.json", "tokenizer/merges.txt", "vae/config.json"])
+def test_whatever_changes_pictures_gives_a_new_revision(tmp_path, file):
+    revisions = []
+    for content in ("{}", '{"shift": 3.0}', '{"shift": 4.0}', "{}"):
+        folder = model_folder(tmp_path / str(len(revisions)) / "model")
+        parts = {name: ["diffusers", "Part"] for name in ("scheduler", "tokenizer", "vae")}
+        (folder / "model_index.json").write_text(json.dumps({"_class_name": "QwenImagePipeline", **parts}))
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(content)
+        (folder / "README.md").write_text(str(len(revisions)))
+        revisions.append(catalog.card(folder).revision)
+    assert len(set(revisions)) == 3
+    assert revisions[0] == revisions[3]
 
 
 @pytest.mark.parametrize("place", ["/nowhere", "a/b/c", "../x y"])
