@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from inference import calibration, memory, pictures, previews
+from inference.adapters import recipes
 from inference.adapters.bank import Bank, Loan
 from inference.backends.pytorch import TorchBackend
 from inference.calibration import StepTimes
@@ -172,6 +173,7 @@ class Engine:
         """
         catalog.validate(request, self.card)
         request.state.condition_grids = pictures.condition_grids(request, self.card)
+        request.state.scheduler = recipes.combine(request.adapters).scheduler
         with self._changed:
             if not self.warm:
                 raise EngineStopped("the engine is not running")

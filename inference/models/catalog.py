@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from inference import pictures
+from inference.adapters import recipes
 from inference.card import FROM_LATENTS, ModelCard
 from inference.errors import InvalidRequest, ModelUnavailable
 from inference.request import SERVICE_CLASSES, Operation, Request
@@ -44,6 +45,18 @@ def card(model: str | Path | None = None) -> ModelCard:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", place):
         return _hub_card(place)
     raise ModelUnavailable(f"no model folder at {place}")
+
+
+def defaults(card: ModelCard, adapters: Sequence[tuple[str | Path, float]] = ()) -> tuple[int, float]:
+    """Return steps and guidance scale of a request that names none: its adapters' recipe's, else the model's.
+
+    Raises InvalidRequest if the recipes differ, or one is not valid.
+    """
+    recipe = recipes.combine(adapters)
+    return (
+        card.default_steps if recipe.steps is None else recipe.steps,
+        card.default_guidance_scale if recipe.guidance_scale is None else recipe.guidance_scale,
+    )
 
 
 def validate(request: Request, card: ModelCard) -> None:

@@ -18,6 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import logging as transformers_logging
 
 from inference import pictures
+from inference.adapters import recipes
 from inference.card import ModelCard
 from inference.errors import BrokenPicture, ModelUnavailable
 from inference.models import autoencoder
@@ -118,6 +119,10 @@ def load(card: ModelCard, device: torch.device, dtype: torch.dtype | None = None
         raise ModelUnavailable(f"no Qwen-Image model at {card.path}: {error}") from error
     if pipeline.transformer.config.guidance_embeds:
         raise ModelUnavailable(f"{card.path} is guidance-distilled, which this engine does not run")
+    try:
+        recipes.check_scheduler(pipeline.scheduler.config)
+    except ValueError as error:
+        raise ModelUnavailable(f"the scheduler of {card.path}: {error}") from error
     return QwenImage(pipeline, device)
 
 
