@@ -25,6 +25,7 @@ HOUSE_MODEL = Path(__file__).resolve().parent.parent / "house_model" / "weights"
 INDEX = "model_index.json"
 # on the hub, with several pictures: for a machine that cannot read their indices there
 PUBLISHED_EDITS = ("Qwen/Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2511")
+HUB_SECONDS = 5.0
 MAX_ADAPTERS = 4
 MAX_ADAPTER_SCALE = 10
 _TAIL_BYTES = 65536
@@ -130,16 +131,19 @@ def _hub_card(place: str) -> ModelCard:
 
 
 def _hub_index(place: str) -> dict[str, Any] | None:
-    """Return the index of a model on the hub, from its cache if it is there; None if it cannot be had."""
-    import huggingface_hub  # slow, and only needed here
+    """Return the index of a model on the hub, from the hub's cache if it is there; None if it cannot be had."""
+    import huggingface_hub as hub  # slow, and only needed here
 
     try:
-        found = huggingface_hub.try_to_load_from_cache(place, INDEX)
-        path = found if isinstance(found, str) else huggingface_hub.hf_hub_download(place, INDEX)
+        if isinstance(path := hub.try_to_load_from_cache(place, INDEX), str):
+            return _index(Path(path).parent)
+        # not by `hf_hub_download`, which tries for a minute: the API waits for this
+        headers = hub.utils.build_hf_headers()
+        answer = hub.get_session().get(hub.hf_hub_url(place, INDEX), headers=headers, timeout=HUB_SECONDS)
+        return dict(answer.raise_for_status().json())
     except Exception as error:  # noqa: BLE001 - each way of not reaching the hub has an error of its own
-        log.warning("the configuration of %s cannot be had, so what it can do is taken from its name: %s", place, error)
+        log.warning("the configuration of %s cannot be had, only its name is known: %s", place, error)
         return None
-    return _index(Path(path).parent)
 
 
 def _override(base: ModelCard, path: Path) -> ModelCard:

@@ -115,7 +115,7 @@ def load(card: ModelCard, device: torch.device, dtype: torch.dtype | None = None
     transformers_logging.disable_progress_bar()
     try:
         pipeline = _pipeline(card, dtype).to(device)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ModelUnavailable(f"no Qwen-Image model at {card.path}: {error}") from error
     if pipeline.transformer.config.guidance_embeds:
         raise ModelUnavailable(f"{card.path} is guidance-distilled, which this engine does not run")

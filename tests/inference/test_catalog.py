@@ -4,6 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -84,31 +88,51 @@ def test_a_folder_edits_where_it_can_read_several_pictures(tmp_path, index, edit
         assert ("edit" in catalog.card(folder).operations) is edits
 
 
-@pytest.mark.parametrize(
-    ("index", "edits"),
-    [
-        ({"_class_name": "QwenImageEditPlusPipeline", "processor": ["transformers", "Qwen2VLProcessor"]}, True),
-        ({"_class_name": "QwenImageEditPipeline", "processor": ["transformers", "Qwen2VLProcessor"]}, False),
-        ({"_class_name": "QwenImagePipeline"}, False),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("name", ["someone/qwen-image-edit-4bit", "someone/my-model", "Qwen/Qwen-Image-Edit-2509"])
-def test_a_model_of_the_hub_edits_if_its_configuration_says_so_whatever_its_name(tmp_path, name, index, edits):
-    cached = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
-    (cached / "snapshots" / "1f").mkdir(parents=True)
-    (cached / "snapshots" / "1f" / "model_index.json").write_text(json.dumps(index))
-    (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text("1f")
-    script = "import sys, inference.models.catalog as c; print('edit' in c.card(sys.argv[1]).operations)"
-    done = subprocess.run(
-        [sys.executable, "-c", script, name],
-        env={**os.environ, "HF_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == str(edits)
+@contextmanager
+def cached(home, indices):
+    """Lay indices where the hub's library caches them, under `home`."""
+    for name, index in indices.items():
+        folder = home / "hub" / f"models--{name.replace('/', '--')}"
+        (folder / "snapshots" / "1f").mkdir(parents=True)
+        (folder / "snapshots" / "1f" / "model_index.json").write_text(json.dumps(index))
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("1f")
+    yield {"HF_HUB_OFFLINE": "1"}
+
+
+@contextmanager
+def served(home, indices):
+    """Serve indices as the hub does."""
+    for name, index in indices.items():
+        (home / name / "resolve" / "main").mkdir(parents=True)
+        (home / name / "resolve" / "main" / "model_index.json").write_text(json.dumps(index))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=home)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kept", [cached, served])
+def test_a_model_of_the_hub_edits_if_its_configuration_says_so_whatever_its_name(tmp_path, kept):
+    processor = ["transformers", "Qwen2VLProcessor"]
+    indices = {
+        "someone/qwen-image-edit-4bit": {"_class_name": "QwenImageEditPipeline", "processor": processor},
+        "someone/my-model": {"_class_name": "QwenImageEditPlusPipeline", "processor": processor},
+        "someone/an-edit-2511": {"_class_name": "QwenImagePipeline"},
+        # were it another one by now
+        "Qwen/Qwen-Image-Edit-2509": {"_class_name": "QwenImageEditPipeline", "processor": processor},
+    }
+    edits = "'edit' in c.card(name).operations for name in sys.argv[1:]"
+    script = f"import sys, inference.models.catalog as c; print(*({edits}))"
+    with kept(tmp_path, indices) as environment:
+        done = subprocess.run(
+            [sys.executable, "-c", script, *indices],
+            env={**os.environ, "HF_HOME": str(tmp_path), **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.split() == ["False", "True", "False", "False"]
 
 
 @pytest.mark.parametrize(
