@@ -173,7 +173,7 @@ class Engine:
         """
         catalog.validate(request, self.card)
         request.state.condition_grids = pictures.condition_grids(request, self.card)
-        request.state.scheduler = recipes.combine(request.adapters).scheduler
+        request.state.sampler = recipes.combine(request.adapters).sampler
         with self._changed:
             if not self.warm:
                 raise EngineStopped("the engine is not running")

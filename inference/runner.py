@@ -69,7 +69,7 @@ class Runner:
         for request in requests:
             request.state.text, request.state.negative_text = self._texts(request)
             rows, columns = request.grid
-            config = request.state.scheduler or self._model.sampler_config
+            config = request.state.sampler or self._model.sampler_config
             sigmas = sampler.sigmas(config, request.steps, rows * columns)
             request.state.sigmas = sigmas[request.steps - request.steps_due :]
             request.state.generator = torch.Generator("cpu").manual_seed(request.seed)

@@ -67,11 +67,11 @@ class Picture:
 @dataclass(eq=False)
 class RowState:
     """The progress of one row, written at the end of each phase. `x0` is the last step's prediction of the finished
-    latents; `condition_grids` are the sizes at which an edit's pictures join the sequence; `scheduler` configures the
-    noise schedule that the adapters' recipe asks for, None the model's own."""
+    latents; `condition_grids` are the sizes at which an edit's pictures join the sequence; `sampler` configures the
+    noise schedule that the adapters' recipe asks for; None: the model's own."""
 
     condition_grids: tuple[Grid, ...] = ()
-    scheduler: Mapping[str, Any] | None = None
+    sampler: Mapping[str, Any] | None = None
     step_index: int = 0
     steps_reused: int = 0
     steps_skipped: int = 0

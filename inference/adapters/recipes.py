@@ -2,11 +2,12 @@
 
 A recipe is a JSON object, and each of its fields may be missing:
 
-    {"steps": 4, "guidance_scale": 1.0, "scheduler": {"use_dynamic_shifting": false, "shift": 3.0}}
+    {"steps": 4, "guidance_scale": 1.0, "sampler": {"use_dynamic_shifting": false, "shift": 3.0}}
 
-`scheduler` is a diffusers scheduler_config.json; what it leaves out is as by default in diffusers. NAME.safetensors has
-its recipe in NAME.recipe.json beside it, else in its metadata as `kiln_recipe`, else it is known by the name under
-which it was published. Recipes come from strangers: what is not understood is refused, never ignored. Loads no torch.
+`sampler` is what diffusers calls a scheduler_config.json; what it leaves out is as by default in diffusers.
+NAME.safetensors has its recipe in NAME.recipe.json beside it, else in its metadata as `kiln_recipe`, else it is known
+by the name under which it was published. Recipes come from strangers: what is not understood is refused, never ignored.
+Loads no torch.
 """
 
 import json
@@ -57,11 +58,11 @@ _LIGHTNING = re.compile(
 
 
 class Recipe(NamedTuple):
-    """What an adapter was made for; None: it does not say. `scheduler` is complete and valid."""
+    """What an adapter was made for; None: it does not say. `sampler` is complete and valid."""
 
     steps: int | None = None
     guidance_scale: float | None = None
-    scheduler: Mapping[str, Any] | None = None
+    sampler: Mapping[str, Any] | None = None
 
 
 def combine(adapters: Sequence[tuple[str | Path, float]]) -> Recipe:
@@ -100,19 +101,19 @@ def parse(text: object) -> Recipe:
     values = json.loads(str(text))
     _require(isinstance(values, dict), "not a JSON object")
     _require_known(values, Recipe._fields)
-    steps, guidance_scale, scheduler = (values.get(field) for field in Recipe._fields)
+    steps, guidance_scale, sampler = (values.get(field) for field in Recipe._fields)
     if steps is not None:
         _require(_is_whole(steps, MAX_STEPS), f"steps must be a whole number from 1 to {MAX_STEPS}")
     if guidance_scale is not None:
         limits = f"from 0 to {MAX_GUIDANCE_SCALE}"
         _require(_is_number(guidance_scale, 0, MAX_GUIDANCE_SCALE), f"guidance_scale must be a number {limits}")
-    return Recipe(steps, guidance_scale, None if scheduler is None else check_scheduler(scheduler))
+    return Recipe(steps, guidance_scale, None if sampler is None else check_sampler(sampler))
 
 
-def check_scheduler(config: object) -> dict[str, Any]:
+def check_sampler(config: object) -> dict[str, Any]:
     """Return a diffusers scheduler's configuration, completed. Raises ValueError if it cannot be honoured."""
     if not isinstance(config, Mapping):
-        raise ValueError("scheduler is not a JSON object")
+        raise ValueError("sampler is not a JSON object")
     named = {name: value for name, value in config.items() if name in _FIXED or not name.startswith("_")}
     given = {name: value for name, value in named.items() if value is not None}
     _require_known(given, [*_DEFAULTS, *_FIXED])
@@ -139,7 +140,7 @@ def _known(stem: str) -> Recipe:
     if not (named := _LIGHTNING.match(stem)):
         return Recipe()
     shift = {"use_dynamic_shifting": True, "base_shift": math.log(3), "max_shift": math.log(3)}
-    return Recipe(int(named["steps"]), 1.0, check_scheduler({**shift, "max_image_seq_len": 8192}))
+    return Recipe(int(named["steps"]), 1.0, check_sampler({**shift, "max_image_seq_len": 8192}))
 
 
 def _beside(path: Path) -> str | None:

@@ -138,7 +138,7 @@ def _hub_index(place: str) -> dict[str, Any] | None:
         if isinstance(path := hub.try_to_load_from_cache(place, INDEX), str):
             return _index(Path(path).parent)
         # not by `hf_hub_download`, which tries for a minute: the API waits for this
-        headers = hub.utils.build_hf_headers()
+        headers = {"authorization": f"Bearer {token}"} if (token := hub.get_token()) else {}
         answer = hub.get_session().get(hub.hf_hub_url(place, INDEX), headers=headers, timeout=HUB_SECONDS)
         return dict(answer.raise_for_status().json())
     except Exception as error:  # noqa: BLE001 - each way of not reaching the hub has an error of its own

@@ -120,9 +120,9 @@ def load(card: ModelCard, device: torch.device, dtype: torch.dtype | None = None
     if pipeline.transformer.config.guidance_embeds:
         raise ModelUnavailable(f"{card.path} is guidance-distilled, which this engine does not run")
     try:
-        recipes.check_scheduler(pipeline.scheduler.config)
+        recipes.check_sampler(pipeline.scheduler.config)
     except ValueError as error:
-        raise ModelUnavailable(f"the scheduler of {card.path}: {error}") from error
+        raise ModelUnavailable(f"the sampler of {card.path}: {error}") from error
     return QwenImage(pipeline, device)
 
 

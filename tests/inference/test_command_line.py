@@ -178,7 +178,7 @@ def test_adapters_change_the_picture_and_a_broken_one_is_a_readable_line_and_cod
 def test_a_distilled_adapter_is_drawn_by_its_recipe_unless_told_otherwise(tmp_path, adapter):
     fast, out = tmp_path / "fast.safetensors", tmp_path / "x.png"
     fast.symlink_to(adapter)
-    recipe = {"steps": 3, "guidance_scale": 1.0, "scheduler": {"shift": 3.0}}
+    recipe = {"steps": 3, "guidance_scale": 1.0, "sampler": {"shift": 3.0}}
     (tmp_path / "fast.recipe.json").write_text(json.dumps(recipe))
     size = ("--width", "64", "--height", "64", "--seed", "1", "--out", str(out))
     pictures = []

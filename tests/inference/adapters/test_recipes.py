@@ -40,7 +40,7 @@ LIGHTNING = {
     "use_exponential_sigmas": False,
     "use_karras_sigmas": False,
 }
-SCHEDULERS = {
+SAMPLERS = {
     "Lightning's": LIGHTNING,
     "a static shift": {"use_dynamic_shifting": False, "shift": 3.0},
     "a shift that grows with the size": {**LIGHTNING, "base_shift": 0.3, "max_shift": 2.0, "base_image_seq_len": 16},
@@ -80,10 +80,10 @@ def give(adapter, tmp_path) -> Give:
     return copy
 
 
-def expected(pipeline, request, scheduler) -> Image.Image:
-    """Draw a request with diffusers' own pipeline, the scheduler and adapter in their places."""
+def expected(pipeline, request, sampler) -> Image.Image:
+    """Draw a request with diffusers' own pipeline, the sampler and adapter in their places."""
     before = pipeline.scheduler
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(sampler)
     ((path, scale),) = request.adapters
     pipeline.load_lora_weights(load_file(path), adapter_name="adapter")
     try:
@@ -107,16 +107,16 @@ def levels(image: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS.keys())
-def test_a_picture_is_diffusers_with_the_recipes_scheduler(engine, pipeline, give, scheduler, guidance_scale):
-    adapters = ((give(beside={"scheduler": scheduler}), 0.4),)
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
+def test_a_picture_is_diffusers_with_the_recipes_sampler(engine, pipeline, give, sampler, guidance_scale):
+    adapters = ((give(beside={"sampler": sampler}), 0.4),)
     request = order(guidance_scale=guidance_scale, adapters=adapters, width=160)
     picture = engine.submit(request).result()
-    assert np.abs(levels(picture.image) - levels(expected(pipeline, request, scheduler))).max() <= 1
+    assert np.abs(levels(picture.image) - levels(expected(pipeline, request, sampler))).max() <= 1
 
 
 def test_a_recipe_is_found_in_the_metadata_beside_the_file_and_by_a_well_known_name(engine, pipeline, give):
-    said = {"steps": 4, "guidance_scale": 1.0, "scheduler": LIGHTNING}
+    said = {"steps": 4, "guidance_scale": 1.0, "sampler": LIGHTNING}
     bare, beside, inside, known = give("bare"), give("beside", said), give("inside", None, said), give(NAMES[1])
     pictures = {}
     for path in (bare, beside, inside, known):
@@ -133,8 +133,14 @@ def test_a_recipe_is_found_in_the_metadata_beside_the_file_and_by_a_well_known_n
 def test_lightnings_adapters_are_known_as_they_are_published(give, name):
     recipe = recipes.read(Path(give(name)))
     assert (recipe.steps, recipe.guidance_scale) == (4 if "4steps" in name else 8, 1.0)
-    ours, right = (FlowMatchEulerDiscreteScheduler.from_config(each).config for each in (recipe.scheduler, LIGHTNING))
+    ours, right = (FlowMatchEulerDiscreteScheduler.from_config(each).config for each in (recipe.sampler, LIGHTNING))
     assert {**ours, "_use_default_values": None} == {**right, "_use_default_values": None}
+
+
+def test_the_page_on_recipes_shows_a_valid_one(give):
+    page = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text()
+    shown = page.partition("```json")[2].partition("```")[0]
+    assert recipes.parse(shown) == recipes.read(Path(give(NAMES[1])))
 
 
 def test_the_recipe_beside_a_file_goes_before_the_one_in_it_and_that_before_its_names(give):
@@ -175,9 +181,9 @@ def test_a_style_beside_a_distilled_adapter_is_drawn_by_its_recipe(engine, give)
     [
         ({"steps": 4}, {"steps": 8}, "steps"),
         ({"guidance_scale": 1.0}, {"guidance_scale": 3.5}, "guidance_scale"),
-        ({"scheduler": LIGHTNING}, {"scheduler": {"shift": 2.0}}, "scheduler"),
+        ({"sampler": LIGHTNING}, {"sampler": {"shift": 2.0}}, "sampler"),
     ],
-    ids=["steps", "guidance", "scheduler"],
+    ids=["steps", "guidance", "sampler"],
 )
 def test_two_adapters_with_different_recipes_are_refused_by_name(engine, watch, give, one, other, field):
     adapters = ((give("one", one), 1.0), (give("plain"), 1.0), (give("other", other), 0.5))
@@ -191,17 +197,17 @@ def test_two_adapters_with_different_recipes_are_refused_by_name(engine, watch, 
 
 
 def test_adapters_whose_recipes_agree_or_complete_each_other_go_together(give):
-    adapters = [(give("one", {"steps": 4, "scheduler": LIGHTNING}), 1.0), (give("two", {"steps": 4}), 1.0)]
-    three = (give("three", {"guidance_scale": 1, "scheduler": {**LIGHTNING, "shift_terminal": None}}), 1.0)
+    adapters = [(give("one", {"steps": 4, "sampler": LIGHTNING}), 1.0), (give("two", {"steps": 4}), 1.0)]
+    three = (give("three", {"guidance_scale": 1, "sampler": {**LIGHTNING, "shift_terminal": None}}), 1.0)
     recipe = recipes.combine([*adapters, three])
-    assert (recipe.steps, recipe.guidance_scale, recipe.scheduler["shift_terminal"]) == (4, 1, None)
+    assert (recipe.steps, recipe.guidance_scale, recipe.sampler["shift_terminal"]) == (4, 1, None)
 
 
 def test_rows_of_different_schedules_share_a_forward_and_change_nothing(engine, watch, give):
     paths = [
-        give("a", {"scheduler": LIGHTNING}),
-        give("b", {"scheduler": {"shift": 6.0}}),
-        give("c", {"scheduler": {"shift": 0.5, "shift_terminal": 0.3}}),
+        give("a", {"sampler": LIGHTNING}),
+        give("b", {"sampler": {"shift": 6.0}}),
+        give("c", {"sampler": {"shift": 0.5, "shift_terminal": 0.3}}),
         give("d"),
     ]
     given = [*(((path, 0.4),) for path in paths), ()]
@@ -225,7 +231,7 @@ def test_a_recipe_applies_to_every_operation(engine, give, operation):
 
 
 def test_latents_of_one_schedule_are_nobodys_of_another(give, tmp_path):
-    path = give(beside={"scheduler": {"shift": 3.0}})
+    path = give(beside={"sampler": {"shift": 3.0}})
     cache = LatentCache(
         open_store(str(tmp_path / "latents.sqlite3")),
         Mapping(catalog.card().revision, (Point(0.9, 0.85), Point(0.95, 0.7)), drift=0.05),
@@ -233,8 +239,8 @@ def test_latents_of_one_schedule_are_nobodys_of_another(give, tmp_path):
     wanted = {"steps": 8, "width": 64, "height": 64, "use_cache": True, "adapters": ((path, 0.2),)}
     skipped = []
     with Engine(device="cpu", latent_cache=cache) as engine:
-        for scheduler in ({"shift": 3.0}, {"shift": 3.0}, {"shift": 2.0}, {}):
-            Path(path).with_suffix(".recipe.json").write_text(json.dumps({"scheduler": scheduler}))
+        for sampler in ({"shift": 3.0}, {"shift": 3.0}, {"shift": 2.0}, {}):
+            Path(path).with_suffix(".recipe.json").write_text(json.dumps({"sampler": sampler}))
             skipped.append(engine.submit(order(**wanted)).result().steps_skipped)
             cache.flush()
     cache.close()
@@ -249,7 +255,7 @@ WRONG = {
     "too long": json.dumps({"steps": 4}) + " " * recipes.MAX_RECIPE_BYTES,
     "no text": b"\xff\xfe",
     "an unknown field": '{"stpes": 4}',
-    "an unknown field of the schedule": '{"scheduler": {"sigma_max": 3}}',
+    "an unknown field of the schedule": '{"sampler": {"sigma_max": 3}}',
     "no steps": '{"steps": 0}',
     "steps that are no number": '{"steps": "4"}',
     "half a step": '{"steps": 4.5}',
@@ -259,20 +265,20 @@ WRONG = {
     "guidance that is no number": '{"guidance_scale": NaN}',
     "endless guidance": '{"guidance_scale": Infinity}',
     "guidance below zero": '{"guidance_scale": -1}',
-    "no schedule": '{"scheduler": "euler"}',
-    "another sampler": '{"scheduler": {"_class_name": "FlowMatchLCMScheduler"}}',
-    "noise between the steps": '{"scheduler": {"stochastic_sampling": true}}',
-    "inverted sigmas": '{"scheduler": {"invert_sigmas": true}}',
-    "beta sigmas": '{"scheduler": {"use_beta_sigmas": true}}',
-    "sigmas of two kinds": '{"scheduler": {"use_karras_sigmas": true, "use_exponential_sigmas": true}}',
-    "another sense of time": '{"scheduler": {"num_train_timesteps": 500}}',
-    "a shift of nothing": '{"scheduler": {"shift": 0}}',
-    "a shift that is no number": '{"scheduler": {"shift": NaN}}',
-    "a huge shift": '{"scheduler": {"use_dynamic_shifting": true, "max_shift": 1000}}',
-    "a shift of another kind": '{"scheduler": {"time_shift_type": "cubic"}}',
-    "a terminal sigma of one": '{"scheduler": {"shift_terminal": 1}}',
-    "sizes the wrong way round": '{"scheduler": {"base_image_seq_len": 4096, "max_image_seq_len": 256}}',
-    "one size twice": '{"scheduler": {"base_image_seq_len": 256, "max_image_seq_len": 256}}',
+    "no schedule": '{"sampler": "euler"}',
+    "another sampler": '{"sampler": {"_class_name": "FlowMatchLCMScheduler"}}',
+    "noise between the steps": '{"sampler": {"stochastic_sampling": true}}',
+    "inverted sigmas": '{"sampler": {"invert_sigmas": true}}',
+    "beta sigmas": '{"sampler": {"use_beta_sigmas": true}}',
+    "sigmas of two kinds": '{"sampler": {"use_karras_sigmas": true, "use_exponential_sigmas": true}}',
+    "another sense of time": '{"sampler": {"num_train_timesteps": 500}}',
+    "a shift of nothing": '{"sampler": {"shift": 0}}',
+    "a shift that is no number": '{"sampler": {"shift": NaN}}',
+    "a huge shift": '{"sampler": {"use_dynamic_shifting": true, "max_shift": 1000}}',
+    "a shift of another kind": '{"sampler": {"time_shift_type": "cubic"}}',
+    "a terminal sigma of one": '{"sampler": {"shift_terminal": 1}}',
+    "sizes the wrong way round": '{"sampler": {"base_image_seq_len": 4096, "max_image_seq_len": 256}}',
+    "one size twice": '{"sampler": {"base_image_seq_len": 256, "max_image_seq_len": 256}}',
 }
 
 
@@ -293,7 +299,7 @@ def test_one_in_the_metadata_is_refused_too(give):
 
 def test_a_schedule_that_does_not_reach_a_size_is_the_requests_fault(engine, give):
     growing = {"use_dynamic_shifting": True, "base_image_seq_len": 1, "max_image_seq_len": 2, "max_shift": 4.6}
-    error = engine.submit(order(adapters=((give(beside={"scheduler": growing}), 1.0),))).exception()
+    error = engine.submit(order(adapters=((give(beside={"sampler": growing}), 1.0),))).exception()
     assert isinstance(error, InvalidRequest)
     assert engine.warm
 
