@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from errno import EACCES, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, EPERM
 from pathlib import Path
 
 from inference import memory
@@ -19,6 +20,9 @@ from inference.adapters.weights import Adapter, Row
 from inference.errors import AdapterUnavailable, EngineFault, EngineStopped, InferenceError
 
 log = logging.getLogger(__name__)
+
+# why a file cannot be read here nor on any other machine; anything else may pass, such as too many open files
+FILES_OWN = (None, ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, ENAMETOOLONG, ELOOP, EINVAL, ENXIO)
 
 
 @dataclass(eq=False)
@@ -119,7 +123,7 @@ class Bank:
         except CancelledError:
             return
         except InferenceError as error:
-            failure = error
+            failure = _attributed(error)
         except Exception as error:
             log.exception("an adapter could not be loaded")
             failure = EngineFault(f"loading an adapter raised {error!r}")
@@ -218,6 +222,16 @@ class Bank:
             if not resident.pins:
                 del self._residents[identity]
                 used -= resident.adapter.nbytes
+
+
+def _attributed(error: InferenceError) -> InferenceError:
+    """Return the error, or a fault of the engine's if this machine failed to read and the file is not to blame."""
+    cause = error.__cause__
+    if not isinstance(error, AdapterUnavailable) or not isinstance(cause, OSError) or cause.errno in FILES_OWN:
+        return error
+    fault = EngineFault(str(error))
+    fault.__cause__ = error
+    return fault
 
 
 def _identity(path: Path) -> files.Identity | None:

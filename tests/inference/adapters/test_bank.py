@@ -244,6 +244,26 @@ def test_a_file_that_cannot_be_read_for_want_of_memory_is_no_bad_file(bank_for, 
     use(bank, paths[1])
 
 
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EIO, EngineFault),
+        (errno.EMFILE, EngineFault),
+        (errno.ESTALE, EngineFault),
+        (errno.EACCES, AdapterUnavailable),
+        (errno.EISDIR, AdapterUnavailable),
+    ],
+    ids=errno.errorcode.get,
+)
+def test_a_machine_that_cannot_read_is_not_the_files_fault(bank_for, paths, monkeypatch, number, kind):
+    def fails(*_):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(files, "safe_open", fails)
+    with pytest.raises(kind, match="adapter 0"):
+        bank_for(1).acquire([(paths[0], 1.0)]).ready.result(SECONDS)
+
+
 def test_an_unexpected_failure_is_told_too(bank_for, paths, monkeypatch):
     def fails(*_):
         raise MemoryError
