@@ -230,18 +230,20 @@ def test_without_memory_and_without_anything_to_evict_it_is_the_engines_fault(ba
 
 
 def test_a_file_that_cannot_be_read_for_want_of_memory_is_no_bad_file(bank_for, paths, monkeypatch):
-    read, calls = files.safe_open, []
+    real, calls = files.read, []
 
-    def opened(*given):
-        calls.append(given)
-        if len(calls) == 1:
-            raise OSError(errno.ENOMEM, "Cannot allocate memory")
-        return read(*given)
+    def read(path, *given):
+        calls.append(path)
+        with files._explained(path):
+            if len(calls) == 1:
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return real(path, *given)
 
     bank = bank_for(5)
     use(bank, paths[0])
-    monkeypatch.setattr(files, "safe_open", opened)
+    monkeypatch.setattr(files, "read", read)
     use(bank, paths[1])
+    assert calls == [paths[1], paths[1]]
 
 
 @pytest.mark.parametrize(
@@ -256,10 +258,11 @@ def test_a_file_that_cannot_be_read_for_want_of_memory_is_no_bad_file(bank_for, 
     ids=errno.errorcode.get,
 )
 def test_a_machine_that_cannot_read_is_not_the_files_fault(bank_for, paths, monkeypatch, number, kind):
-    def fails(*_):
-        raise OSError(number, "no")
+    def fails(path, *_):
+        with files._explained(path):
+            raise OSError(number, "no")
 
-    monkeypatch.setattr(files, "safe_open", fails)
+    monkeypatch.setattr(files, "read", fails)
     with pytest.raises(kind, match="adapter 0"):
         bank_for(1).acquire([(paths[0], 1.0)]).ready.result(SECONDS)
 
