@@ -87,9 +87,7 @@ def read(path: Path) -> Recipe:
     the bank says more. Raises InvalidRequest if the recipe is not valid.
     """
     try:
-        text = _beside(path)
-        if text is None:
-            text = _metadata(path).get(METADATA)
+        text = _inside(path) if (beside := _beside(path)) is None else beside
         return _known(path.stem) if text is None else parse(text)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("adapters", f"the recipe of adapter {path.name}: {error}") from error
@@ -156,18 +154,18 @@ def _beside(path: Path) -> str | None:
         raise ValueError(error.strerror or "it cannot be read") from error
 
 
-def _metadata(path: Path) -> Mapping[str, Any]:
-    """Return the metadata of a safetensors file; none if it is not one."""
+def _inside(path: Path) -> object:
+    """Return the recipe in a safetensors file's metadata; None if it has none, or is no such file."""
     try:
         if not path.is_file():
-            return {}
+            return None
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
-        metadata = json.loads(header)["__metadata__"]
+        # most adapters have none, and reading all their header's names would take milliseconds
+        return json.loads(header)["__metadata__"][METADATA] if METADATA.encode() in header else None
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return {}
-    return metadata if isinstance(metadata, dict) else {}
+        return None
 
 
 def _is_whole(value: object, most: int) -> bool:
