@@ -2,7 +2,7 @@
 
 A row whose numbers are not finite fails alone. If memory runs out, what nobody uses is freed and the batch tried again
 with the device to itself; if it runs out again, the rows are left as they were, to run in smaller batches (a single row
-fails). A picture whose steps are all done is then decoded in tiles, if need be after a while. If a batch of several
+fails). A picture whose steps are all done is then decoded in pieces, if need be after a while. If a batch of several
 rows raises anything else, each row runs again by itself, which finds the one at fault. If every row raised, the engine
 repeats its warm-up, and stops if even that fails.
 """
@@ -97,7 +97,7 @@ class Recovery:
             self._free()
             tried = self._try(batch, self._runner.run, exclusive=True)
         if tried.out_of_memory and batch.phase is Phase.DECODE:
-            tried = self._decode_in_tiles(batch)
+            tried = self._decode_in_pieces(batch)
         if tried.error is None or len(batch.requests) == 1:
             self._leave(batch, tried.since, tried.seconds)
             return Outcome({batch.requests[0]: _fault(batch, tried.error)} if tried.error else tried.failed)
@@ -110,15 +110,15 @@ class Recovery:
             outcome.failed |= self._run(Batch(batch.phase, (request,))).failed
         return outcome
 
-    def _decode_in_tiles(self, batch: Batch) -> _Try:
-        """Decode in tiles, and again after each of PAUSES, so that no step is lost as long as there is any hope."""
-        tried = self._try(batch, self._runner.decode_in_tiles, exclusive=True)
+    def _decode_in_pieces(self, batch: Batch) -> _Try:
+        """Decode in pieces, and again after each of PAUSES, so that no step is lost as long as there is any hope."""
+        tried = self._try(batch, self._runner.decode_in_pieces, exclusive=True)
         for seconds in PAUSES:
             if not tried.out_of_memory:
                 break
             self._pause(seconds)
             self._free()
-            tried = self._try(batch, self._runner.decode_in_tiles, exclusive=True)
+            tried = self._try(batch, self._runner.decode_in_pieces, exclusive=True)
         return tried
 
     def _try(self, batch: Batch, run: Callable[[Batch], None], *, exclusive: bool) -> _Try:

@@ -43,9 +43,9 @@ class Runner:
         """Run one phase. Raises BrokenPicture, once the other rows are done, if a row's numbers are not finite."""
         self._run(batch, self._phases[batch.phase])
 
-    def decode_in_tiles(self, batch: Batch) -> None:
+    def decode_in_pieces(self, batch: Batch) -> None:
         """Run the last phase in less memory, and more time: the same pictures but for rounding."""
-        self._run(batch, partial(self._decode, tiled=True))
+        self._run(batch, partial(self._decode, in_pieces=True))
 
     def _run(self, batch: Batch, phase: Callable[[Sequence[Request]], None]) -> None:
         # the number of threads that share a sum may change its last bit
@@ -160,12 +160,12 @@ class Runner:
         velocity, negative = both.chunk(2)
         return sampler.guide(velocity, negative, scales)
 
-    def _decode(self, requests: Sequence[Request], *, tiled: bool = False) -> None:
+    def _decode(self, requests: Sequence[Request], *, in_pieces: bool = False) -> None:
         for request in requests:
             latents = _present(request.state.latents)
             if not latents.isfinite().all():
                 raise BrokenPicture("the latents are not finite")
-            request.state.image = canvas.finish(request, self._model.decode(latents, request.grid, tiled=tiled))
+            request.state.image = canvas.finish(request, self._model.decode(latents, request.grid, in_pieces=in_pieces))
             request.state.step_memory = None
 
 

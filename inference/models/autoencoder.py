@@ -18,8 +18,8 @@ from torch.nn import functional
 from inference import patches
 from inference.state import Grid, Posterior
 
-# of tiles that are decoded one by one, and of what each sees around it, in latents; Qwen-Image's decoder sees 13 around
-TILE_SIDE = 32
+# of a piece that is decoded by itself and of what it sees around it, in latents; Qwen-Image's decoder sees 13 around
+PIECE_SIDE = 32
 SURROUNDINGS = 16
 
 
@@ -41,12 +41,12 @@ def encode(autoencoder: AutoencoderKLQwenImage, pixels: torch.Tensor) -> Posteri
 
 
 def decode(
-    autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, grid: Grid, *, tiled: bool = False
+    autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, grid: Grid, *, in_pieces: bool = False
 ) -> torch.Tensor:
     """Decode packed latents [tokens, channels] of a grid of 2x2 patches to pixels [3, height, width] in -1..1."""
     spread = patches.unpack(latents, grid)[None, :, None].to(autoencoder.dtype)
     mean, std = _scale(autoencoder, spread)
-    run = partial(_decode_in_tiles, autoencoder.decoder) if tiled else autoencoder.decoder
+    run = partial(_decode_in_pieces, autoencoder.decoder) if in_pieces else autoencoder.decoder
     frames = run(autoencoder.post_quant_conv(spread * std + mean))
     pixels: torch.Tensor = frames[0, :, 0].float().clamp(-1, 1)
     return pixels
@@ -63,27 +63,27 @@ def to_image(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _decode_in_tiles(decoder: QwenImageDecoder3d, frames: torch.Tensor) -> torch.Tensor:
-    """Run the decoder on a frame [1, channels, 1, height, width], all but its small middle tile by tile.
+def _decode_in_pieces(decoder: QwenImageDecoder3d, frames: torch.Tensor) -> torch.Tensor:
+    """Run the decoder on a frame [1, channels, 1, height, width], all but its small middle piece by piece.
 
-    The middle attends to the whole picture. After it only convolutions mix places, so a tile with enough of its
+    The middle attends to the whole picture. After it only convolutions mix places, so a piece with enough of its
     surroundings gives the same pixels.
     """
     middle = decoder.mid_block(decoder.conv_in(frames))
     height, width = middle.shape[-2:]
     rows = []
-    for top in range(0, height, TILE_SIDE):
+    for top in range(0, height, PIECE_SIDE):
         row = []
-        for left in range(0, width, TILE_SIDE):
+        for left in range(0, width, PIECE_SIDE):
             above, before = max(0, top - SURROUNDINGS), max(0, left - SURROUNDINGS)
-            part = middle[..., above : top + TILE_SIDE + SURROUNDINGS, before : left + TILE_SIDE + SURROUNDINGS]
+            part = middle[..., above : top + PIECE_SIDE + SURROUNDINGS, before : left + PIECE_SIDE + SURROUNDINGS]
             painted = part
             for block in decoder.up_blocks:
                 painted = block(painted)
             painted = decoder.conv_out(decoder.nonlinearity(decoder.norm_out(painted)))
             scale = painted.shape[-1] // part.shape[-1]
             down, along = scale * (top - above), scale * (left - before)
-            row.append(painted[..., down : down + scale * TILE_SIDE, along : along + scale * TILE_SIDE])
+            row.append(painted[..., down : down + scale * PIECE_SIDE, along : along + scale * PIECE_SIDE])
         rows.append(torch.cat(row, -1))
     return torch.cat(rows, -2)
 

@@ -89,9 +89,9 @@ class QwenImage:
         pixels = autoencoder.to_pixels(pictures.resize(image, (columns * TILE, rows * TILE)))
         return autoencoder.encode(self._autoencoder, pixels.to(self.device))
 
-    def decode(self, latents: torch.Tensor, grid: Grid, *, tiled: bool = False) -> Image.Image:
+    def decode(self, latents: torch.Tensor, grid: Grid, *, in_pieces: bool = False) -> Image.Image:
         """Decode latents [tokens, channels] to an RGB picture. Raises BrokenPicture if its pixels are not finite."""
-        pixels = autoencoder.decode(self._autoencoder, latents, grid, tiled=tiled)
+        pixels = autoencoder.decode(self._autoencoder, latents, grid, in_pieces=in_pieces)
         if not pixels.isfinite().all():
             raise BrokenPicture("the pixels are not finite")
         return autoencoder.to_image(pixels)

@@ -229,13 +229,13 @@ def test_a_picture_for_which_there_is_no_memory_beside_a_step_is_tried_alone(own
 
 
 class NoMemory:
-    """Runs an engine's batches, but has no memory to decode one request whole, nor so many times in tiles."""
+    """Runs an engine's batches, but has no memory to decode one request whole, nor so many times in pieces."""
 
-    def __init__(self, engine, request, monkeypatch, *, tiled: int) -> None:
-        self.run, self.in_tiles = engine._runner.run, engine._runner.decode_in_tiles
-        self.request, self.left, self.phases, self.paused = request, tiled, [], []
+    def __init__(self, engine, request, monkeypatch, *, in_pieces: int) -> None:
+        self.run, self.pieces = engine._runner.run, engine._runner.decode_in_pieces
+        self.request, self.left, self.phases, self.paused = request, in_pieces, [], []
         monkeypatch.setattr(engine._runner, "run", self._run)
-        monkeypatch.setattr(engine._runner, "decode_in_tiles", self._decode_in_tiles)
+        monkeypatch.setattr(engine._runner, "decode_in_pieces", self._decode_in_pieces)
         monkeypatch.setattr(engine._recovery, "_pause", self.paused.append)
 
     def _run(self, batch: Batch) -> None:
@@ -245,18 +245,18 @@ class NoMemory:
                 raise RuntimeError("CUDA error: out of memory")
         self.run(batch)
 
-    def _decode_in_tiles(self, batch: Batch) -> None:
+    def _decode_in_pieces(self, batch: Batch) -> None:
         self.left -= 1
         if self.left >= 0:
             raise torch.OutOfMemoryError
-        self.in_tiles(batch)
+        self.pieces(batch)
 
 
 @pytest.mark.parametrize("times", [0, 1, 3])
 def test_finished_steps_are_not_lost_to_a_decode_without_memory(own, monkeypatch, times):
     whole = own.submit(order(width=320)).result()
     request = order(width=320)
-    device = NoMemory(own, request, monkeypatch, tiled=times)
+    device = NoMemory(own, request, monkeypatch, in_pieces=times)
     picture = own.submit(request).result(timeout=60)
     assert picture.steps_run == 4
     assert difference(picture, whole) <= 1
@@ -267,7 +267,7 @@ def test_finished_steps_are_not_lost_to_a_decode_without_memory(own, monkeypatch
 
 def test_a_picture_for_which_there_never_is_memory_fails_alone(own, monkeypatch):
     request = order()
-    device = NoMemory(own, request, monkeypatch, tiled=100)
+    device = NoMemory(own, request, monkeypatch, in_pieces=100)
     assert isinstance(own.submit(request).exception(timeout=60), EngineFault)
     assert device.paused == list(recovery.PAUSES)
     assert own.submit(order()).result(timeout=60).steps_run == 4
@@ -275,7 +275,7 @@ def test_a_picture_for_which_there_never_is_memory_fails_alone(own, monkeypatch)
 
 def test_an_engine_that_stops_waits_for_no_memory(own, monkeypatch):
     request, pause = order(), own._recovery._pause
-    device = NoMemory(own, request, monkeypatch, tiled=100)
+    device = NoMemory(own, request, monkeypatch, in_pieces=100)
     monkeypatch.setattr(own._recovery, "_pause", lambda _: (device.paused.append(0), pause(600)))
     own.submit(request)
     assert wait_until(lambda: device.paused, 20)
