@@ -84,8 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--n", type=_whole, default=1, help=f"how many pictures, up to {MAX_N}; x.png, x-2.png and on")
     parser.add_argument("--width", type=_whole, help="pixels, a multiple of 16 (default: the model's)")
     parser.add_argument("--height", type=_whole, help="pixels, a multiple of 16 (default: the model's)")
-    parser.add_argument("--steps", type=_whole, help="denoising steps, 1 to 100 (default: the model's)")
-    parser.add_argument("--guidance", type=_number, help="guidance scale; 1 or less turns guidance off")
+    parser.add_argument("--steps", type=_whole, help="denoising steps, 1 to 100 (default: the adapter's or model's)")
+    parser.add_argument(
+        "--guidance", type=_number, help="scale; 1 or less turns guidance off (default: the adapter's or model's)"
+    )
     parser.add_argument("--negative", default="", help="what the picture should not show")
     parser.add_argument(
         "--seed",
@@ -140,14 +142,15 @@ def _requests(options: argparse.Namespace) -> list[Request]:
     images = tuple(picture_files.open_image(path, card) for path in options.image)
     mask = picture_files.open_mask(options.mask, card) if options.mask else None
     width, height = _size(options, card, images)
+    default_steps, default_guidance_scale = catalog.defaults(card, options.adapter)
     requests = [
         Request(
             prompt,
             negative_prompt=unicodedata.normalize("NFC", options.negative),
             width=width,
             height=height,
-            steps=card.default_steps if options.steps is None else options.steps,
-            guidance_scale=card.default_guidance_scale if options.guidance is None else options.guidance,
+            steps=default_steps if options.steps is None else options.steps,
+            guidance_scale=default_guidance_scale if options.guidance is None else options.guidance,
             seed=(seed + index) % (MAX_SEED + 1),
             operation=options.operation,
             images=images,

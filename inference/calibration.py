@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from inference import memory
 from inference.card import ModelCard
 from inference.request import Phase, Request
 from inference.runner import Runner
@@ -88,7 +89,9 @@ def measure(card: ModelCard, runner: Runner, clock: Callable[[], float] = time.p
         rows *= 2
         try:
             table.append((rows * first.image_tokens, _step_seconds(runner, first, rows, clock)))
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
             break
     tokens, seconds = zip(*table, strict=True)
     return StepTimes(tokens, seconds)

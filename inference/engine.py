@@ -19,7 +19,8 @@ from typing import Self, TypeVar
 import torch
 from PIL import Image
 
-from inference import calibration, pictures, previews
+from inference import calibration, memory, pictures, previews
+from inference.adapters import recipes
 from inference.adapters.bank import Bank, Loan
 from inference.backends.pytorch import TorchBackend
 from inference.calibration import StepTimes
@@ -126,6 +127,8 @@ class Engine:
             limit=self._limit,
             enter=self._enter_batch,
             leave=self._leave_batch,
+            free=self._free_memory,
+            pause=self._pause,
         )
         warm_up(self._runner, self.card)
         self.step_times = calibration.step_times(self.card, self.device, self._runner, again=self._calibrate_again)
@@ -170,6 +173,7 @@ class Engine:
         """
         catalog.validate(request, self.card)
         request.state.condition_grids = pictures.condition_grids(request, self.card)
+        request.state.sampler = recipes.combine(request.adapters).sampler
         with self._changed:
             if not self.warm:
                 raise EngineStopped("the engine is not running")
@@ -326,6 +330,14 @@ class Engine:
             self._stepped_at = time.monotonic()
         if self._on_batch:
             _call(self._on_batch, BatchReport(batch.phase, len(batch.requests), batch.image_tokens, seconds, waited))
+
+    def _free_memory(self) -> None:
+        self._bank.evict_unpinned()
+        memory.free()
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, seconds)
 
     def _on_stuck(self, running: RunningBatch) -> None:
         """Fail the requests of a stuck batch, give all others back, and take no more. Called by the watchdog."""

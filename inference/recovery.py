@@ -1,25 +1,28 @@
 """Runs a batch so that whatever it raises costs as few pictures as possible, and checks that the engine still works.
 
-A row whose numbers are not finite fails alone. If memory runs out, the batch is tried again with the device to itself;
-if it runs out again, the rows are left as they were, to run in smaller batches (a single row fails). If a batch of
-several rows raises anything else, each row runs again by itself, which finds the one at fault. If every row raised, the
-engine repeats its warm-up, and stops if even that fails.
+A row whose numbers are not finite fails alone. If memory runs out, what nobody uses is freed and the batch tried again
+with the device to itself; if it runs out again, the rows are left as they were, to run in smaller batches (a single row
+fails). A picture whose steps are all done is then decoded in pieces, if need be after a while. If a batch of several
+rows raises anything else, each row runs again by itself, which finds the one at fault. If every row raised, the engine
+repeats its warm-up, and stops if even that fails.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-
+from inference import memory
 from inference.card import ModelCard
 from inference.errors import BrokenPicture, EngineFault, InferenceError
-from inference.request import Request
+from inference.request import Phase, Request
 from inference.runner import Runner, warm_up
 from inference.scheduling.scheduler import Batch
 from inference.watchdog import DeviceLock, RunningBatch
 
 log = logging.getLogger(__name__)
+
+# seconds before a picture that could not be decoded is tried again: whatever else took the memory may return it
+PAUSES = (1.0, 5.0, 15.0)
 
 
 class Stopped(Exception):
@@ -49,7 +52,7 @@ class _Try:
 
     @property
     def out_of_memory(self) -> bool:
-        return self.error is not None and _out_of_memory(self.error)
+        return self.error is not None and memory.ran_out(self.error)
 
 
 class Recovery:
@@ -57,6 +60,7 @@ class Recovery:
 
     `enter` is called when a batch gets the device, and may raise Stopped to call it off. `leave` is called after a
     batch that ran, with its start and its seconds. `limit` returns the seconds after which a batch counts as stuck.
+    `free` frees what the device holds and nobody uses, `pause` waits some seconds, or less if the engine stops.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class Recovery:
         limit: Callable[[Batch], float],
         enter: Callable[[Batch, RunningBatch], None],
         leave: Callable[[Batch, float, float], None],
+        free: Callable[[], None],
+        pause: Callable[[float], None],
     ) -> None:
         self._runner = runner
         self._card = card
@@ -75,6 +81,8 @@ class Recovery:
         self._limit = limit
         self._enter = enter
         self._leave = leave
+        self._free = free
+        self._pause = pause
 
     def run(self, batch: Batch) -> Outcome:
         """Run a batch to its end. Raises Stopped if the engine stops first."""
@@ -84,15 +92,17 @@ class Recovery:
         return outcome
 
     def _run(self, batch: Batch) -> Outcome:
-        tried = self._try(batch, exclusive=any(request.deterministic for request in batch.requests))
+        tried = self._try(batch, self._runner.run, exclusive=any(request.deterministic for request in batch.requests))
         if tried.out_of_memory:
-            _free_memory()
-            tried = self._try(batch, exclusive=True)
+            self._free()
+            tried = self._try(batch, self._runner.run, exclusive=True)
+        if tried.out_of_memory and batch.phase is Phase.DECODE:
+            tried = self._decode_in_pieces(batch)
         if tried.error is None or len(batch.requests) == 1:
             self._leave(batch, tried.since, tried.seconds)
             return Outcome({batch.requests[0]: _fault(batch, tried.error)} if tried.error else tried.failed)
         if tried.out_of_memory:
-            _free_memory()
+            self._free()
             return Outcome(too_large=True)
         log.warning("a batch of %d raised %r; running its rows alone", len(batch.requests), tried.error)
         outcome = Outcome()
@@ -100,22 +110,35 @@ class Recovery:
             outcome.failed |= self._run(Batch(batch.phase, (request,))).failed
         return outcome
 
-    def _try(self, batch: Batch, *, exclusive: bool) -> _Try:
+    def _decode_in_pieces(self, batch: Batch) -> _Try:
+        """Decode in pieces, and again after each of PAUSES, so that no step is lost as long as there is any hope."""
+        tried = self._try(batch, self._runner.decode_in_pieces, exclusive=True)
+        for seconds in PAUSES:
+            if not tried.out_of_memory:
+                break
+            self._pause(seconds)
+            self._free()
+            tried = self._try(batch, self._runner.decode_in_pieces, exclusive=True)
+        return tried
+
+    def _try(self, batch: Batch, run: Callable[[Batch], None], *, exclusive: bool) -> _Try:
         with self._device_lock.hold(batch, self._limit(batch), exclusive=exclusive) as running:
             self._enter(batch, running)
-            failed, error = self._attempt(batch)
+            failed, error = self._attempt(batch, run)
             return _Try(failed, error, running.since, running.seconds)
 
-    def _attempt(self, batch: Batch) -> tuple[dict[Request, InferenceError], Exception | None]:
+    def _attempt(
+        self, batch: Batch, run: Callable[[Batch], None]
+    ) -> tuple[dict[Request, InferenceError], Exception | None]:
         try:
-            self._runner.run(batch)
+            run(batch)
         except InferenceError as error:
             rows = error.rows if isinstance(error, BrokenPicture) else ()
             broken = [batch.requests[row] for row in rows] or batch.requests
             return dict.fromkeys(broken, error), None
         except Exception as error:  # noqa: BLE001 - the caller decides
-            if _out_of_memory(error):
-                error.__traceback__ = None  # its frames keep the forward's tensors alive
+            if memory.ran_out(error):
+                memory.let_go(error)
             return {}, error
         return {}, None
 
@@ -134,13 +157,3 @@ def _fault(batch: Batch, error: Exception) -> EngineFault:
     fault = EngineFault(f"{batch.phase} raised {error!r}")
     fault.__cause__ = error
     return fault
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Return whether memory ran out; on a CPU torch has no error class for that."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _free_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

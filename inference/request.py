@@ -76,7 +76,8 @@ class Request:
 
     With `use_cache` it may begin from latents of an earlier picture of its account, and stores its own for later ones.
 
-    `adapters` are LoRAs, each the path of a safetensors file and a scale; their changes add up.
+    `adapters` are LoRAs, each the path of a safetensors file and a scale; their changes add up. If one has a recipe,
+    the noise schedule is the recipe's; `steps` and `guidance_scale` are this request's (see `catalog.defaults`).
 
     Guidance is Qwen-Image's "true CFG": if it is on and `negative_prompt` is empty, the empty prompt is the negative
     (as in diffusers' pipeline when given `negative_prompt=""`).

@@ -6,6 +6,7 @@ thread may denoise while another does codec work, on a GPU in a stream of its ow
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from PIL import Image
@@ -40,11 +41,18 @@ class Runner:
 
     def run(self, batch: Batch) -> None:
         """Run one phase. Raises BrokenPicture, once the other rows are done, if a row's numbers are not finite."""
+        self._run(batch, self._phases[batch.phase])
+
+    def decode_in_pieces(self, batch: Batch) -> None:
+        """Run the last phase in less memory, and more time: the same pictures but for rounding."""
+        self._run(batch, partial(self._decode, in_pieces=True))
+
+    def _run(self, batch: Batch, phase: Callable[[Sequence[Request]], None]) -> None:
         # the number of threads that share a sum may change its last bit
         alone = any(request.deterministic for request in batch.requests)
         stream = None if batch.phase is Phase.DENOISE else self._beside_steps
         with torch.inference_mode(), torch.cuda.stream(stream), _one_thread() if alone else nullcontext():
-            self._phases[batch.phase](batch.requests)
+            phase(batch.requests)
             self._backend.synchronize()
 
     def _read(self, requests: Sequence[Request]) -> None:
@@ -61,7 +69,8 @@ class Runner:
         for request in requests:
             request.state.text, request.state.negative_text = self._texts(request)
             rows, columns = request.grid
-            sigmas = sampler.sigmas(self._model.sampler_config, request.steps, rows * columns)
+            config = request.state.sampler or self._model.sampler_config
+            sigmas = sampler.sigmas(config, request.steps, rows * columns)
             request.state.sigmas = sigmas[request.steps - request.steps_due :]
             request.state.generator = torch.Generator("cpu").manual_seed(request.seed)
             if request.images and request.operation != Operation.EDIT:
@@ -151,12 +160,12 @@ class Runner:
         velocity, negative = both.chunk(2)
         return sampler.guide(velocity, negative, scales)
 
-    def _decode(self, requests: Sequence[Request]) -> None:
+    def _decode(self, requests: Sequence[Request], *, in_pieces: bool = False) -> None:
         for request in requests:
             latents = _present(request.state.latents)
             if not latents.isfinite().all():
                 raise BrokenPicture("the latents are not finite")
-            request.state.image = canvas.finish(request, self._model.decode(latents, request.grid))
+            request.state.image = canvas.finish(request, self._model.decode(latents, request.grid, in_pieces=in_pieces))
             request.state.step_memory = None
 
 

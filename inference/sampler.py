@@ -6,6 +6,7 @@ dx/dsigma = v (Lipman et al. 2023, "Flow Matching"; Esser et al. 2024) in 32 bit
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,15 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 
 from inference import patches
+from inference.errors import InvalidRequest
 
 
 def sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> tuple[float, ...]:
-    """Return the `steps + 1` noise levels from 1 down to 0 for a picture of `tokens` image tokens."""
+    """Return the `steps + 1` noise levels from 1 down to 0 for a picture of `tokens` image tokens.
+
+    `config` is a diffusers scheduler's: the model's own, or that of an adapter's recipe. Raises InvalidRequest if it
+    gives no such levels at this size.
+    """
     if steps == 1:
         # stretching to shift_terminal would divide by zero; a single step leads from pure noise to the picture
         return (1.0, 0.0)
@@ -29,8 +35,16 @@ def sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> tuple[float, .
         config.get("base_shift", 0.5),
         config.get("max_shift", 1.15),
     )
-    schedule.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=shift)
-    return tuple(schedule.sigmas.tolist())
+    try:
+        with np.errstate(all="ignore"):
+            schedule.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=shift)
+    except OverflowError as error:
+        raise InvalidRequest("width", f"no noise schedule reaches {tokens} image tokens") from error
+    levels = tuple(schedule.sigmas.tolist())
+    # also false for what is not a number
+    if not all(level >= after for level, after in pairwise(levels)):
+        raise InvalidRequest("width", f"the noise schedule has no {steps} steps at {tokens} image tokens")
+    return levels
 
 
 def noise(channels: int, grid: tuple[int, int], generator: torch.Generator) -> torch.Tensor:

@@ -6,9 +6,10 @@ that has the request in a batch writes it; others may read `step_index`. Loads n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -66,9 +67,11 @@ class Picture:
 @dataclass(eq=False)
 class RowState:
     """The progress of one row, written at the end of each phase. `x0` is the last step's prediction of the finished
-    latents; `condition_grids` are the sizes at which an edit's pictures join the sequence."""
+    latents; `condition_grids` are the sizes at which an edit's pictures join the sequence; `sampler` configures the
+    noise schedule that the adapters' recipe asks for; None: the model's own."""
 
     condition_grids: tuple[Grid, ...] = ()
+    sampler: Mapping[str, Any] | None = None
     step_index: int = 0
     steps_reused: int = 0
     steps_skipped: int = 0

@@ -24,6 +24,8 @@ _processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # Before anything imports torch: no more threads for arithmetic than there are cores, none of which waits in a loop.
 os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // _processes))
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# No test asks the hub, nor anything that it starts.
+os.environ["HF_HUB_OFFLINE"] = "1"
 # Until the tests are collected: nothing that is imported goes again.
 gc.disable()
 

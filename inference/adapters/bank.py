@@ -7,17 +7,22 @@ pinned, a request waits until there is room; later ones wait behind it, so that 
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from errno import EACCES, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, EPERM
 from pathlib import Path
 
+from inference import memory
 from inference.adapters import files
 from inference.adapters.layers import Layers
 from inference.adapters.weights import Adapter, Row
 from inference.errors import AdapterUnavailable, EngineFault, EngineStopped, InferenceError
 
 log = logging.getLogger(__name__)
+
+# why a file cannot be read here nor on any other machine; anything else may pass, such as too many open files
+FILES_OWN = (None, ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, ENAMETOOLONG, ELOOP, EINVAL, ENXIO)
 
 
 @dataclass(eq=False)
@@ -82,6 +87,11 @@ class Bank:
             self._layers.forget()
             self._changed.notify_all()
 
+    def evict_unpinned(self) -> None:
+        """Evict every adapter that no request has."""
+        with self._changed:
+            self._evict(0)
+
     def close(self) -> None:
         """End the loader thread; loans that still wait raise EngineStopped."""
         with self._changed:
@@ -113,7 +123,7 @@ class Bank:
         except CancelledError:
             return
         except InferenceError as error:
-            failure = error
+            failure = _attributed(error)
         except Exception as error:
             log.exception("an adapter could not be loaded")
             failure = EngineFault(f"loading an adapter raised {error!r}")
@@ -133,6 +143,25 @@ class Bank:
                 self._pin(loan, identity)
         if known:
             return
+        adapter = self._copy_to_device(loan, identity)
+        with self._changed:
+            self._residents[identity] = Resident(adapter)
+            self._pin(loan, identity)
+
+    def _copy_to_device(self, loan: Loan, identity: files.Identity) -> Adapter:
+        """Read an adapter and copy it to the device, where memory runs out in the room of others."""
+        while True:
+            try:
+                return self._try_to_copy(loan, identity)
+            except Exception as error:
+                if not memory.ran_out(error):
+                    raise
+                memory.let_go(error)
+                if not self._clear(loan):
+                    raise EngineFault(f"there is no memory for adapter {identity.path.name}") from error
+
+    def _try_to_copy(self, loan: Loan, identity: files.Identity) -> Adapter:
+        path = identity.path
         adapter = files.read(path, self._layers.sizes, self._layers.dtype, self.budget)
         if files.identify(path) != identity:
             raise AdapterUnavailable(f"adapter {path.name}: the file changed while it was read")
@@ -141,10 +170,7 @@ class Bank:
         with self._changed:
             self._make_room(loan, adapter.nbytes)
         # no other thread loads, so the room is still there
-        adapter = adapter.to(self._layers.device)
-        with self._changed:
-            self._residents[identity] = Resident(adapter)
-            self._pin(loan, identity)
+        return adapter.to(self._layers.device)
 
     def _pin(self, loan: Loan, identity: files.Identity) -> None:
         if loan.ready.cancelled():
@@ -159,18 +185,30 @@ class Bank:
         own = sum(resident.adapter.nbytes for resident in set(loan.pinned))
         if own + nbytes > self.budget:
             raise AdapterUnavailable(f"adapters of {own + nbytes} bytes: there is room for {self.budget} on the device")
+        self._wait(loan, lambda: self._pinned() + nbytes <= self.budget)
+        self._evict(self.budget - nbytes)
+
+    def _clear(self, loan: Loan) -> bool:
+        """Evict all that is not pinned, once there is something; return False if there will be nothing."""
+        with self._changed:
+            if all(resident in loan.pinned for resident in self._residents.values()):
+                return False
+            self._wait(loan, lambda: any(not resident.pins for resident in self._residents.values()))
+            self._evict(0)
+        memory.free()
+        return True
+
+    def _wait(self, loan: Loan, condition: Callable[[], bool]) -> None:
+        """Wait for room. Raises EngineStopped or CancelledError if the bank is closed or the loan is given up."""
         self._waiting_for_room = True
         try:
-            self._changed.wait_for(
-                lambda: self._closed or loan.ready.cancelled() or self._pinned() + nbytes <= self.budget
-            )
+            self._changed.wait_for(lambda: self._closed or loan.ready.cancelled() or condition())
         finally:
             self._waiting_for_room = False
         if self._closed:
             raise EngineStopped("the engine stopped")
         if loan.ready.cancelled():
             raise CancelledError
-        self._evict(self.budget - nbytes)
 
     def _pinned(self) -> int:
         return sum(resident.adapter.nbytes for resident in self._residents.values() if resident.pins)
@@ -184,6 +222,16 @@ class Bank:
             if not resident.pins:
                 del self._residents[identity]
                 used -= resident.adapter.nbytes
+
+
+def _attributed(error: InferenceError) -> InferenceError:
+    """Return the error, or a fault of the engine's if this machine failed to read and the file is not to blame."""
+    cause = error.__cause__
+    if not isinstance(error, AdapterUnavailable) or not isinstance(cause, OSError) or cause.errno in FILES_OWN:
+        return error
+    fault = EngineFault(str(error))
+    fault.__cause__ = error
+    return fault
 
 
 def _identity(path: Path) -> files.Identity | None:

@@ -205,6 +205,7 @@ class LatentCache:
             request.guidance_scale if request.guided else None,
             request.negative_prompt if request.guided else None,
             adapters,
+            request.state.sampler,
             request.step_cache,
         ]
         return Shelf(owner, hashlib.sha256(json.dumps(alike).encode()).hexdigest()[:32])

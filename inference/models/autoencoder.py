@@ -5,17 +5,22 @@ with the last slice of its kernel in time. Run this way, the autoencoder keeps n
 """
 
 import types
+from functools import partial
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLQwenImage
-from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d, QwenImageDecoder3d
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch.nn import functional
 
 from inference import patches
 from inference.state import Grid, Posterior
+
+# of a piece that is decoded by itself and of what it sees around it, in latents; Qwen-Image's decoder sees 13 around
+PIECE_SIDE = 32
+SURROUNDINGS = 16
 
 
 def flatten_time(autoencoder: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
@@ -35,11 +40,14 @@ def encode(autoencoder: AutoencoderKLQwenImage, pixels: torch.Tensor) -> Posteri
     return Posterior(*(patches.pack(values[0, :, 0].float()) for values in spread))
 
 
-def decode(autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, grid: Grid) -> torch.Tensor:
+def decode(
+    autoencoder: AutoencoderKLQwenImage, latents: torch.Tensor, grid: Grid, *, in_pieces: bool = False
+) -> torch.Tensor:
     """Decode packed latents [tokens, channels] of a grid of 2x2 patches to pixels [3, height, width] in -1..1."""
     spread = patches.unpack(latents, grid)[None, :, None].to(autoencoder.dtype)
     mean, std = _scale(autoencoder, spread)
-    frames = autoencoder.decoder(autoencoder.post_quant_conv(spread * std + mean))
+    run = partial(_decode_in_pieces, autoencoder.decoder) if in_pieces else autoencoder.decoder
+    frames = run(autoencoder.post_quant_conv(spread * std + mean))
     pixels: torch.Tensor = frames[0, :, 0].float().clamp(-1, 1)
     return pixels
 
@@ -53,6 +61,31 @@ def to_image(pixels: torch.Tensor) -> Image.Image:
     """Convert pixels [3, height, width] in -1..1 to an RGB image, rounded as in diffusers."""
     levels = ((pixels / 2 + 0.5) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def _decode_in_pieces(decoder: QwenImageDecoder3d, frames: torch.Tensor) -> torch.Tensor:
+    """Run the decoder on a frame [1, channels, 1, height, width], all but its small middle piece by piece.
+
+    The middle attends to the whole picture. After it only convolutions mix places, so a piece with enough of its
+    surroundings gives the same pixels.
+    """
+    middle = decoder.mid_block(decoder.conv_in(frames))
+    height, width = middle.shape[-2:]
+    rows = []
+    for top in range(0, height, PIECE_SIDE):
+        row = []
+        for left in range(0, width, PIECE_SIDE):
+            above, before = max(0, top - SURROUNDINGS), max(0, left - SURROUNDINGS)
+            part = middle[..., above : top + PIECE_SIDE + SURROUNDINGS, before : left + PIECE_SIDE + SURROUNDINGS]
+            painted = part
+            for block in decoder.up_blocks:
+                painted = block(painted)
+            painted = decoder.conv_out(decoder.nonlinearity(decoder.norm_out(painted)))
+            scale = painted.shape[-1] // part.shape[-1]
+            down, along = scale * (top - above), scale * (left - before)
+            row.append(painted[..., down : down + scale * PIECE_SIDE, along : along + scale * PIECE_SIDE])
+        rows.append(torch.cat(row, -1))
+    return torch.cat(rows, -2)
 
 
 def _scale(autoencoder: AutoencoderKLQwenImage, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,6 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import logging as transformers_logging
 
 from inference import pictures
+from inference.adapters import recipes
 from inference.card import ModelCard
 from inference.errors import BrokenPicture, ModelUnavailable
 from inference.models import autoencoder
@@ -88,9 +89,9 @@ class QwenImage:
         pixels = autoencoder.to_pixels(pictures.resize(image, (columns * TILE, rows * TILE)))
         return autoencoder.encode(self._autoencoder, pixels.to(self.device))
 
-    def decode(self, latents: torch.Tensor, grid: Grid) -> Image.Image:
+    def decode(self, latents: torch.Tensor, grid: Grid, *, in_pieces: bool = False) -> Image.Image:
         """Decode latents [tokens, channels] to an RGB picture. Raises BrokenPicture if its pixels are not finite."""
-        pixels = autoencoder.decode(self._autoencoder, latents, grid)
+        pixels = autoencoder.decode(self._autoencoder, latents, grid, in_pieces=in_pieces)
         if not pixels.isfinite().all():
             raise BrokenPicture("the pixels are not finite")
         return autoencoder.to_image(pixels)
@@ -114,10 +115,14 @@ def load(card: ModelCard, device: torch.device, dtype: torch.dtype | None = None
     transformers_logging.disable_progress_bar()
     try:
         pipeline = _pipeline(card, dtype).to(device)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ModelUnavailable(f"no Qwen-Image model at {card.path}: {error}") from error
     if pipeline.transformer.config.guidance_embeds:
         raise ModelUnavailable(f"{card.path} is guidance-distilled, which this engine does not run")
+    try:
+        recipes.check_sampler(pipeline.scheduler.config)
+    except ValueError as error:
+        raise ModelUnavailable(f"the sampler of {card.path}: {error}") from error
     return QwenImage(pipeline, device)
 
 

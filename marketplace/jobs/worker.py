@@ -161,7 +161,7 @@ class Worker:
             lifecycle.give_back(task.job)
         except InvalidRequest as error:
             self._cancel(task)
-            lifecycle.fail(task.job, "invalid_request", str(error), retry=False)
+            self._fail(task.job, error)
 
     def _conclude(self, task: Task, seconds: float) -> None:
         """Write the job's outcome: pictures, also those of a canceled job, or a failure."""
@@ -214,13 +214,17 @@ class Worker:
     def _fail(self, job: Job, error: BaseException) -> None:
         logger.error("job %s, attempt %s failed", job.id, job.attempt, exc_info=error)
         storage.discard_attempt(job)  # must come first: after `fail` the next attempt may be storing its pictures
-        code = "engine_failed" if isinstance(error, InferenceError) else "internal"
+        code, told = "internal", "The picture could not be made."
+        if isinstance(error, InvalidRequest):
+            code, told = "invalid_request", str(error)
+        elif isinstance(error, InferenceError):
+            code = "engine_failed"
         lifecycle.fail(
             job,
             code,
-            "The picture could not be made.",
+            told,
             # the same seed would break the same picture, and the bank already tried to load the adapter
-            retry=not isinstance(error, BrokenPicture | AdapterUnavailable),
+            retry=not isinstance(error, BrokenPicture | AdapterUnavailable | InvalidRequest),
             after=timedelta(seconds=settings.RETRY_SECONDS * 4 ** (job.attempt - 1)),
         )
 

@@ -24,16 +24,16 @@ def test_seconds_between_and_beyond_what_was_measured():
 class Device:
     """A runner that takes `seconds` for the steps of each number of rows, one after the other, and its clock."""
 
-    def __init__(self, seconds=(), most_rows=64):
+    def __init__(self, seconds=(), most_rows=64, error=torch.OutOfMemoryError):
         self.rows, self.measured, self._now = [], 0, 0.0
-        self._seconds, self._most_rows = seconds, most_rows
+        self._seconds, self._most_rows, self._error = seconds, most_rows, error
 
     def run(self, batch):
         if batch.phase is Phase.ENCODE:
             self.measured += 1
             return
         if len(batch.requests) > self._most_rows:
-            raise torch.OutOfMemoryError
+            raise self._error
         if len(batch.requests) not in self.rows:
             self.rows.append(len(batch.requests))
         self._now += self._seconds[len(self.rows) - 1] if self._seconds else 0.0
@@ -96,5 +96,15 @@ def test_larger_batches_are_measured_while_they_are_worth_it(seconds, rows):
     assert device.rows == rows
 
 
-def test_a_batch_that_memory_does_not_hold_ends_the_table():
-    assert calibration.measure(catalog.card(), Device(most_rows=2)).tokens == (32, 64)
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError, RuntimeError("CUDA error: out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")],
+    ids=repr,
+)
+def test_a_batch_that_memory_does_not_hold_ends_the_table(error):
+    assert calibration.measure(catalog.card(), Device(most_rows=2, error=error)).tokens == (32, 64)
+
+
+def test_another_error_is_no_end_of_the_table():
+    with pytest.raises(RuntimeError, match="assert"):
+        calibration.measure(catalog.card(), Device(most_rows=2, error=RuntimeError("device-side assert triggered")))

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -172,6 +173,26 @@ def test_adapters_change_the_picture_and_a_broken_one_is_a_readable_line_and_cod
     done = kiln("a red circle", *size, "--adapter", str(broken))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("python -m inference: adapter broken.safetensors: 'unknown'")
+
+
+def test_a_distilled_adapter_is_drawn_by_its_recipe_unless_told_otherwise(tmp_path, adapter):
+    fast, out = tmp_path / "fast.safetensors", tmp_path / "x.png"
+    fast.symlink_to(adapter)
+    recipe = {"steps": 3, "guidance_scale": 1.0, "sampler": {"shift": 3.0}}
+    (tmp_path / "fast.recipe.json").write_text(json.dumps(recipe))
+    size = ("--width", "64", "--height", "64", "--seed", "1", "--out", str(out))
+    pictures = []
+    for told in ((), ("--guidance", "1"), ("--guidance", "4")):
+        done = kiln("a red circle", *size, "--adapter", str(fast), *told)
+        assert done.returncode == 0, done.stderr
+        assert "step 3 of 3" in done.stderr
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert "step 5 of 5" in kiln("a red circle", *size, "--adapter", str(fast), "--steps", "5").stderr
+    (tmp_path / "fast.recipe.json").write_text('{"steps": "few"}')
+    done = kiln("a red circle", *size, "--adapter", str(fast))
+    assert done.returncode == 2
+    assert done.stderr.startswith("python -m inference: the recipe of adapter fast.safetensors: steps must be")
 
 
 def test_a_bad_size_is_a_readable_line_and_code_2(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from devstack.processes import wait_until
+from inference import recovery
 from inference.calibration import StepTimes
 from inference.engine import Engine
 from inference.errors import BrokenPicture, EngineFault, EngineStopped
@@ -73,7 +74,7 @@ def test_where_memory_runs_out_the_cap_halves_and_the_same_rows_go_on(own, monke
     assert max(len(batch.requests) for batch in given[-10:]) == 2
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 def test_where_memory_ran_out_nothing_of_the_failed_forward_stays_in_it(own, monkeypatch, error):
     run, held, seen = own._runner.run, [], []
 
@@ -225,6 +226,78 @@ def test_a_picture_for_which_there_is_no_memory_beside_a_step_is_tried_alone(own
     assert tries[1:] == [1]
     assert own.max_batch_tokens == 4 * ROW
     own.cancel(running)
+
+
+class NoMemory:
+    """Runs an engine's batches, but has no memory to decode one request whole, nor so many times in pieces."""
+
+    def __init__(self, engine, request, monkeypatch, *, in_pieces: int) -> None:
+        self.run, self.pieces = engine._runner.run, engine._runner.decode_in_pieces
+        self.request, self.left, self.phases, self.paused = request, in_pieces, [], []
+        monkeypatch.setattr(engine._runner, "run", self._run)
+        monkeypatch.setattr(engine._runner, "decode_in_pieces", self._decode_in_pieces)
+        monkeypatch.setattr(engine._recovery, "_pause", self.paused.append)
+
+    def _run(self, batch: Batch) -> None:
+        if self.request in batch.requests:
+            self.phases.append(batch.phase)
+            if batch.phase is Phase.DECODE:
+                raise RuntimeError("CUDA error: out of memory")
+        self.run(batch)
+
+    def _decode_in_pieces(self, batch: Batch) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            raise torch.OutOfMemoryError
+        self.pieces(batch)
+
+
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_finished_steps_are_not_lost_to_a_decode_without_memory(own, monkeypatch, times):
+    whole = own.submit(order(width=320)).result()
+    request = order(width=320)
+    device = NoMemory(own, request, monkeypatch, in_pieces=times)
+    picture = own.submit(request).result(timeout=60)
+    assert picture.steps_run == 4
+    assert difference(picture, whole) <= 1
+    assert device.phases == [Phase.ENCODE, *[Phase.DENOISE] * 4, Phase.DECODE, Phase.DECODE]
+    assert device.paused == list(recovery.PAUSES[:times])
+    assert own.max_batch_tokens == 4 * ROW
+
+
+def test_a_picture_for_which_there_never_is_memory_fails_alone(own, monkeypatch):
+    request = order()
+    device = NoMemory(own, request, monkeypatch, in_pieces=100)
+    assert isinstance(own.submit(request).exception(timeout=60), EngineFault)
+    assert device.paused == list(recovery.PAUSES)
+    assert own.submit(order()).result(timeout=60).steps_run == 4
+
+
+def test_an_engine_that_stops_waits_for_no_memory(own, monkeypatch):
+    request, pause = order(), own._recovery._pause
+    device = NoMemory(own, request, monkeypatch, in_pieces=100)
+    monkeypatch.setattr(own._recovery, "_pause", lambda _: (device.paused.append(0), pause(600)))
+    own.submit(request)
+    assert wait_until(lambda: device.paused, 20)
+    own.stop()
+    assert isinstance(request.ticket.future.exception(timeout=20), EngineStopped)
+
+
+def test_adapters_that_nobody_has_make_room_for_a_step(own, monkeypatch, adapter):
+    own.submit(order(adapters=((adapter, 1.0),))).result()
+    assert wait_until(lambda: not any(each.pins for each in own._bank._residents.values()), 20)
+    assert own._bank.nbytes
+    run, held = own._runner.run, []
+
+    def greedy(batch):
+        if batch.phase is Phase.DENOISE and not held:
+            held.append(own._bank.nbytes)
+            raise torch.OutOfMemoryError
+        run(batch)
+
+    monkeypatch.setattr(own._runner, "run", greedy)
+    assert own.submit(order()).result(timeout=60).steps_run == 4
+    assert held[0] > 0 == own._bank.nbytes
 
 
 def test_a_batch_for_which_there_is_no_memory_beside_codec_work_keeps_the_cap(own, monkeypatch):

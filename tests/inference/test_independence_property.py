@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -26,7 +27,7 @@ class Wish(NamedTuple):
 
     operation: str
     guidance: float
-    adapted: bool
+    adapter: str | None
     size: tuple[int, int]
     step_cache: float
     cached: bool
@@ -47,7 +48,7 @@ wishes = st.builds(
     Wish,
     operation=st.sampled_from(["generate", "img2img", "inpaint", "outpaint", "redraw", "edit"]),
     guidance=st.sampled_from([1.0, 3.0, 7.0]),
-    adapted=st.booleans(),
+    adapter=st.sampled_from([None, "plain", "distilled"]),
     size=st.sampled_from(SIZES),
     step_cache=st.sampled_from([0.0, 0.3]),
     cached=st.booleans(),
@@ -60,7 +61,7 @@ batch_mates = st.lists(
 )
 
 
-def request(wish: Wish, adapter: str, **changes) -> Request:
+def request(wish: Wish, adapters: dict[str, str], **changes) -> Request:
     width, height = wish.size
     needs = {
         "generate": {},
@@ -80,7 +81,7 @@ def request(wish: Wish, adapter: str, **changes) -> Request:
         guidance_scale=wish.guidance,
         step_cache=wish.step_cache,
         use_cache=wish.cached,
-        adapters=((adapter, 0.7),) if wish.adapted else (),
+        adapters=((adapters[wish.adapter], 0.7),) if wish.adapter else (),
         **needs[wish.operation] | changes,
     )
 
@@ -92,6 +93,15 @@ def drawing() -> Image.Image:
     return image
 
 
+@pytest.fixture(scope="module")
+def adapters(adapter, tmp_path_factory) -> dict[str, str]:
+    """Return the path of an adapter, and of one that has a noise schedule of its own."""
+    distilled = tmp_path_factory.mktemp("adapters") / "distilled.safetensors"
+    distilled.symlink_to(adapter)
+    distilled.with_suffix(".recipe.json").write_text('{"sampler": {"shift": 3.0}}')
+    return {"plain": adapter, "distilled": str(distilled)}
+
+
 @settings(
     max_examples=settings.default.max_examples * 3 // 25,
     derandomize=True,
@@ -99,27 +109,27 @@ def drawing() -> Image.Image:
 )
 @given(wish=wishes, batch_mates=batch_mates, deterministic=st.booleans())
 @example(
-    wish=Wish("generate", 3.0, True, SIZES[0], 0.0, True, PROMPTS[0], 6, 1),
+    wish=Wish("generate", 3.0, "plain", SIZES[0], 0.0, True, PROMPTS[0], 6, 1),
     batch_mates=[
-        BatchMate(Wish("generate", 7.0, False, SIZES[0], 0.3, True, PROMPTS[2], 4, 2), 1, None),
-        BatchMate(Wish("generate", 3.0, True, SIZES[0], 0.0, False, PROMPTS[0], 6, 1), 2, 3),
-        BatchMate(Wish("generate", 1.0, False, SIZES[1], 0.0, True, PROMPTS[3], 5, 3), 3, None),
+        BatchMate(Wish("generate", 7.0, None, SIZES[0], 0.3, True, PROMPTS[2], 4, 2), 1, None),
+        BatchMate(Wish("generate", 3.0, "distilled", SIZES[0], 0.0, False, PROMPTS[0], 6, 1), 2, 3),
+        BatchMate(Wish("generate", 1.0, None, SIZES[1], 0.0, True, PROMPTS[3], 5, 3), 3, None),
     ],
     deterministic=False,
 )
-def test_batch_mates_change_nothing(engine, watch, adapter, wish, batch_mates, deterministic):
-    alone_request = request(wish, adapter, deterministic=deterministic)
+def test_batch_mates_change_nothing(engine, watch, adapters, wish, batch_mates, deterministic):
+    alone_request = request(wish, adapters, deterministic=deterministic)
     alone = pixels(engine.submit(alone_request))
     begins_later = wish.cached and wish.operation == "generate" and not deterministic
     assert alone_request.state.steps_skipped == (wish.steps // 2 if begins_later else 0)
     watch.reset()
     joined: list[Request] = []
     for batch_mate in batch_mates:
-        join(watch, engine, batch_mate, request(batch_mate.wish, adapter), joined)
+        join(watch, engine, batch_mate, request(batch_mate.wish, adapters), joined)
     # another request runs already, so that the first batches come before it
     joined.append(first := order(steps=3, seed=9))
     engine.submit(first)
-    together = pixels(engine.submit(request(wish, adapter, deterministic=deterministic)))
+    together = pixels(engine.submit(request(wish, adapters, deterministic=deterministic)))
     assert np.abs(alone - together).max() <= (0 if deterministic else 1)
     watch.reset()
     for other in joined:

@@ -1,11 +1,16 @@
 """The text encoder gets everything that the processor answers, so that its states are the reference model's own."""
 
+import json
+import os
+from shutil import copytree
+
 import pytest
 import torch
 from PIL import Image
 from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration
 
 from inference import pictures
+from inference.errors import ModelUnavailable
 from inference.house_model import WEIGHTS
 from inference.models import catalog, qwen_image
 from inference.models.processor import PictureProcessor
@@ -70,3 +75,28 @@ def test_whatever_else_a_processor_answers_reaches_the_encoder(model, monkeypatc
     (after,) = model.encode_edit(["make the circle blue"], SHOWN[:1])
     assert not got["position_ids"].any()
     assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_class_name": "FlowMatchHeunDiscreteScheduler"},
+        {"stochastic_sampling": True},
+        {"invert_sigmas": True},
+        {"use_beta_sigmas": True},
+        {"num_train_timesteps": 500},
+    ],
+    ids=str,
+)
+def test_a_model_whose_schedule_cannot_be_honoured_is_refused(tmp_path, changes):
+    folder = copytree(WEIGHTS, tmp_path / "model", copy_function=os.link)
+    configuration = folder / "scheduler" / "scheduler_config.json"
+    values = json.loads(configuration.read_text())
+    configuration.unlink()
+    configuration.write_text(json.dumps(values | changes))
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", (values | changes)["_class_name"]]
+    (folder / "model_index.json").unlink()
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelUnavailable, match=r"sampler of|beta sigmas"):
+        qwen_image.load(catalog.card(folder), torch.device("cpu"))

@@ -1,5 +1,6 @@
 """Adapters are loaded when wanted, stay while used, and are evicted by last use within the budget."""
 
+import errno
 import json
 import os
 import random
@@ -10,9 +11,11 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from inference.adapters import files
 from inference.adapters.bank import Bank
+from inference.adapters.weights import Adapter
 from inference.errors import AdapterUnavailable, EngineFault, EngineStopped
 from tests.inference.adapters.conftest import ATTENTION, SECONDS, wait_until
 
@@ -149,6 +152,119 @@ def test_a_failure_leaves_nothing_pinned_and_the_bank_works_on(bank_for, paths, 
         with pytest.raises(AdapterUnavailable, match=path.name):
             loan.ready.result(SECONDS)
         use(bank, paths[1])
+
+
+def without_memory(monkeypatch, error: Exception, *, times: int) -> None:
+    """Let so many copies to the device run out of memory."""
+    real, calls = Adapter.to, []
+
+    def copied(adapter, device):
+        calls.append(adapter)
+        if len(calls) <= times:
+            raise error
+        return real(adapter, device)
+
+    monkeypatch.setattr(Adapter, "to", copied)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=repr,
+)
+def test_where_memory_runs_out_what_is_not_pinned_makes_room(bank_for, paths, size, monkeypatch, error):
+    bank = bank_for(5)
+    held = bank.acquire([(paths[0], 1.0)])
+    for path in paths[1:3]:
+        use(bank, path)
+    without_memory(monkeypatch, error, times=1)
+    use(bank, paths[3])
+    assert bank.nbytes == 2 * size, "the one that is pinned and the new one"
+    assert len(held.row) == 1
+
+
+def test_where_everything_is_pinned_a_request_waits_for_memory_as_for_room(bank_for, paths, size, monkeypatch):
+    bank = bank_for(5)
+    held = bank.acquire([(paths[0], 1.0)])
+    held.ready.result(SECONDS)
+    without_memory(monkeypatch, torch.OutOfMemoryError(), times=1)
+    waiting = bank.acquire([(paths[1], 1.0)])
+    wait_until(lambda: bank._waiting_for_room)
+    assert not waiting.ready.done()
+    bank.release(held)
+    waiting.ready.result(SECONDS)
+    assert bank.nbytes == size
+
+
+@pytest.mark.parametrize("ending", ["close", "release"])
+def test_one_who_waits_for_memory_may_be_stopped_or_give_up(bank_for, paths, monkeypatch, ending):
+    bank = bank_for(5)
+    held = bank.acquire([(paths[0], 1.0)])
+    held.ready.result(SECONDS)
+    without_memory(monkeypatch, torch.OutOfMemoryError(), times=1)
+    waiting = bank.acquire([(paths[1], 1.0)])
+    wait_until(lambda: bank._waiting_for_room)
+    if ending == "close":
+        bank.close()
+    else:
+        bank.release(waiting)
+    with pytest.raises((EngineStopped, CancelledError)):
+        waiting.ready.result(SECONDS)
+    bank.release(held)
+
+
+def test_without_memory_and_without_anything_to_evict_it_is_the_engines_fault(bank_for, paths, monkeypatch):
+    bank = bank_for(5)
+    without_memory(monkeypatch, torch.OutOfMemoryError(), times=2)
+    for wanted in ([paths[0]], [paths[1], paths[2]]):
+        loan = bank.acquire([(path, 1.0) for path in wanted])
+        with pytest.raises(EngineFault, match="no memory for adapter"):
+            loan.ready.result(SECONDS)
+    use(bank, *paths[:3])
+
+
+def test_a_file_that_cannot_be_read_for_want_of_memory_is_no_bad_file(bank_for, paths, monkeypatch):
+    real, calls = files.read, []
+
+    def read(path, *given):
+        calls.append(path)
+        with files._explained(path):
+            if len(calls) == 1:
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return real(path, *given)
+
+    bank = bank_for(5)
+    use(bank, paths[0])
+    monkeypatch.setattr(files, "read", read)
+    use(bank, paths[1])
+    assert calls == [paths[1], paths[1]]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EIO, EngineFault),
+        (errno.EMFILE, EngineFault),
+        (errno.ESTALE, EngineFault),
+        (errno.EACCES, AdapterUnavailable),
+        (errno.EISDIR, AdapterUnavailable),
+    ],
+    ids=errno.errorcode.get,
+)
+def test_a_machine_that_cannot_read_is_not_the_files_fault(bank_for, paths, monkeypatch, number, kind):
+    def fails(path, *_):
+        with files._explained(path):
+            raise OSError(number, "no")
+
+    monkeypatch.setattr(files, "read", fails)
+    with pytest.raises(kind, match="adapter 0"):
+        bank_for(1).acquire([(paths[0], 1.0)]).ready.result(SECONDS)
 
 
 def test_an_unexpected_failure_is_told_too(bank_for, paths, monkeypatch):

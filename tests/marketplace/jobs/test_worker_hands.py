@@ -8,12 +8,18 @@ import pytest
 from django.core.files.storage import FileSystemStorage
 from PIL import Image
 
-from inference.errors import AdapterUnavailable, BrokenPicture, Canceled, EngineFault, EngineStopped
+from inference.errors import (
+    AdapterUnavailable,
+    BrokenPicture,
+    Canceled,
+    EngineFault,
+    EngineStopped,
+    InvalidRequest,
+)
 from inference.state import Picture
 from marketplace.jobs import lifecycle, storage, submission
 from marketplace.jobs.errors import LeaseLost
 from marketplace.jobs.models import Image as ImageRow
-from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Task, Worker, request_for
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
@@ -130,12 +136,22 @@ def test_what_a_cancel_would_cost_counts_finished_pictures_whole(worker, engine,
     lifecycle.stop(claimed, [], {})
 
 
-@pytest.mark.parametrize("error", [BrokenPicture("nan"), AdapterUnavailable("no such file")], ids=repr)
-def test_what_would_fail_again_is_not_tried_again(worker, engine, alice, order, error):
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BrokenPicture("nan"), "engine_failed"),
+        (AdapterUnavailable("no such file"), "engine_failed"),
+        (InvalidRequest("width", "no schedule at this width"), "invalid_request"),
+    ],
+    ids=["broken", "adapter", "request"],
+)
+def test_what_would_fail_again_is_not_tried_again(worker, engine, alice, order, error, code):
     job = submission.submit(alice.account.id, order()).job
     engine.ends = [ended(error)]
     worker.fire(job.id)
-    assert Job.objects.get(id=job.id).status == "failed"
+    shown = alice.get(f"/v1/jobs/{job.id}").json()
+    assert (shown["status"], shown["error"]["code"]) == ("failed", code)
+    assert ("no schedule" in shown["error"]["message"]) is (code == "invalid_request")
     assert alice.balance == (1_000_000, 0)
 
 
