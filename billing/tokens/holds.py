@@ -38,10 +38,11 @@ new_hold AS (
 # The same for many owners at once; what is paid for can be written between the two, in the same statement.
 # PAYERS_CTE locks the wallets of a CTE `wanted (owner)`. HOLDS_CTE reads a CTE
 # `bought (owner, reference, spender, amount)`, whose sum for an owner must be within `payer.available`, and the
-# parameter expires_in.
+# parameter expires_in. It writes what was read under the lock: PostgreSQL checks constraints first with the row as the
+# statement's snapshot has it, which may lack the Tokens that came while it waited, and would refuse the statement.
 _PAYERS = f"""
 payer AS MATERIALIZED (
-    SELECT id AS wallet_id, owner, balance - held AS available FROM billing_wallet
+    SELECT id AS wallet_id, owner, balance, held, balance - held AS available FROM billing_wallet
     WHERE kind = 'customer' AND NOT frozen AND owner = ANY (ARRAY(SELECT owner FROM wanted))
     AND {_NOTHING_EXPIRED}
     FOR NO KEY UPDATE {{if_locked}}
@@ -57,8 +58,9 @@ new_hold AS (
     RETURNING wallet_id, amount
 ),
 held_wallet AS (
-    UPDATE billing_wallet SET held = held + due.amount
+    UPDATE billing_wallet SET balance = payer.balance, held = payer.held + due.amount
     FROM (SELECT wallet_id, sum(amount)::bigint AS amount FROM new_hold GROUP BY wallet_id) AS due
+    JOIN payer USING (wallet_id)
     WHERE id = wallet_id
 )"""
 
