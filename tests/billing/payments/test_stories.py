@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.billing.payments import clocks
-from tests.billing.payments.stories import ASKS, HOUR, UNANSWERED, VISA, Stories
+from tests.billing.payments.stories import ALWAYS_LOW, ASKS, HOUR, UNANSWERED, VISA, Stories
 
 QUICK, FULL, STEPS = 100, 2_000, 16
 
@@ -87,6 +87,7 @@ def test_a_charge_without_an_answer_is_not_written_off_when_the_account_is_froze
 
 
 def test_a_payment_that_the_customer_made_late_counts_from_then_on(story):
+    story.order_automatic("coin", "eur", ALWAYS_LOW, 100, False, None)
     story.change_card(0, ASKS, True)
     story.payments_are_kept(None, True)
     story.time_passes(22 * HOUR)
