@@ -117,3 +117,18 @@ def test_a_customer_who_was_deleted_at_stripe_can_order_again(story):
     story.order_automatic("coin", "eur", 200_000, 100, False, None)
     story.order_top_up("coin", "eur", True, None)
     assert story.customers()
+
+
+def test_what_is_ordered_anew_while_the_card_is_about_to_be_charged_is_not_charged_on_the_old_terms(story):
+    answer, asked = story.double.api.answer, []
+
+    def meanwhile(request):
+        if request.path.endswith("/confirm") and not asked:
+            asked.append(request.path)
+            story.order_automatic("note", "eur", 10_000, 300, False, None)
+        return answer(request)
+
+    story.double.api.answer = meanwhile
+    story.payments_are_kept(None, True)
+    assert asked
+    assert charges(story) == 1, "by hand, at the beginning"
