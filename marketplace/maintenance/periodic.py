@@ -27,7 +27,7 @@ SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity AS session 
 WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND classid = (hashtext('periodic task')::bigint & 4294967295)::oid
   AND objid = (hashtext(%s)::bigint & 4294967295)::oid
-  AND wait_event_type = 'Client' AND state_change < clock_timestamp() - %s
+  AND wait_event_type = 'Client' AND state_change < clock_timestamp() - %s * interval '1 second'
 """
 _FINISHED = """
 INSERT INTO maintenance_periodictask (name, finished_at) VALUES (%s, clock_timestamp())
@@ -63,7 +63,7 @@ def _alone(name: str) -> Iterator[bool]:
         cursor.execute(_TRY, [name])
         (mine,) = cursor.fetchone()
         if not mine:
-            cursor.execute(_END_SILENT, [name, SILENT])
+            cursor.execute(_END_SILENT, [name, SILENT.total_seconds()])
             if cursor.fetchall():
                 logger.error("%s hangs somewhere: its session was ended", name)
     try:
