@@ -1,8 +1,8 @@
 """Stories of one customer's payments, made up by hypothesis, beside an accountant of a few sums: both must agree.
 
 Top-ups by hand and automatic, cards saved, replaced and lost, Stripe ailing, its events late, doubled, out of order or
-lost, refunds, disputes, jobs and grants in between, and time that passes and closes months. The books are real, in PostgreSQL, and
-Stripe is the double that all tests use.
+lost, refunds, disputes, jobs and grants in between, time that passes, and months that are closed. The books are real,
+in PostgreSQL, and Stripe is the double that all tests use.
 """
 
 import itertools
