@@ -21,13 +21,15 @@ demo: .venv/complete ## buy one picture from a stack of its own; the picture is 
 test: .venv/complete ## the test suite, on PostgreSQL and Redis that it starts itself; ARGS="tests/billing -x --full"
 	@$(VENV)/python -m pytest $(ARGS)
 
-check: .venv/complete ## linters, types, import rules, missing migrations, API schema
+check: .venv/complete ## linters, types, import rules, missing migrations, API schema, alarms
 	@$(VENV)/ruff check
 	@$(VENV)/ruff format --check
 	@$(VENV)/mypy .
 	@$(VENV)/lint-imports --no-logo
 	@$(VENV)/python -m devstack with-servers -- $(VENV)/python manage.py makemigrations --check
 	@$(SPECTACULAR) | diff -u docs/openapi.yaml - || { echo "docs/openapi.yaml is not what the code says: make schema" >&2; exit 1; }
+	@if command -v promtool >/dev/null; then promtool check rules deploy/alerts.yml; \
+	else echo "skipped: deploy/alerts.yml, as there is no promtool (Debian: apt-get install prometheus)"; fi
 
 bench: .venv/complete ## the benchmarks, tables here and JSON in bench/results; ARGS="--quick ledger"
 	@$(VENV)/python -m bench $(ARGS)

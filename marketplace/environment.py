@@ -117,6 +117,8 @@ def database(url: str) -> dict[str, object]:
     # billing.prepared says why no plan may scan a whole table where an index would do
     # The server notices within half a minute that a machine is gone, and frees the locks of its sessions.
     silence = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
+    # A process that hangs within a transaction keeps its rows locked for no longer than this.
+    silence += " -c idle_in_transaction_session_timeout=5min"
     options = {"options": f"-c enable_seqscan=off {silence}", **dict(parse_qsl(parts.query))}
     pool = {"min_size": 1, "max_size": whole("KILN_DATABASE_POOL", 20), "timeout": 10}
     return {

@@ -59,6 +59,8 @@ class Http:
                 if answer.status < 500 and not is_in_flight(answer):
                     return answer
                 last = f"{answer.status} {answer.body}"
+                if answer.status == 500:  # whatever is away is a 503
+                    self.memory.complain(f"{method} {path} was answered {last}")
                 self.memory.count("answers that ask to try again", f"{method} {answer.status}")
             except (OSError, HTTPException, ValueError) as error:
                 last = repr(error)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any
 
+from bench.chaos import logs
 from bench.chaos.accountant import Accountant
 from bench.chaos.clients import Client
 from bench.chaos.memory import Customer, Memory
@@ -25,13 +26,14 @@ PACK = {"tokens": 17, "bonus": 3, "prices": {"eur": 101, "usd": 113}}
 
 @dataclass
 class Report:
-    """What was done, the faults that were caused, and the violations found."""
+    """What was done, the faults that were caused, what the web server logged of them, and the violations found."""
 
     seed: int
     seconds: float
     operations: dict[str, dict[str, int]]
     faults: dict[str, int]
     figures: dict[str, Any]
+    errors: dict[str, int]
     violations: list[str] = field(default_factory=list)
 
     def table(self) -> list[dict[str, Any]]:
@@ -51,6 +53,9 @@ class Report:
         print(f"{sum(self.faults.values())} faults")
         for name, number in sorted(self.faults.items()):
             print(f"  {name:30} {number:6}")
+        print(f"{sum(self.errors.values())} errors of the web server")
+        for name, number in sorted(self.errors.items()):
+            print(f"  {number:6} {name}")
         for name, figure in self.figures.items():
             print(f"{name}: {figure}")
         for line in self.violations:
@@ -64,7 +69,7 @@ def main(quick: bool = False, seconds: float = 300, seed: int = 1) -> dict[str, 
     report = run(20 if quick else seconds, seed, 60, 32)
     if report.violations:
         sys.exit(report.tell())
-    faults = {"faults": report.faults, "violations": len(report.violations)}
+    faults = {"faults": report.faults, "errors": report.errors, "violations": len(report.violations)}
     return {"seconds of chaos": report.seconds, "operations": report.table(), **report.figures, **faults}
 
 
@@ -108,9 +113,11 @@ def _run(site: Site, seconds: float, seed: int, round_seconds: float, number: in
         operations[name][outcome] = count
     if violations:
         print(site.logs(), *saboteur.struck[-20:], sep="\n", file=sys.stderr)
+        print(f"the logs are kept in {logs.keep(site.log_folder)}", file=sys.stderr, flush=True)
     figures = accountant.figures | {"times that check_ledger was asked": accountant.looks,
                                     "seconds that clocks were ahead": site.clocks}  # fmt: skip
-    return Report(seed, chaos, operations, saboteur.counted(), figures, violations)
+    errors = dict(logs.errors(site.log_folder))
+    return Report(seed, chaos, operations, saboteur.counted(), figures, errors, violations)
 
 
 def _open_shop() -> list[Customer]:

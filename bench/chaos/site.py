@@ -57,8 +57,8 @@ class Site:
         self.stripe = settings["STRIPE_API_BASE"]
         found = replace(self.servers.start(), stripe=settings)
         self.environment = parts.environment(self.home, found) | HASTE
-        for folder in ("metrics", "logs"):
-            (self.home / folder).mkdir()
+        for folder in (self.home / "metrics", self.log_folder):
+            folder.mkdir()
         os.environ.update(self.environment)  # the accountant reads the same tables
         migration = processes.spawn([*parts.MANAGE, "migrate", "--noinput"], self.log("migrate"), cwd=ROOT)
         if migration.wait() != 0:
@@ -151,8 +151,13 @@ class Site:
         if not processes.wait_until(self.ready, READY_SECONDS):
             raise processes.StartFailed(f"not ready after {READY_SECONDS:.0f} s\n{self.logs()}")
 
+    @property
+    def log_folder(self) -> Path:
+        return self.home / "logs"
+
     def log(self, name: str) -> Path:
-        return self.home / "logs" / f"{name}.log"
+        return self.log_folder / f"{name}.log"
 
     def logs(self) -> str:
-        return "\n".join(f"{log.stem}:\n{processes.tail(log, 15)}" for log in sorted(self.home.glob("logs/*.log")))
+        found = sorted(self.log_folder.glob("*.log"))
+        return "\n".join(f"{log.stem}:\n{processes.tail(log, 15)}" for log in found)

@@ -55,8 +55,8 @@ class Terms:
 def order(stripe: Stripe, owner: UUID, terms: Terms, pages: checkout.Order, new_card: bool = False) -> AutomaticTopUp:
     """Set up automatic top-ups, or replace them; without a saved card, or for a new one, with the page to save it.
 
-    `pages` says where those pages lead back to and who gets receipts. Raises UnknownPack, UnknownCurrency,
-    CapBelowPrice, PaymentsUnavailable or PaymentsRefused.
+    `pages` says where those pages lead back to and who gets receipts. What was begun on other terms is withdrawn.
+    Raises UnknownPack, UnknownCurrency, CapBelowPrice, PaymentsUnavailable or PaymentsRefused; call it again then.
     """
     pack = packs.find(terms.pack)
     if terms.currency not in pack.prices:
@@ -82,6 +82,9 @@ def order(stripe: Stripe, owner: UUID, terms: Terms, pages: checkout.Order, new_
         "retry_at": None,
     }
     made, _ = AutomaticTopUp.objects.update_or_create(owner=owner, defaults=values)
+    for top_up in _pending(owner=owner, status=TopUp.Status.OPEN):
+        if not _agrees(made, top_up):
+            withdraw(stripe, top_up)
     return made
 
 

@@ -9,6 +9,7 @@ crediting (events).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import date
 from enum import Enum
@@ -208,30 +209,31 @@ def _failure(intent: PaymentIntent) -> str:
 
 def _cancel(client: StripeClient, payment_intent: str) -> Answer:
     intents = client.v1.payment_intents
-    try:
-        intents.cancel(payment_intent)
-    except InvalidRequestError as error:
-        if error.code == MISSING:
-            return Answer.WITHDRAWN
-        status = intents.retrieve(payment_intent).status
-        if status in UNDER_WAY:
-            return Answer.PAID
-        if status != "canceled":
-            raise
-    return Answer.WITHDRAWN
+    return _call_off(
+        lambda: intents.cancel(payment_intent), lambda: intents.retrieve(payment_intent).status, UNDER_WAY, "canceled"
+    )
 
 
 def _expire(client: StripeClient, session_id: str) -> Answer:
     sessions = client.v1.checkout.sessions
+    return _call_off(
+        lambda: sessions.expire(session_id), lambda: sessions.retrieve(session_id).status, ("complete",), "expired"
+    )
+
+
+def _call_off(
+    end: Callable[[], object], status: Callable[[], str | None], paid: Collection[str | None], ended: str
+) -> Answer:
+    """End what can be paid at Stripe, and return what Stripe says came first."""
     try:
-        sessions.expire(session_id)
+        end()
     except InvalidRequestError as error:
         if error.code == MISSING:
             return Answer.WITHDRAWN
-        status = sessions.retrieve(session_id).status
-        if status == "complete":
+        found = status()
+        if found in paid:
             return Answer.PAID
-        if status != "expired":
+        if found != ended:
             raise
     return Answer.WITHDRAWN
 

@@ -16,8 +16,8 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import BigIntegerField, Case, F, Q, Sum, TextField, Value, When
-from django.utils import timezone
 
+from billing import clock
 from billing.errors import ClawbackAbovePrice, IdempotencyMismatch, UnknownDebt, UnknownLot
 from billing.models import Clawback, Draw, Lot, Transfer, Wallet
 from billing.tokens import lots
@@ -219,5 +219,5 @@ def _take(debt: Clawback, amount: int, kind: Transfer.Kind, reference: UUID, las
 
 
 def _close(debt: Clawback, how: Clawback.Settlement) -> None:
-    debt.settled_at, debt.settlement = timezone.now(), how
+    debt.settled_at, debt.settlement = clock.now(), how
     debt.save()

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from django.db.models.functions import Now
 
 from billing.errors import NoWallet, UnknownHold
 from billing.models import Draw, Hold, Lot, LotCursor, Transfer, Wallet
-from billing.tokens import runs, spending
+from billing.tokens import holds, runs, spending
 from billing.tokens.withdrawals import withdraw
 
 CHUNK = 1_000
@@ -151,7 +152,7 @@ def position(owner: UUID) -> Position:
     if wallet_id is None:
         raise NoWallet(owner)
     now = allocate(wallet_id)
-    if now.balance.available and any(_is_past(lot, now.moment) for lot in now.lots):
+    if now.balance.available and _expired(now):
         expire_in(wallet_id)
         now = allocate(wallet_id)
     return now
@@ -185,14 +186,14 @@ def catch_up() -> int:
     return len(followed) + each(set(found) - followed, lambda wallet_id: bool(allocate(wallet_id)))
 
 
-def expire(limit: int = 500) -> int:
+def expire() -> int:
     """Take back what is left of expired lots, wallet by wallet; return how many milli-Tokens.
 
     Held Tokens stay until their hold is resolved, and are taken then. Nobody waits for this: whoever looks at a wallet
     or holds its Tokens takes what has expired first.
     """
     due = Lot.objects.filter(remaining__gt=0, expires_at__lte=Now(), wallet__balance__gt=F("wallet__held"))
-    return each(due.order_by().values_list("wallet_id", flat=True).distinct()[:limit], expire_in)
+    return each(due.order_by().values_list("wallet_id", flat=True).distinct(), expire_in)
 
 
 def expire_of(owner: UUID) -> bool:
@@ -206,19 +207,27 @@ def expire_of(owner: UUID) -> bool:
 
 @transaction.atomic
 def expire_in(wallet_id: int) -> int:
-    """Take back what is left of a wallet's expired lots and not held; return how many milli-Tokens."""
+    """Take back what is left of a wallet's expired lots and not held; return how many milli-Tokens.
+
+    What expires first was held first: a hold keeps the Tokens of lots that expired after it was made.
+    """
     Wallet.objects.select_for_update(no_key=True).get(pk=wallet_id)
     now = allocate(wallet_id)
-    available = now.balance.available
-    for lot in now.lots:
-        amount = min(lot.remaining, available)
-        if amount and _is_past(lot, now.moment):
+    available, kept = now.balance.available, 0
+    for expires_at, lot in sorted(_expired(now), key=itemgetter(0)):
+        keeps = min(lot.remaining, max(0, holds.made_before(wallet_id, expires_at) - kept))
+        kept += keeps
+        if amount := min(lot.remaining - keeps, available):
             key = f"expiry:{lot.id}:{now.last_transfer_id}"
             withdraw(wallet_id, Transfer.Kind.EXPIRY, amount, lot.id, key)
             available -= amount
     if available < now.balance.available:
         allocate(wallet_id)
     return now.balance.available - available
+
+
+def _expired(now: Position) -> list[tuple[datetime, Lot]]:
+    return [(lot.expires_at, lot) for lot in now.lots if lot.expires_at and lot.expires_at <= now.moment]
 
 
 def each(wallet_ids: Iterable[int], work: Callable[[int], int]) -> int:

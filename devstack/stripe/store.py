@@ -37,19 +37,25 @@ INSERT INTO clock SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM clock);
 
 
 class Store:
-    """The file, or memory only if `file` is None. Raises sqlite3.Error if the file is not the double's."""
+    """The file, or memory only if `file` is None. Raises sqlite3.Error if the file is not the double's.
+
+    `changed` is set whenever something was written.
+    """
 
     def __init__(self, file: Path | None) -> None:
         self._connection = sqlite3.connect(file or ":memory:", check_same_thread=False, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         self._lock = threading.Lock()
+        self.changed = threading.Event()
         self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=NORMAL")  # outlives this process; a power cut may lose the last
         self._connection.executescript(TABLES)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit everything in the block or, if it raises, nothing."""
         with self._lock:
+            before = self._connection.total_changes
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -57,6 +63,8 @@ class Store:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+            if self._connection.total_changes != before:
+                self.changed.set()
 
     def close(self) -> None:
         """Close the file once the running transaction has ended."""

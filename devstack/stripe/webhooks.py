@@ -86,11 +86,14 @@ class Courier:
     def stop(self) -> None:
         """Wait for the attempts under way, and end."""
         self._stopping.set()
+        self.store.changed.set()
         self._thread.join()
         self._pool.shutdown()
 
     def _run(self) -> None:
-        while not self._stopping.wait(POLL_SECONDS):
+        while not self._stopping.is_set():
+            self.store.changed.wait(POLL_SECONDS)
+            self.store.changed.clear()
             free = self.endpoint.threads - len(self._under_way)
             for number, event in self._due(free) if free and self.endpoint.url else ():
                 self._under_way.add(number)

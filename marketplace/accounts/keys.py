@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from billing.prepared import run
 from marketplace.accounts.models import ApiKey
@@ -131,7 +130,7 @@ def change(account_id: UUID, key_id: UUID, **values: Any) -> ApiKey | None:
 
 def revoke(account_id: UUID, key_id: UUID) -> ApiKey | None:
     """Revoke a key at once; revoking it again changes nothing. None if the account has no such key."""
-    ApiKey.objects.filter(id=key_id, account_id=account_id, revoked_at=None).update(revoked_at=timezone.now())
+    ApiKey.objects.filter(id=key_id, account_id=account_id, revoked_at=None).update(revoked_at=Now())
     return ApiKey.objects.filter(id=key_id, account_id=account_id).first()
 
 

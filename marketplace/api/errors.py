@@ -200,12 +200,17 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
 
 def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
     """Handle an exception for DRF; return None (→ `server_error`) if it is not in the table."""
+    return answer_to(error, context["request"]._request)
+
+
+def answer_to(error: Exception, request: HttpRequest) -> HttpResponse | None:
+    """Return the table's answer to an exception, None if it has none."""
     for kind, translate in TABLE:
         if isinstance(error, kind):
             problem = translate(error)
             if problem.status >= 500:
                 logger.error("%s", problem.code, exc_info=error)
-            return respond(problem, context["request"]._request)
+            return respond(problem, request)
     return None
 
 

@@ -9,10 +9,11 @@ import zlib
 from collections.abc import Callable
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.utils.cache import get_conditional_response, set_response_etag
 
-from marketplace.api.errors import Problem, invalid, respond
+from marketplace.api.errors import Problem, answer_to, invalid, respond
 from marketplace.masking import mask
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -40,6 +41,20 @@ class RequestId:
         response = self.get_response(request)
         response["X-Request-Id"] = request.id  # type: ignore[attr-defined]
         return response
+
+
+class Unavailability:
+    """A database that is away is a 503 on every page, not only where REST framework hands exceptions to the table."""
+
+    def __init__(self, get_response: View) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        """Return None if it is something else: Django answers that."""
+        return answer_to(error, request) if isinstance(error, OperationalError | InterfaceError) else None
 
 
 class Methods:

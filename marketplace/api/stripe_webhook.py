@@ -15,7 +15,7 @@ from marketplace.approvals import requests
 @csrf_exempt
 @require_POST
 def receive(request: HttpRequest) -> HttpResponse:
-    """Answer 200 once the event is done, or if it needs nothing. A failure is a 500, and Stripe sends it again."""
+    """Answer 200 once the event is done, or if it needs nothing. After a 500 or 503 Stripe sends it again."""
     try:
         event = stripe.read_event(request.body, request.headers.get("Stripe-Signature", ""))
     except BadSignature:

@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.text import Truncator
 from django.utils.timesince import timesince
 
+from billing import clock
 from billing.models import Hold, Transfer
 from marketplace.console.jobs import STATUS_COLOURS, WORKER_COLOURS, state_of
 from marketplace.console.tables import link, link_to_account, tokens
@@ -30,20 +31,20 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Add `figures` for operators who may see the tables behind them. Unfold calls this hook."""
     if not request.user.has_perms(NEEDED):  # type: ignore[union-attr]
         return context
-    now = timezone.now()
+    now = clock.now()
     return {**context, "title": "Dashboard", "figures": figures(now)}
 
 
 def figures(now: datetime) -> dict[str, Any]:
     hours = pictures_an_hour(now)
-    workers = list(Worker.objects.order_by("name"))
+    workers = [(worker, state_of(worker, now)) for worker in Worker.objects.order_by("name")]
     queues = queued()
     return {
         "now": now,
         "tokens": tokens_today(now),
         "pictures": sum(hours.values()),
-        "workers": [(worker, state_of(worker), WORKER_COLOURS[state_of(worker)]) for worker in workers],
-        "alive": sum(state_of(worker) != "silent" for worker in workers),
+        "workers": [(worker, state, WORKER_COLOURS[state]) for worker, state in workers],
+        "alive": sum(state != "silent" for _, state in workers),
         "late": [(name, _wait(seconds)) for name, seconds in metrics.late().items()],
         "queued": sum(count for _, count, _ in queues),
         "queues": queues,

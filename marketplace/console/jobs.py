@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin import SimpleListFilter
 from django.db.models import QuerySet
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 from unfold.decorators import action
 from unfold.forms import BaseDialogForm
 
+from billing import clock
 from billing.models import Hold, PriceListVersion, Transfer
 from billing.prices.pricing import Quote
 from marketplace.console import dialogs
@@ -64,7 +65,7 @@ class CreatedFilter(SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
         span = self.spans.get(self.value() or "")
-        return queryset.filter(pk__gte=first_uuid7(timezone.now() - span[1])) if span else queryset
+        return queryset.filter(pk__gte=first_uuid7(clock.now() - span[1])) if span else queryset
 
 
 @admin.register(Job)
@@ -193,8 +194,9 @@ class JobAdmin(dialogs.AskPermissions, ReadOnlyTable):
         return format_html('<span class="kiln-nowrap">{}</span><br>held', tokens(job.held))
 
 
-def state_of(worker: Worker) -> str:
-    if worker.seen_at < timezone.now() - ALIVE_WITHIN:
+def state_of(worker: Worker, now: datetime) -> str:
+    """Return how a worker is; `now` is the database's time, by which it was seen."""
+    if worker.seen_at < now - ALIVE_WITHIN:
         return "silent"
     return "warm" if worker.warm else "warming up"
 
@@ -205,7 +207,11 @@ class WorkerAdmin(ReadOnlyTable):
     fields = ("name", "state", "running", "model", "revision", "seen_at", "started_at")
     readonly_fields = fields
 
-    state = column_of("State", state_of, WORKER_COLOURS)
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Worker]:
+        rows: QuerySet[Worker] = super().get_queryset(request).annotate(moment=Now())
+        return rows
+
+    state = column_of("State", lambda row: state_of(row, row.moment), WORKER_COLOURS)
     revision_shown = column_of("Revision", lambda row: mono(row.revision[:12]))
 
 

@@ -98,10 +98,9 @@ class TopUpAdmin(dialogs.AskPermissions, OwnedTable):
             return rows.filter(payment_intent=term)
         return rows.filter(Q(pk=as_uuid(term)) | Q(owner__in=accounts_of(term)))
 
-    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+    def offers(self, row: TopUp) -> bool:
         """Offer a refund only for a top-up that was paid."""
-        row = self.get_object(request, str(object_id))
-        return list(super().get_actions_detail(request, object_id)) if row is not None and row.paid_at else []
+        return row.paid_at is not None
 
     refund = dialogs.asking(
         "Refund", "undo", dialogs.PaymentRefundForm, "Refund this top-up",
@@ -197,10 +196,9 @@ class ClawbackAdmin(dialogs.AskPermissions, OwnedTable):
     def search(self, rows: QuerySet[Clawback], term: str) -> QuerySet[Clawback]:
         return rows.filter(Q(pk=as_uuid(term)) | Q(lot__wallet__owner__in=accounts_of(term)))
 
-    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+    def offers(self, row: Clawback) -> bool:
         """Offer a waiver only for a debt that is still open."""
-        row = self.get_object(request, str(object_id))
-        return list(super().get_actions_detail(request, object_id)) if row is not None and not row.settled_at else []
+        return row.settled_at is None
 
     waive = dialogs.asking(
         "Waive", "volunteer_activism", dialogs.WaiverForm, "Waive this debt",

@@ -131,6 +131,14 @@ class OwnedTable(ReadOnlyTable):
     def search(self, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
         return rows.filter(**{f"{self.owner}__in": accounts_of(term)})
 
+    def offers(self, row: Any) -> bool:
+        """Return whether the page of a row offers its acts."""
+        return True
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        row = self.get_object(request, str(object_id))
+        return list(super().get_actions_detail(request, object_id)) if row is not None and self.offers(row) else []
+
 
 class PlainDecimalField(forms.DecimalField):
     """A field of plain decimals: no exponents, and no digits but 0 to 9."""

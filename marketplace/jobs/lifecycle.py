@@ -12,21 +12,20 @@ overwrite its successor's work.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
-from django.db import DatabaseError, connection, transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Greatest, Now
 
 from billing import amounts
-from billing.errors import BillingError
 from billing.prices import pricing
-from billing.tokens import wallets
+from billing.tokens import holds, wallets
 from marketplace.jobs import outbox, turns
 from marketplace.jobs.errors import LeaseLost, NotCancelable, NotFound
 from marketplace.jobs.models import Image, Job, Status
@@ -136,36 +135,48 @@ def give_back(job: Job) -> None:
 def expire_leases(limit: int = 100) -> int:
     """Take jobs back from workers that fell silent, each in its own transaction; return how many."""
     dead = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now())
-    return sum(_take_back(job_id) for job_id in dead.values_list("id", flat=True)[:limit])
+    return _each(dead.values_list("id", flat=True)[:limit], _take_back)
 
 
+@transaction.atomic
 def _take_back(job_id: UUID) -> bool:
-    """Take a job back; return False if its lease was extended, somebody else has it locked, or taking it failed."""
-    try:
-        with transaction.atomic():
-            # locked, so that a late heartbeat cannot revive the lease in between
-            locked = Job.objects.select_for_update(skip_locked=True)
-            job = locked.filter(id=job_id, status=Status.RUNNING, lease_expires_at__lt=Now()).first()
-            if job:
-                fail(job, "worker_lost", "The worker stopped answering.", retry=True)
-    except (DatabaseError, BillingError):
-        logger.exception("job %s cannot be taken back", job_id)
-        return False
+    """Take a job back; return False if its lease was extended, or somebody else has it locked."""
+    # locked, so that a late heartbeat cannot revive the lease in between
+    locked = Job.objects.select_for_update(skip_locked=True)
+    job = locked.filter(id=job_id, status=Status.RUNNING, lease_expires_at__lt=Now()).first()
+    if job:
+        fail(job, "worker_lost", "The worker stopped answering.", retry=True)
     return job is not None
 
 
-def expire_hold(job_id: UUID) -> bool:
-    """Fail a job that was queued for longer than its hold, free of charge; return False if it is no longer queued."""
-    with transaction.atomic():
-        expired = Job.objects.filter(id=job_id, status=Status.QUEUED).update(
-            status=Status.FAILED,
-            finished_at=Now(),
-            error_code="expired",
-            error_message="The job was not started before its hold expired.",
-        )
-        if expired:
-            wallets.expire(job_id)
+def expire_holds() -> int:
+    """Fail the jobs that were queued for longer than their holds, each in its own transaction; return how many."""
+    return _each(holds.due(), _expire_hold)
+
+
+@transaction.atomic
+def _expire_hold(job_id: UUID) -> bool:
+    """Fail a job free of charge; return False if it is no longer queued."""
+    expired = Job.objects.filter(id=job_id, status=Status.QUEUED).update(
+        status=Status.FAILED,
+        finished_at=Now(),
+        error_code="expired",
+        error_message="The job was not started before its hold expired.",
+    )
+    if expired:
+        wallets.expire(job_id)
     return bool(expired)
+
+
+def _each(job_ids: Iterable[UUID], repair: Callable[[UUID], bool]) -> int:
+    """Return how many jobs were repaired; a failure is logged and does not stop the others."""
+    done = 0
+    for job_id in job_ids:
+        try:
+            done += repair(job_id)
+        except Exception:
+            logger.exception("job %s", job_id)
+    return done
 
 
 def send_again(job_ids: Sequence[UUID]) -> int:

@@ -10,6 +10,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from billing import amounts
+from inference.request import MAX_SEED
 from marketplace.accounts.models import Account, ApiKey
 from marketplace.identifiers import uuid7
 
@@ -24,7 +25,7 @@ class Status(models.TextChoices):
 
 FINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
 # Seeds run from 0 to one less than this.
-SEEDS = 2**32
+SEEDS = MAX_SEED + 1
 
 
 class ServiceClass(models.TextChoices):

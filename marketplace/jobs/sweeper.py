@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 
 from django.db.models.functions import Now
 
-from billing.tokens import holds
 from marketplace.celery import SERVICE_CLASSES, app
 from marketplace.jobs import lifecycle, outbox
 from marketplace.jobs.models import Job, Status, Worker
@@ -23,17 +22,13 @@ logger = logging.getLogger(__name__)
 
 def sweep() -> dict[str, int]:
     """Repair everything once, and return how many of each kind were found."""
-    found = {"dead_leases": lifecycle.expire_leases(), "expired_holds": expire_holds()}
+    found = {"dead_leases": lifecycle.expire_leases(), "expired_holds": lifecycle.expire_holds()}
     found["lost_messages"] = sum(resend_lost(name) for name in SERVICE_CLASSES)
     Worker.objects.filter(seen_at__lt=Now() - FORGET_WORKERS_AFTER).delete()
     if any(found.values()):
         logger.warning("swept: %s", found)
         outbox.wake()
     return found
-
-
-def expire_holds() -> int:
-    return sum(lifecycle.expire_hold(job_id) for job_id in holds.due())
 
 
 def resend_lost(service_class: str) -> int:

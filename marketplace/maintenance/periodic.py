@@ -2,7 +2,8 @@
 
 The turn is an advisory lock of the task's own database session, so a process that dies gives it up. A task that is
 sent while it runs ends at once: however slow the outside world is, each task occupies one thread of the worker, which
-has more threads than there are tasks, so none waits for another.
+has more threads than there are tasks, so none waits for another. A process that hangs keeps its session, so whoever
+finds it silent for minutes ends that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import wraps
 
 from django.db import connection
@@ -18,6 +20,15 @@ from marketplace.celery import app
 
 _TRY = "SELECT pg_try_advisory_lock(hashtext('periodic task'), hashtext(%s))"
 _LET_GO = "SELECT pg_advisory_unlock(hashtext('periodic task'), hashtext(%s))"
+# Between two statements a task waits for Stripe at most, which takes no minutes.
+SILENT = timedelta(minutes=5)
+_END_SILENT = """
+SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity AS session USING (pid)
+WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND classid = (hashtext('periodic task')::bigint & 4294967295)::oid
+  AND objid = (hashtext(%s)::bigint & 4294967295)::oid
+  AND wait_event_type = 'Client' AND state_change < clock_timestamp() - %s * interval '1 second'
+"""
 _FINISHED = """
 INSERT INTO maintenance_periodictask (name, finished_at) VALUES (%s, clock_timestamp())
 ON CONFLICT (name) DO UPDATE SET finished_at = excluded.finished_at
@@ -51,6 +62,10 @@ def _alone(name: str) -> Iterator[bool]:
     with connection.cursor() as cursor:
         cursor.execute(_TRY, [name])
         (mine,) = cursor.fetchone()
+        if not mine:
+            cursor.execute(_END_SILENT, [name, SILENT.total_seconds()])
+            if cursor.fetchall():
+                logger.error("%s hangs somewhere: its session was ended", name)
     try:
         yield mine
     finally:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 from django.db import connection, transaction
 
 from billing.tokens import proof
@@ -75,3 +76,19 @@ def damage(sql: str) -> None:
             for name in names:
                 cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
         cursor.execute(sql)
+
+
+def refused(error: type[Exception], verb: Any, *arguments: Any) -> None:
+    """The verb raises exactly this error, and no row of the books differs afterwards."""
+    before = rows()
+    with pytest.raises(error) as caught, transaction.atomic():
+        verb(*arguments)
+    assert caught.type is error
+    assert rows() == before
+
+
+def repeat(verb: Any, *arguments: Any) -> None:
+    """The verb says that this was done before, and no row of the books differs afterwards."""
+    before = rows()
+    assert verb(*arguments) is False
+    assert rows() == before

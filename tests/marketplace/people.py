@@ -14,6 +14,7 @@ class Customer:
     key: str
     key_id: Any
     headers: dict[str, str] = field(default_factory=dict)
+    handler: Any = None
 
     def get(self, path: str, **headers: str) -> Any:
         return self._http().get(path, headers=self._headers(headers))
@@ -33,9 +34,12 @@ class Customer:
         return self._http().put(path, json.dumps(body), content_type="application/json", headers=self._headers({}))
 
     def _http(self) -> Any:
+        """A client with the same handler each time: to load the middleware takes longer than most requests."""
         from django.test import Client
 
-        return Client(raise_request_exception=False)
+        client = Client(raise_request_exception=False)
+        client.handler = self.handler = self.handler or client.handler
+        return client
 
     def _headers(self, more: dict[str, str]) -> dict[str, str]:
         given = {"Authorization": f"Bearer {self.key}", **self.headers, **more}

@@ -8,9 +8,10 @@ from typing import Any
 from billing.amounts import format_fraction
 from billing.prices.pricing import PriceList
 from inference.card import ModelCard
+from inference.request import MAX_SEED
 from marketplace.api.bodies import Body
 from marketplace.api.fields import Array, Number, Object, Text, Tokens, Whole
-from marketplace.api.jobs.schemas import MAX_METADATA, MAX_N, MAX_PROMPT, MAX_SEED, MAX_STEPS, OPERATIONS
+from marketplace.api.jobs.schemas import MAX_METADATA, MAX_N, MAX_PROMPT, MAX_STEPS, OPERATIONS
 from marketplace.api.topups.schemas import PackBody
 from marketplace.jobs.models import ServiceClass
 from marketplace.jobs.storage import FORMATS

@@ -14,13 +14,13 @@ from rest_framework import serializers
 
 from inference.card import ModelCard
 from inference.models import catalog
-from inference.request import Operation
+from inference.request import MAX_SEED, Operation
 from marketplace.api.addresses import absolute
 from marketplace.api.bodies import Body, StoredBody, StrictSerializer
 from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Text, Tokens, Whole
 from marketplace.api.pages import ListQuery
 from marketplace.jobs import reuse, storage
-from marketplace.jobs.models import SEEDS, Image, Job, ServiceClass, Status
+from marketplace.jobs.models import Image, Job, ServiceClass, Status
 from marketplace.jobs.orders import JobOrder
 from marketplace.jobs.storage import FORMATS
 from marketplace.text import is_blank
@@ -29,7 +29,6 @@ OPERATIONS = ["generate"]
 MAX_PROMPT = 4000
 MAX_STEPS = 100
 MAX_N = 4
-MAX_SEED = SEEDS - 1
 MAX_METADATA = 16
 LABEL = Text(max_length=40, trim_whitespace=False)
 

@@ -62,6 +62,41 @@ class Payment(NamedTuple):
     currency: str
 
 
+class Line(NamedTuple):
+    """A line of a document; a credit note's names the `invoice` of the payment."""
+
+    top_up: str
+    amount: int
+    invoice: str
+
+
+class Paper(NamedTuple):
+    """An invoice or a credit note as Kiln shows it."""
+
+    kind: str
+    name: str
+    currency: str
+    total: int
+    lines: list[Line]
+
+
+class Month(NamedTuple):
+    """A closed month as Kiln shows it."""
+
+    first: float
+    end: float
+    papers: list[Paper]
+
+
+class Entry(NamedTuple):
+    """Money of a top-up's payment that came, or went if negative."""
+
+    moment: float
+    top_up: str
+    currency: str
+    amount: int
+
+
 class Cap(NamedTuple):
     """What the customer allowed for automatic top-ups, from `since` on; nothing if `most` is 0."""
 
@@ -87,12 +122,39 @@ class Accountant:
     caps: list[Cap] = field(default_factory=list)
     granted: int = 0
     spent: int = 0
+    entries: list[Entry] = field(default_factory=list)
+    """Of the payments that top-ups were credited for, in order."""
     _newest: dict[str, int] = field(default_factory=dict)
+    _entered: Counter[str] = field(default_factory=Counter)
 
     # --- what happens ---
 
-    def hears(self, event: Document, number: int) -> None:
-        """Note what an event says that Kiln has acted on; `number` is its place among all events."""
+    def hears(self, event: Document, number: int, moment: float = 0) -> None:
+        """Note what an event says that Kiln has acted on now; `number` is its place among all events."""
+        self._hears(event, number)
+        self._enter(moment)
+
+    def asks(self, reversal: str, payment: str, amount: int, moment: float) -> None:
+        """Note that Kiln will ask Stripe to refund so much."""
+        self.asked[reversal] = (payment, amount)
+        self._enter(moment)
+
+    def gives_up(self, reversal: str, moment: float) -> None:
+        """Note that Stripe refused a refund, unless it has told of it."""
+        self.asked.pop(reversal, None)
+        self._enter(moment)
+
+    def _enter(self, moment: float) -> None:
+        for top_up, payment in self.credited().items():
+            terms = self.payments[payment]
+            if payment not in self._entered:
+                self._entered[payment] = terms.amount
+                self.entries.append(Entry(moment, top_up, terms.currency, terms.amount))
+            if change := self.kept(payment) - self._entered[payment]:
+                self._entered[payment] += change
+                self.entries.append(Entry(moment, top_up, terms.currency, change))
+
+    def _hears(self, event: Document, number: int) -> None:
         kind, of = event["type"], event["data"]["object"]
         if kind.startswith("checkout.session.") and of["payment_status"] == "paid" and of["payment_intent"]:
             self._paid(of["payment_intent"], Payment(of["client_reference_id"], of["amount_total"], of["currency"]))
@@ -208,6 +270,35 @@ class Accountant:
         spans = zip(self.caps, [*self.caps[1:], None], strict=True)
         return max((cap.most for cap, end in spans if cap.currency == currency and cap.since <= moment + BLUR
                     and (end is None or end.since > moment - 2 * DAY)), default=0)  # fmt: skip
+
+    def read(self, months: list[Month]) -> list[str]:
+        """Say what is wrong in the documents of the months that are closed."""
+        wrong, issued = [], dict[str, str]()
+        for kind, series in (("invoice", "INV"), ("credit_note", "CN")):
+            names = [paper.name for month in months for paper in month.papers if paper.kind == kind]
+            if names != [f"{series}-{number:06d}" for number in range(1, len(names) + 1)]:
+                wrong.append(f"the numbers have gaps: {names}")
+        for first, end, papers in months:
+            said: Counter[tuple[str, str, str]] = Counter()
+            for kind, name, currency, total, lines in papers:
+                for top_up, amount, invoice in lines:
+                    said[kind, currency, top_up] += amount
+                    if invoice != ("" if kind == "invoice" else issued.get(top_up)):
+                        wrong.append(f"{name} names {invoice} for {top_up}, which is on {issued.get(top_up)}")
+                    issued.setdefault(top_up, name)
+                if total != sum(line.amount for line in lines):
+                    wrong.append(f"{name} says {total}, its lines say {lines}")
+            if said != (expected := self._documents(first, end)):
+                wrong.append(f"the documents say {dict(said)}, it should be {dict(expected)}")
+        return wrong
+
+    def _documents(self, first: float, end: float) -> Counter[tuple[str, str, str]]:
+        """What the invoices and credit notes of a month must say, by currency and top-up."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        for moment, top_up, currency, amount in self.entries:
+            if first <= moment < end:
+                found["invoice" if amount > 0 else "credit_note", currency, top_up] += abs(amount)
+        return found
 
     def settle(self, stripe: dict[str, list[Document]], ordered: set[str]) -> list[str]:
         """Say what is not so once everything has been told and nothing is under way.

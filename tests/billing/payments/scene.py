@@ -1,25 +1,28 @@
 """The scene of a story: one customer's books in PostgreSQL, a Stripe of their own, clocks, and events under way."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
 from django.utils import timezone
 
-from billing import errors
-from billing.payments import checkout, events, refund_orders, refunds
+from billing import errors, models
+from billing.payments import checkout, events, invoices, refund_orders, refunds
 from billing.payments.stripe import Stripe
 from billing.prices import packs
 from billing.tokens import wallets
 from tests.billing.payments import clocks
-from tests.billing.payments.accountant import BONUS, TOKEN, Accountant, Debt, Order, Shown
+from tests.billing.payments.accountant import BONUS, TOKEN, Accountant, Debt, Line, Month, Order, Paper, Shown
 from tests.billing.payments.double import Double
 
 PRICES = {"coin": 100, "note": 300}
+# In the smallest unit: a hundred of the last are a hundred whole ones.
+CURRENCIES = ("eur", "usd", "jpy")
+MONTH = timedelta(days=2)
 
 # What the customer's and the operator's pages show, read at once, since it is read after every step. Lots are as of
 # their cursor, and where something is owed Kiln has just moved that.
@@ -59,7 +62,10 @@ class Scene:
         self.charged: dict[UUID, int] = {}
         wallets.create(self.owner)
         for name, price in PRICES.items():
-            packs.publish(name, price * TOKEN, price * BONUS, {"eur": price, "usd": price})
+            self.publish_pack(name, price)
+
+    def publish_pack(self, name: str, price: int) -> None:
+        packs.publish(name, price * TOKEN, price * BONUS, dict.fromkeys(CURRENCIES, price))
 
     def pass_time(self, passes: timedelta) -> None:
         self.ahead, self.blind = self.ahead + passes, self.blind + passes
@@ -69,6 +75,11 @@ class Scene:
 
     def now(self) -> datetime:
         return timezone.now()
+
+    @property
+    def right_moment(self) -> float:
+        """The database's time."""
+        return (datetime.now(UTC) + self.ahead).timestamp()
 
     @property
     def moment(self) -> float:
@@ -105,7 +116,7 @@ class Scene:
         if event["type"] not in events.HANDLERS:
             return
         events.apply(event)
-        self.accountant.hears(event, number)
+        self.accountant.hears(event, number, self.right_moment)
         self.told.append(numbered)
         refund_orders.carry_out(self.stripe)
 
@@ -114,7 +125,7 @@ class Scene:
             try:
                 refunds.send(self.stripe, asked)
             except errors.PaymentsRefused:
-                self.accountant.asked.pop(asked, None)
+                self.accountant.gives_up(asked, self.right_moment)
 
     def chosen(self, things: list[Any], which: int) -> Any:
         """The newest of them, or one before."""
@@ -138,6 +149,23 @@ class Scene:
         return Shown(
             now.total, now.held, now.available, paid, frozen, [Debt(*debt) for debt in owed], orders, expired
         )  # fmt: skip
+
+    def customers_of(self, owners: Collection[UUID]) -> dict[UUID, invoices.Customer]:
+        alice = invoices.Customer("Alice", "alice@example.com", "UTC", lambda first: first + MONTH)
+        return dict.fromkeys(owners, alice)
+
+    def closed_months(self) -> list[Month]:
+        found = models.Month.objects.order_by("first").prefetch_related("invoices")
+        return [
+            Month(month.first.timestamp(), month.end.timestamp(), [_paper(each) for each in
+                  sorted(month.invoices.all(), key=lambda each: (each.kind != "invoice", each.number))])
+            for month in found
+        ]  # fmt: skip
+
+
+def _paper(document: models.Invoice) -> Paper:
+    lines = [Line(each["top_up"], each["amount_minor"], each.get("invoice", "")) for each in document.lines]
+    return Paper(document.kind, document.name, document.currency, document.total_minor, lines)
 
 
 def must_be_none(wrong: list[str]) -> None:

@@ -1,8 +1,8 @@
 """Stories of one customer's payments, made up by hypothesis, beside an accountant of a few sums: both must agree.
 
 Top-ups by hand and automatic, cards saved, replaced and lost, Stripe ailing, its events late, doubled, out of order or
-lost, refunds, disputes, jobs and grants in between, and time that passes. The books are real, in PostgreSQL, and
-Stripe is the double that all tests use.
+lost, refunds, disputes, jobs and grants in between, time that passes, and months that are closed. The books are real,
+in PostgreSQL, and Stripe is the double that all tests use.
 """
 
 import itertools
@@ -15,13 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from billing import errors
 from billing.models import Clawback, Payer, RefundOrder, TopUp
-from billing.payments import automatic, checkout, reconcile, refund_orders, refunds
+from billing.payments import automatic, checkout, invoices, reconcile, refund_orders, refunds
 from billing.payments.automatic import Terms
-from billing.prices import packs
 from billing.tokens import debts, holds, lots, proof, wallets
 from marketplace.maintenance import tasks
 from tests.billing.payments.accountant import BONUS, TOKEN, Cap
-from tests.billing.payments.scene import PRICES, Scene, must_be_none
+from tests.billing.payments.scene import CURRENCIES, PRICES, Scene, must_be_none
 
 HOUR = timedelta(hours=1)
 LONGEST_BLIND = timedelta(days=25)
@@ -37,9 +36,11 @@ ASKED = ("POST /v1/payment_intents/*/confirm", "POST /v1/payment_intents/*/confi
 TROUBLES = tuple(itertools.product(("error", "drop", "error_after", "drop_after", "drop_after"), ASKED))
 # No answer came to a charge, and its event is late.
 UNANSWERED = ("drop_after", "POST /v1/payment_intents/*/confirm")
-BEGINNINGS = ("", "pays", "saves", "is charged")
+BEGINNINGS = ("", "pays", "saves", "is charged", "pays late")
+ALWAYS_LOW = 350_000
 RARE = ("the account is switched", "another pack", "the customer is deleted", "a debt is waived")
 
+currencies = st.sampled_from(["eur", *CURRENCIES])
 at_once = st.sampled_from([True, True, False])
 nth = st.integers(0, 4)
 tens = st.integers(1, 30).map(lambda number: number * 10)
@@ -55,13 +56,23 @@ class Stories(Scene, RuleBasedStateMachine):
         cap=st.sampled_from([100, 200, 300]),
     )  # fmt: skip
     def begin(self, seconds, begins, threshold, cap):
-        """The process's clock is some seconds off; the customer may have paid, saved a card, or even be charged."""
+        """The process's clock is some seconds off; the customer may have paid, saved a card, or even be charged.
+
+        Who pays late was asked by the bank an hour before, and would at once need another top-up than the one a day.
+        """
         self.skew = timedelta(seconds=seconds)
         self.pass_time(timedelta(0))
         if begins:
             self.pays_by_hand("coin", "eur", VISA, True)
-        if begins in ("saves", "is charged"):
+        if begins == "pays late":
+            threshold, cap = ALWAYS_LOW, PRICES["coin"]
+        if begins in ("saves", "is charged", "pays late"):
             self.order_automatic("coin", "eur", threshold, cap, False, None)
+            self.visit_page(0, VISA, "card", True, True)
+        if begins == "pays late":
+            self.change_card(0, ASKS, True)
+            self.payments_are_kept(None, True)
+            self.time_passes(HOUR)
             self.visit_page(0, VISA, "card", True, True)
         if begins == "is charged":
             self.payments_are_kept(None, True)  # which finds the card
@@ -78,7 +89,7 @@ class Stories(Scene, RuleBasedStateMachine):
 
     # --- the customer ---
 
-    @rule(pack=st.sampled_from(list(PRICES)), currency=st.sampled_from(["eur", "eur", "usd"]), saves=st.booleans(),
+    @rule(pack=st.sampled_from(list(PRICES)), currency=currencies, saves=st.booleans(),
           trouble=troubles)  # fmt: skip
     def order_top_up(self, pack, currency, saves, trouble):
         order = self.order(pack, currency, saves)
@@ -90,7 +101,7 @@ class Stories(Scene, RuleBasedStateMachine):
                 return
             trouble = None
 
-    @rule(pack=st.sampled_from(list(PRICES)), currency=st.sampled_from(["eur", "eur", "usd"]),
+    @rule(pack=st.sampled_from(list(PRICES)), currency=currencies,
           card=st.sampled_from(CARDS), post=at_once)  # fmt: skip
     def pays_by_hand(self, pack, currency, card, post):
         self.order_top_up(pack, currency, False, None)
@@ -104,7 +115,7 @@ class Stories(Scene, RuleBasedStateMachine):
         self.double.visit(self.chosen(self.pages, which), **form, bank="yes" if agrees else "no")
         self.after(post)
 
-    @rule(pack=st.sampled_from(list(PRICES)), currency=st.sampled_from(["eur", "eur", "usd"]), threshold=tokens,
+    @rule(pack=st.sampled_from(list(PRICES)), currency=currencies, threshold=tokens,
           cap=st.sampled_from([100, 200, 300, 600]), new_card=st.booleans(), trouble=troubles)  # fmt: skip
     def order_automatic(self, pack, currency, threshold, cap, new_card, trouble):
         if cap < PRICES[pack]:
@@ -128,7 +139,7 @@ class Stories(Scene, RuleBasedStateMachine):
             case "the account is switched":
                 self.is_open = not self.is_open
             case "another pack":
-                self.publish_pack(list(PRICES)[which % len(PRICES)])
+                self.publish_pack(*list(PRICES.items())[which % len(PRICES)])
             case "the customer is deleted" if self.customers():
                 self.double.delete_customer(self.customers()[-1]["id"])
                 self.after(post)
@@ -257,7 +268,7 @@ class Stories(Scene, RuleBasedStateMachine):
                 refunds.take(top_up.id, amount, asked)
         except errors.RefundAboveUnspent:
             return
-        self.accountant.asked[asked] = (top_up.payment_intent, amount)
+        self.accountant.asks(asked, top_up.payment_intent, amount, self.right_moment)
         forgiven = Clawback.objects.filter(idempotency_key__startswith=f"{asked}:", settlement="waived")
         self.accountant.waived[asked] += (waived := sum(each.amount - each.collected for each in forgiven))
         assert waived <= amount * BONUS
@@ -270,10 +281,6 @@ class Stories(Scene, RuleBasedStateMachine):
             owed = debt.owed
             debts.waive(debt.id, "goodwill")
             self.accountant.waived[debt.idempotency_key.partition(":")[0]] += owed
-
-    def publish_pack(self, pack):
-        price = PRICES[pack]
-        packs.publish(pack, price * TOKEN, price * BONUS, {"eur": price, "usd": price})
 
     @rule(trouble=troubles, post=at_once)
     def payments_are_kept(self, trouble, post):
@@ -296,11 +303,11 @@ class Stories(Scene, RuleBasedStateMachine):
             assert not failed
             self.blind = timedelta(0)
             for number, event in self.waiting:
-                self.accountant.hears(event, number)
+                self.accountant.hears(event, number, self.right_moment)
             self.told, self.waiting = self.told + self.waiting, []
         self.after(True)
 
-    @rule(passes=st.sampled_from([timedelta(minutes=2), HOUR, HOUR * 7, HOUR * 23, HOUR * 24, HOUR * 50]))
+    @rule(passes=st.sampled_from([timedelta(minutes=2), HOUR, HOUR * 7, HOUR * 50]))
     def time_passes(self, passes):
         if self.blind + passes > LONGEST_BLIND:  # Stripe lists events for 30 days
             self.payments_are_reconciled(None)
@@ -309,6 +316,18 @@ class Stories(Scene, RuleBasedStateMachine):
             wallets.expire(reference)
             self.jobs.pop(reference)
         self.after(False)
+
+    @rule(hours=st.sampled_from([23, 24]))
+    def about_a_day_passes(self, hours):
+        """What counts for a day may count no more, and what waited for that begins."""
+        self.time_passes(HOUR * hours)
+        self.payments_are_kept(None, True)
+
+    @rule()
+    def months_are_closed(self):
+        while invoices.close(self.owner, self.customers_of):
+            pass
+        must_be_none(self.accountant.read(self.closed_months()))
 
     @invariant()
     def both_agree(self):
@@ -326,6 +345,7 @@ class Stories(Scene, RuleBasedStateMachine):
         self.payments_are_reconciled(None)
         self.lots_are_kept()
         self.both_agree()
+        self.months_are_closed()
         stripe = {kind: self.double.every(kind) for kind in ("charge", "refund", "dispute")}
         unable = RefundOrder.objects.exclude(outcome__in=["refunded", "nothing was left"])  # or the bank sent it back
         orders = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.billing.payments.accountant import BONUS, TOKEN, Accountant, Cap, Debt, Order, Shown
+from tests.billing.payments.accountant import BONUS, TOKEN, Accountant, Cap, Debt, Line, Month, Order, Paper, Shown
 
 PAID = Order("paid", 100, "eur", True, "pi_1", 0)
 WORTH = 100 * (TOKEN + BONUS)
@@ -86,3 +86,42 @@ def test_a_debt_beside_paid_tokens_that_are_free_is_noticed(accountant):
 def test_what_stripe_has_and_kiln_was_never_told_is_noticed_at_rest(accountant):
     stripe = {"charge": [charge(), charge("pi_2", "two")], "refund": [], "dispute": []}
     assert accountant.settle(stripe, set()) == ["Kiln was never told of 1 payments"]
+
+
+INVOICE = Paper("invoice", "INV-000001", "eur", 100, [Line("one", 100, "")])
+NOTE = Paper("credit_note", "CN-000001", "eur", 40, [Line("one", 40, "INV-000001")])
+
+
+@pytest.fixture
+def refunded(accountant):
+    """40 of a payment of the first month were refunded in the second, and came back in the third."""
+    accountant.hears(refund(), 2, 15)
+    accountant.hears(refund("failed"), 3, 25)
+    return accountant
+
+
+def months(*papers):
+    return [Month(first, first + 10, list(each)) for first, each in zip((0, 10, 20), papers, strict=True)]
+
+
+AGAIN = Paper("invoice", "INV-000002", "eur", 40, [Line("one", 40, "")])
+
+
+def test_documents_that_are_right_are_not_complained_about(refunded):
+    assert refunded.read(months([INVOICE], [NOTE], [AGAIN])) == []
+
+
+@pytest.mark.parametrize(
+    "papers",
+    [
+        ([INVOICE], [], [AGAIN]),
+        ([], [INVOICE, NOTE], [AGAIN]),
+        ([INVOICE], [NOTE], []),
+        ([INVOICE], [NOTE], [AGAIN._replace(name="INV-000003")]),
+        ([INVOICE], [NOTE._replace(lines=[Line("one", 40, "INV-000002")])], [AGAIN]),
+        ([INVOICE], [NOTE._replace(currency="jpy")], [AGAIN]),
+        ([INVOICE._replace(total=10_000)], [NOTE], [AGAIN]),
+    ],
+)
+def test_documents_that_lack_something_or_say_it_elsewhere_are_noticed(refunded, papers):
+    assert len(refunded.read(months(*papers))) >= 1

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.billing.payments import clocks
-from tests.billing.payments.stories import ASKS, HOUR, UNANSWERED, VISA, Stories
+from tests.billing.payments.stories import ALWAYS_LOW, ASKS, HOUR, UNANSWERED, VISA, Stories
 
 QUICK, FULL, STEPS = 100, 2_000, 16
 
@@ -87,6 +87,7 @@ def test_a_charge_without_an_answer_is_not_written_off_when_the_account_is_froze
 
 
 def test_a_payment_that_the_customer_made_late_counts_from_then_on(story):
+    story.order_automatic("coin", "eur", ALWAYS_LOW, 100, False, None)
     story.change_card(0, ASKS, True)
     story.payments_are_kept(None, True)
     story.time_passes(22 * HOUR)
@@ -116,3 +117,18 @@ def test_a_customer_who_was_deleted_at_stripe_can_order_again(story):
     story.order_automatic("coin", "eur", 200_000, 100, False, None)
     story.order_top_up("coin", "eur", True, None)
     assert story.customers()
+
+
+def test_what_is_ordered_anew_while_the_card_is_about_to_be_charged_is_not_charged_on_the_old_terms(story):
+    answer, asked = story.double.api.answer, []
+
+    def meanwhile(request):
+        if request.path.endswith("/confirm") and not asked:
+            asked.append(request.path)
+            story.order_automatic("note", "eur", 10_000, 300, False, None)
+        return answer(request)
+
+    story.double.api.answer = meanwhile
+    story.payments_are_kept(None, True)
+    assert asked
+    assert charges(story) == 1, "by hand, at the beginning"

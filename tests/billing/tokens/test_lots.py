@@ -261,15 +261,44 @@ def test_tokens_that_expired_while_they_were_held_are_spent_before_gifts(bob):
     assert left(bob) == [50]
 
 
-def test_what_is_not_covered_by_holds_expires_whole(bob):
-    """A hold that other Tokens can pay for keeps no lot from its expiry."""
+def test_what_expires_first_is_held_first_although_other_tokens_could_pay(bob):
     wallets.grant(bob, 100, "gone", expires_at=TOMORROW)
-    bought = wallets.purchase(bob, 100, 100, "eur", "pi_1")
+    wallets.purchase(bob, 100, 100, "eur", "pi_1")
     wallets.hold(bob, 60, job := uuid4(), HOUR)
     lapse()
-    assert lots.expire() == 100
-    wallets.capture(job, 60)
-    assert lots.cost(job).parts == [Part(bought, "paid", "eur", 60, 60)]
+    assert lots.expire() == 40
+    assert left(bob) == [60, 100]
+    wallets.capture(job, 50)
+    assert lots.cost(job).parts == [Part(lot_of("grant:gone").id, "granted", "", 50, 0)]
+    assert left(bob) == [100]
+
+
+def test_tokens_that_come_later_do_not_push_out_what_is_held(bob):
+    wallets.grant(bob, 100, "gone", expires_at=TOMORROW)
+    wallets.hold(bob, 60, job := uuid4(), HOUR)
+    lapse()
+    wallets.grant(bob, 30, "good")
+    assert lots.expire() == 40
+    with pytest.raises(InsufficientTokens) as refused:
+        wallets.hold(bob, 31, uuid4(), HOUR)
+    assert refused.value.available == 30
+    wallets.hold(bob, 30, uuid4(), HOUR)
+    assert left(bob) == [60, 30]
+    wallets.release(job)
+    assert left(bob) == [30]
+
+
+def test_a_hold_keeps_what_expires_soonest_and_nothing_that_had_expired_before_it(bob):
+    late = wallets.purchase(bob, 50, 50, "eur", "late", expires_at=NEXT_WEEK)
+    soon = wallets.purchase(bob, 50, 50, "eur", "soon", expires_at=TOMORROW)
+    wallets.hold(bob, 70, uuid4(), HOUR)
+    lapse(soon)
+    wallets.grant(bob, 100, "good")
+    wallets.hold(bob, 40, uuid4(), HOUR)
+    lapse(late)
+    assert left(bob) == [50, 50, 100], "the second hold came before the later expiry"
+    wallets.purchase(bob, 9, 9, "eur", "gone", expires_at=NOW - HOUR)
+    assert left(bob) == [50, 50, 100]
 
 
 def test_a_refund_into_an_expired_lot_can_be_spent_for_another_month(bob):

@@ -178,6 +178,12 @@ def test_a_key_is_changed_only_as_it_was_seen(alice):
     assert alice.post("/v1/quotes", ORDER).status_code == 200
 
 
+def test_something_is_added_to_a_list_only_as_it_was_seen(alice):
+    alice.headers = {"If-Match": alice.get("/v1/jobs")["ETag"]}
+    assert alice.post("/v1/jobs", ORDER).status_code == 202
+    assert code(alice.post("/v1/jobs", ORDER), 412) == "precondition_failed"
+
+
 def test_whoever_may_not_see_what_is_there_is_told_that_and_not_that_it_changed(alice, client):
     for condition in ("If-Match", "If-None-Match"):
         for key, problem in ((None, "missing_api_key"), ("Bearer nonsense", "invalid_api_key")):

@@ -5,10 +5,8 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing.models import MINT_ID, PLATFORM_ID, AutomaticTopUp, Hold, Payer, PriceListVersion, TopUp, Transfer, Wallet
@@ -17,9 +15,10 @@ from billing.tokens import debts, wallets
 from marketplace.accounts.models import Account, ApiKey, Person
 from marketplace.approvals.models import Request
 from marketplace.console import tables
-from marketplace.jobs import lifecycle, submission
+from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job, Worker
 from marketplace.maintenance.models import PeriodicTask
+from tests.marketplace.console.operators import browser, delivered, job_of, queries, staff, text
 
 pytestmark = pytest.mark.django_db
 
@@ -37,46 +36,6 @@ NARROWED = (
     "billing/topup/?q=alice@example.com", "billing/topup/?q=pi_1",
     "accounts/account/?q=ali", "accounts/account/?q=kiln_abc", "accounts/apikey/?q=kiln_abc", "accounts/person/?q=ali",
 )  # fmt: skip
-
-
-def browser(person):
-    client = Client()
-    client.force_login(person)
-    return client
-
-
-@pytest.fixture
-def operator():
-    return browser(Person.objects.create_superuser("operator@example.com"))
-
-
-def staff(*permissions):
-    """The browser of an operator with these rights and no others."""
-    person = Person.objects.create_user(f"{uuid4()}@example.com", is_staff=True)
-    person.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    return browser(person)
-
-
-def text(client, path):
-    answer = client.get(f"/admin/{path}")
-    assert answer.status_code == 200, path
-    return answer.content.decode()
-
-
-def queries(client, path):
-    with CaptureQueriesContext(connection) as found:
-        text(client, path)
-    return [query["sql"] for query in found]
-
-
-def job_of(customer, order, **changes):
-    return submission.submit(customer.account.id, order(**changes), key_id=customer.key_id).job
-
-
-def delivered(customer, order, picture, **changes):
-    job = lifecycle.claim(job_of(customer, order, **changes).id, "w1")
-    lifecycle.complete(job, [picture(job, index) for index in range(job.n)], {})
-    return Job.objects.get(id=job.id)
 
 
 # --- lists ---
@@ -144,74 +103,6 @@ def test_long_prompts_are_cut_and_nothing_in_them_is_markup(operator, alice, ord
     whole = text(operator, f"jobs/job/{job.id}/change/")
     assert "<script>alert" not in whole
     assert "the end" in whole
-
-
-# --- a job ---
-
-
-def test_the_page_of_a_job_shows_its_picture_every_factor_and_where_the_tokens_went(operator, alice, order, picture):
-    job = delivered(alice, order, picture, n=2)
-    page = text(operator, f"jobs/job/{job.id}/change/")
-    for value in job.quote["factors"].values():
-        assert re.search(rf">(× )?{re.escape(value)}<", page), value
-    for shown in ("2.5 Tokens", "1.25 Tokens", "Version 1", "40 of 40", "20 steps run, 0 skipped, delivered", " UTC"):
-        assert shown in page
-    transfer = Transfer.objects.get(reference=job.id)
-    assert f"/admin/billing/transfer/{transfer.pk}/change/" in page
-    links = set(re.findall(r'src="(/images/[^"]+)"', page))
-    assert len(links) == 2
-    for link in links:
-        assert Client().get(link.replace("&amp;", "&"))["Content-Type"] == "image/png"
-
-
-def test_the_page_of_a_failed_job_says_why_and_that_nothing_was_charged(operator, alice, order):
-    job = lifecycle.claim(job_of(alice, order).id, "w1")
-    lifecycle.fail(job, "engine_failed", "The picture could not be made.", retry=False)
-    page = text(operator, f"jobs/job/{job.id}/change/")
-    assert "engine_failed" in page
-    assert "No Tokens have moved for this job." in page
-    assert "not delivered" in page
-
-
-def test_cancel_asks_first_and_then_ends_the_job_and_its_hold(operator, alice, order):
-    job = job_of(alice, order)
-    assert "Cancel this job?" in text(operator, f"jobs/job/{job.id}/cancel/")
-    assert Job.objects.get(id=job.id).status == "queued"
-    answer = operator.post(f"/admin/jobs/job/{job.id}/cancel/", {"_form_submitted": "on"})
-    assert answer["HX-Redirect"] == f"/admin/jobs/job/{job.id}/change/"
-    assert Job.objects.get(id=job.id).status == "canceled"
-    assert alice.balance == (1_000_000, 0)
-    assert "Canceled." in text(operator, f"jobs/job/{job.id}/history/")
-
-
-def test_cancel_leaves_a_job_that_has_ended_as_it_is(operator, alice, order, picture):
-    job = delivered(alice, order, picture)
-    before = alice.balance
-    assert f"/admin/jobs/job/{job.id}/cancel/" not in text(operator, f"jobs/job/{job.id}/change/")
-    operator.post(f"/admin/jobs/job/{job.id}/cancel/", {"_form_submitted": "on"})
-    assert Job.objects.get(id=job.id).status == "succeeded"
-    assert alice.balance == before
-
-
-def test_cancel_is_for_operators_who_may_change_jobs(alice, order):
-    job = job_of(alice, order)
-    looking = staff("view_job")
-    assert f"/admin/jobs/job/{job.id}/cancel/" not in text(looking, f"jobs/job/{job.id}/change/")
-    answer = looking.post(f"/admin/jobs/job/{job.id}/cancel/", {"_form_submitted": "on"})
-    assert answer.status_code == 403
-    assert Job.objects.get(id=job.id).status == "queued"
-    staff("view_job", "change_job").post(f"/admin/jobs/job/{job.id}/cancel/", {"_form_submitted": "on"})
-    assert Job.objects.get(id=job.id).status == "canceled"
-
-
-def test_several_jobs_are_canceled_at_once_and_those_that_ended_are_counted(operator, alice, order, picture):
-    ended, waiting = delivered(alice, order, picture), job_of(alice, order)
-    running = lifecycle.claim(job_of(alice, order).id, "w1")
-    chosen = {"action": "cancel_selected", "_selected_action": [ended.id, waiting.id, running.id]}
-    answer = operator.post("/admin/jobs/job/", chosen, follow=True)
-    assert "Canceled or stopping: 2. Already ended: 1." in answer.content.decode()
-    assert Job.objects.get(id=waiting.id).status == "canceled"
-    assert Job.objects.get(id=running.id).cancel_requested_at is not None
 
 
 # --- money, keys, people ---

@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from django.db import DatabaseError, connection
+from django.db import connection
 from django.utils import timezone
 
 from billing.errors import InsufficientTokens
@@ -142,19 +142,6 @@ def test_a_job_canceled_in_the_queue_costs_nothing_and_is_never_claimed(alice, o
     assert lifecycle.cancel(alice.account.id, job.id).status == "canceled"
     assert alice.balance == (1_000_000, 0)
     assert lifecycle.claim(job.id, "w1") is None
-
-
-def test_a_job_whose_hold_ran_out_in_the_queue_fails_for_nothing(alice, order, settings):
-    settings.HOLD_SECONDS = 1
-    job = submission.submit(alice.account.id, order()).job
-    with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL session_replication_role = replica")
-        cursor.execute("UPDATE billing_hold SET expires_at = now() - interval '1 s' WHERE reference = %s", [job.id])
-        cursor.execute("SET LOCAL session_replication_role = origin")
-    assert lifecycle.claim(job.id, "w1") is None, "not begun, although nobody has swept"
-    assert sweeper.sweep()["expired_holds"] == 1
-    assert (now(job).status, now(job).error_code) == ("failed", "expired")
-    assert alice.balance == (1_000_000, 0)
 
 
 # --- refusals leave nothing behind ---
@@ -305,21 +292,6 @@ def test_a_job_that_begins_again_would_cost_nothing_again(alice, order):
     assert (now(job).step, now(job).cancel_cost) == (8, 62), "a picture failed meanwhile"
     lifecycle.fail(job, "engine_failed", "no", retry=True)
     assert (now(job).step, now(job).cancel_cost) == (0, 0)
-
-
-def test_one_job_that_cannot_be_taken_back_does_not_keep_the_others(alice, order, monkeypatch):
-    jobs = [running(alice, order()) for _ in range(3)]
-    Job.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
-    fail = lifecycle.fail
-
-    def broken(job, *arguments, **options):
-        if job.id == jobs[0].id:
-            raise DatabaseError("no")
-        fail(job, *arguments, **options)
-
-    monkeypatch.setattr(lifecycle, "fail", broken)
-    assert lifecycle.expire_leases() == 2
-    assert sorted(Job.objects.values_list("status", flat=True)) == ["queued", "queued", "running"]
 
 
 def test_a_job_given_back_waits_at_once_and_its_attempt_is_not_counted(alice, order):

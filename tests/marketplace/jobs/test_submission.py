@@ -11,6 +11,7 @@ from django.db import DataError, OperationalError, connection, transaction
 from billing.errors import InsufficientTokens
 from billing.prices import price_lists
 from billing.tokens import wallets
+from devstack import processes
 from marketplace.accounts import keys
 from marketplace.jobs import submission
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused
@@ -120,6 +121,29 @@ def test_a_wallet_pays_for_as_many_as_it_can(bob, buy, together):
     outcomes = together(*[buy(bob)] * 5)
     assert [isinstance(each, InsufficientTokens) for each in outcomes].count(True) == 2
     assert bob.balance == (0, 3 * UNIT)
+
+
+def test_tokens_that_come_while_a_purchase_waits_for_the_wallet_pay_for_it(bob, buy):
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            wallets.grant(bob.account.id, UNIT, "just in time")
+            waiting = pool.submit(in_a_thread, buy(bob))
+            assert processes.wait_until(is_anybody_waiting, 15)
+        assert waiting.result(20).job.quoted == UNIT
+    assert bob.balance == (0, UNIT)
+
+
+def in_a_thread(purchase):
+    try:
+        return purchase()
+    finally:
+        connection.close()
+
+
+def is_anybody_waiting():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return cursor.fetchone()[0]
 
 
 def test_one_that_is_too_dear_does_not_keep_a_cheaper_one_of_the_same_wallet_from_buying(bob, buy, together):

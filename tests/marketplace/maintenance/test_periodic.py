@@ -16,7 +16,7 @@ from marketplace.addresses import ROOT
 from marketplace.celery import PERIODS, app
 from marketplace.jobs import metrics, submission, sweeper
 from marketplace.jobs.models import Job
-from marketplace.maintenance import tasks
+from marketplace.maintenance import periodic, tasks
 from marketplace.maintenance.models import PeriodicTask
 from tests.marketplace.people import customer
 from tests.marketplace.sites import Site
@@ -73,6 +73,38 @@ def test_a_process_that_dies_gives_its_turn_up(slow):
     slow[1].set()
     assert processes.wait_until(lambda: tasks.sweep() or slow[0].is_set(), 10)
     thread.join()
+
+
+def test_a_process_that_hangs_loses_its_turn_once_it_has_been_silent_for_long(slow, monkeypatch):
+    thread = begin(slow)
+    slow[0].clear()
+    tasks.sweep()
+    tasks.sweep()
+    assert not slow[0].is_set(), "silent only for a moment"
+    monkeypatch.setattr(periodic, "SILENT", timedelta(0))
+    tasks.sweep()
+    assert processes.wait_until(lambda: not turns_taken(), 10)
+    monkeypatch.undo()
+    assert thread.is_alive()
+    slow[1].set()
+    tasks.sweep()
+    thread.join()
+    assert PeriodicTask.objects.filter(name="sweep").exists()
+
+
+def turns_taken():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = "
+            "(hashtext('periodic task')::bigint & 4294967295)::oid"
+        )
+        return cursor.fetchall()
+
+
+def test_a_transaction_that_hangs_is_ended():
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW idle_in_transaction_session_timeout")
+        assert cursor.fetchone() == ("5min",)
 
 
 def test_a_task_that_fails_has_not_finished_and_runs_again(monkeypatch):

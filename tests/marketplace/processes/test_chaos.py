@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from bench.chaos import logs
 from bench.chaos.accountant import Accountant
 from bench.chaos.memory import Customer, Memory
 from bench.chaos.saboteur import KINDS
@@ -22,6 +23,33 @@ def test_nothing_is_lost_or_doubled_while_everything_is_killed():
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"(\d+) operations", done.stdout)[1]) > 100
     assert all(f"  {kind} " in done.stdout for kind in KINDS)
+
+
+LOG = """\
+2026-11-28 04:53:16,508 WARNING django.request: Payment Required: /v1/jobs
+2026-11-28 04:53:16,510 ERROR django.request: Internal Server Error: /v1/jobs/01a22089-4973-7724-8da2-c80b610b62f3
+Traceback (most recent call last):
+  File "/kiln/billing/prepared.py", line 65, in rows
+    return _execute(database.connection, sql, values)
+psycopg.errors.CheckViolation: new row for relation "billing_wallet"
+DETAIL:  Failing row contains (105).
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "/kiln/billing/prepared.py", line 64, in rows
+    with database.wrap_database_errors:
+django.db.utils.IntegrityError: new row for relation "billing_wallet"
+DETAIL:  Failing row contains (105).
+2026-11-28 04:53:16,511 ERROR django.request: Service Unavailable: /readyz
+"""
+
+
+def test_an_error_is_reported_with_the_last_line_of_its_traceback(tmp_path):
+    (tmp_path / "002-web.log").write_text(LOG)
+    said = 'Internal Server Error: /v1/jobs/…: django.db.utils.IntegrityError: new row for relation "billing_wallet"'
+    assert logs.errors(tmp_path) == {said: 1}
+    assert (logs.keep(tmp_path) / "002-web.log").read_text() == LOG
 
 
 class Listing:

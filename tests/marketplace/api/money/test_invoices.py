@@ -1,93 +1,34 @@
 """Months are closed once: all that belongs to them and nothing else, numbered without gaps, and never changed again."""
 
-import io
 import threading
-from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from datetime import timedelta
 
 import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
-from pypdf import PdfReader
 
-from billing.models import Invoice, Lot, Month, Pack, Reversal, TopUp, Transfer
+from billing.models import Invoice, Lot, Month, Reversal, Transfer
 from billing.payments import events, invoices
 from billing.tokens import debts, ledger, lots, proof, wallets
-from marketplace.accounts import customers, periods
+from marketplace.accounts import customers
 from marketplace.accounts.models import Account
+from tests.marketplace.api.money.months import (
+    clock,
+    close,
+    completed,
+    invoice_page,
+    invoiced,
+    known,
+    lines,
+    order,
+    paid,
+    text_of,
+    went_back,
+)
 from tests.marketplace.people import customer
 from tests.threads import together
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_is_right")]
-
-
-def clock():
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        return cursor.fetchone()[0]
-
-
-def invoiced(someone, end, **changes):
-    """Somebody whose month ends at `end`, and the next a month later."""
-    names = {"name": someone.account.name, "email": "alice@example.com", "zone": "UTC", **changes}
-    return invoices.Customer(**names, end_of_month=lambda first: end if first < end else end + timedelta(days=30))
-
-
-def known(who):
-    """Looks customers up, whoever is asked for."""
-    return lambda owners: dict.fromkeys(owners, who)
-
-
-def close(someone, **changes):
-    """Closes the month of somebody as if it ended now; the month and its documents."""
-    assert invoices.close(someone.account.id, known(invoiced(someone, clock(), **changes)))
-    month = Month.objects.filter(owner=someone.account.id).latest("first")
-    return month, list(month.invoices.order_by("kind", "currency"))
-
-
-def order(someone, currency="eur", price=2000):
-    now, pack = timezone.now(), Pack.objects.get(name="medium")
-    return TopUp.objects.create(
-        id=uuid4(), owner=someone.account.id, pack=pack, currency=currency, price_minor=price, order={},
-        created_at=now, expires_at=now,
-    )  # fmt: skip
-
-
-def event(kind, document):
-    return {"id": f"evt_{uuid4().hex}", "type": kind, "data": {"object": document}}
-
-
-def completed(top_up, tax=319):
-    return event("checkout.session.completed", {
-        "id": f"cs_{top_up.id}", "client_reference_id": str(top_up.id), "payment_status": "paid",
-        "amount_total": top_up.price_minor, "currency": top_up.currency, "payment_intent": f"pi_{top_up.id}",
-        "total_details": {"amount_tax": tax},
-    })  # fmt: skip
-
-
-def paid(someone, **terms):
-    top_up = order(someone, **terms)
-    assert events.apply(completed(top_up))
-    top_up.refresh_from_db()
-    return top_up
-
-
-def went_back(top_up, minor, status="succeeded", kind="refund", reversal=None, currency="eur"):
-    """A refund or a dispute, as Stripe reports it; its id."""
-    reversal = reversal or f"{kind}_{uuid4().hex}"
-    name = "refund.updated" if kind == "refund" else "charge.dispute.updated"
-    document = {"id": reversal, "payment_intent": f"pi_{top_up.id}", "amount": minor, "currency": currency}
-    events.apply(event(name, {**document, "status": status}))
-    return reversal
-
-
-def lines(documents, kind="invoice"):
-    return [
-        (line["text"], line["amount_minor"], line["tax_minor"])
-        for document in documents
-        if document.kind == kind
-        for line in document.lines
-    ]
 
 
 # --- which month something belongs to ---
@@ -346,68 +287,3 @@ def test_the_proof_finds_a_month_that_says_something_else(bob):
             assert finding in found, (change, found)
             transaction.set_rollback(True)
     assert proof.check() == []
-
-
-# --- how it is shown ---
-
-
-def text_of(pdf: bytes) -> str:
-    return "\n".join(page.extract_text() for page in PdfReader(io.BytesIO(pdf)).pages)
-
-
-def invoice_page(someone, month):
-    from marketplace.api.money import invoice_pdf
-
-    again = Month.objects.get(id=month.id)
-    return invoice_pdf.draw(again, list(again.invoices.order_by("-kind")))
-
-
-def test_the_invoice_is_a_pdf_that_says_who_sold_what_to_whom(alice, settings):
-    settings.SELLER_NAME, settings.SELLER_ADDRESS = "Ofen & Söhne <GmbH>", "Hauptstraße 1|10115 Berlin"
-    settings.SELLER_TAX_ID = "DE123456789"
-    Account.objects.filter(id=alice.account.id).update(name="星辰设计工作室 Łódź 😀")
-    went_back(paid(alice), 500)
-    (running,) = alice.get("/v1/invoices").json()["data"]
-    assert [(each["kind"], each["number"], each["total"], each["tax"]) for each in running["documents"]] == [
-        ("invoice", None, "20.00", "3.19"), ("credit_note", None, "5.00", "0.79"),
-    ]  # fmt: skip
-    answer = alice.get(running["url"], Accept="application/pdf")
-    assert (answer.status_code, answer["Content-Type"]) == (200, "application/pdf")
-    assert f"invoice-{running['month']}" in answer["Content-Disposition"]
-    assert answer.content == alice.get(running["url"]).content
-    said = text_of(answer.content)
-    for words in (
-        "Ofen & Söhne <GmbH>", "10115 Berlin", "DE123456789", "星辰设计工作室", "alice@example.com", "20.00 EUR",
-        "3.19 EUR", "Credit note", "5.00 EUR", "0.79 EUR", "44000", "not closed", "Taken back",
-    ):  # fmt: skip
-        assert words in said, (words, said)
-    month, _ = close(alice)
-    said = text_of(invoice_page(alice, month))
-    for words in ("Number: INV-000001", "Number: CN-000001", "of INV-000001", "Issued:", f"{month.first:%Y-%m-%d} to"):
-        assert words in said, (words, said)
-
-
-def test_a_month_without_payments_and_a_page_full_of_them(alice):
-    url = alice.get("/v1/invoices").json()["data"][0]["url"]
-    assert "Nothing was paid" in text_of(alice.get(url).content)
-    for _ in range(60):
-        paid(alice)
-    said = text_of(alice.get(url).content)
-    assert said.count("Token pack medium") == 60
-    assert "1200.00 EUR" in said
-
-
-def test_a_month_ends_in_the_accounts_time_zone(alice):
-    alice.patch("/v1/account", {"time_zone": "America/New_York"})
-    account = Account.objects.get(id=alice.account.id)
-    (running,) = alice.get("/v1/invoices").json()["data"]
-    assert running["time_zone"] == "America/New_York"
-    assert running["ends_at"] == periods.month(account, timezone.now()).end.strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    assert running["ends_at"][11:13] in ("04", "05")
-    moment = datetime(2026, 12, 1, 3, tzinfo=UTC)
-    assert Month(first=moment - timedelta(days=30), end=moment, zone="America/New_York").name == "2026-11"
-
-
-@pytest.mark.parametrize("month", ["1999-01", "2999-12", "2026-13", "2026-1", "x"])
-def test_there_is_no_invoice_of_other_months(alice, month):
-    assert alice.get(f"/v1/invoices/{month}.pdf").status_code == 404

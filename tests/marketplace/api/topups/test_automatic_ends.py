@@ -167,7 +167,6 @@ def test_what_was_begun_is_not_charged_once_the_customer_has_ordered_something_e
     switch_on(shop, **before)
     is_begun(shop)
     switch_on(shop, **change)
-    beat()
     begun = TopUp.objects.get()
     assert (begun.status, charged(shop), intents(shop)) == (STATUS.EXPIRED, [], ["canceled"])
 
