@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 
@@ -14,7 +15,6 @@ class Customer:
     key: str
     key_id: Any
     headers: dict[str, str] = field(default_factory=dict)
-    handler: Any = None
 
     def get(self, path: str, **headers: str) -> Any:
         return self._http().get(path, headers=self._headers(headers))
@@ -34,11 +34,10 @@ class Customer:
         return self._http().put(path, json.dumps(body), content_type="application/json", headers=self._headers({}))
 
     def _http(self) -> Any:
-        """A client with the same handler each time: to load the middleware takes longer than most requests."""
         from django.test import Client
 
         client = Client(raise_request_exception=False)
-        client.handler = self.handler = self.handler or client.handler
+        client.handler = _handler()
         return client
 
     def _headers(self, more: dict[str, str]) -> dict[str, str]:
@@ -52,6 +51,14 @@ class Customer:
 
         found = wallets.balance(self.account.id)
         return found.available, found.held
+
+
+@cache
+def _handler() -> Any:
+    """What all customers' requests go through: to load the middleware takes longer than most requests."""
+    from django.test.client import ClientHandler
+
+    return ClientHandler(enforce_csrf_checks=False)
 
 
 def customer(name: str, tokens: int) -> Customer:
