@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from inference.adapters.refusals import require
+from inference.adapters.tensors import MAX_HEADER_BYTES
 from inference.errors import InvalidRequest
 
 METADATA = "kiln_recipe"
@@ -27,7 +29,6 @@ MAX_TOKENS = 2**20
 MAX_TERMINAL = 0.9
 # s in the shifted sigma, s·sigma / (1 + (s - 1)·sigma)
 SHIFTS = (0.01, 100.0)
-_MAX_HEADER_BYTES = 4 * 1024 * 1024
 
 # diffusers' FlowMatchEulerDiscreteScheduler without what only concerns training; the values are its defaults
 _DEFAULTS: Mapping[str, Any] = {
@@ -95,16 +96,16 @@ def read(path: Path) -> Recipe:
 
 def parse(text: object) -> Recipe:
     """Check a recipe and complete its schedule. Raises ValueError, or RecursionError if it is nested too deeply."""
-    _require(isinstance(text, str) and len(text) <= MAX_RECIPE_BYTES, f"not a text of {MAX_RECIPE_BYTES} bytes at most")
+    require(isinstance(text, str) and len(text) <= MAX_RECIPE_BYTES, f"not a text of {MAX_RECIPE_BYTES} bytes at most")
     values = json.loads(str(text))
-    _require(isinstance(values, dict), "not a JSON object")
+    require(isinstance(values, dict), "not a JSON object")
     _require_known(values, Recipe._fields)
     steps, guidance_scale, sampler = (values.get(field) for field in Recipe._fields)
     if steps is not None:
-        _require(_is_whole(steps, MAX_STEPS), f"steps must be a whole number from 1 to {MAX_STEPS}")
+        require(_is_whole(steps, MAX_STEPS), f"steps must be a whole number from 1 to {MAX_STEPS}")
     if guidance_scale is not None:
         limits = f"from 0 to {MAX_GUIDANCE_SCALE}"
-        _require(_is_number(guidance_scale, 0, MAX_GUIDANCE_SCALE), f"guidance_scale must be a number {limits}")
+        require(_is_number(guidance_scale, 0, MAX_GUIDANCE_SCALE), f"guidance_scale must be a number {limits}")
     return Recipe(steps, guidance_scale, None if sampler is None else check_sampler(sampler))
 
 
@@ -116,20 +117,20 @@ def check_sampler(config: object) -> dict[str, Any]:
     given = {name: value for name, value in named.items() if value is not None}
     _require_known(given, [*_DEFAULTS, *_FIXED])
     for name, only in _FIXED.items():
-        _require(given.pop(name, only) == only, f"{name} can only be {json.dumps(only)}")
+        require(given.pop(name, only) == only, f"{name} can only be {json.dumps(only)}")
     completed = {**_DEFAULTS, **given}
     for name in ("use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas"):
-        _require(isinstance(completed[name], bool), f"{name} must be true or false")
+        require(isinstance(completed[name], bool), f"{name} must be true or false")
     for name in ("base_image_seq_len", "max_image_seq_len"):
-        _require(_is_whole(completed[name], MAX_TOKENS), f"{name} must be a whole number from 1 to {MAX_TOKENS}")
+        require(_is_whole(completed[name], MAX_TOKENS), f"{name} must be a whole number from 1 to {MAX_TOKENS}")
     kind, terminal = completed["time_shift_type"], completed["shift_terminal"]
-    _require(kind in ("exponential", "linear"), "time_shift_type must be exponential or linear")
-    _require(terminal is None or _is_number(terminal, 0, MAX_TERMINAL), f"shift_terminal goes up to {MAX_TERMINAL}")
+    require(kind in ("exponential", "linear"), "time_shift_type must be exponential or linear")
+    require(terminal is None or _is_number(terminal, 0, MAX_TERMINAL), f"shift_terminal goes up to {MAX_TERMINAL}")
     for name in ("shift", "base_shift", "max_shift"):
         least, most = SHIFTS if name == "shift" or kind == "linear" else map(math.log, SHIFTS)
-        _require(_is_number(completed[name], least, most), f"{name} must be a number from {least:.4g} to {most:.4g}")
-    _require(completed["base_image_seq_len"] < completed["max_image_seq_len"], "base_image_seq_len must be the smaller")
-    _require(not completed["use_karras_sigmas"] or not completed["use_exponential_sigmas"], "sigmas are of one kind")
+        require(_is_number(completed[name], least, most), f"{name} must be a number from {least:.4g} to {most:.4g}")
+    require(completed["base_image_seq_len"] < completed["max_image_seq_len"], "base_image_seq_len must be the smaller")
+    require(not completed["use_karras_sigmas"] or not completed["use_exponential_sigmas"], "sigmas are of one kind")
     return completed
 
 
@@ -161,7 +162,7 @@ def _inside(path: Path) -> object:
             return None
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
+            header = file.read(length) if length <= MAX_HEADER_BYTES else b""
         # most adapters have none, and reading all their header's names would take milliseconds
         return json.loads(header)["__metadata__"][METADATA] if METADATA.encode() in header else None
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
@@ -178,9 +179,4 @@ def _is_number(value: object, least: float, most: float) -> bool:
 
 def _require_known(values: Mapping[str, Any], names: Sequence[str]) -> None:
     unknown = ", ".join(sorted(values.keys() - set(names)))[:100]
-    _require(not unknown, f"unknown fields: {unknown}")
-
-
-def _require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise ValueError(otherwise)
+    require(not unknown, f"unknown fields: {unknown}")
