@@ -10,7 +10,7 @@ from PIL import Image
 from marketplace import environment
 from marketplace.jobs import storage, submission
 from marketplace.jobs.models import Job
-from tests.marketplace.files.test_files import encoded, send
+from tests.marketplace.files.test_uploads import encoded, send
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
