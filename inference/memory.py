@@ -18,6 +18,8 @@ _SAYS_SO = re.compile(
     r"|alloc(ation)?[ _]?failed|failed_allocation"  # cuBLAS, cuDNN, cuSPARSE, cuRAND, hipBLAS, MIOpen, TensorRT
     r"|ErrorMemoryAllocation|rocblas_status_memory_error"
     r"|bad[ _]alloc"
+    # torch tries one of cuDNN's convolutions after another, and keeps from us that each wanted memory
+    r"|unable to find an engine to execute this computation|unable to find a valid cuDNN algorithm"
     # raised by torch's allocator while it reports that memory ran out
     r"|NVML_SUCCESS == .* INTERNAL ASSERT FAILED",
     re.IGNORECASE,
