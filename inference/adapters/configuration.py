@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inference.adapters import patterns
-from inference.adapters.refusals import require, short
+from inference.adapters.refusals import once, require, short
 
 # what PEFT takes where its configuration says nothing
 DEFAULT_ALPHA = 8
@@ -57,13 +57,14 @@ class Configuration:
     def __init__(self, written: str) -> None:
         """Read it. Raises ValueError if it is none of PEFT's, or asks for something that is not supported."""
         try:
-            values = json.loads(written)
+            values = json.loads(written, object_pairs_hook=once)
         except json.JSONDecodeError as error:
             raise ValueError("the configuration is not JSON") from error
         require(isinstance(values, dict), "the configuration is not a JSON object")
         # diffusers keeps those of several models in one object
         own = {name.removeprefix("transformer."): value for name, value in values.items() if _is_transformers(name)}
         self._values: Mapping[str, Any] = own if own else {n: v for n, v in values.items() if "text_encoder." not in n}
+        require(bool(self._values) or not values, "the configuration is a text encoder's, not the transformer's")
         self._ranks, self._alphas = self._patterns("rank_pattern"), self._patterns("alpha_pattern")
         self._check()
 

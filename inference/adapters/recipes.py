@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from inference.adapters.refusals import require
+from inference.adapters.refusals import once, require
 from inference.adapters.tensors import MAX_HEADER_BYTES
 from inference.errors import InvalidRequest
 
@@ -97,7 +97,7 @@ def read(path: Path) -> Recipe:
 def parse(text: object) -> Recipe:
     """Check a recipe and complete its schedule. Raises ValueError, or RecursionError if it is nested too deeply."""
     require(isinstance(text, str) and len(text) <= MAX_RECIPE_BYTES, f"not a text of {MAX_RECIPE_BYTES} bytes at most")
-    values = json.loads(str(text))
+    values = json.loads(str(text), object_pairs_hook=once)
     require(isinstance(values, dict), "not a JSON object")
     _require_known(values, Recipe._fields)
     steps, guidance_scale, sampler = (values.get(field) for field in Recipe._fields)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from inference.adapters.refusals import require, short
+from inference.adapters.refusals import once, require, short
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_TENSORS = 16_384
@@ -85,19 +85,13 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     content = file.read(length)
     require(len(content) == length, "the file was shortened while it was read")
     try:
-        values = json.loads(content.decode(), object_pairs_hook=_unique)
+        values = json.loads(content.decode(), object_pairs_hook=once)
     except UnicodeDecodeError as error:
         raise ValueError("the header is not UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError("the header is not JSON") from error
     require(isinstance(values, dict), "the header is not a JSON object")
     return values, 8 + length
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    require(len(values) == len(pairs), "the header says something twice")
-    return values
 
 
 def _entry(name: str, value: Any) -> Entry:

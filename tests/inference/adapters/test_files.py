@@ -204,6 +204,9 @@ def test_what_is_not_safetensors_is_refused_and_never_run(house, tmp_path, monke
         json.dumps({"alpha_pattern": ["to_q"]}),
         json.dumps({"alpha_pattern": {"to_q": None}}),
         json.dumps({"transformer.use_dora": True}),
+        json.dumps({"text_encoder.r": 4, "text_encoder.lora_alpha": 64}),
+        '{"lora_alpha": 8, "lora_alpha": 4}',
+        '{"lora_alpha": 8, "alpha_pattern": {"to_q": 4, "to_q": 16}}',
     ],
     ids=lambda text: text[:30],
 )

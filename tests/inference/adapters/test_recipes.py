@@ -257,6 +257,8 @@ WRONG = {
     "an unknown field": '{"stpes": 4}',
     "an unknown field of the schedule": '{"sampler": {"sigma_max": 3}}',
     "no steps": '{"steps": 0}',
+    "steps said twice": '{"steps": 4, "steps": 8}',
+    "a shift said twice": '{"sampler": {"shift": 3, "shift": 1}}',
     "steps that are no number": '{"steps": "4"}',
     "half a step": '{"steps": 4.5}',
     "true steps": '{"steps": true}',
