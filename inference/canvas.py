@@ -9,6 +9,8 @@ Outpainting is inpainting of the margins around a picture. A redraw is inpaintin
 surroundings and enlarged to the size that the model paints at, like `padding_mask_crop` in diffusers' pipeline.
 """
 
+import math
+
 import numpy as np
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
@@ -105,5 +107,9 @@ def _region(request: Request) -> tuple[int, int, int, int]:
 
 def _enlarged(image: Image.Image, request: Request) -> Image.Image:
     cut = image.crop(_region(request))
+    # a long and narrow picture is at least one pixel wide when it has shrunk to the request's length
+    least = math.ceil(cut.height / request.height), math.ceil(cut.width / request.width)
+    if least[0] > cut.width or least[1] > cut.height:
+        cut = cut.resize((max(cut.width, least[0]), max(cut.height, least[1])))
     enlarged: Image.Image = _processor.resize(cut, request.height, request.width, resize_mode="fill")
     return enlarged

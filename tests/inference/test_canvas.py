@@ -108,6 +108,19 @@ def seam(picture: np.ndarray, extend: tuple[int, int, int, int]) -> float:
     return float(np.abs(lines[place] - lines[place - 1]).mean())
 
 
+@pytest.mark.parametrize("size", [(2048, 16), (16, 2048), (2048, 17), (1500, 20)], ids=str)
+def test_a_picture_however_narrow_is_redrawn(engine, size):
+    noisy = Image.effect_noise(size, 60).convert("RGB")
+    box = (0, 0, size[0] // 2, size[1]) if size[0] > size[1] else (0, 0, size[0], size[1] // 2)
+    for whole in (box, (0, 0, *size)):
+        made = engine.submit(redraw(noisy, whole, width=64, height=64)).result().image
+        assert made.size == size
+        assert (pixels(made.crop(whole)) != pixels(noisy.crop(whole))).any()
+        kept = np.ones((size[1], size[0]), bool)
+        kept[whole[1] : whole[3], whole[0] : whole[2]] = False
+        assert (pixels(made)[kept] == pixels(noisy)[kept]).all()
+
+
 @pytest.mark.parametrize(
     ("size", "box", "changes"),
     [
