@@ -107,7 +107,8 @@ def _layers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 def _but(image: Image.Image, key: Any) -> Image.Image:
     """Return the alpha of a picture of which one colour, `key`, is transparent."""
-    if key == _OF_16_BITS:
+    # one that was decoded before it came here still has its number of 16 bits
+    if key == _OF_16_BITS or (image.mode == "RGB" and max(key) > 255):
         raise InvalidPicture("its transparent colour has 16 bits a channel; save it with an alpha channel")
     same = np.asarray(image.convert("L") if image.mode == "1" else image) == np.asarray(key)
     opaque = ~(same.all(axis=-1) if same.ndim == 3 else same)

@@ -327,6 +327,13 @@ def moving(kind: str) -> bytes:
     return stored(COLOURS, kind, save_all=True, append_images=[GREY.convert("RGB")])
 
 
+def decoded(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    return image
+
+
+TRANSPARENT_16 = png(sixteen(np.asarray(COLOURS)), 16, 2, chunk(b"tRNS", b"\1\2" * 3))
 NO_PLAIN_MEANING = {
     "32 bits": (Image.fromarray(RAMP.astype(np.int32)), "32 bits"),
     "real numbers to 255": (Image.fromarray(RAMP.astype(np.float32)), "between 0, black, and 1, white"),
@@ -336,10 +343,8 @@ NO_PLAIN_MEANING = {
     "a moving PNG": (Image.open(io.BytesIO(moving("PNG"))), "more than one frame"),
     "a moving WebP": (Image.open(io.BytesIO(moving("WEBP"))), "more than one frame"),
     "pages": (Image.open(io.BytesIO(moving("TIFF"))), "more than one frame"),
-    "a transparent colour of 16 bits": (
-        Image.open(io.BytesIO(png(sixteen(np.asarray(COLOURS)), 16, 2, chunk(b"tRNS", b"\1\2" * 3)))),
-        "16 bits a channel",
-    ),
+    "a transparent colour of 16 bits": (Image.open(io.BytesIO(TRANSPARENT_16)), "16 bits a channel"),
+    "a transparent colour of 16 bits, decoded before": (decoded(TRANSPARENT_16), "16 bits a channel"),
 }
 
 
