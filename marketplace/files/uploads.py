@@ -27,7 +27,6 @@ from marketplace.files.models import File
 
 # Longer than any upload takes.
 UNFINISHED = timedelta(hours=1)
-BATCH = 500
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ def delete(file: File) -> None:
 def expire() -> int:
     """Remove the files that have expired, and return how many. One that cannot be removed now holds up no other."""
     removed = 0
-    for file in File.objects.filter(expires_at__lte=Now()).order_by("expires_at")[:BATCH]:
+    for file in File.objects.filter(expires_at__lte=Now()).order_by("expires_at"):
         try:
             _remove(file)
             removed += 1
