@@ -23,12 +23,11 @@ from typing import NoReturn
 from PIL import Image
 from safetensors import SafetensorError
 
-from inference import picture_files
+from inference import picture_files, pictures
 from inference.adapters import tensors
-from inference.card import ModelCard
 from inference.errors import InferenceError
 from inference.models import catalog
-from inference.request import MAX_SEED, TILE, Operation, Request
+from inference.request import MAX_SEED, Operation, Request
 
 BAR = 30
 MAX_N = 64
@@ -141,14 +140,14 @@ def _requests(options: argparse.Namespace) -> list[Request]:
     strength = card.default_strength if options.operation in repaints else 1.0
     images = tuple(picture_files.open_image(path, card) for path in options.image)
     mask = picture_files.open_mask(options.mask, card) if options.mask else None
-    width, height = _size(options, card, images)
+    width, height = pictures.default_size(options.operation, [image.size for image in images], options.extend, card)
     default_steps, default_guidance_scale = catalog.defaults(card, options.adapter)
     requests = [
         Request(
             prompt,
             negative_prompt=unicodedata.normalize("NFC", options.negative),
-            width=width,
-            height=height,
+            width=width if options.width is None else options.width,
+            height=height if options.height is None else options.height,
             steps=default_steps if options.steps is None else options.steps,
             guidance_scale=default_guidance_scale if options.guidance is None else options.guidance,
             seed=(seed + index) % (MAX_SEED + 1),
@@ -171,23 +170,6 @@ def _requests(options: argparse.Namespace) -> list[Request]:
 
 def _is_blank(prompt: str) -> bool:
     return not any(character.isprintable() and not character.isspace() for character in prompt)
-
-
-def _size(options: argparse.Namespace, card: ModelCard, images: Sequence[Image.Image]) -> tuple[int, int]:
-    """Return width and height as asked for; else those of the picture that is painted anew, at most the model's, or
-    that is extended, in whole tiles; else the model's default."""
-    width, height = card.default_width, card.default_height
-    if images and options.operation == Operation.OUTPAINT:
-        left, top, right, bottom = options.extend
-        width, height = _tiles(images[0].width + left + right), _tiles(images[0].height + top + bottom)
-    if images and options.operation in (Operation.IMG2IMG, Operation.INPAINT):
-        scale = min(1, card.max_side / max(images[0].size))
-        width, height = (max(card.min_side, _tiles(round(side * scale))) for side in images[0].size)
-    return (width if options.width is None else options.width, height if options.height is None else options.height)
-
-
-def _tiles(side: int) -> int:
-    return -(-side // TILE) * TILE
 
 
 def _whole(text: str) -> int:

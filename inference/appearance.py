@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 from PIL.Image import Transpose
 
 from inference.errors import InvalidPicture
@@ -59,6 +59,14 @@ def grey(mask: Image.Image) -> Image.Image:
     if alpha is not None and alpha.getextrema()[0] != 255:
         raise InvalidPicture("it is transparent in places, and white alone says where a mask repaints")
     return _upright(shown.convert("L"), mask)
+
+
+def holes(mask: Image.Image) -> Image.Image | None:
+    """Return a mask as greys, white where it is transparent; None if it is opaque. Raises InvalidPicture."""
+    _, alpha = _shown(mask)
+    if alpha is None or alpha.getextrema()[0] == 255:
+        return None
+    return _upright(ImageChops.invert(alpha), mask)
 
 
 def _shown(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

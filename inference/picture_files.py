@@ -65,6 +65,12 @@ def read_mask(content: bytes, card: ModelCard) -> Image.Image:
     return appearance.grey(_open(content, card))
 
 
+def read_mask_or_holes(content: bytes, card: ModelCard) -> Image.Image:
+    """Return the mask in a file as `read_mask` does; of one that has holes, those are white, whatever its colours."""
+    image = _open(content, card)
+    return appearance.holes(image) or appearance.grey(image)
+
+
 def open_image(path: Path, card: ModelCard) -> Image.Image:
     """Read a picture's file as `read_image` does; here the message of InvalidPicture begins with the path."""
     return _at(path, card, read_image)

@@ -6,9 +6,9 @@ Loads no torch. Requests are batched by these sizes, so they are known before an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from inference.card import ModelCard
 
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
 # marks a picture for the text encoder; in a prompt it would stand for one that is not there
 PLACEHOLDER = "<|image_pad|>"
 _PLACEHOLDERS = (PLACEHOLDER, "<|video_pad|>")
@@ -34,24 +37,94 @@ _MULTIPLE = 32
 CELL = TILE // 2
 
 
+class Terms(Protocol):
+    """What is asked for with input pictures: a `Request`, or whatever has the same fields."""
+
+    @property
+    def operation(self) -> str: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def negative_prompt(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def steps_due(self) -> int: ...
+    @property
+    def strength(self) -> float: ...
+    @property
+    def extend(self) -> tuple[int, int, int, int]: ...
+    @property
+    def box(self) -> tuple[int, int, int, int] | None: ...
+
+
 def check(request: Request, card: ModelCard) -> None:
     """Check that a request's operation and pictures fit each other and the model, and load the pictures' pixels.
 
     Raises InvalidRequest, with the field's name, if they do not.
     """
-    if request.operation not in card.operations:
-        raise InvalidRequest("operation", f"{card.name} can {', '.join(card.operations)}, not {request.operation}")
-    _check_count(request, card)
-    for image in request.images:
-        _read("images", image, card, appearance.rgb)
-    _check_strength(request)
-    _check_mask(request, card)
-    _check_extend(request)
-    _check_box(request)
-    if request.operation == Operation.EDIT:
+    check_operation(request.operation, len(request.images), card)
+    sizes = [_read("images", image, card, appearance.rgb).size for image in request.images]
+    grey = request.mask and _read("mask", request.mask, card, appearance.grey)
+    check_terms(request, sizes, grey and grey.size)
+    if grey:
+        check_white(grey)
+
+
+def check_operation(operation: str, count: int, card: ModelCard) -> None:
+    """Check that a model does this, and with so many pictures. Raises InvalidRequest."""
+    if operation not in card.operations:
+        raise InvalidRequest("operation", f"{card.name} can {', '.join(card.operations)}, not {operation}")
+    counts = {Operation.GENERATE: range(1), Operation.EDIT: range(1, card.max_images + 1)}
+    allowed = counts.get(Operation(operation), range(1, 2))
+    if count not in allowed:
+        wanted = " to ".join(str(each) for each in sorted({allowed[0], allowed[-1]}))
+        raise InvalidRequest("images", f"images must be {wanted} for {operation}, not {count}")
+
+
+def check_terms(terms: Terms, sizes: Sequence[Size], mask: Size | None) -> None:
+    """Check what is asked against the sizes of the pictures and the mask, of which no pixels are needed.
+
+    Raises InvalidRequest.
+    """
+    _check_strength(terms)
+    _check_mask(terms, sizes, mask)
+    _check_extend(terms, sizes)
+    _check_box(terms, sizes)
+    if terms.operation == Operation.EDIT:
         for name, placeholder in product(("prompt", "negative_prompt"), _PLACEHOLDERS):
-            if placeholder in getattr(request, name):
+            if placeholder in getattr(terms, name):
                 raise InvalidRequest(name, f"{name} must not contain {placeholder}")
+
+
+def check_white(grey: Image.Image) -> None:
+    """Check that a mask, as greys, repaints anything. Raises InvalidRequest."""
+    if not _is_white(grey).any():
+        raise InvalidRequest("mask", "mask has no white, so nothing would be repainted")
+
+
+def default_size(operation: str, sizes: Sequence[Size], extend: Sequence[int], card: ModelCard) -> Size:
+    """Return width and height of a request that names none.
+
+    Those of the picture that is painted anew, at most the model's, or that is extended, in whole tiles; for an edit the
+    first picture's proportions; else the model's default.
+    """
+    default = card.default_width, card.default_height
+    if not sizes or operation in (Operation.GENERATE, Operation.REDRAW):
+        return default
+    width, height = sizes[0]
+    if operation == Operation.OUTPAINT:
+        left, top, right, bottom = extend
+        return _tiles(width + left + right), _tiles(height + top + bottom)
+    if operation == Operation.EDIT:
+        width, height = fit(sizes[0], default[0] * default[1])
+        return min(max(width, card.min_side), card.max_side), min(max(height, card.min_side), card.max_side)
+    scale = min(1, card.max_side / max(sizes[0]))
+    return max(card.min_side, _tiles(round(width * scale))), max(card.min_side, _tiles(round(height * scale)))
 
 
 def check_size(image: Image.Image, card: ModelCard) -> None:
@@ -60,12 +133,12 @@ def check_size(image: Image.Image, card: ModelCard) -> None:
         raise InvalidPicture(f"it must have sides from {TILE} to {card.max_image_side} pixels, not {_size(image.size)}")
 
 
-def size(image: Image.Image) -> tuple[int, int]:
+def size(image: Image.Image) -> Size:
     """Return the width and height of a picture that stands upright."""
     return appearance.rgb(image).size
 
 
-def fit(size: tuple[int, int], area: int) -> tuple[int, int]:
+def fit(size: Size, area: int) -> Size:
     """Return a width and height of about `area` pixels in the proportions of `size`, rounded as in diffusers' edits."""
     width = math.sqrt(area * size[0] / size[1])
     height = width * size[1] / size[0]
@@ -74,19 +147,24 @@ def fit(size: tuple[int, int], area: int) -> tuple[int, int]:
 
 def condition_grids(request: Request, card: ModelCard) -> tuple[Grid, ...]:
     """Return height and width in image tokens of each picture that joins the sequence as condition: an edit's."""
-    if request.operation != Operation.EDIT:
-        return ()
-    area = card.condition_area or request.width * request.height
-    sizes = [fit(size(image), area) for image in request.images]
-    return tuple((height // TILE, width // TILE) for width, height in sizes)
+    seen = condition_sizes(request, [size(image) for image in request.images], card)
+    return tuple((height // TILE, width // TILE) for width, height in seen)
 
 
-def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def condition_sizes(terms: Terms, sizes: Sequence[Size], card: ModelCard) -> list[Size]:
+    """Return at what width and height the model sees each picture beside the one that it paints: an edit's."""
+    if terms.operation != Operation.EDIT:
+        return []
+    area = card.condition_area or terms.width * terms.height
+    return [fit(each, area) for each in sizes]
+
+
+def resize(image: Image.Image, size: Size) -> Image.Image:
     """Resize a picture to width and height in pixels, as RGB."""
     return appearance.rgb(image).resize(size, Resampling.LANCZOS)
 
 
-def cells(mask: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def cells(mask: Image.Image, size: Size) -> npt.NDArray[np.float32]:
     """Return [height / 8, width / 8], 1 where the latents of a picture of `size` are repainted, 0 where kept.
 
     A cell is repainted if its first pixel is white, as in diffusers, and if a thin part of the mask touches it: a line
@@ -111,7 +189,7 @@ def _is_white(grey: Image.Image) -> npt.NDArray[np.bool_]:
     return np.asarray(grey) >= 128
 
 
-def _touched(white: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def _touched(white: npt.NDArray[np.bool_], size: Size) -> npt.NDArray[np.bool_]:
     """Return which pixels of a picture of `size` any white pixel falls on when it is resized to that."""
     rows, columns = white.nonzero()
     touched = np.zeros((size[1], size[0]), bool)
@@ -131,14 +209,6 @@ def _rounded(side: float) -> int:
     return max(_MULTIPLE, round(side / _MULTIPLE) * _MULTIPLE)
 
 
-def _check_count(request: Request, card: ModelCard) -> None:
-    counts = {Operation.GENERATE: range(1), Operation.EDIT: range(1, card.max_images + 1)}
-    allowed = counts.get(Operation(request.operation), range(1, 2))
-    if len(request.images) not in allowed:
-        wanted = " to ".join(str(count) for count in sorted({allowed[0], allowed[-1]}))
-        raise InvalidRequest("images", f"images must be {wanted} for {request.operation}, not {len(request.images)}")
-
-
 def _read(name: str, image: Image.Image, card: ModelCard, read: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         check_size(image, card)
@@ -147,64 +217,64 @@ def _read(name: str, image: Image.Image, card: ModelCard, read: Callable[[Image.
         raise InvalidRequest(name, f"{name} has a picture that cannot be read: {error}") from error
 
 
-def _check_strength(request: Request) -> None:
-    if request.operation in (Operation.GENERATE, Operation.EDIT):
-        if request.strength != 1:
-            raise InvalidRequest("strength", f"{request.operation} takes no strength")
-    elif not 0 < request.strength <= 1:
-        raise InvalidRequest("strength", f"strength must be above 0 and at most 1, not {request.strength}")
-    elif request.steps_due == 0:
-        raise InvalidRequest("strength", f"strength must be greater: of {request.steps} steps it leaves none to run")
+def _check_strength(terms: Terms) -> None:
+    if terms.operation in (Operation.GENERATE, Operation.EDIT):
+        if terms.strength != 1:
+            raise InvalidRequest("strength", f"{terms.operation} takes no strength")
+    elif not 0 < terms.strength <= 1:
+        raise InvalidRequest("strength", f"strength must be above 0 and at most 1, not {terms.strength}")
+    elif terms.steps_due == 0:
+        raise InvalidRequest("strength", f"strength must be greater: of {terms.steps} steps it leaves none to run")
 
 
-def _check_mask(request: Request, card: ModelCard) -> None:
-    if request.operation != Operation.INPAINT:
-        if request.mask is not None:
-            raise InvalidRequest("mask", f"{request.operation} takes no mask")
+def _check_mask(terms: Terms, sizes: Sequence[Size], mask: Size | None) -> None:
+    if terms.operation != Operation.INPAINT:
+        if mask is not None:
+            raise InvalidRequest("mask", f"{terms.operation} takes no mask")
         return
-    if request.mask is None:
+    if mask is None:
         raise InvalidRequest("mask", "inpaint takes a mask, white where the picture is repainted")
-    grey, wanted = _read("mask", request.mask, card, appearance.grey), size(request.images[0])
-    if grey.size != wanted:
-        raise InvalidRequest("mask", f"mask must have the size of its image, {_size(wanted)}, not {_size(grey.size)}")
-    if not _is_white(grey).any():
-        raise InvalidRequest("mask", "mask has no white, so nothing would be repainted")
+    if mask != sizes[0]:
+        raise InvalidRequest("mask", f"mask must have the size of its image, {_size(sizes[0])}, not {_size(mask)}")
 
 
-def _check_extend(request: Request) -> None:
-    left, top, right, bottom = request.extend
-    if request.operation != Operation.OUTPAINT:
-        if any(request.extend):
-            raise InvalidRequest("extend", f"{request.operation} takes no extend")
+def _check_extend(terms: Terms, sizes: Sequence[Size]) -> None:
+    left, top, right, bottom = terms.extend
+    if terms.operation != Operation.OUTPAINT:
+        if any(terms.extend):
+            raise InvalidRequest("extend", f"{terms.operation} takes no extend")
         return
-    if not any(request.extend) or any(margin < 0 or margin % TILE for margin in request.extend):
+    if not any(terms.extend) or any(margin < 0 or margin % TILE for margin in terms.extend):
         raise InvalidRequest("extend", f"extend must be multiples of {TILE}, not all of them 0")
-    inner = request.width - left - right, request.height - top - bottom
+    inner = terms.width - left - right, terms.height - top - bottom
     if min(inner) < TILE:
         raise InvalidRequest("extend", f"extend must leave {TILE} pixels of width and height to the picture")
-    wanted = size(request.images[0])
-    if not all(0 <= room - side < TILE for room, side in zip(inner, wanted, strict=True)):
+    if not all(0 <= room - side < TILE for room, side in zip(inner, sizes[0], strict=True)):
         raise InvalidRequest(
             "extend",
-            f"extend must leave the picture its size, {_size(wanted)}, rounded up to multiples of {TILE}, "
+            f"extend must leave the picture its size, {_size(sizes[0])}, rounded up to multiples of {TILE}, "
             f"not {_size(inner)}",
         )
 
 
-def _check_box(request: Request) -> None:
-    if request.operation != Operation.REDRAW:
-        if request.box is not None:
-            raise InvalidRequest("box", f"{request.operation} takes no box")
+def _check_box(terms: Terms, sizes: Sequence[Size]) -> None:
+    if terms.operation != Operation.REDRAW:
+        if terms.box is not None:
+            raise InvalidRequest("box", f"{terms.operation} takes no box")
         return
-    if request.box is None:
+    if terms.box is None:
         raise InvalidRequest("box", "redraw takes a box: left, top, right, bottom")
-    left, top, right, bottom = request.box
-    width, height = size(request.images[0])
+    left, top, right, bottom = terms.box
+    width, height = sizes[0]
     if not (0 <= left <= right - TILE and right <= width and 0 <= top <= bottom - TILE and bottom <= height):
         raise InvalidRequest(
             "box", f"box must lie in its image, {_size((width, height))}, with sides of {TILE} pixels at least"
         )
 
 
-def _size(size: tuple[int, int]) -> str:
+def _tiles(side: int) -> int:
+    return -(-side // TILE) * TILE
+
+
+def _size(size: Size) -> str:
     return f"{size[0]} by {size[1]}"

@@ -62,6 +62,11 @@ class BatchKey(NamedTuple):
     alone: int = 0
 
 
+def steps_due(steps: int, strength: float) -> int:
+    """Return how many of `steps` are to run: all of them, or the share by strength, as in diffusers' pipelines."""
+    return steps - int(max(steps - min(steps * strength, steps), 0))
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """One picture to make; `width` and `height` in pixels, `guidance_scale` 1 or less turns guidance off.
@@ -132,8 +137,7 @@ class Request:
 
     @property
     def steps_due(self) -> int:
-        """How many of `steps` are to run: all of them, or the share by strength, as in diffusers' pipelines."""
-        return self.steps - int(max(self.steps - min(self.steps * self.strength, self.steps), 0))
+        return steps_due(self.steps, self.strength)
 
     @property
     def steps_run(self) -> int:

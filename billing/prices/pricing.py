@@ -30,7 +30,7 @@ def prompt_length(prompt: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be priced. Sizes are in pixels; `input_pixels` is the area of all input pictures."""
+    """What is to be priced. Sizes are in pixels; `input_pixels` is the area of what the model sees besides."""
 
     operation: str
     width: int
@@ -45,6 +45,11 @@ class Order:
         for name in ("width", "height", "steps", "n"):
             _whole(name, getattr(self, name), least=1)
         _whole("input_pixels", self.input_pixels, least=0)
+
+    @property
+    def steps_due(self) -> int:
+        """How many of `steps` are to run and to be paid."""
+        return self.steps
 
 
 @dataclass(frozen=True)
@@ -133,20 +138,20 @@ def quote(order: Order, price_list: PriceList) -> Quote:
     operation = _factor(price_list.operations, order.operation, UnknownOperation)
     length = max(prompt_length(order.prompt), price_list.prompt_floor)
     pixels = order.width * order.height + order.input_pixels
-    linear = price_list.base_cost * pixels * order.steps * service_class * operation
+    linear = price_list.base_cost * pixels * order.steps_due * service_class * operation
     # The ten is there because √(length/100) = √length / 10.
     unit = _ceil_div(_ceil_sqrt(linear * linear * length), FULL_PIXELS * FULL_STEPS * MILLI * MILLI * 10)
     return Quote(
         total=order.n * unit,
         unit=unit,
         n=order.n,
-        steps=order.steps,
+        steps=order.steps_due,
         price_list=price_list.version,
         skipped_step=price_list.skipped_step,
         factors={
             "base_cost": format_tokens(price_list.base_cost),
             "resolution": format_fraction(pixels * 10**20 // FULL_PIXELS, 20),
-            "steps": format_fraction(order.steps * 100 // FULL_STEPS, 2),
+            "steps": format_fraction(order.steps_due * 100 // FULL_STEPS, 2),
             "prompt": f"{isqrt(length * 10**10) // 10**6}.{isqrt(length * 10**10) % 10**6:06d}",
             "service_class": format_fraction(service_class, 3),
             "operation": format_fraction(operation, 3),

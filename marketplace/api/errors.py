@@ -27,7 +27,7 @@ from billing.errors import (
     UnknownCurrency,
     UnknownPack,
 )
-from inference.errors import InvalidPicture, ModelUnavailable
+from inference.errors import InvalidPicture, InvalidRequest, ModelUnavailable
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
 from marketplace.api.bodies import Body
@@ -35,6 +35,7 @@ from marketplace.api.browsing import page, prefers_page
 from marketplace.api.fields import Text
 from marketplace.files.errors import QuotaReached
 from marketplace.jobs import errors as jobs
+from marketplace.jobs.inputs import Busy
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +158,13 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (
         jobs.NotCancelable,
         lambda _: Problem(409, "conflict", "not_cancelable", "The job has already ended."),
+    ),
+    (InvalidRequest, lambda error: invalid(error.param, f"{str(error)[:1].upper()}{str(error)[1:]}.")),
+    (
+        Busy,
+        lambda _: Problem(
+            503, "server", "busy", "Too many pictures are being fetched; send this again.", headers={"Retry-After": "2"}
+        ),
     ),
     (InvalidPicture, lambda error: invalid("file", f"This file cannot be used: {error}.", "invalid_picture")),
     (QuotaReached, _quota),

@@ -57,6 +57,16 @@ class Text(Shown, serializers.CharField):
         return found.strip() if self.trim_whitespace else found
 
 
+@extend_schema_field({"type": "string"})
+class Source(Shown, serializers.Field[str, Any, str, Any]):
+    """Where a picture is: the id of a file, a data URL, which may be long, or an https address."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            raise serializers.ValidationError("Must be a string: the id of a file, a data URL or an https address.")
+        return data
+
+
 class Choice(Shown, serializers.ChoiceField):
     def __init__(self, choices: Any, **terms: Any) -> None:
         super().__init__(choices, **terms)

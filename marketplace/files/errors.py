@@ -1,4 +1,4 @@
-"""Why a file is not kept."""
+"""Why a file is not kept, or not found."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ class QuotaReached(Exception):
 
     files: int
     mebibytes: int
+
+
+class UnknownFile(Exception):
+    """There is no such file in this account."""

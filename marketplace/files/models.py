@@ -25,6 +25,7 @@ class File(models.Model):
     width = models.PositiveIntegerField()
     height = models.PositiveIntegerField()
     stored = models.BooleanField(default=False)
+    inline = models.BooleanField(default=False, db_default=False, help_text="came with an order, not by itself")
     created_at = models.DateTimeField(db_default=TransactionNow())
     expires_at = models.DateTimeField()
 

@@ -29,8 +29,14 @@ ON, EXACT, OFF = MODES = ("on", "exact", "off")
 
 
 def picture_key(job: Job, revision: str, *, from_latents: bool = False) -> bytes:
-    """Hash (SHA-256) everything that determines a job's pictures, and whether they began from cached latents."""
+    """Hash (SHA-256) everything that determines a job's pictures, and whether they began from cached latents.
+
+    Of its input pictures that is their content, whichever files it is in.
+    """
     order = {name: value for name, value in job.order.items() if name != "cache"}
+    if "images" in order:
+        mask = order["mask"]
+        order |= {"images": [each["sha256"] for each in order["images"]], "mask": mask and mask["sha256"]}
     made_of = [job.operation, job.model, revision, job.seed, job.n, order, *(["latents"] if from_latents else [])]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).digest()
 

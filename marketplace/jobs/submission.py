@@ -27,7 +27,7 @@ from billing.prices import price_lists, pricing
 from billing.tokens import holds, lots, wallets
 from marketplace.accounts import caps, keys
 from marketplace.identifiers import uuid7
-from marketplace.jobs import outbox
+from marketplace.jobs import inputs, outbox
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused
 from marketplace.jobs.grouping import Group
 from marketplace.jobs.models import SEEDS, Bought, Job, Status
@@ -121,8 +121,9 @@ def submit(
 ) -> Submitted:
     """Hold the price and queue the job, both or neither.
 
-    Raises wallets' InsufficientTokens, CostAboveMaximum, `keys.Revoked` if the API key no longer works, and KeyReused
-    if the idempotency key came with another order before.
+    Raises wallets' InsufficientTokens, CostAboveMaximum, QuotaReached if there is no room for the pictures that the
+    order brings, `keys.Revoked` if the API key no longer works, and KeyReused if the idempotency key came with another
+    order before.
     """
     try:
         job = _new(account_id, order, key_id, idempotency_key)
@@ -140,6 +141,8 @@ def submit(
 def _new(account_id: UUID, order: JobOrder, key_id: UUID | None, idempotency_key: str | None) -> Job:
     """Return the order's row, not yet written, with its quote."""
     offer = quote(order)
+    if order.images:
+        order = inputs.keep(account_id, order)
     return _queued(
         id=uuid7(),
         account_id=account_id,
@@ -155,7 +158,7 @@ def _new(account_id: UUID, order: JobOrder, key_id: UUID | None, idempotency_key
         seed=secrets.randbelow(SEEDS) if order.seed is None else order.seed,
         quote=offer.as_json(),
         quoted=offer.total,
-        steps=order.n * order.steps,
+        steps=order.n * order.steps_due,
         timings={},
     )
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -39,11 +40,14 @@ from inference.latent_cache.stores import Store
 from inference.models import catalog
 from inference.request import Phase, Request
 from inference.state import Picture
-from marketplace.jobs import lifecycle, metrics, outbox, reuse, storage
+from marketplace.jobs import inputs, lifecycle, metrics, outbox, reuse, storage
 from marketplace.jobs.errors import LeaseLost
 from marketplace.jobs.lifecycle import Progress, Result
 from marketplace.jobs.models import Job
 from marketplace.jobs.models import Worker as WorkerRow
+
+if TYPE_CHECKING:
+    from PIL import Image as Pixels
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -55,7 +59,7 @@ class Task:
     """A claimed job that is running: its requests, their futures, and whether its lease was lost."""
 
     job: Job
-    requests: list[Request]
+    requests: list[Request] = field(default_factory=list)
     futures: list[Future[Picture]] = field(default_factory=list)
     lost: bool = False
 
@@ -109,7 +113,7 @@ class Worker:
         job = lifecycle.claim(job_id, self.name, sent)
         if job is None:
             return
-        task = Task(job, [request_for(job, index) for index in range(job.n)])
+        task = Task(job)
         with self.lock:
             self.tasks[job.id] = task
         try:
@@ -141,7 +145,7 @@ class Worker:
         if not (found := reuse.stored_pictures(job, self.card.revision)):
             return False
         images, key = found
-        outcome = pricing.ImageOutcome(True, steps_run=0, steps_skipped=job.order["steps"])
+        outcome = pricing.ImageOutcome(True, steps_run=0, steps_skipped=job.quote["steps"])
         results = [Result(outcome, image, "exact", 1.0) for image in images]
         self._complete(job, results, {"store_seconds": round(time.monotonic() - began, 3)}, key)
         return True
@@ -149,6 +153,8 @@ class Worker:
     def _run(self, task: Task) -> None:
         began = time.monotonic()
         try:
+            images, mask = inputs.load(task.job, self.card)
+            task.requests = [request_for(task.job, index, images, mask) for index in range(task.job.n)]
             task.futures = [self.engine.submit(request) for request in task.requests]
             connection.close()  # back to the pool while the engine works
             left = wait(task.futures, timeout=settings.JOB_SECONDS).not_done
@@ -159,7 +165,7 @@ class Worker:
             self._conclude(task, time.monotonic() - began)
         except EngineStopped:
             lifecycle.give_back(task.job)
-        except InvalidRequest as error:
+        except (InvalidRequest, FileNotFoundError) as error:
             self._cancel(task)
             self._fail(task.job, error)
 
@@ -217,6 +223,8 @@ class Worker:
         code, told = "internal", "The picture could not be made."
         if isinstance(error, InvalidRequest):
             code, told = "invalid_request", str(error)
+        elif isinstance(error, FileNotFoundError):
+            code, told = "input_gone", "A picture that this job was ordered with is no longer there."
         elif isinstance(error, InferenceError):
             code = "engine_failed"
         lifecycle.fail(
@@ -224,7 +232,7 @@ class Worker:
             code,
             told,
             # the same seed would break the same picture, and the bank already tried to load the adapter
-            retry=not isinstance(error, BrokenPicture | AdapterUnavailable | InvalidRequest),
+            retry=not isinstance(error, BrokenPicture | AdapterUnavailable | InvalidRequest | FileNotFoundError),
             after=timedelta(seconds=settings.RETRY_SECONDS * 4 ** (job.attempt - 1)),
         )
 
@@ -272,9 +280,13 @@ class Worker:
         )
 
 
-def request_for(job: Job, index: int) -> Request:
-    """Make the engine's request for picture `index` of a job; each picture has the next seed."""
+def request_for(
+    job: Job, index: int, images: tuple[Pixels.Image, ...] = (), mask: Pixels.Image | None = None
+) -> Request:
+    """Make the engine's request for picture `index` of a job from its input pictures; each has the next seed."""
     order = job.order
+    left, top, right, bottom = order.get("extend", (0, 0, 0, 0))
+    box = order.get("box")
     return Request(
         prompt=order["prompt"],
         negative_prompt=order["negative_prompt"],
@@ -287,6 +299,12 @@ def request_for(job: Job, index: int) -> Request:
         deterministic=order.get("deterministic", False),
         account=str(job.account_id),
         reference=f"{job.id}/{index}",
+        operation=job.operation,
+        images=images,
+        mask=mask,
+        strength=order.get("strength", 1.0),
+        extend=(left, top, right, bottom),
+        box=box and (box[0], box[1], box[2], box[3]),
         use_cache=reuse.takes_latents(job),
     )
 

@@ -14,9 +14,8 @@ from marketplace.accounts import customers
 from marketplace.accounts.models import Account
 from marketplace.approvals import requests
 from marketplace.audit import proof
-from marketplace.files import uploads
 from marketplace.identifiers import uuid7
-from marketplace.jobs import sweeper
+from marketplace.jobs import inputs, sweeper
 from marketplace.maintenance import periodic
 
 logger = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ def keep_requests() -> None:
 
 @periodic.task
 def keep_files() -> None:
-    if expired := uploads.expire():
+    if expired := inputs.expire():
         logger.info("removed %s files that had expired", expired)
 
 

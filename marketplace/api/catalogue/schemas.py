@@ -41,6 +41,13 @@ class ModelBody(Body):
     default_height = Whole()
     default_steps = Whole()
     default_guidance_scale = Number()
+    default_strength = Number()
+    max_images = Whole(help_text="Of an edit.")
+    max_image_side = Whole(help_text="Of an input picture, in pixels.")
+    condition_area = Whole(
+        allow_null=True,
+        help_text="Pixels at which an edit sees each of its pictures, and is priced for it; null: as many as it makes.",
+    )
 
 
 class ModelList(Body):
@@ -48,7 +55,11 @@ class ModelList(Body):
 
 
 class PricesBody(Body):
-    """A picture costs base_cost × pixels/1024² × steps/50 × √(characters/100) × its service class × its operation."""
+    """A picture costs base_cost × pixels/1024² × steps/50 × √(characters/100) × its service class × its operation.
+
+    An edit's pixels are those of the picture that it makes and those at which it sees its pictures. Steps are those
+    that run, which is the share by `strength` where the model begins from a picture.
+    """
 
     version = Whole()
     base_cost = Tokens()

@@ -22,6 +22,7 @@ from marketplace.api.files.schemas import FileBody, FileList, FileOrder
 from marketplace.api.pages import ListQuery, page
 from marketplace.files import uploads
 from marketplace.files.models import File
+from marketplace.jobs import inputs
 
 
 class Files(APIView):
@@ -59,8 +60,8 @@ class OneFile(APIView):
 
     @extend_schema(responses={204: None}, summary="Delete a file")
     def delete(self, request: Request, file_id: UUID) -> Response:
-        """Jobs that were ordered with it keep what they need of it."""
-        uploads.delete(find(request, file_id))
+        """Jobs that were ordered with it keep it until they end."""
+        inputs.delete(find(request, file_id))
         return Response(status=204)
 
 

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpRequest
 from rest_framework import serializers
 
+from inference import pictures
 from inference.card import ModelCard
+from inference.errors import InvalidPicture
 from inference.models import catalog
 from inference.request import MAX_SEED, Operation
 from marketplace.api.addresses import absolute
 from marketplace.api.bodies import Body, StoredBody, StrictSerializer
-from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Text, Tokens, Whole
+from marketplace.api.errors import invalid
+from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Source, Text, Tokens, Whole
 from marketplace.api.pages import ListQuery
-from marketplace.jobs import reuse, storage
+from marketplace.files.errors import UnknownFile
+from marketplace.files.remote import Unreachable
+from marketplace.jobs import inputs, reuse, storage
 from marketplace.jobs.models import Image, Job, ServiceClass, Status
-from marketplace.jobs.orders import JobOrder
+from marketplace.jobs.orders import Input, JobOrder
 from marketplace.jobs.storage import FORMATS
 from marketplace.text import is_blank
 
-OPERATIONS = ["generate"]
+OPERATIONS = [each.value for each in Operation]
 MAX_PROMPT = 4000
 MAX_STEPS = 100
 MAX_N = 4
 MAX_METADATA = 16
+MAX_IMAGES = 16
+MAX_EXTEND = 4096
+REPAINTS = (Operation.IMG2IMG, Operation.INPAINT, Operation.REDRAW)
 LABEL = Text(max_length=40, trim_whitespace=False)
 
 
@@ -40,7 +50,10 @@ class OrderSerializer(StrictSerializer):
     model = Text(required=False, max_length=100, help_text="A name from `GET /v1/models`.")
     prompt = Text(max_length=MAX_PROMPT, allow_blank=True, trim_whitespace=False, line=False)
     negative_prompt = Text(max_length=MAX_PROMPT, allow_blank=True, default="", trim_whitespace=False, line=False)
-    width = Whole(required=False, min_value=1, help_text="Pixels, a multiple of 16.")
+    width = Whole(
+        required=False, min_value=1,
+        help_text="Pixels, a multiple of 16. Default: what suits the operation and its picture.",
+    )  # fmt: skip
     height = Whole(required=False, min_value=1, help_text="Pixels, a multiple of 16.")
     steps = Whole(required=False, min_value=1, max_value=MAX_STEPS)
     guidance_scale = Number(required=False, min_value=0, help_text="1 or less turns guidance off.")
@@ -49,6 +62,28 @@ class OrderSerializer(StrictSerializer):
         help_text="Drawn at random where absent. Each further picture takes the next one, and 0 after the largest.",
     )  # fmt: skip
     n = Whole(default=1, min_value=1, max_value=MAX_N, help_text="Pictures.")
+    images = Array(
+        child=Source(), default=list, max_length=MAX_IMAGES,
+        help_text="Up to three pictures to edit, one for img2img, inpaint, outpaint and redraw. Each the id of a file, "
+        "a data URL, or an https address.",
+    )  # fmt: skip
+    mask = Source(
+        required=False, allow_null=True, default=None,
+        help_text="As a picture is given. Inpaint repaints where it is white; or, if it has transparent places, those.",
+    )  # fmt: skip
+    strength = Number(
+        required=False, allow_null=True, default=None,
+        help_text="How far img2img, inpaint, outpaint and redraw go back to noise, above 0 to 1: the share of the "
+        "steps that run and are paid. Default: the model's `default_strength`, 1 for outpaint.",
+    )  # fmt: skip
+    extend = Array(
+        child=Whole(min_value=0, max_value=MAX_EXTEND), required=False, min_length=4, max_length=4,
+        help_text="Pixels that outpaint adds: left, top, right, bottom, multiples of 16.",
+    )  # fmt: skip
+    box = Array(
+        child=Whole(min_value=0, max_value=MAX_EXTEND), required=False, allow_null=True, default=None,
+        min_length=4, max_length=4, help_text="What redraw repaints, in pixels: left, top, right, bottom.",
+    )  # fmt: skip
     deterministic = Flag(
         default=False,
         help_text="The same order with the same seed gives the same picture, bit for bit; it shares no batch.",
@@ -100,8 +135,6 @@ class OrderSerializer(StrictSerializer):
                 raise serializers.ValidationError({name: [f"Must have at most {card.max_prompt_length} characters."]})
         if attributes.setdefault("guidance_scale", card.default_guidance_scale) > card.max_guidance_scale:
             raise serializers.ValidationError({"guidance_scale": [f"Must be at most {card.max_guidance_scale:g}."]})
-        for side in ("width", "height"):
-            check_side(side, attributes.setdefault(side, getattr(card, f"default_{side}")), card)
         return attributes
 
 
@@ -116,14 +149,64 @@ def _orders() -> OrderSerializer:
     return OrderSerializer()
 
 
-def order(body: Any) -> JobOrder:
-    """Return a request's body as an order. Raises ValidationError if it cannot be one.
+def order(body: Any, account_id: UUID) -> JobOrder:
+    """Return a request's body as an account's order. Raises ValidationError if it cannot be one, and what `inputs` do.
 
     `run_validation` keeps no state in the serializer, so one serves all threads; a new one would copy all its fields.
     """
     values = _orders().run_validation(body)
     values.pop("adapters")
-    return JobOrder(**values)
+    card = _served(settings.MODEL, int(time.monotonic()))
+    images, mask = values.pop("images"), values.pop("mask")
+    strength, extend, box = values.pop("strength"), values.pop("extend", None), values.pop("box")
+    plain = values["operation"] == Operation.GENERATE and not (images or mask or strength or extend or box)
+    if plain:
+        return JobOrder(**_with_size(values, card, card.default_width, card.default_height))
+    return with_inputs(
+        values, card, [_look(account_id, f"images.{index}", source, card) for index, source in enumerate(images)],
+        mask and _look(account_id, "mask", mask, card), strength, tuple(extend or (0, 0, 0, 0)), box and tuple(box),
+    )  # fmt: skip
+
+
+def with_inputs(
+    values: dict[str, Any],
+    card: ModelCard,
+    images: Sequence[Input],
+    mask: Input | None,
+    strength: float | None,
+    extend: tuple[int, int, int, int],
+    box: tuple[int, int, int, int] | None,
+) -> JobOrder:
+    """Return an order with pictures. Raises InvalidRequest if they do not fit its other terms or the model."""
+    operation = values["operation"]
+    pictures.check_operation(operation, len(images), card)
+    sizes = [(each.width, each.height) for each in images]
+    _with_size(values, card, *pictures.default_size(operation, sizes, extend, card))
+    if strength is None:
+        strength = card.default_strength if operation in REPAINTS else 1.0
+    made = JobOrder(**values, images=tuple(images), mask=mask, strength=strength, extend=extend, box=box)
+    inputs.check(made, card)
+    seen = pictures.condition_sizes(made, sizes, card)
+    return replace(made, input_pixels=sum(width * height for width, height in seen))
+
+
+def _with_size(values: dict[str, Any], card: ModelCard, width: int, height: int) -> dict[str, Any]:
+    """Let a size that was not asked for be this one, and check it."""
+    for side, default in (("width", width), ("height", height)):
+        check_side(side, values.setdefault(side, default), card)
+    return values
+
+
+def _look(account_id: UUID, param: str, source: str, card: ModelCard) -> Input:
+    """Return a picture that an order names or brings. Raises Problem, of that field, if it cannot be had."""
+    try:
+        return inputs.look(account_id, source, card)
+    except UnknownFile as error:
+        raise invalid(param, "There is no such file.", "unknown_file") from error
+    except InvalidPicture as error:
+        raise invalid(param, f"This picture cannot be used: {error}.", "invalid_picture") from error
+    except Unreachable as error:
+        raise invalid(param, f"This picture cannot be fetched: {error}.", "unreachable_picture") from error
 
 
 def check_side(name: str, value: int, card: ModelCard) -> None:
@@ -190,6 +273,13 @@ class CacheBody(Body):
     )
 
 
+class InputBody(StoredBody):
+    file = Text(help_text="The id of a file; one that came with the order is removed when its last job has ended.")
+    sha256 = Text()
+    width = Whole(help_text="Of the picture as it stands upright.")
+    height = Whole()
+
+
 class JobErrorBody(Body):
     code = Text(of="row.error_code")
     message = Text(of="row.error_message")
@@ -218,6 +308,11 @@ class JobBody(Body):
     # missing in orders that are older than this field
     deterministic = Flag(of=lambda job: job.order.get("deterministic", False))
     output_format = Text(of='row.order["output_format"]')
+    inputs = InputBody(many=True, of='row.order.get("images", ())', help_text="The pictures that it was ordered with.")
+    mask = InputBody(of='row.order.get("mask")', allow_null=True)
+    strength = Number(of='row.order.get("strength")', allow_null=True)
+    extend = Array(child=Whole(), of='row.order.get("extend")', allow_null=True)
+    box = Array(child=Whole(), of='row.order.get("box")', allow_null=True)
     metadata = Object(child=Text())
     progress = ProgressBody(of="row")
     queue_position = Whole(

@@ -37,7 +37,8 @@ class Quotes(APIView):
     @extend_schema(request=OrderSerializer, responses={200: QuoteBody}, examples=examples.quoted, summary="Price a job")
     def post(self, request: Request) -> Response:
         """What a job would cost, factor by factor. Nothing is stored or held."""
-        return Response(QuoteBody.show(submission.quote(schemas.order(request.data)).as_json()))
+        order = schemas.order(request.data, caller(request).account_id)
+        return Response(QuoteBody.show(submission.quote(order).as_json()))
 
 
 class Jobs(APIView):
@@ -70,7 +71,7 @@ class Jobs(APIView):
     def post(self, request: Request) -> Response:
         """Holds the price and queues the job. Poll the `Location`, or send `Prefer: wait=60`."""
         key, wait = idempotency_key(request), preferred_wait(request)
-        order = schemas.order(request.data)
+        order = schemas.order(request.data, caller(request).account_id)
         submitted = submission.submit(
             caller(request).account_id, order, key_id=caller(request).key_id, idempotency_key=key
         )

@@ -40,9 +40,9 @@ def test_a_new_version_is_current_at_once_where_it_was_published_and_the_old_one
 @pytest.mark.django_db(transaction=True)
 def test_a_process_that_did_not_publish_sees_the_new_version_within_seconds():
     old = price_lists.current(1_000.0)
-    PriceListVersion.objects.create(version=2, **NEW)
+    PriceListVersion.objects.create(version=3, **NEW)
     assert price_lists.current(1_000.0 + price_lists.FRESH_SECONDS) == old
-    assert price_lists.current(1_000.0 + price_lists.FRESH_SECONDS + 0.1).version == 2
+    assert price_lists.current(1_000.0 + price_lists.FRESH_SECONDS + 0.1).version == 3
 
 
 @pytest.mark.django_db(transaction=True)
@@ -52,7 +52,7 @@ def test_a_publication_that_is_rolled_back_prices_nothing():
         price_lists.publish(**NEW)
         transaction.set_rollback(True)
     assert price_lists.current() == old
-    assert PriceListVersion.objects.count() == 1
+    assert PriceListVersion.objects.count() == 2
 
 
 @pytest.mark.django_db
@@ -63,13 +63,13 @@ def test_a_publication_that_is_rolled_back_prices_nothing():
 def test_a_price_list_that_makes_no_sense_is_not_published(name, value, error):
     with pytest.raises(error):
         price_lists.publish(**NEW | {name: value})
-    assert PriceListVersion.objects.count() == 1
+    assert PriceListVersion.objects.count() == 2
 
 
 @pytest.mark.django_db(transaction=True)
 def test_publishers_at_the_same_moment_get_versions_of_their_own():
     published = together(6, lambda number: price_lists.publish(**NEW | {"base_cost": number + 1}))
-    assert sorted(prices.version for prices in published) == [2, 3, 4, 5, 6, 7]
+    assert sorted(prices.version for prices in published) == [3, 4, 5, 6, 7, 8]
     assert [price_lists.get(prices.version) for prices in published] == published
 
 

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_is_right")]
 def test_a_quote_itemises_every_factor(alice):
     body = alice.post("/v1/quotes", {**ORDER, "n": 2, "service_class": "interactive"}).json()
     assert body["total"] == "3.75"
-    assert body["price_list"] == 1
+    assert body["price_list"] == 2
     assert body["factors"] == {
         "base_cost": "100",
         "resolution": "0.0625",
@@ -186,7 +186,7 @@ WRONG = {
     "deterministic": [0, 1, "true", None],
     "service_class": ["fast", 5, None],
     "output_format": ["gif", 1],
-    "operation": ["edit", "", 5],
+    "operation": ["upscale", "", 5],
     "model": ["gpt-5", 5],
     "max_cost": [5, 1.25, "-1", "1.2345", "1e3", " 1", "", "٣"],
     "metadata": [
@@ -209,7 +209,11 @@ WRONG = {
     ],
     "adapters": ["x", [{"id": "a"}], {}],
     "webhook_url": ["http://127.0.0.1/"],
-    "images": [[]],
+    "images": ["", [5], [None], ["x"] * 17],
+    "mask": [5, []],
+    "strength": ["1", [], True],
+    "extend": [[], [0, 0, 0], [0, 0, 0, 0.5], [0, 0, 0, -16], "0,0,0,16"],
+    "box": [[], [0, 0, 64], [0, 0, 64, "64"], {}],
     "colour": ["red"],
 }
 
@@ -248,7 +252,8 @@ def test_a_body_of_another_type(kind, alice):
     assert error(alice.post("/v1/jobs", b"prompt=x", Content_Type=kind), 415)["code"] == "not_json"
 
 
-def test_a_body_that_is_too_large(alice):
+def test_a_body_that_is_too_large(alice, settings):
+    settings.FILE_MB = 0
     refused = error(alice.post("/v1/jobs", b'{"prompt": "' + b"x" * 70_000 + b'"}'), 413)
     assert refused["code"] == "body_too_large"
 

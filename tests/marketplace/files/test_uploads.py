@@ -9,8 +9,8 @@ from django.db.models.functions import Now
 from django.test.client import BOUNDARY, encode_multipart
 from PIL import Image
 
-from marketplace.files import uploads
 from marketplace.files.models import File
+from marketplace.jobs import inputs
 
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -107,7 +107,7 @@ def test_a_file_may_be_as_large_as_is_told_and_other_bodies_may_not(alice, setti
     assert send(alice, fits).status_code == 201
     answer = send(alice, encoded() + bytes(1_200_000))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
-    assert alice.post("/v1/jobs", b" " * 70_000).status_code == 413
+    assert alice.post("/v1/keys", b" " * 70_000).status_code == 413
 
 
 @pytest.mark.parametrize("quota", [{"FILES_ACCOUNT": 2}, {"FILES_ACCOUNT_MB": 1}], ids=["files", "bytes"])
@@ -130,7 +130,7 @@ def test_files_expire_and_so_does_what_a_crash_left(alice, settings):
     assert alice.get(f"/v1/files/{old}").status_code == 404
     settings.FILES_ACCOUNT = 2
     assert send(alice, encoded()).status_code == 409  # the bytes are still there
-    assert uploads.expire() == 1
+    assert inputs.expire() == 1
     assert not storages["files"].exists(f"{alice.account.id}/{old}")
     assert send(alice, encoded()).status_code == 201
     assert alice.get(f"/v1/files/{kept}/content").status_code == 200
@@ -148,5 +148,5 @@ def test_a_file_whose_bytes_could_not_be_stored_is_never_seen(alice, tmp_path, s
     assert not unfinished.stored
     File.objects.update(expires_at=Now())
     taken.unlink()
-    assert uploads.expire() == 1
+    assert inputs.expire() == 1
     assert not File.objects.exists()

@@ -1,0 +1,97 @@
+"""Every operation, from an order over HTTP to the picture that the real engine makes of it."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from inference.engine import Engine
+from inference.models import catalog
+from marketplace.jobs.worker import Worker
+from tests.marketplace.api.test_order_pictures import data_url, terms
+from tests.marketplace.files.test_uploads import send
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
+SIZE = (120, 104)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with Engine(catalog.card()) as engine:
+        yield engine
+
+
+@pytest.fixture
+def made(alice, engine):
+    """Buys and makes; returns the job and its first picture's pixels."""
+    worker = Worker(engine)
+
+    def make(operation, **changes):
+        bought = alice.post("/v1/jobs", terms(operation, steps=4, **changes)).json()
+        worker.fire(bought["id"])
+        job = alice.get(f"/v1/jobs/{bought['id']}").json()
+        assert job["status"] == "succeeded", job["error"]
+        link = alice.get(job["images"][0]["url"])
+        return job, np.asarray(Image.open(io.BytesIO(b"".join(link.streaming_content))).convert("RGB"))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def original():
+    """Noise beside a circle, so that a pixel which moved or was drawn again shows."""
+    pixels = np.random.default_rng(1).integers(0, 256, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    ImageDraw.Draw(picture).ellipse((10, 10, 60, 60), fill=(220, 40, 40))
+    return picture
+
+
+def encoded(picture):
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_an_inpaint_leaves_every_pixel_outside_the_mask(made, original, holes):
+    mask = Image.new("RGBA" if holes else "L", SIZE, (0, 0, 0, 255) if holes else 0)
+    mask.paste((0, 0, 0, 0) if holes else 255, (16, 16, 56, 72))
+    job, pixels = made("inpaint", images=[data_url(encoded(original))], mask=data_url(encoded(mask)))
+    outside = np.ones(pixels.shape[:2], bool)
+    outside[16:72, 16:56] = False
+    assert (pixels[outside] == np.asarray(original)[outside]).all()
+    assert (pixels[~outside] != np.asarray(original)[~outside]).any()
+    assert job["receipt"]["images"][0]["steps_run"] == job["progress"]["steps"] == 3
+
+
+def test_an_outpaint_keeps_the_picture_at_its_place(made, original):
+    _, pixels = made("outpaint", images=[data_url(encoded(original))], extend=[16, 32, 16, 0])
+    assert pixels.shape[:2] == (SIZE[1] + 32, SIZE[0] + 32)
+    assert (pixels[32:, 16 : 16 + SIZE[0]] == np.asarray(original)).all()
+
+
+def test_a_redraw_leaves_every_pixel_outside_the_box(made, original):
+    _, pixels = made("redraw", images=[data_url(encoded(original))], box=[40, 24, 80, 64])
+    outside = np.ones(pixels.shape[:2], bool)
+    outside[24:64, 40:80] = False
+    assert (pixels[outside] == np.asarray(original)[outside]).all()
+
+
+def test_an_img2img_with_little_strength_resembles_its_picture(made):
+    red = Image.new("RGB", SIZE, (220, 40, 40))
+    job, pixels = made("img2img", images=[data_url(encoded(red))], strength=0.25, prompt="a red background")
+    assert np.abs(pixels.reshape(-1, 3).mean(0) - (220, 40, 40)).max() < 60
+    assert job["receipt"]["images"][0]["steps_run"] == 1
+
+
+def test_the_same_edit_of_the_same_content_is_not_made_again(made, alice, original):
+    content = encoded(original)
+    first, pixels = made("edit", images=[data_url(content)], width=128, height=128)
+    file = send(alice, content).json()["id"]
+    again, same = made("edit", images=[file], width=128, height=128)
+    assert (first["cache"]["tier"], again["cache"]["tier"]) == ("none", "exact")
+    assert (pixels == same).all()
+    assert float(again["cost"]["captured"]) < float(first["cost"]["captured"])
+    other = encoded(original.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert made("edit", images=[data_url(other)], width=128, height=128)[0]["cache"]["tier"] == "none"
