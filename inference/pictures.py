@@ -69,8 +69,8 @@ def check(request: Request, card: ModelCard) -> None:
     """
     check_operation(request.operation, len(request.images), card)
     sizes = [_read("images", image, card, appearance.rgb).size for image in request.images]
-    grey = request.mask and _read("mask", request.mask, card, appearance.grey)
-    check_terms(request, sizes, grey and grey.size)
+    grey = _read("mask", request.mask, card, appearance.grey) if request.mask else None
+    check_terms(request, sizes, grey.size if grey else None)
     if grey:
         check_white(grey)
 
@@ -228,12 +228,12 @@ def _check_strength(terms: Terms) -> None:
 
 
 def _check_mask(terms: Terms, sizes: Sequence[Size], mask: Size | None) -> None:
-    if terms.operation != Operation.INPAINT:
-        if mask is not None:
-            raise InvalidRequest("mask", f"{terms.operation} takes no mask")
-        return
     if mask is None:
-        raise InvalidRequest("mask", "inpaint takes a mask, white where the picture is repainted")
+        if terms.operation == Operation.INPAINT:
+            raise InvalidRequest("mask", "inpaint takes a mask, white where the picture is repainted")
+        return
+    if terms.operation not in (Operation.EDIT, Operation.INPAINT):
+        raise InvalidRequest("mask", f"{terms.operation} takes no mask")
     if mask != sizes[0]:
         raise InvalidRequest("mask", f"mask must have the size of its image, {_size(sizes[0])}, not {_size(mask)}")
 

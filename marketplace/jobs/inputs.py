@@ -70,7 +70,7 @@ def check(order: JobOrder, card: ModelCard) -> None:
     Raises InvalidRequest, and InvalidPicture if the mask cannot be one.
     """
     sizes = [(each.width, each.height) for each in order.images]
-    pictures.check_terms(order, sizes, order.mask and (order.mask.width, order.mask.height))
+    pictures.check_terms(order, sizes, (order.mask.width, order.mask.height) if order.mask else None)
     if order.mask:
         content = order.mask.content or uploads.read(UUID(order.mask.file))
         pictures.check_white(picture_files.read_mask_or_holes(content, card))

@@ -43,6 +43,7 @@ class JobOrder(pricing.Order):
     guidance_scale: float
     seed: int | None
     output_format: str
+    output_compression: int | None = None
     deterministic: bool = False
     cache: str = "off"
     max_cost: int | None = None
@@ -70,6 +71,8 @@ class JobOrder(pricing.Order):
         Input pictures are told by their content: the same one may come by another address, or be another file.
         """
         said = {name: getattr(self, name) for name in _SAID}
+        if self.output_compression:
+            said["output_compression"] = self.output_compression
         if self.images:
             said |= self._with_inputs([each.sha256 for each in self.images], self.mask and self.mask.sha256)
         return hashlib.sha256(_canonical(said).encode()).digest()
@@ -78,6 +81,8 @@ class JobOrder(pricing.Order):
         """Return the part that the engine needs, as stored on the job."""
         names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "deterministic")
         wanted = {name: getattr(self, name) for name in (*names, "output_format", "cache")}
+        if self.output_compression:
+            wanted["output_compression"] = self.output_compression
         if self.images:
             wanted |= self._with_inputs([each.as_json() for each in self.images], self.mask and self.mask.as_json())
         return wanted
@@ -87,9 +92,6 @@ class JobOrder(pricing.Order):
         return {"images": images, "mask": mask, **terms}
 
 
-# without what only orders with input pictures say, and without `input_pixels`, which follow from those
-_SAID = [
-    each.name
-    for each in fields(JobOrder)
-    if each.name not in {"input_pixels", "images", "mask", "strength", "extend", "box"}
-]
+# without what only some orders say, so that the digests of the others stay, and what follows from input pictures
+_SOME_SAY = {"output_compression", "input_pixels", "images", "mask", "strength", "extend", "box"}
+_SAID = [each.name for each in fields(JobOrder) if each.name not in _SOME_SAY]

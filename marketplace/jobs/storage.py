@@ -29,7 +29,8 @@ def put(job: Job, index: int, pixels: Pixels.Image) -> Image:
     """
     kind = str(job.order["output_format"])
     encoded = io.BytesIO()
-    pixels.save(encoded, format=kind.upper())
+    quality = job.order.get("output_compression")
+    pixels.save(encoded, format=kind.upper(), **({"quality": quality} if quality else {}))
     content = encoded.getvalue()
     path = _storage().save(_path(job, index), ContentFile(content))
     return Image(

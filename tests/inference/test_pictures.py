@@ -63,7 +63,7 @@ def test_each_operation_is_accepted_with_what_it_needs(operation):
         ("edit", "images", (image(), image(64, 15)), "not 64 by 15"),
         ("edit", "images", (torn(),), "cannot be read"),
         ("edit", "images", (Image.new("I", (64, 64)),), "32 bits"),
-        ("edit", "mask", white(), "no mask"),
+        ("edit", "mask", white(64, 32), "the size of its image"),
         ("edit", "strength", 0.5, "no strength"),
         ("edit", "prompt", "draw <|image_pad|>", "must not contain"),
         ("edit", "negative_prompt", "<|video_pad|>", "must not contain"),

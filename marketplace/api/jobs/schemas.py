@@ -35,7 +35,7 @@ from marketplace.text import is_blank
 OPERATIONS = [each.value for each in Operation]
 MAX_PROMPT = 4000
 MAX_STEPS = 100
-MAX_N = 4
+MAX_N = 10
 MAX_METADATA = 16
 MAX_IMAGES = 16
 MAX_EXTEND = 4096
@@ -69,7 +69,8 @@ class OrderSerializer(StrictSerializer):
     )  # fmt: skip
     mask = Source(
         required=False, allow_null=True, default=None,
-        help_text="As a picture is given. Inpaint repaints where it is white; or, if it has transparent places, those.",
+        help_text="As a picture is given. Inpaint repaints, and an edit changes its first picture, only where it is white; "
+        "or, if it has transparent places, only there.",
     )  # fmt: skip
     strength = Number(
         required=False, allow_null=True, default=None,
@@ -91,6 +92,10 @@ class OrderSerializer(StrictSerializer):
     adapters = Array(child=Object(), default=list, max_length=8)
     service_class = Choice(choices=ServiceClass.values, default="standard")
     output_format = Choice(choices=list(FORMATS), default="png")
+    output_compression = Whole(
+        required=False, allow_null=True, default=None, min_value=1, max_value=100,
+        help_text="Quality of a JPEG or WebP, up to 100. Default: what is usual for the format.",
+    )  # fmt: skip
     cache = Choice(
         choices=list(reuse.MODES), required=False,
         help_text="`on`: begin from latents of your earlier, similar pictures, which is faster, costs less and may "
@@ -127,6 +132,8 @@ class OrderSerializer(StrictSerializer):
             raise serializers.ValidationError({"operation": ["This model does not do that."]})
         if Operation(attributes["operation"]).needs_prompt and is_blank(attributes["prompt"]):
             raise serializers.ValidationError({"prompt": ["Must not be blank."]}, code="blank")
+        if attributes["output_compression"] and attributes["output_format"] == "png":
+            raise serializers.ValidationError({"output_compression": ["A PNG is compressed without loss."]})
         attributes.setdefault("cache", reuse.ON if attributes["seed"] is None else reuse.EXACT)
         if attributes.setdefault("steps", card.default_steps) > card.max_steps:
             raise serializers.ValidationError({"steps": [f"Must be at most {card.max_steps}."]})

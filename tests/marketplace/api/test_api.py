@@ -182,7 +182,7 @@ WRONG = {
     "steps": [0, 101, -1, 20.5, "20", True],
     "guidance_scale": [-1, 101, "3", True],
     "seed": [-1, 2**32, 1.5, "7", True],
-    "n": [0, 5, "1", True],
+    "n": [0, 11, "1", True],
     "deterministic": [0, 1, "true", None],
     "service_class": ["fast", 5, None],
     "output_format": ["gif", 1],

@@ -118,7 +118,8 @@ def test_an_edit_sees_up_to_three_pictures_and_pays_for_each(alice):
     [
         ("edit", {"images": []}, "images", "Images must be 1 to 3 for edit, not 0."),
         ("edit", {"prompt": " "}, "prompt", "Must not be blank."),
-        ("edit", {"mask": MASK}, "mask", "Edit takes no mask."),
+        ("edit", {"mask": data_url(drawn(size=(64, 64)))}, "mask", "Mask must have the size of its image"),
+        ("outpaint", {"mask": MASK}, "mask", "Outpaint takes no mask."),
         ("edit", {"strength": 0.5}, "strength", "Edit takes no strength."),
         ("edit", {"images": ["red.png"]}, "images.0", "There is no such file."),
         ("edit", {"images": [RED, "0193a0a0-0000-7000-8000-000000000000"]}, "images.1", "There is no such file."),

@@ -31,7 +31,7 @@ RIGHT = {
     "max_cost": "1.5",
     "metadata": {"a": "b"},
 }
-NO_PICTURES = {"images": [], "mask": None, "strength": None, "box": None}
+UNSAID = {"output_compression": None, "images": [], "mask": None, "strength": None, "box": None}
 WRONG = [None, "", " ", "x", "\x00", "x" * 5000, -1, 0, 17, 10**12, 1.5, True, [], [{}], ["x"], {}, {"": ""}, {"a": 1}]
 
 
@@ -61,7 +61,7 @@ def test_what_was_not_sent_needs_no_check(body):
 
 
 def test_a_whole_order_is_right():
-    assert found(OrderSerializer(), RIGHT) == found(Thorough(), RIGHT) == RIGHT | NO_PICTURES | {"max_cost": 1500}
+    assert found(OrderSerializer(), RIGHT) == found(Thorough(), RIGHT) == RIGHT | UNSAID | {"max_cost": 1500}
 
 
 def test_what_was_asked_for_reaches_the_engine():

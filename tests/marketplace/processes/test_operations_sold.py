@@ -65,6 +65,17 @@ def test_an_inpaint_leaves_every_pixel_outside_the_mask(made, original, holes):
     assert job["receipt"]["images"][0]["steps_run"] == job["progress"]["steps"] == 3
 
 
+def test_an_edit_with_a_mask_changes_its_first_picture_there_alone(made, original):
+    mask = Image.new("L", SIZE, 0)
+    mask.paste(255, (16, 16, 56, 72))
+    second = encoded(Image.new("RGB", (64, 64), (0, 0, 255)))
+    _, pixels = made("edit", images=[data_url(encoded(original)), data_url(second)], mask=data_url(encoded(mask)))
+    changed = (pixels != np.asarray(original)).any(-1)
+    assert changed[16:72, 16:56].any()
+    changed[16:72, 16:56] = False
+    assert not changed.any()
+
+
 def test_an_outpaint_keeps_the_picture_at_its_place(made, original):
     _, pixels = made("outpaint", images=[data_url(encoded(original))], extend=[16, 32, 16, 0])
     assert pixels.shape[:2] == (SIZE[1] + 32, SIZE[0] + 32)
