@@ -147,16 +147,19 @@ def fit(size: Size, area: int) -> Size:
 
 def condition_grids(request: Request, card: ModelCard) -> tuple[Grid, ...]:
     """Return height and width in image tokens of each picture that joins the sequence as condition: an edit's."""
-    seen = condition_sizes(request, [size(image) for image in request.images], card)
+    sizes = [size(image) for image in request.images]
+    seen = condition_sizes(request.operation, request.width * request.height, sizes, card)
     return tuple((height // TILE, width // TILE) for width, height in seen)
 
 
-def condition_sizes(terms: Terms, sizes: Sequence[Size], card: ModelCard) -> list[Size]:
-    """Return at what width and height the model sees each picture beside the one that it paints: an edit's."""
-    if terms.operation != Operation.EDIT:
+def condition_sizes(operation: str, painted: int, sizes: Sequence[Size], card: ModelCard) -> list[Size]:
+    """Return at what width and height the model sees pictures beside the one that it paints, of so many pixels.
+
+    Only an edit's pictures are seen.
+    """
+    if operation != Operation.EDIT:
         return []
-    area = card.condition_area or terms.width * terms.height
-    return [fit(each, area) for each in sizes]
+    return [fit(each, card.condition_area or painted) for each in sizes]
 
 
 def resize(image: Image.Image, size: Size) -> Image.Image:

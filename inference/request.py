@@ -74,10 +74,10 @@ class Request:
     `images` are an edit's input pictures, or the one picture that the other operations start from; they mean what a
     viewer shows of them (see `inference.appearance`). `strength` is how far those go back to noise, and so the share of
     the steps that they run. `mask` is white where inpaint repaints, and where an edit may change the first picture; the
-    result has the size of that picture. `extend` is how far outpaint goes beyond the picture, in pixels: left, top, right, bottom; `width` and `height` are those of the
-    canvas, the picture and its margins rounded up to whole tiles, and the rest is cut away. `box` is what redraw
-    repaints, in pixels of its picture: left, top, right, bottom; the model paints it at `width` by `height`, and the
-    result has the size of the picture.
+    result has the size of that picture. `extend` is how far outpaint goes beyond the picture, in pixels: left, top,
+    right, bottom; `width` and `height` are those of the canvas, the picture and its margins rounded up to whole tiles,
+    and the rest is cut away. `box` is what redraw repaints, in pixels of its picture: left, top, right, bottom; the
+    model paints it at `width` by `height`, and the result has the size of the picture.
 
     With `use_cache` it may begin from latents of an earlier picture of its account, and stores its own for later ones.
 

@@ -58,11 +58,11 @@ class Text(Shown, serializers.CharField):
 
 
 @extend_schema_field({"type": "string"})
-class Source(Shown, serializers.Field[str, Any, str, Any]):
-    """Where a picture is: the id of a file, a data URL, which may be long, or an https address."""
+class Source(Shown, serializers.Field[str | bytes, Any, str, Any]):
+    """Where a picture is: the id of a file, a data URL, which may be long, or an https address; bytes in a form."""
 
-    def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str):
+    def to_internal_value(self, data: Any) -> str | bytes:
+        if not isinstance(data, str | bytes):
             raise serializers.ValidationError("Must be a string: the id of a file, a data URL or an https address.")
         return data
 

@@ -43,22 +43,21 @@ class Busy(Exception):
     """So many pictures are being fetched that this one must wait."""
 
 
-def look(account_id: UUID, source: str, card: ModelCard) -> Input:
-    """Return what an order says, a file's id, a data URL or an https address, as an input, which is not kept yet.
+def look(account_id: UUID, source: str | bytes, card: ModelCard) -> Input:
+    """Return what an order says, a file's id, a data URL or an https address, or brings, as an input.
+
+    What is no file yet is not kept yet.
 
     Raises UnknownFile, InvalidPicture, Unreachable and Busy.
     """
-    if source[:5].lower() == "data:":
+    if isinstance(source, bytes):
+        content = source
+    elif source[:5].lower() == "data:":
         content = _decoded(source)
     elif source[:8].lower() == "https://":
         content = _fetched(source)
     else:
         return _of(uploads.find(account_id, source))
-    return take(content, card)
-
-
-def take(content: bytes, card: ModelCard) -> Input:
-    """Return a picture's bytes as an input, which is not kept yet. Raises InvalidPicture."""
     _check_length(len(content))
     file = uploads.check(content, card)
     return Input(sha256=file.sha256, width=file.width, height=file.height, content=content)

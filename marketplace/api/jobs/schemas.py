@@ -69,8 +69,8 @@ class OrderSerializer(StrictSerializer):
     )  # fmt: skip
     mask = Source(
         required=False, allow_null=True, default=None,
-        help_text="As a picture is given. Inpaint repaints, and an edit changes its first picture, only where it is white; "
-        "or, if it has transparent places, only there.",
+        help_text="As a picture is given. Inpaint repaints, and an edit changes its first picture, only where it is "
+        "white; or, if it has transparent places, only there.",
     )  # fmt: skip
     strength = Number(
         required=False, allow_null=True, default=None,
@@ -193,7 +193,7 @@ def with_inputs(
         strength = card.default_strength if operation in REPAINTS else 1.0
     made = JobOrder(**values, images=tuple(images), mask=mask, strength=strength, extend=extend, box=box)
     inputs.check(made, card)
-    seen = pictures.condition_sizes(made, sizes, card)
+    seen = pictures.condition_sizes(operation, made.width * made.height, sizes, card)
     return replace(made, input_pixels=sum(width * height for width, height in seen))
 
 
@@ -204,7 +204,7 @@ def _with_size(values: dict[str, Any], card: ModelCard, width: int, height: int)
     return values
 
 
-def _look(account_id: UUID, param: str, source: str, card: ModelCard) -> Input:
+def _look(account_id: UUID, param: str, source: str | bytes, card: ModelCard) -> Input:
     """Return a picture that an order names or brings. Raises Problem, of that field, if it cannot be had."""
     try:
         return inputs.look(account_id, source, card)

@@ -1,13 +1,16 @@
 """Every operation, from an order over HTTP to the picture that the real engine makes of it."""
 
 import io
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from inference.engine import Engine
+from inference.house_model.evaluate import Sampling, edit
 from inference.models import catalog
+from inference.state import Picture
 from marketplace.jobs.worker import Worker
 from tests.marketplace.api.test_order_pictures import data_url, terms
 from tests.marketplace.files.test_uploads import send
@@ -94,6 +97,35 @@ def test_an_img2img_with_little_strength_resembles_its_picture(made):
     job, pixels = made("img2img", images=[data_url(encoded(red))], strength=0.25, prompt="a red background")
     assert np.abs(pixels.reshape(-1, 3).mean(0) - (220, 40, 40)).max() < 60
     assert job["receipt"]["images"][0]["steps_run"] == 1
+
+
+class OverHttp:
+    """Takes requests as an engine does, and orders their pictures."""
+
+    def __init__(self, customer, worker):
+        self.customer, self.worker = customer, worker
+
+    def submit(self, request):
+        names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "operation")
+        images = [data_url(encoded(image)) for image in request.images]
+        body = {name: getattr(request, name) for name in names} | {"images": images}
+        bought = self.customer.post("/v1/jobs", body).json()
+        self.worker.fire(bought["id"])
+        link = self.customer.get(self.customer.get(f"/v1/jobs/{bought['id']}").json()["images"][0]["url"])
+        future = Future()
+        picture = Image.open(io.BytesIO(b"".join(link.streaming_content)))
+        future.set_result(Picture(picture, steps_run=20, steps_skipped=0, seconds=1.0, seconds_waited=0.0))
+        return future
+
+
+@pytest.mark.timeout(1800)
+def test_edits_over_http_are_right_as_often_as_the_engines_own(alice, engine, full):
+    count, sampling = 100 if full else 4, Sampling(20, 3.0)
+    own = edit(engine, count, sampling)
+    bought = edit(OverHttp(alice, Worker(engine)), count, sampling)
+    print(own, bought, sep="\n")
+    assert bought["both"] >= own["both"]
+    assert full is False or own["both"] > 0.7
 
 
 def test_the_same_edit_of_the_same_content_is_not_made_again(made, alice, original):

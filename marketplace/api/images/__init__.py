@@ -1,0 +1,1 @@
+"""OpenAI's Images API, for clients that speak it: the same orders in other words."""
