@@ -55,6 +55,7 @@ urlpatterns = [
     path("v1/files/<uuid:file_id>", files.OneFile.as_view()),
     path("v1/files/<uuid:file_id>/content", files.FileContent.as_view()),
     path("v1/models", catalogue.Models.as_view()),
+    path("v1/models/<str:name>", catalogue.OneModel.as_view()),
     path("v1/packs", catalogue.Packs.as_view()),
     path("v1/prices", catalogue.Prices.as_view()),
     path("webhooks/stripe", stripe_webhook.receive),

@@ -25,7 +25,9 @@ from billing.errors import (
     PaymentsUnavailable,
     SpendCapReached,
     UnknownCurrency,
+    UnknownOperation,
     UnknownPack,
+    UnknownServiceClass,
 )
 from inference.errors import InvalidPicture, InvalidRequest, ModelUnavailable
 from marketplace.accounts import keys
@@ -154,6 +156,8 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (CapBelowPrice, lambda _: invalid("daily_cap", "Must be at least what one top-up costs.", "cap_below_price")),
     (PaymentsUnavailable, _payments),
     (PaymentsRefused, _payments),
+    (UnknownOperation, lambda _: invalid("operation", "This is not sold now.", "operation_not_sold")),
+    (UnknownServiceClass, lambda _: invalid("service_class", "This is not sold now.", "service_class_not_sold")),
     (jobs.NotFound, lambda _: not_found("job")),
     (
         jobs.NotCancelable,

@@ -21,6 +21,7 @@ from unfold.forms import BaseDialogForm
 from billing import clock
 from billing.models import Hold, PriceListVersion, Transfer
 from billing.prices.pricing import Quote
+from inference.request import Operation
 from marketplace.console import dialogs
 from marketplace.console.tables import (
     ReadOnlyTable,
@@ -257,10 +258,11 @@ def pictures(job: Job) -> list[dict[str, Any]]:
 def factors(job: Job) -> list[tuple[str, str, str]]:
     """Return every factor of the stored quote: name, value and meaning."""
     order, found = job.order, dict(job.quote["factors"])
+    seen = " and those at which it sees its pictures" if job.operation == Operation.EDIT else ""
     meanings = {
         "base_cost": "Tokens for one megapixel, 50 steps and 100 characters",
-        "resolution": f"{order['width']}×{order['height']} pixels ÷ 1024²",
-        "steps": f"{order['steps']} of 50",
+        "resolution": f"{order['width']}×{order['height']} pixels{seen} ÷ 1024²",
+        "steps": f"{job.quote['steps']} of 50",
         "prompt": "√(characters ÷ 100), counting at least the price list's floor",
         "service_class": job.service_class,
         "operation": job.operation,
@@ -292,7 +294,7 @@ def timeline(job: Job) -> list[tuple[str, Any]]:
         ("Service class", job.service_class),
         ("Operation", job.operation),
         ("Model", job.model),
-        *((_title(name), value) for name, value in job.order.items() if "prompt" not in name),
+        *((_title(name), _pictures(value)) for name, value in job.order.items() if "prompt" not in name),
         ("Steps run", f"{job.step} of {job.steps}"),
         ("Attempt", job.attempt),
         ("Worker", job.worker),
@@ -308,6 +310,15 @@ def timeline(job: Job) -> list[tuple[str, Any]]:
         *((f"Metadata {name}", value) for name, value in job.metadata.items()),
     ]
     return [(name, value) for name, value in rows if value not in (None, "")]
+
+
+def _pictures(value: Any) -> Any:
+    """Return input pictures by size and file; anything else as it is."""
+    if isinstance(value, dict):
+        return f"{value['width']}×{value['height']}, file {value['file']}"
+    if isinstance(value, list):
+        return "; ".join(str(_pictures(each)) for each in value)
+    return value
 
 
 def _title(name: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from billing.amounts import format_fraction
 from billing.prices.pricing import PriceList
 from inference.card import ModelCard
+from inference.models.catalog import INDEX
 from inference.request import MAX_SEED
 from marketplace.api.bodies import Body
 from marketplace.api.fields import Array, Number, Object, Text, Tokens, Whole
@@ -19,7 +21,19 @@ from marketplace.jobs.storage import FORMATS
 FACTORS = "Factors of the price, by name."
 
 
+def _created(card: ModelCard) -> int:
+    """Return when a model's folder was written, in Unix seconds; 0 for one of the hub, where that is not known."""
+    index = Path(card.path) / INDEX
+    return int(index.stat().st_mtime) if index.is_file() else 0
+
+
 class ModelBody(Body):
+    """A model in our words and in OpenAI's (`id`, `object`, `created`, `owned_by`)."""
+
+    id = Text(of="row.name")
+    object = Text(of=lambda card: "model")
+    created = Whole(of=_created, help_text="Unix seconds.")
+    owned_by = Text(of=lambda card: "kiln")
     name = Text()
     revision = Text()
     description = Text()
@@ -51,6 +65,7 @@ class ModelBody(Body):
 
 
 class ModelList(Body):
+    object = Text(of=lambda _: "list")
     data = ModelBody(many=True, given=True)  # type: ignore[assignment]
 
 

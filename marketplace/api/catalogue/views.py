@@ -12,7 +12,8 @@ from rest_framework.views import APIView
 
 from billing.prices import packs, price_lists
 from inference.models import catalog
-from marketplace.api.catalogue.schemas import ModelList, PackList, PricesBody, show_model
+from marketplace.api.catalogue.schemas import ModelBody, ModelList, PackList, PricesBody, show_model
+from marketplace.api.errors import not_found
 
 
 class Public(APIView):
@@ -33,7 +34,16 @@ class Models(Public):
     @extend_schema(responses={200: ModelList}, summary="List the models on sale, with their limits and defaults")
     def get(self, request: Request) -> Response:
         """Needs no API key. What is not listed cannot be ordered, and nothing above these limits."""
-        return Response(ModelList.show(data=[show_model(catalog.card(settings.MODEL), price_lists.current())]))
+        return Response(ModelList.show(data=[_served()]))
+
+
+class OneModel(Public):
+    @extend_schema(responses={200: ModelBody}, summary="See a model on sale")
+    def get(self, request: Request, name: str) -> Response:
+        """Needs no API key."""
+        if (model := _served())["name"] != name:
+            raise not_found("model")
+        return Response(model)
 
 
 class Packs(Public):
@@ -48,3 +58,7 @@ class Prices(Public):
     def get(self, request: Request) -> Response:
         """Needs no API key. A job keeps the list that it was quoted with."""
         return Response(PricesBody.show(price_lists.current()))
+
+
+def _served() -> dict[str, Any]:
+    return show_model(catalog.card(settings.MODEL), price_lists.current())

@@ -1,5 +1,6 @@
 """The API as HTTP: methods, conditions, codings, and what a browser is shown instead of JSON."""
 
+import base64
 import gzip
 import json
 import logging
@@ -10,9 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 from django.test import Client
 
+from billing.prices import price_lists
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job
 from marketplace.masking import Formatter
+from tests.marketplace.files.test_uploads import encoded
 
 pytestmark = pytest.mark.django_db
 
@@ -46,9 +49,9 @@ def test_what_is_sold_needs_no_key_and_may_be_kept(path, client):
 def test_a_model_lists_what_is_sold_and_every_limit_is_the_one_that_holds(client, alice):
     (model,) = client.get("/v1/models").json()["data"]
     prices = client.get("/v1/prices").json()
-    assert model["operations"] == list(prices["operations"]) == ["generate"]
+    operations = ["generate", "edit", "img2img", "inpaint", "outpaint", "redraw"]
+    assert sorted(model["operations"]) == sorted(prices["operations"]) == sorted(operations)
     assert model["service_classes"] == prices["service_classes"]
-    assert not {"max_images", "default_strength"} & model.keys(), "no operation with pictures is sold"
     for sold in model["service_classes"]:
         quote = alice.post("/v1/quotes", {**ORDER, "service_class": sold}).json()
         assert quote["factors"]["service_class"] == model["service_classes"][sold]
@@ -68,6 +71,29 @@ def test_a_model_lists_what_is_sold_and_every_limit_is_the_one_that_holds(client
         more = {**value, "more": ""} if isinstance(value, dict) else value + ("x" if isinstance(value, str) else 1)
         answer = alice.post("/v1/quotes", {**most, name: more})
         assert (answer.status_code, answer.json()["error"]["param"]) == (422, name)
+
+
+def test_what_is_not_priced_is_not_sold(client, alice):
+    prices = price_lists.current()
+    price_lists.publish(
+        base_cost=prices.base_cost,
+        prompt_floor=prices.prompt_floor,
+        service_classes=prices.service_classes,
+        operations={"generate": 1000},
+        skipped_step=prices.skipped_step,
+    )
+    price_lists.forget()
+    assert client.get("/v1/models").json()["data"][0]["operations"] == ["generate"]
+    picture = "data:image/png;base64," + base64.b64encode(encoded(size=(64, 64))).decode()
+    order = {"operation": "edit", "prompt": "make it blue", "images": [picture]}
+    assert code(alice.post("/v1/jobs", order), 422) == "operation_not_sold"
+
+
+def test_a_model_is_found_by_its_name_and_is_one_of_openais_too(client):
+    (model,) = client.get("/v1/models").json()["data"]
+    assert client.get(f"/v1/models/{model['name']}").json() == model
+    assert (model["id"], model["object"], model["owned_by"]) == (model["name"], "model", "kiln")
+    assert code(client.get("/v1/models/gpt-image-2"), 404) == "not_found"
 
 
 def test_a_model_that_is_not_there_is_no_riddle(client, settings, tmp_path):

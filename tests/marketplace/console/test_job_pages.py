@@ -18,7 +18,7 @@ def test_the_page_of_a_job_shows_its_picture_every_factor_and_where_the_tokens_w
     page = text(operator, f"jobs/job/{job.id}/change/")
     for value in job.quote["factors"].values():
         assert re.search(rf">(× )?{re.escape(value)}<", page), value
-    for shown in ("2.5 Tokens", "1.25 Tokens", "Version 1", "40 of 40", "20 steps run, 0 skipped, delivered", " UTC"):
+    for shown in ("2.5 Tokens", "1.25 Tokens", "Version 2", "40 of 40", "20 steps run, 0 skipped, delivered", " UTC"):
         assert shown in page
     transfer = Transfer.objects.get(reference=job.id)
     assert f"/admin/billing/transfer/{transfer.pk}/change/" in page

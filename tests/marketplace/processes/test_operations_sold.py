@@ -123,8 +123,7 @@ def test_edits_over_http_are_right_as_often_as_the_engines_own(alice, engine, fu
     count, sampling = 100 if full else 4, Sampling(20, 3.0)
     own = edit(engine, count, sampling)
     bought = edit(OverHttp(alice, Worker(engine)), count, sampling)
-    print(own, bought, sep="\n")
-    assert bought["both"] >= own["both"]
+    assert bought["both"] >= own["both"], (own, bought)
     assert full is False or own["both"] > 0.7
 
 
