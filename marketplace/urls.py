@@ -14,6 +14,7 @@ from marketplace.api import health, stripe_webhook
 from marketplace.api.account import views as account
 from marketplace.api.catalogue import views as catalogue
 from marketplace.api.files import views as files
+from marketplace.api.images import views as images_api
 from marketplace.api.jobs import images, receipts
 from marketplace.api.jobs import views as jobs
 from marketplace.api.keys import views as keys
@@ -54,6 +55,9 @@ urlpatterns = [
     path("v1/files", files.Files.as_view()),
     path("v1/files/<uuid:file_id>", files.OneFile.as_view()),
     path("v1/files/<uuid:file_id>/content", files.FileContent.as_view()),
+    path("v1/images/generations", images_api.Generations.as_view()),
+    path("v1/images/edits", images_api.Edits.as_view()),
+    path("v1/images/variations", images_api.Variations.as_view()),
     path("v1/models", catalogue.Models.as_view()),
     path("v1/models/<str:name>", catalogue.OneModel.as_view()),
     path("v1/packs", catalogue.Packs.as_view()),

@@ -14,7 +14,10 @@ PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,4})(?:$|[,;\s])")
 
 
 def idempotency_key(request: Request) -> str | None:
+    """Return the key, with or without the quotes that a structured header has; None if there is none."""
     key = request.headers.get("Idempotency-Key")
+    if key and len(key) > 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         raise invalid("Idempotency-Key", "Must be 1 to 255 visible ASCII characters.")
     return key

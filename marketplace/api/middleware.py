@@ -19,7 +19,7 @@ from marketplace.masking import mask
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 LENGTH = re.compile("[0-9]{1,18}")
 CHARSETS = {"", "utf-8", "utf8", "us-ascii"}
-WITH_PICTURES = {"/v1/files": 1, "/v1/quotes": 2, "/v1/jobs": 2}
+WITH_PICTURES = {"/v1/files": 1, "/v1/quotes": 2, "/v1/jobs": 2, "/v1/images/generations": 2, "/v1/images/edits": 4}
 """Addresses where pictures are sent, and how many times as large as a file a body may be there; it is not gzipped.
 
 A data URL is a third longer than what it says.

@@ -21,12 +21,13 @@ from django.db import DatabaseError, OperationalError, connection, transaction
 from django.db.models import NOT_PROVIDED
 from psycopg import sql
 
+from billing import clock
 from billing.errors import BillingError
 from billing.prepared import rows
 from billing.prices import price_lists, pricing
 from billing.tokens import holds, lots, wallets
 from marketplace.accounts import caps, keys
-from marketplace.identifiers import uuid7
+from marketplace.identifiers import first_uuid7, uuid7
 from marketplace.jobs import inputs, outbox
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused
 from marketplace.jobs.grouping import Group
@@ -136,6 +137,12 @@ def submit(
         raise
     outbox.wake()
     return Submitted(job, replayed=False, queue_position=position)
+
+
+def recent(account_id: UUID, order: JobOrder, within: timedelta) -> Job | None:
+    """Return the account's newest job of this order that is not older; None if there is none."""
+    made = Job.objects.filter(account_id=account_id, id__gte=first_uuid7(clock.now() - within))
+    return made.filter(order_digest=order.digest()).order_by("-id").first()
 
 
 def _new(account_id: UUID, order: JobOrder, key_id: UUID | None, idempotency_key: str | None) -> Job:

@@ -79,7 +79,9 @@ class FileContent(APIView):
 
 
 def fields_of(request: Request) -> dict[str, Any]:
-    """Return the fields and files of a form. Raises a 422 if one is there twice."""
+    """Return the fields and files of a form, none of an empty body. Raises a 422 if one is there twice."""
+    if not isinstance(request.data, QueryDict):
+        return {}
     form = cast("QueryDict", request.data)
     for name, values in form.lists():
         if len(values) > 1:

@@ -88,13 +88,14 @@ def test_what_no_model_may_have_is_refused_in_a_sentence(alice, content, told):
     ("body", "kind", "status", "param"),
     [
         (b"{}", "application/json", 415, None),
+        (b"", "", 422, "file"),
         (b"rubbish", FORM, 422, "file"),
         (b"rubbish", "multipart/form-data", 400, None),
         (encode_multipart(BOUNDARY, {"file": "text"}), FORM, 422, "file"),
         (encode_multipart(BOUNDARY, {"colour": "red"}), FORM, 422, "colour"),
         (encode_multipart(BOUNDARY, {"purpose": ["vision", "vision"]}), FORM, 422, "purpose"),
     ],
-    ids=["json", "no form", "no boundary", "no file", "unknown", "twice"],
+    ids=["json", "nothing", "no form", "no boundary", "no file", "unknown", "twice"],
 )
 def test_what_is_not_a_form_with_a_file_is_refused(alice, body, kind, status, param):
     answer = alice.post("/v1/files", body, Content_Type=kind)

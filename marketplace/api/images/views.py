@@ -1,0 +1,109 @@
+"""OpenAI's Images API over HTTP. The pictures are bought here; whoever waits for them is `marketplace.streams`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, cast
+
+from django.conf import settings
+from django.http import QueryDict
+from drf_spectacular.utils import extend_schema
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import UnsupportedMediaType
+from rest_framework.parsers import MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from inference.card import ModelCard
+from inference.models import catalog
+from marketplace.accounts import keys
+from marketplace.accounts.authentication import ApiKeyAuthentication, caller
+from marketplace.api.bodies import ObjectParser
+from marketplace.api.errors import Problem
+from marketplace.api.headers import idempotency_key
+from marketplace.api.images import forms, schemas
+from marketplace.api.images.schemas import EditForm, EditSerializer, GenerationSerializer, ImagesBody, Wish
+from marketplace.jobs import submission
+from marketplace.jobs.models import Job
+from marketplace.jobs.orders import JobOrder
+
+RETRIED_WITHIN = timedelta(minutes=10)
+"""How long after an order a client that says it tries again means the same one."""
+
+
+class Images(APIView):
+    """What both calls have in common: an order is bought, and its job is told when it has ended."""
+
+    def get_authenticators(self) -> list[BaseAuthentication]:
+        return [ApiKeyAuthentication(keys.recall)]
+
+    def bought(self, request: Request, order: JobOrder, wish: Wish) -> Response:
+        """Buy, and answer with what is to be waited for."""
+        job = self._retried(request, order) or self._new(request, order)
+        response = Response({"id": str(job.id)}, status=202, headers={"Location": f"/v1/jobs/{job.id}"})
+        response.pending = job, wish  # type: ignore[attr-defined]
+        return response
+
+    def _new(self, request: Request, order: JobOrder) -> Job:
+        who = caller(request)
+        bought = submission.submit(who.account_id, order, key_id=who.key_id, idempotency_key=idempotency_key(request))
+        return bought.job
+
+    def _retried(self, request: Request, order: JobOrder) -> Job | None:
+        """Return the job of the same order if the client says that it tries again, and sends no key to know it by."""
+        count = request.headers.get("x-stainless-retry-count", "0")
+        if "Idempotency-Key" in request.headers or not count.isdecimal() or int(count) == 0:
+            return None
+        return submission.recent(caller(request).account_id, order, RETRIED_WITHIN)
+
+
+class Generations(Images):
+    parser_classes = [ObjectParser]
+
+    @extend_schema(request=GenerationSerializer, responses={200: ImagesBody}, summary="Make pictures (OpenAI's form)")
+    def post(self, request: Request) -> Response:
+        """For clients that speak OpenAI's Images API: the answer comes when the pictures are there.
+
+        With `stream`, server-sent events `image_generation.partial_image` and `image_generation.completed`.
+        """
+        return self.bought(request, *schemas.generation(dict(request.data), caller(request).account_id, _card()))
+
+
+class Edits(Images):
+    parser_classes = [MultiPartParser, ObjectParser]
+
+    def handle_exception(self, error: Exception) -> Response:
+        if isinstance(error, UnsupportedMediaType):
+            error = Problem(415, "invalid_request", "not_json", "Send JSON, or a form: `multipart/form-data`.")
+        return super().handle_exception(error)
+
+    @extend_schema(
+        request={"multipart/form-data": EditForm, "application/json": EditSerializer},
+        responses={200: ImagesBody},
+        summary="Edit pictures (OpenAI's form)",
+    )
+    def post(self, request: Request) -> Response:
+        """For clients that speak OpenAI's Images API: the answer comes when the pictures are there.
+
+        With a `mask`, only what is transparent there changes, or, if nothing is, what is white. With `stream`,
+        server-sent events `image_edit.partial_image` and `image_edit.completed`.
+        """
+        return self.bought(request, *schemas.edit(_body(request), caller(request).account_id, _card()))
+
+
+class Variations(Images):
+    @extend_schema(exclude=True)
+    def post(self, request: Request) -> Response:
+        message = "Variations are not made any more; send the picture to /v1/images/edits and say what should change."
+        raise Problem(400, "invalid_request", "retired", message)
+
+
+def _card() -> ModelCard:
+    return catalog.card(settings.MODEL)
+
+
+def _body(request: Request) -> dict[str, Any]:
+    if isinstance(request.data, QueryDict):
+        return forms.body_of(cast("QueryDict", request.data), schemas.sources())
+    return dict(request.data)
