@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from bench.chaos.memory import Memory
 
 PATIENCE_SECONDS = 40.0
+BOUNDARY = "a-boundary-of-chaos"
+"""Of bodies that are bytes, which are forms."""
 
 
 class Unanswered(Exception):
@@ -35,9 +37,10 @@ class Http:
 
     def once(self, method: str, path: str, body: Any, key: str | None, timeout: float) -> Answer:
         connection = HTTPConnection(self.address, timeout=timeout)
-        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        kind = f"multipart/form-data; boundary={BOUNDARY}" if isinstance(body, bytes) else "application/json"
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": kind}
         try:
-            data = None if body is None else json.dumps(body).encode()
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             connection.request(method, path, data, headers | ({"Idempotency-Key": key} if key else {}))
             answer = connection.getresponse()
             content = answer.read()

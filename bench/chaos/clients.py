@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from bench.chaos.answers import Answer, Http, Unanswered, is_in_flight, patiently
+from bench.chaos.files import Files
 from bench.chaos.memory import Customer, Memory
 from bench.chaos.stripe_side import StripeSide
 
@@ -26,10 +27,14 @@ CHANGES = {VISA: 6, POOR: 1, ASKS: 2, DISPUTED: 1, STOLEN: 1, "": 2}
 CAPPED_SHARE = 0.25
 WEIGHTS = {
     "buy a job": 40, "look at a job": 30, "cancel a job": 10, "look at the balance": 6, "top up": 6,
+    "send a file": 5, "look at a file": 3, "delete a file": 2,
     "refund a job": 4, "refund a top-up": 2, "refund money": 3, "fail a refund": 1,
     "dispute": 2, "close a dispute": 2, "waive a debt": 3, "order automatic top-ups": 3, "stop automatic top-ups": 0.5,
     "change a card": 1.5, "pay where the bank asks": 4, "wake the payments": 5,
 }  # fmt: skip
+
+
+PICTURES_SHARE = 0.35
 
 
 class Client(threading.Thread):
@@ -48,6 +53,7 @@ class Client(threading.Thread):
         self.open: deque[str] = deque()
         self.ended: deque[str] = deque(maxlen=50)
         self.paid: deque[str] = deque(maxlen=20)
+        self.files = Files(self.http, self.rng, self.expect)
         self.refunds: deque[str] = deque(maxlen=20)
         self.disputes: deque[str] = deque(maxlen=20)
         self.may_go = threading.Event()
@@ -56,6 +62,7 @@ class Client(threading.Thread):
         self.verbs: dict[str, Callable[[], str]] = {
             "buy a job": self.buy, "look at a job": self.look, "cancel a job": self.cancel,
             "look at the balance": self.balance, "top up": self.top_up, "refund a job": self.refund_job,
+            "send a file": self.files.send, "look at a file": self.files.look, "delete a file": self.files.delete,
             "refund a top-up": self.refund_top_up, "refund money": self.refund_money, "fail a refund": self.fail_refund,
             "dispute": self.dispute, "close a dispute": self.close_dispute, "waive a debt": self.waive,
             "order automatic top-ups": self.order_automatic, "stop automatic top-ups": self.stop_automatic,
@@ -102,7 +109,7 @@ class Client(threading.Thread):
         body = {
             "prompt": "a red circle", "width": 64, "height": 64, "steps": rng.randint(1, 3), "n": rng.randint(1, 2),
             "guidance_scale": 1, "service_class": rng.choice(["interactive", "standard", "batch"]),
-            "seed": rng.randrange(2**32),
+            "seed": rng.randrange(2**32), **(self.files.terms() if rng.random() < PICTURES_SHARE else {}),
         }  # fmt: skip
         self.memory.asked.add(key)
         answers = self.twice(http, "/v1/jobs", body, key) if rng.random() < 0.1 else []
@@ -160,6 +167,8 @@ class Client(threading.Thread):
         )
         self.expect(right, f"pictures of {job}")
         self.expect(job["status"] != "failed" or not cost["captured"], f"a failed job was charged: {job}")
+        lost = job["status"] == "failed" and job["error"]["code"] in {"input_gone", "invalid_request"}
+        self.expect(not lost, f"a job lost its picture, or was sold without fitting the model: {job}")
         if job["status"] == "succeeded":
             self.ended.append(job["id"])
             if self.rng.random() < 0.3:
