@@ -79,6 +79,16 @@ class Shop:
         (found,) = [each for each in listed.data if each.client_reference_id == top_up["id"]]
         return found
 
+    def completion(self, top_up):
+        """The id of Stripe's event that says that a top-up's page was completed."""
+        listed = self.v1.events.list({"type": "checkout.session.completed", "limit": 100})
+        (found,) = [event.id for event in listed.data if event.data.object["client_reference_id"] == top_up["id"]]
+        return found
+
+    def deliveries(self, event_id):
+        """What has become of each delivery of an event."""
+        return [each["state"] for each in self._listed("deliveries") if each["event"] == event_id]
+
     def control(self, path, **body):
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/_control/{path}", json.dumps(body).encode(), headers)
@@ -90,7 +100,10 @@ class Shop:
 
     def faults(self):
         """Those that are still to strike."""
-        with urllib.request.urlopen(f"{self.url}/_control/faults", timeout=10) as answer:
+        return self._listed("faults")
+
+    def _listed(self, path):
+        with urllib.request.urlopen(f"{self.url}/_control/{path}", timeout=10) as answer:
             return json.load(answer)
 
     def heal(self):
