@@ -137,7 +137,6 @@ def test_due_names_the_longest_overdue_first_and_only_open_holds(alice, held):
         wallets.hold(alice, 1, reference, MOMENT)
     wallets.release(gone)
     assert holds.due() == [first, second]
-    assert holds.due(limit=1) == [first]
 
 
 def test_a_hold_does_not_expire_ahead_of_its_time(held):
