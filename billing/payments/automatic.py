@@ -108,7 +108,8 @@ def run(stripe: Stripe, new_id: Callable[[], UUID], allowed: Callable[[Collectio
         except Exception:
             logger.exception("automatic top-up of %s", owner)
     stopped = ~Exists(AutomaticTopUp.objects.filter(owner=OuterRef("owner"), status=On))
-    begun = list(_pending(status=TopUp.Status.OPEN).filter(Q(session_id="") | stopped))
+    # in no order: where Stripe does not answer, the rest waits, but not for the same one each time
+    begun = list(_pending(status=TopUp.Status.OPEN).filter(Q(session_id="") | stopped).order_by("?"))
     owners = allowed({top_up.owner for top_up in begun})
     for top_up in begun:
         try:
@@ -123,13 +124,13 @@ def run(stripe: Stripe, new_id: Callable[[], UUID], allowed: Callable[[Collectio
             logger.exception("%s", top_up)
 
 
-def due(limit: int = 500) -> list[UUID]:
+def due() -> list[UUID]:
     """Return the owners with too few Tokens; `begin` checks again."""
     pending = _pending(owner=OuterRef("owner"))
     waits = Q(retry_at__gt=clock.now())
     low = _low(OuterRef("owner"), OuterRef("threshold"))
     orders = AutomaticTopUp.objects.filter(Exists(low), ~Exists(pending), ~waits, status=On)
-    return list(orders.order_by("owner").values_list("owner", flat=True)[:limit])
+    return list(orders.order_by("owner").values_list("owner", flat=True))
 
 
 @transaction.atomic
@@ -233,13 +234,17 @@ def paid(owner: UUID) -> None:
 
 
 def follow_cards(stripe: Stripe, limit: int = 100) -> None:
-    """Find out which cards are saved now, where Stripe's events say that this has changed; log what fails."""
-    for payer in Payer.objects.exclude(card_news="").order_by("owner")[:limit]:
+    """Find out which cards are saved now, where Stripe's events say that this has changed; log what fails.
+
+    In no order, so that nobody waits for the same ones that fail each time.
+    """
+    for payer in Payer.objects.exclude(card_news="").order_by("?")[:limit]:
         try:
             follow_card(stripe, payer)
         except PaymentsUnavailable as error:
             logger.warning("%s: %s", payer, error)
-            return  # the next run asks again
+            if not error.kept:
+                return  # the next run asks again
         except Exception:
             logger.exception("%s", payer)
 

@@ -79,13 +79,13 @@ def pay(wallet_id: int) -> int:
     return paid
 
 
-def collect(limit: int = 500) -> int:
+def collect() -> int:
     """Pay the debts of wallets with available Tokens, as everything that frees some has done; return milli-Tokens.
 
     For what a process left unpaid that freed Tokens outside a transaction and ended in between.
     """
     due = Wallet.objects.filter(frozen=True, balance__gt=F("held"))
-    return lots.each(due.values_list("id", flat=True)[:limit], pay)
+    return lots.each(due.values_list("id", flat=True), pay)
 
 
 def waive(debt_id: UUID, reason: str) -> bool:

@@ -80,7 +80,7 @@ def made_before(wallet_id: int, moment: datetime) -> int:
     return total
 
 
-def due(limit: int = 500) -> list[UUID]:
+def due() -> list[UUID]:
     """Return the references of open holds whose time has run out, longest ago first."""
     overdue = Hold.objects.filter(status=Hold.Status.HELD, expires_at__lte=Now())
-    return list(overdue.order_by("expires_at").values_list("reference", flat=True)[:limit])
+    return list(overdue.order_by("expires_at").values_list("reference", flat=True))

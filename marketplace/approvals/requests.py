@@ -138,7 +138,7 @@ def keep(now: datetime | None = None) -> None:
     moment = now or Now()
     late = Request.objects.filter(status=Status.PENDING, expires_at__lte=moment)
     late.update(status=Status.EXPIRED, ended_at=moment)
-    for request in Request.objects.filter(status=Status.APPROVED, decided_at__lt=moment - FINISH_AFTER)[:100]:
+    for request in Request.objects.filter(status=Status.APPROVED, decided_at__lt=moment - FINISH_AFTER):
         try:
             finish(request)
         except Exception:

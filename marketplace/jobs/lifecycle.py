@@ -132,10 +132,10 @@ def give_back(job: Job) -> None:
     _requeue(job, attempt=F("attempt") - 1)
 
 
-def expire_leases(limit: int = 100) -> int:
+def expire_leases() -> int:
     """Take jobs back from workers that fell silent, each in its own transaction; return how many."""
     dead = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now())
-    return _each(dead.values_list("id", flat=True)[:limit], _take_back)
+    return _each(dead.values_list("id", flat=True), _take_back)
 
 
 @transaction.atomic

@@ -18,7 +18,7 @@ from billing.errors import (
     RefundAboveCapture,
     UnknownHold,
 )
-from billing.models import PLATFORM_ID, Transfer, Wallet
+from billing.models import PLATFORM_ID, Hold, Transfer, Wallet
 from billing.tokens import holds, ledger, proof, wallets
 from billing.tokens.wallets import Balance, Captured, Share
 from tests.billing.books import HOUR, nothing_moves
@@ -137,6 +137,14 @@ def test_due_names_the_longest_overdue_first_and_only_open_holds(alice, held):
         wallets.hold(alice, 1, reference, MOMENT)
     wallets.release(gone)
     assert holds.due() == [first, second]
+
+
+def test_every_hold_that_is_due_is_named_however_many_there_are(alice):
+    """Those whose jobs fail each time stay due, and must not hide the others."""
+    wallets.hold(alice, 1, uuid4(), MOMENT)
+    held = Hold.objects.values("wallet_id", "amount", "expires_at").first()
+    Hold.objects.bulk_create(Hold(**held, reference=uuid4()) for _ in range(600))
+    assert len(holds.due()) == 601
 
 
 def test_a_hold_does_not_expire_ahead_of_its_time(held):

@@ -1,9 +1,11 @@
 """The sweeper: what crashes leave behind is repaired, and what cannot be repaired holds up nothing else."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from django.db import connection
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing.models import Wallet
@@ -77,3 +79,20 @@ def test_a_job_that_cannot_be_taken_back_does_not_keep_the_others(alice, carol, 
     assert [ended(job) for job in jobs] == [("running", ""), ("failed", "worker_lost")]
     show_held(alice, UNIT)
     assert sweeper.sweep()["dead_leases"] == 1
+
+
+def test_a_hundred_that_fail_each_time_hide_no_other(alice, carol, order):
+    """None of them leaves the list of those to take back, so the list must not end before it comes to the others."""
+    long_ago = timezone.now() - timedelta(days=1)
+    without_hold = Job.objects.filter(id=submit(alice, order).id).values().get()
+    dead = {"status": "running", "attempt": lifecycle.MAX_ATTEMPTS, "lease_expires_at": long_ago}
+    copies = Job.objects.bulk_create(Job(**without_hold | dead | {"id": UUID(int=number)}) for number in range(101))
+    sound = submit(carol, order)
+    assert lifecycle.claim(sound.id, "w1")
+    Job.objects.filter(id=sound.id).update(
+        attempt=lifecycle.MAX_ATTEMPTS, lease_expires_at=Now() - timedelta(seconds=1)
+    )
+    assert sweeper.sweep()["dead_leases"] == 1
+    assert ended(sound) == ("failed", "worker_lost")
+    assert {ended(copy) for copy in copies} == {("running", "")}
+    Job.objects.filter(id__in=[copy.id for copy in copies]).delete()

@@ -3,6 +3,8 @@
 After each test the ledger must be right.
 """
 
+from uuid import UUID
+
 import pytest
 
 from billing.models import AutomaticTopUp, Payer, StripeEvent, TopUp
@@ -173,6 +175,18 @@ def test_while_stripe_cannot_be_asked_for_a_card_the_next_beat_asks_again(shop):
     assert standing(shop)["status"] == "waiting_for_card"
     tasks.keep_payments()
     assert standing(shop)["status"] == "on"
+
+
+def test_a_customer_of_whom_stripe_answers_with_an_error_each_time_hides_no_others_card(shop):
+    Payer.objects.create(owner=UUID(int=1), customer_id="cus_broken", card_news="some")
+    shop.fault("error", "GET /v1/customers/cus_broken/payment_methods", count=100)
+    shop.fault("error", "GET /v1/customers/*/payment_methods", count=2)
+    assert shop.pay({"url": switch_on(shop)["card_url"]}) == 303
+    assert processes.wait_until(lambda: len(shop.faults()) == 1, 15)
+    heard("payment_method.attached")
+    tasks.keep_payments()
+    assert standing(shop)["status"] == "on"
+    assert Payer.objects.get(customer_id="cus_broken").card_news == "some"
 
 
 def test_a_card_that_is_renewed_while_another_is_waited_for_switches_nothing_on(shop, card, client):
