@@ -10,7 +10,8 @@ import time
 import pytest
 import trustme
 
-from marketplace.files.remote import Downloader, Unreachable, is_public
+from marketplace.files.remote import Downloader
+from marketplace.remote import Guard, Unreachable, is_public
 
 PICTURE = b"picture" * 1000
 
@@ -88,6 +89,10 @@ class Peer(http.server.BaseHTTPRequestHandler):
         if self.path == "/gone":
             self.send_error(410)
             return
+        if self.path == "/dripping":
+            for byte in b"HTTP/1.0 200 OK\r\nServer: " + b"x" * 100:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.1)
         self.send_response(200)
         if self.path == "/packed":
             self.send_header("Content-Encoding", "gzip")
@@ -112,10 +117,10 @@ def peer():
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
 
-    def downloader(**more):
-        return Downloader(**{"max_bytes": 10_000, "seconds": 5, "allows": lambda _: True, "port": port, **more})
+    def downloader(max_bytes=10_000, seconds=5, allows=lambda _: True, tls=trusting):
+        return Downloader(max_bytes, seconds, Guard(allows, port, tls=tls))
 
-    yield f"https://localhost:{port}", lambda **more: downloader(**{"tls": trusting, **more})
+    yield f"https://localhost:{port}", downloader
     server.shutdown()
     server.server_close()
 
@@ -131,6 +136,7 @@ def test_a_picture_is_downloaded_also_where_it_moved(peer):
     [
         ("/a.png", {"max_bytes": 6999}, "more than 6999 bytes"),
         ("/slow", {"seconds": 0.5}, "longer than 0.5 s"),
+        ("/dripping", {"seconds": 0.5}, "longer than 0.5 s"),
         ("/gone", {}, "answers 410"),
         ("/packed", {}, "packed"),
         ("/to?/to?/to?/to?/a.png", {}, "redirects more than 3 times"),
