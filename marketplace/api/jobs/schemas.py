@@ -25,11 +25,11 @@ from marketplace.api.errors import invalid
 from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Source, Text, Tokens, Whole
 from marketplace.api.pages import ListQuery
 from marketplace.files.errors import UnknownFile
-from marketplace.files.remote import Unreachable
 from marketplace.jobs import inputs, reuse, storage
 from marketplace.jobs.models import Image, Job, ServiceClass, Status
 from marketplace.jobs.orders import Input, JobOrder
 from marketplace.jobs.storage import FORMATS
+from marketplace.remote import Unreachable
 from marketplace.text import is_blank
 
 OPERATIONS = [each.value for each in Operation]
