@@ -36,6 +36,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "marketplace.api.middleware.RequestId",
+    "marketplace.api.limits.Headers",
     "marketplace.api.middleware.Unavailability",
     "marketplace.content_policy.ContentPolicy",
     "django.middleware.security.SecurityMiddleware",
@@ -109,6 +110,7 @@ REST_FRAMEWORK = {
     "DEFAULT_METADATA_CLASS": "marketplace.api.browsing.NoMetadata",
     "URL_FORMAT_OVERRIDE": None,
     "DEFAULT_SCHEMA_CLASS": "marketplace.api.schema.Schema",
+    "DEFAULT_THROTTLE_CLASSES": ["marketplace.api.limits.Throttle"],
     "EXCEPTION_HANDLER": "marketplace.api.errors.handle",
     "UNAUTHENTICATED_USER": None,
     "COERCE_DECIMAL_TO_STRING": True,
@@ -165,10 +167,11 @@ UNFOLD = {
 }
 
 MAX_BODY_BYTES = 64 * 1024
+TRUSTED_PROXIES = env.networks("KILN_TRUSTED_PROXIES", "127.0.0.1,::1")
+ADDRESS_REQUESTS_MINUTE = env.whole("KILN_ADDRESS_REQUESTS_MINUTE", 3000)
+FAILURES_MINUTE = env.whole("KILN_FAILURES_MINUTE", 300)
 FILE_MB = env.whole("KILN_FILE_MB", 10)
 FILE_DAYS = env.whole("KILN_FILE_DAYS", 30)
-FILES_ACCOUNT = env.whole("KILN_FILES_ACCOUNT", 1000)
-FILES_ACCOUNT_MB = env.whole("KILN_FILES_ACCOUNT_MB", 1024)
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 PUBLIC_URL = env.text("KILN_PUBLIC_URL")
 IMAGE_URL_SECONDS = env.whole("KILN_IMAGE_URL_SECONDS", 3600)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.backends import AllowAllUsersModelBackend
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed
@@ -16,6 +17,9 @@ from rest_framework.request import Request
 from marketplace.accounts import keys
 from marketplace.accounts.keys import LiveKey
 from marketplace.accounts.models import Person
+from marketplace.limits import addresses, shares
+from marketplace.limits.counts import Wanted
+from marketplace.limits.policies import MINUTE, Policy
 
 UNKNOWN_KEY = "This API key is unknown or was revoked."
 
@@ -48,19 +52,25 @@ class ApiKeyAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Caller, LiveKey] | None:
         """Return None without the header (→ 401). Raises AuthenticationFailed if the key does not work, or SwitchedOff.
 
-        OPTIONS needs no key and looks at none.
+        Raises LimitReached once that happened too often at the client's address; a key that works is let in all the
+        same. OPTIONS needs no key and looks at none.
         """
         scheme, _, text = get_authorization_header(request).partition(b" ")
         if scheme.lower() != b"bearer" or request.method == "OPTIONS":
             return None
         key = self.find(text.strip().decode("ascii", "replace"))
         if key is None:
+            shares.take([Wanted(_failures(), addresses.client(request.META), 1)])
             raise AuthenticationFailed(UNKNOWN_KEY)
         keys.touch(key)
         return Caller(key.account_id, key.id), key
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="kiln"'
+
+
+def _failures() -> Policy:
+    return Policy("failures", settings.FAILURES_MINUTE, MINUTE)
 
 
 class HasKey(BasePermission):

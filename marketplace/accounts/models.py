@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
@@ -70,6 +71,43 @@ class Capped(models.Model):
         return self.daily_cap is not None or self.monthly_cap is not None
 
 
+# The tier of new accounts, which a migration makes.
+STANDARD = 1
+
+
+def _most(text: str) -> models.PositiveIntegerField[int, int]:
+    limits = [MinValueValidator(1), MaxValueValidator(1_000_000_000)]
+    return models.PositiveIntegerField(validators=limits, help_text=text)
+
+
+class Tier(models.Model):
+    """What an account may ask for in a time, and keep. `tiers` reads it; operators change it in the console."""
+
+    name = Line(max_length=40, unique=True)
+    requests_minute = _most("Requests a minute of an account.")
+    key_requests_minute = _most("Requests a minute of each of its API keys.")
+    requests_day = _most("Requests a day of an account.")
+    upload_mb_hour = _most("MiB sent an hour, of bodies above 64 KiB.")
+    queued_jobs = _most("Jobs that may wait for a worker at once.")
+    streams = _most("Streams of events that may be open at once.")
+    files = _most("Files kept at once.")
+    files_mb = _most("MiB of files kept at once.")
+    files_unfunded = _most("Files kept at once by an account that has no Tokens.")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(requests_minute__gte=1, key_requests_minute__gte=1, requests_day__gte=1, queued_jobs__gte=1)
+                & Q(upload_mb_hour__gte=1, streams__gte=1, files__gte=1, files_mb__gte=1)
+                & Q(files_unfunded__gte=1),
+                name="tier_lets_something_through",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Account(Capped):
     """A customer: owns a wallet, API keys and jobs. Its id is the owner of its wallet in billing.
 
@@ -81,6 +119,7 @@ class Account(Capped):
     owner = models.ForeignKey(Person, on_delete=models.PROTECT, related_name="accounts")
     name = Line(max_length=200)
     is_active = models.BooleanField("active", default=True)
+    tier = models.ForeignKey(Tier, on_delete=models.PROTECT, default=STANDARD)
     created_at = models.DateTimeField(auto_now_add=True)
     time_zone = models.CharField(max_length=64, default="UTC")
     day_from = models.DateTimeField(null=True, editable=False)

@@ -35,9 +35,11 @@ from marketplace.accounts.authentication import UNKNOWN_KEY
 from marketplace.api.bodies import Body
 from marketplace.api.browsing import page, prefers_page
 from marketplace.api.fields import Text
+from marketplace.api.limits import headers
 from marketplace.files.errors import QuotaReached
 from marketplace.jobs import errors as jobs
 from marketplace.jobs.inputs import Busy
+from marketplace.limits.policies import BYTES, LimitReached
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +98,22 @@ def _too_dear(error: jobs.CostAboveMaximum) -> Problem:
 
 
 def _quota(error: QuotaReached) -> Problem:
-    message = f"An account keeps {error.files} files and {error.mebibytes} MiB of them at most: delete some."
+    whose = "An account" if error.funded else "An account without Tokens"
+    message = f"{whose} keeps {error.files} files and {error.mebibytes} MiB of them at most: delete some."
     return Problem(409, "conflict", "file_quota_reached", message)
+
+
+def _limited(error: LimitReached) -> Problem:
+    policy = error.policy
+    what = "bytes sent" if policy.unit == BYTES else "refused attempts" if policy.name == "failures" else policy.unit
+    message = f"More than {policy.quota} {what} in {policy.seconds} s: go on in {error.retry_after} s."
+    told = {"Retry-After": str(error.retry_after), **headers(error.standings)}
+    return Problem(429, "rate_limit", f"{policy.name}_limit_reached", message, headers=told)
+
+
+def _queue_full(error: jobs.QueueFull) -> Problem:
+    message = f"{error.most} of your jobs wait to be started, and no more may: send this again when some have been."
+    return Problem(429, "rate_limit", "queue_full", message, headers={"Retry-After": "5"})
 
 
 def _unauthenticated(error: rest.APIException) -> Problem:
@@ -146,6 +162,8 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     ),
     (SpendCapReached, _capped),
     (jobs.CostAboveMaximum, _too_dear),
+    (jobs.QueueFull, _queue_full),
+    (LimitReached, _limited),
     (jobs.KeyReused, lambda _: KEY_REUSED),
     (IdempotencyMismatch, lambda _: KEY_REUSED),
     (UnknownPack, lambda _: invalid("pack", "There is no such pack.", "unknown_pack")),

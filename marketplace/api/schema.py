@@ -11,6 +11,7 @@ from drf_spectacular.plumbing import get_lib_doc_excludes
 from marketplace.api.bodies import Body, StoredBody
 from marketplace.api.errors import ErrorBody
 
+ALWAYS = {429: "Too many requests, or too much was sent: go on after `Retry-After`."}
 WITH_KEY = {401: "The API key is missing or bad.", 403: "The account is switched off."}
 WITH_BODY = {
     400: "The request body is not a JSON object.",
@@ -48,7 +49,7 @@ class Schema(AutoSchema):
         return dict(sorted(found.items()))
 
     def _errors(self) -> dict[int, str]:
-        statuses = dict(WITH_KEY) if self.view.permission_classes else {}
+        statuses = ALWAYS | (WITH_KEY if self.view.permission_classes else {})
         if self.method in {"POST", "PUT", "PATCH"} and not self.path.endswith("/cancel"):
             statuses |= WITH_BODY
         if self.path == "/v1/jobs" and self.method == "POST":

@@ -18,8 +18,8 @@ from unfold.forms import AdminPasswordChangeForm, BaseDialogForm, UserChangeForm
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from billing.models import TopUp, Wallet
-from marketplace.accounts import keys, periods
-from marketplace.accounts.models import Account, ApiKey, Person
+from marketplace.accounts import keys, periods, tiers
+from marketplace.accounts.models import Account, ApiKey, Person, Tier
 from marketplace.audit import trail
 from marketplace.console import dialogs
 from marketplace.console.tables import (
@@ -141,7 +141,7 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = Account
-        fields = ("name", "is_active", "time_zone", "daily_cap", "monthly_cap")
+        fields = ("name", "is_active", "tier", "time_zone", "daily_cap", "monthly_cap")
 
 
 @admin.register(Account)
@@ -154,7 +154,7 @@ class AccountAdmin(dialogs.AskPermissions, Table):
     search_fields = ("id",)
     search_help_text = "E-mail address, account id or key prefix (kiln_…)"
     fields = (
-        "name", "is_active", "time_zone", "daily_cap", "monthly_cap", "person", "id", "created_at", "wallet",
+        "name", "is_active", "tier", "time_zone", "daily_cap", "monthly_cap", "person", "id", "created_at", "wallet",
         "balance_tokens", "held_tokens", "frozen", "history", "top_ups",
     )  # fmt: skip
     readonly_fields = (
@@ -175,6 +175,7 @@ class AccountAdmin(dialogs.AskPermissions, Table):
         if "time_zone" in changed:
             periods.change_zone(obj.pk, obj.time_zone)
         obj.save(update_fields=changed - {"time_zone"})
+        tiers.forget()
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Account]:
         wallet = Wallet.objects.filter(owner=OuterRef("pk"), kind=Wallet.Kind.CUSTOMER)
@@ -210,6 +211,21 @@ class AccountAdmin(dialogs.AskPermissions, Table):
 
     top_ups = column_of("Top-ups", lambda row: link_to_list(TopUp, "Top-ups of this account", q=row.pk))
     history = column_of("Jobs", lambda row: link_to_list(Job, "Jobs of this account", account=row.pk))
+
+
+@admin.register(Tier)
+class TierAdmin(Table):
+    """The pages on which tiers are made and changed; every process follows within seconds."""
+
+    list_display = ("name", "requests_minute", "requests_day", "upload_mb_hour", "queued_jobs", "streams", "files")
+    search_help_text = "Beginning of a name"
+
+    def search(self, rows: QuerySet[Tier], term: str) -> QuerySet[Tier]:
+        return rows.filter(name__startswith=term)
+
+    def save_model(self, request: HttpRequest, obj: Tier, form: forms.ModelForm[Tier], change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        tiers.forget()
 
 
 @admin.register(ApiKey)

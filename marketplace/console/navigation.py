@@ -12,6 +12,7 @@ PAGES = (
     ("Work", "Jobs", "image", "jobs_job"),
     ("Work", "Workers", "memory", "jobs_worker"),
     ("Customers", "Accounts", "storefront", "accounts_account"),
+    ("Customers", "Tiers", "speed", "accounts_tier"),
     ("Customers", "API keys", "key", "accounts_apikey"),
     ("Customers", "People", "person", "accounts_person"),
     ("Customers", "Groups", "group", "auth_group"),

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class QuotaReached(Exception):
-    """The account keeps as many files, or as many MiB of them, as it may."""
+    """The account keeps as many files, or as many MiB of them, as it may; fewer where it has no Tokens."""
 
     files: int
     mebibytes: int
+    funded: bool = True
 
 
 class UnknownFile(Exception):

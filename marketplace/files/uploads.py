@@ -20,8 +20,10 @@ from django.db import transaction
 from django.db.models import Count, QuerySet, Sum
 from django.db.models.functions import Greatest, Now
 
+from billing.tokens import wallets
 from inference import picture_files
 from inference.card import ModelCard
+from marketplace.accounts import tiers
 from marketplace.accounts.models import Account
 from marketplace.files.errors import QuotaReached, UnknownFile
 from marketplace.files.models import File
@@ -133,9 +135,10 @@ def _reserve(file: File) -> None:
     """Write a file's row if its account has room for it; its uploads are counted one after the other."""
     Account.objects.select_for_update(no_key=True).get(id=file.account_id)
     kept = File.objects.filter(account_id=file.account_id).aggregate(count=Count("id"), size=Sum("size", default=0))
-    quota = settings.FILES_ACCOUNT_MB * 1024**2
-    if kept["count"] >= settings.FILES_ACCOUNT or kept["size"] + file.size > quota:
-        raise QuotaReached(settings.FILES_ACCOUNT, settings.FILES_ACCOUNT_MB)
+    limits, funds = tiers.of(file.account_id), wallets.balance(file.account_id)
+    most = limits.files if funds.available + funds.held > 0 else min(limits.files, limits.files_unfunded)
+    if kept["count"] >= most or kept["size"] + file.size > limits.files_mb * 1024**2:
+        raise QuotaReached(most, limits.files_mb, funded=most == limits.files)
     file.expires_at = Now() + UNFINISHED
     file.save(force_insert=True)
 

@@ -4,6 +4,7 @@ JobError
 ├── NotFound             no such job in this account
 ├── NotCancelable        it has already ended
 ├── CostAboveMaximum     the quote exceeds the customer's max_cost
+├── QueueFull            as many of the account's jobs wait for a worker as may
 ├── KeyReused            the idempotency key was used before, with another body
 └── LeaseLost            the job is no longer this worker's; nothing was written
 """
@@ -39,3 +40,10 @@ class KeyReused(JobError):
 
 class LeaseLost(JobError):
     pass
+
+
+@dataclass
+class QueueFull(JobError):
+    """As many of the account's jobs wait for a worker as may."""
+
+    most: int

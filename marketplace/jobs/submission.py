@@ -26,10 +26,10 @@ from billing.errors import BillingError
 from billing.prepared import rows
 from billing.prices import price_lists, pricing
 from billing.tokens import holds, lots, wallets
-from marketplace.accounts import caps, keys
+from marketplace.accounts import caps, keys, tiers
 from marketplace.identifiers import first_uuid7, uuid7
-from marketplace.jobs import inputs, outbox
-from marketplace.jobs.errors import CostAboveMaximum, KeyReused
+from marketplace.jobs import backlog, inputs, outbox
+from marketplace.jobs.errors import CostAboveMaximum, KeyReused, QueueFull
 from marketplace.jobs.grouping import Group
 from marketplace.jobs.models import SEEDS, Bought, Job, Status
 from marketplace.jobs.orders import JobOrder
@@ -122,14 +122,15 @@ def submit(
 ) -> Submitted:
     """Hold the price and queue the job, both or neither.
 
-    Raises wallets' InsufficientTokens, CostAboveMaximum, QuotaReached if there is no room for the pictures that the
-    order brings, `keys.Revoked` if the API key no longer works, and KeyReused if the idempotency key came with another
-    order before.
+    Raises wallets' InsufficientTokens, CostAboveMaximum, QueueFull if the account's tier allows no more queued jobs,
+    QuotaReached if there is no room for the pictures that the order brings, `keys.Revoked` if the API key no longer
+    works, and KeyReused if the idempotency key came with another order before.
     """
     try:
+        backlog.check(account_id, tiers.of(account_id).queued_jobs)
         job = _new(account_id, order, key_id, idempotency_key)
         position = _buy(job)
-    except (BillingError, CostAboveMaximum):
+    except (BillingError, CostAboveMaximum, QueueFull):
         if key_id:
             keys.confirm(key_id)
         if idempotency_key and (earlier := _replay(account_id, order, idempotency_key)):

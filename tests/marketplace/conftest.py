@@ -70,6 +70,21 @@ def fresh_prices() -> Iterator[None]:
     price_lists.forget()
 
 
+@pytest.fixture(autouse=True)
+def fresh_limits() -> Iterator[None]:
+    """No request counts that another test made, not even those that are counted by address."""
+    from marketplace.accounts import tiers
+    from marketplace.limits import shares
+    from marketplace.limits.counts import counts
+
+    yield
+    used = counts.cache_info().currsize
+    shares.forget()
+    tiers.forget()
+    if used:
+        counts().reset()
+
+
 @pytest.fixture(scope="module")
 def stripe_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The double of Stripe as a process: its address. Stripe's library waits 20 ms before it tries again, not 500."""

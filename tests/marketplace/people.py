@@ -72,6 +72,20 @@ def customer(name: str, tokens: int) -> Customer:
     return Customer(account, text, row.id)
 
 
+def restrict(customer: Customer, **limits: int) -> None:
+    """Give a customer a tier of their own, which is the standard one but for these limits."""
+    from marketplace.accounts import tiers
+    from marketplace.accounts.models import STANDARD, Account, Tier
+
+    tier = Tier.objects.get(id=STANDARD)
+    for name, value in limits.items():
+        setattr(tier, name, value)
+    tier.pk, tier.name = None, f"of {customer.account.id}"
+    tier.save()
+    Account.objects.filter(id=customer.account.id).update(tier=tier)
+    tiers.forget()
+
+
 def check_ledger() -> str:
     """The command's last line, or its complaint."""
     from django.core.management import CommandError

@@ -11,7 +11,7 @@ from rest_framework.views import APIView
 
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import caller
-from marketplace.accounts.models import ApiKey
+from marketplace.accounts.models import Account, ApiKey
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.errors import Problem, not_found
 from marketplace.api.keys.schemas import KeyBody, KeyChange, KeyList, KeyOrder, NewKeyBody
@@ -45,9 +45,10 @@ class Keys(APIView):
         order = KeyOrder(data=request.data)
         order.is_valid(raise_exception=True)
         account_id = caller(request).account_id
-        if ApiKey.objects.filter(account_id=account_id, revoked_at=None).count() >= MAX_LIVE_KEYS:
-            raise Problem(409, "conflict", "too_many_keys", f"Revoke one of your {MAX_LIVE_KEYS} keys first.")
         with trail.acting(f"account {account_id}"):
+            Account.objects.select_for_update(no_key=True).get(id=account_id)  # so that the count is right
+            if ApiKey.objects.filter(account_id=account_id, revoked_at=None).count() >= MAX_LIVE_KEYS:
+                raise Problem(409, "conflict", "too_many_keys", f"Revoke one of your {MAX_LIVE_KEYS} keys first.")
             row, secret = keys.issue(account_id, **order.validated_data)
         return Response(NewKeyBody.show(row, key=secret), status=201)
 

@@ -14,7 +14,7 @@ from django.test import Client
 from billing.models import Wallet
 from billing.prices import packs, price_lists
 from billing.tokens import debts, wallets
-from marketplace.accounts.models import Person
+from marketplace.accounts.models import STANDARD, Person
 from marketplace.audit import proof, trail
 from marketplace.audit.models import Record
 from tests.threads import together
@@ -94,7 +94,8 @@ def test_caps_and_accounts_that_are_switched_off_name_who_did_it(operator, alice
     client.force_login(operator)
     page = f"/admin/accounts/account/{alice.account.id}/change/"
     keys = {f"keys-{name}": 0 for name in ("TOTAL_FORMS", "INITIAL_FORMS")}
-    assert client.post(page, {"name": "Alice", "time_zone": "UTC", "monthly_cap": "7.5", **keys}).status_code == 302
+    form = {"name": "Alice", "tier": STANDARD, "time_zone": "UTC", "monthly_cap": "7.5", **keys}
+    assert client.post(page, form).status_code == 302
     (customer, capped, key), *_, (actor, changed, account) = acts()[len(before) :]
     assert (customer, capped, key["daily_cap"]) == (f"account {alice.account.id}", "key.capped", 5_000)
     assert (actor, changed) == (f"person {operator.pk} operator@example.com", "account.changed")

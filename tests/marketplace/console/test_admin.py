@@ -12,7 +12,7 @@ from django.utils import timezone
 from billing.models import MINT_ID, PLATFORM_ID, AutomaticTopUp, Hold, Payer, PriceListVersion, TopUp, Transfer, Wallet
 from billing.prices import packs, price_lists
 from billing.tokens import debts, wallets
-from marketplace.accounts.models import Account, ApiKey, Person
+from marketplace.accounts.models import STANDARD, Account, ApiKey, Person
 from marketplace.approvals.models import Request
 from marketplace.console import tables
 from marketplace.jobs import lifecycle
@@ -23,7 +23,7 @@ from tests.marketplace.console.operators import browser, delivered, job_of, quer
 pytestmark = pytest.mark.django_db
 
 LISTS = (
-    "jobs/job", "jobs/worker", "accounts/account", "accounts/apikey", "accounts/person", "auth/group",
+    "jobs/job", "jobs/worker", "accounts/account", "accounts/apikey", "accounts/person", "accounts/tier", "auth/group",
     "billing/wallet", "billing/hold", "billing/transfer", "billing/pricelistversion", "billing/pack",
     "billing/topup", "billing/automatictopup", "audit/record", "approvals/request",
 )  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_key_that_is_revoked_here_opens_nothing(operator, alice):
 def test_the_operator_sets_an_accounts_time_zone_and_caps(operator, alice):
     page = f"/admin/accounts/account/{alice.account.id}/change/"
     inline = {"keys-TOTAL_FORMS": 0, "keys-INITIAL_FORMS": 0}
-    form = {"name": "Alice", "is_active": "on", "time_zone": "Asia/Tokyo", "daily_cap": "5", **inline}
+    form = {"name": "Alice", "is_active": "on", "tier": STANDARD, "time_zone": "Asia/Tokyo", "daily_cap": "5", **inline}
     assert operator.post(page, form).status_code == 302
     account = Account.objects.get(id=alice.account.id)
     assert (account.time_zone, account.daily_cap, account.name) == ("Asia/Tokyo", 5000, "Alice")

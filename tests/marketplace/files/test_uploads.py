@@ -9,8 +9,10 @@ from django.db.models.functions import Now
 from django.test.client import BOUNDARY, encode_multipart
 from PIL import Image
 
+from billing.tokens import wallets
 from marketplace.files.models import File
 from marketplace.jobs import inputs
+from tests.marketplace.people import restrict
 
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -111,10 +113,9 @@ def test_a_file_may_be_as_large_as_is_told_and_other_bodies_may_not(alice, setti
     assert alice.post("/v1/keys", b" " * 70_000).status_code == 413
 
 
-@pytest.mark.parametrize("quota", [{"FILES_ACCOUNT": 2}, {"FILES_ACCOUNT_MB": 1}], ids=["files", "bytes"])
-def test_an_account_keeps_no_more_than_its_quota(alice, bob, settings, quota):
-    for name, value in quota.items():
-        setattr(settings, name, value)
+@pytest.mark.parametrize("quota", [{"files": 2}, {"files_mb": 1}], ids=["files", "bytes"])
+def test_an_account_keeps_no_more_than_its_quota(alice, bob, quota):
+    restrict(alice, **quota)
     content = encoded() + bytes(400_000)
     first = send(alice, content).json()
     assert send(alice, content).status_code == 201
@@ -125,11 +126,21 @@ def test_an_account_keeps_no_more_than_its_quota(alice, bob, settings, quota):
     assert send(alice, content).status_code == 201
 
 
-def test_files_expire_and_so_does_what_a_crash_left(alice, settings):
+def test_an_account_without_tokens_keeps_fewer(alice, bob):
+    restrict(alice, files_unfunded=1)
+    restrict(bob, files_unfunded=1)
+    assert [send(alice, encoded()).status_code for _ in range(2)] == [201, 201]
+    assert [(answer := send(bob, encoded())).status_code for _ in range(2)] == [201, 409]
+    assert answer.json()["error"]["message"].startswith("An account without Tokens keeps 1 files")
+    wallets.grant(bob.account.id, 1, "a grant")
+    assert send(bob, encoded()).status_code == 201
+
+
+def test_files_expire_and_so_does_what_a_crash_left(alice):
     kept, old = (send(alice, encoded()).json()["id"] for _ in range(2))
     File.objects.filter(id=old).update(expires_at=Now() - timedelta(seconds=1))
     assert alice.get(f"/v1/files/{old}").status_code == 404
-    settings.FILES_ACCOUNT = 2
+    restrict(alice, files=2)
     assert send(alice, encoded()).status_code == 409  # the bytes are still there
     assert inputs.expire() == 1
     assert not storages["files"].exists(f"{alice.account.id}/{old}")

@@ -1,0 +1,1 @@
+"""How much one caller may ask for in a time: policies, counted in Redis. Who has which is in `accounts.tiers`."""
