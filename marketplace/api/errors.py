@@ -44,7 +44,7 @@ from marketplace.limits.policies import BYTES, LimitReached
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Problem(Exception):
     """An answer that is not a success. `param` names the field or header at fault."""
 

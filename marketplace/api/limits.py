@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
 from marketplace.accounts import tiers
-from marketplace.accounts.authentication import Caller
+from marketplace.accounts.authentication import caller
 from marketplace.limits import addresses, shares
 from marketplace.limits.counts import Wanted
 from marketplace.limits.policies import MINUTE, Policy, Standing, policies_header, standings_header
@@ -49,11 +49,11 @@ def _wanted(request: Request) -> list[Wanted]:
     if not request.user:
         policy = Policy("address", settings.ADDRESS_REQUESTS_MINUTE, MINUTE)
         return [Wanted(policy, addresses.client(request.META), 1)]
-    caller: Caller = request.user
-    limits, account = tiers.of(caller.account_id), str(caller.account_id)
+    who = caller(request)
+    limits, account = tiers.of(who.account_id), str(who.account_id)
     wanted = [Wanted(limits.burst, account, 1), Wanted(limits.sustained, account, 1)]
-    if caller.key_id:
-        wanted.append(Wanted(limits.key, str(caller.key_id), 1))
+    if who.key_id:
+        wanted.append(Wanted(limits.key, str(who.key_id), 1))
     if (sent := int(request.META.get("CONTENT_LENGTH") or 0)) > settings.MAX_BODY_BYTES:
         wanted.append(Wanted(limits.uploads, account, sent))
     return wanted

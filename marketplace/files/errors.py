@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class QuotaReached(Exception):
     """The account keeps as many files, or as many MiB of them, as it may; fewer where it has no Tokens."""
 

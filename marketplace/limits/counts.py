@@ -93,7 +93,8 @@ class Counts:
 
 
 def _ask(storage: RedisStorage, wanted: Sequence[Wanted]) -> list[tuple[Any, Any]]:
-    together = storage.get_connection().pipeline(transaction=False)
+    redis: Any = storage.get_connection()
+    together = redis.pipeline(transaction=False)
     for policy, who, cost in wanted:
         key = RateLimitItemPerSecond(policy.quota, policy.seconds, namespace=policy.name).key_for(who)
         keys = [f"{PREFIX}:{{{key}}}/-1", f"{PREFIX}:{{{key}}}"]

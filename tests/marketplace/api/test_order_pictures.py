@@ -13,6 +13,7 @@ from marketplace.jobs import inputs, lifecycle, reuse
 from marketplace.jobs.models import Job
 from tests.marketplace.api.asking import balance, error
 from tests.marketplace.files.test_uploads import encoded, send
+from tests.marketplace.people import restrict
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 SIZE = (128, 96)
@@ -201,8 +202,8 @@ def test_what_came_with_an_order_goes_an_hour_after_and_is_not_lost_before(alice
     assert set(File.objects.filter(account_id=bob.account.id).values_list("inline", flat=True)) == {True}
 
 
-def test_what_orders_bring_counts_against_the_quota(alice, settings):
-    settings.FILES_ACCOUNT = 1
+def test_what_orders_bring_counts_against_the_quota(alice):
+    restrict(alice, files=1)
     buy(alice, "edit")
     assert buy(alice, "edit", seed=8)["inputs"]
     refused = error(alice.post("/v1/jobs", terms("inpaint")), 409)

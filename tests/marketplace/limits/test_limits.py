@@ -10,7 +10,7 @@ from django.test import Client
 
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job
-from marketplace.limits import addresses, shares
+from marketplace.limits import addresses, shares, streams
 from marketplace.limits.counts import Counts, Wanted, counts
 from marketplace.limits.policies import BYTES, LimitReached, Policy
 from tests.marketplace.people import customer, restrict
@@ -268,3 +268,18 @@ def test_while_one_request_looks_whether_redis_is_back_no_other_waits(settings, 
     assert take(Policy("burst", 5, 60), "bob")[0].left is None
     go_on.set()
     first.join()
+
+
+# --- streams ---
+
+
+def test_an_account_has_so_many_streams_open_at_a_time():
+    with streams.opened("alice", 2), streams.opened("alice", 2):
+        with pytest.raises(LimitReached) as refused, streams.opened("alice", 2):
+            pass
+        assert refused.value.retry_after >= 1
+        with streams.opened("bob", 2):
+            pass
+    with streams.opened("alice", 1):
+        pass
+    assert not streams._open
