@@ -46,7 +46,7 @@ def main(quick: bool = False) -> dict[str, Any]:
         Path(environment["PROMETHEUS_MULTIPROC_DIR"]).mkdir()
         keys = prepare()
         port = processes.free_port()
-        web = parts.parts(home, port)[0]
+        web = parts.parts(home, parts.Ports(0, port, 0))[0]
         child = processes.spawn(web.command, home / "web.log", env=environment | {"OMP_NUM_THREADS": "1"})
         try:
             answers = lambda: responds(port)  # noqa: E731

@@ -4,20 +4,22 @@ import os
 import secrets
 import signal
 import sys
+import sysconfig
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from marketplace.addresses import ROOT, Addresses
 
 QUEUES = "interactive,standard,batch"
 MANAGE = (sys.executable, str(ROOT / "manage.py"))
+CADDY = Path(sysconfig.get_path("scripts"), "caddy")
 CELERY = (sys.executable, "-m", "celery", "-A", "marketplace")
 
 
 @dataclass(frozen=True)
 class Part:
-    """`drain` is how many seconds the part has to end after SIGTERM.
+    """`drain` is how many seconds the part has to end after SIGTERM, `settings` what it alone finds in its environment.
 
     `orphaned` is the signal that the kernel sends it when the supervisor is killed. One that `serves` others ends after
     those. One that `loads` for a while needs no tables before that is done.
@@ -26,28 +28,63 @@ class Part:
     name: str
     command: tuple[str, ...]
     drain: float = 10.0
+    settings: Mapping[str, str] = field(default_factory=dict)
     one_thread: bool = True
     serves: bool = False
     loads: bool = False
     orphaned: signal.Signals = signal.SIGKILL
 
 
-def parts(home: Path, port: int) -> list[Part]:
+@dataclass(frozen=True)
+class Ports:
+    """Where customers come to, `front`, and the servers behind it."""
+
+    front: int
+    web: int
+    streams: int
+
+
+def parts(home: Path, ports: Ports) -> list[Part]:
     """In the order of their start."""
-    address = ("--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--no-ws")
+    address = ("--host", "127.0.0.1", "--no-ws", "--workers-kill-timeout", "5")
+    granian = (sys.executable, "-m", "granian", *address)
     # the other half is for PostgreSQL, Redis and the worker
     half = max(1, len(os.sched_getaffinity(0)) // 2)
     processes = ("--workers", os.environ.get("KILN_WEB_PROCESSES") or str(half))
-    threads = ("--blocking-threads", "16", "--workers-kill-timeout", "5")
+    threads = ("--interface", "wsgi", "--blocking-threads", "16")
+    # more at once than `KILN_STREAMS` allows; one line for each client that left would be too many
+    loop = ("--interface", "asgi", "--loop", "asyncio", "--workers", "1")
+    many = ("--backlog", "4096", "--backpressure", "4096", "--log-level", "warning")
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning")
     pool = ("--pool", "threads", "--concurrency", os.environ.get("KILN_WORKER_THREADS") or "16")
     return [
         Part(
             "web",
-            (sys.executable, "-m", "granian", *address, *processes, *threads, "marketplace.wsgi:application"),
+            (*granian, "--port", str(ports.web), *processes, *threads, "marketplace.wsgi:application"),
             orphaned=signal.SIGTERM,  # its own children end with it on SIGTERM only
             serves=True,
             loads=True,
+        ),
+        Part(
+            "streams",
+            (*granian, "--port", str(ports.streams), *loop, *many, "marketplace.asgi:application"),
+            orphaned=signal.SIGTERM,
+            serves=True,
+            loads=True,
+        ),
+        Part(
+            "front",
+            (str(CADDY), "run", "--config", str(ROOT / "deploy" / "Caddyfile"), "--adapter", "caddyfile"),
+            settings={
+                "KILN_FRONT_HOST": "127.0.0.1",
+                "KILN_FRONT_PORT": str(ports.front),
+                "KILN_WEB": f"127.0.0.1:{ports.web}",
+                "KILN_STREAMS_SERVER": f"127.0.0.1:{ports.streams}",
+                "KILN_BODY_MB": most_mebibytes(),
+                "XDG_DATA_HOME": str(home / "front"),
+                "XDG_CONFIG_HOME": str(home / "front"),
+            },
+            serves=True,
         ),
         Part(
             "worker",
@@ -77,6 +114,11 @@ def parts(home: Path, port: int) -> list[Part]:
         ),
         Part("beat", (*CELERY, "beat", "-s", str(home / "beat-schedule"), "-l", "warning")),
     ]
+
+
+def most_mebibytes() -> str:
+    """More than any body that Kiln takes: what is beyond, the front does not even read."""
+    return str(4 * int(os.environ.get("KILN_FILE_MB") or 10) + 1)
 
 
 def stripe_double(home: Path, port: int, own_port: int) -> tuple[Part, dict[str, str]]:
@@ -117,5 +159,5 @@ def environment(home: Path, found: Addresses) -> dict[str, str]:
 
 
 def environment_of(part: Part, shared: Mapping[str, str]) -> dict[str, str]:
-    """`shared`, and for parts that do no arithmetic one thread."""
-    return {**shared, "OMP_NUM_THREADS": "1"} if part.one_thread else dict(shared)
+    """`shared` and the part's own settings, and for parts that do no arithmetic one thread."""
+    return {**shared, **part.settings} | ({"OMP_NUM_THREADS": "1"} if part.one_thread else {})

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from devstack import lock, parts, processes
 from devstack.interrupts import Interrupts
-from devstack.parts import Part
+from devstack.parts import Part, Ports
 from devstack.processes import Child, PartEnded, StartFailed
 from devstack.servers import Servers
 from marketplace import addresses
@@ -86,7 +86,8 @@ class Stack:
             self.environment = parts.environment(self.home, found)
             stops.callback(self._clear_leftovers, (signal.SIGKILL, 5.0))
             stops.callback(self._stop_parts)
-            wanted = [*double, *parts.parts(self.home, self.port)]
+            ports = Ports(self.port, processes.free_port(), processes.free_port())
+            wanted = [*double, *parts.parts(self.home, ports)]
             self._start_parts([part for part in wanted if part.loads and early])
             self.manage("migrate", "--noinput")
             self.say("tables are up to date")

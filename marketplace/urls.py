@@ -15,7 +15,7 @@ from marketplace.api.account import views as account
 from marketplace.api.catalogue import views as catalogue
 from marketplace.api.files import views as files
 from marketplace.api.images import views as images_api
-from marketplace.api.jobs import images, receipts
+from marketplace.api.jobs import events, images, receipts
 from marketplace.api.jobs import views as jobs
 from marketplace.api.keys import views as keys
 from marketplace.api.money import invoices
@@ -40,6 +40,7 @@ urlpatterns = [
     path("v1/jobs", jobs.Jobs.as_view()),
     path("v1/jobs/<uuid:job_id>", jobs.OneJob.as_view()),
     path("v1/jobs/<uuid:job_id>/cancel", jobs.CancelJob.as_view()),
+    path("v1/jobs/<uuid:job_id>/events", events.JobEvents.as_view()),
     path("v1/jobs/<uuid:job_id>/receipt", receipts.Receipt.as_view()),
     path("v1/account", account.OneAccount.as_view()),
     path("v1/balance", money.Balance.as_view()),

@@ -63,7 +63,8 @@ class Site:
         migration = processes.spawn([*parts.MANAGE, "migrate", "--noinput"], self.log("migrate"), cwd=ROOT)
         if migration.wait() != 0:
             raise processes.StartFailed(processes.tail(self.log("migrate")))
-        self.parts = {each.name: each for each in [double, *parts.parts(self.home, self.port)]}
+        ports = parts.Ports(self.port, processes.free_port(), processes.free_port())
+        self.parts = {each.name: each for each in [double, *parts.parts(self.home, ports)]}
         rng = random.Random(f"{self.seed}:clocks")
         self.clocks = {name: round(rng.uniform(-CLOCK_SECONDS, CLOCK_SECONDS), 1) for name in self.parts}
         self.revive()

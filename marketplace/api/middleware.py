@@ -93,6 +93,8 @@ class Conditions:
         response = self.get_response(request)
         if response.status_code != 200 or request.method == "OPTIONS":
             return response
+        if hasattr(response, "later"):  # what it will be is not known yet
+            return response
         if not response.has_header("ETag") and "no-store" not in response.get("Cache-Control", ""):
             set_response_etag(response)
         return self._condition(request, response)
@@ -139,11 +141,16 @@ class Bodies:
         return self.get_response(request)
 
 
+def most_bytes(path: str) -> int:
+    """Return how large a body sent to this address may be."""
+    return int(settings.MAX_BODY_BYTES + settings.FILE_MB * 1024**2 * WITH_PICTURES.get(path, 0))
+
+
 def _check_length(request: HttpRequest) -> None:
     if request.headers.get("Transfer-Encoding") and not request.META.get("CONTENT_LENGTH"):
         raise Problem(411, "invalid_request", "length_required", "Send a Content-Length.")
     length = request.META.get("CONTENT_LENGTH") or "0"
-    limit = settings.MAX_BODY_BYTES + settings.FILE_MB * 1024**2 * WITH_PICTURES.get(request.path, 0)
+    limit = most_bytes(request.path)
     if not LENGTH.fullmatch(length) or int(length) > limit:
         raise _too_large(limit)
 

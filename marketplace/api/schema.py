@@ -60,6 +60,8 @@ class Schema(AutoSchema):
             statuses |= KEYS
         if "{" in self.path:
             statuses[404] = "Unknown, or another customer's."
+        if self.path.endswith("/events"):
+            statuses |= {429: "The account has too many open streams.", 503: "There are too many open streams."}
         if self.path.endswith("/cancel"):
             statuses[409] = "It has already ended."
         return statuses
@@ -70,6 +72,8 @@ class Schema(AutoSchema):
             return "cancel_job"
         if self.path == "/v1/topups/automatic":
             return {"GET": "get", "PUT": "set", "DELETE": "stop"}[self.method] + "_automatic_topup"
+        if self.path.endswith("/events"):
+            return "watch_job"
         if self.path.endswith("/receipt"):
             return "get_receipt"
         if noun == "files" and (self.path.endswith("/content") or self.method == "DELETE"):

@@ -26,7 +26,7 @@ from django.db.models.functions import Greatest, Now
 from billing import amounts
 from billing.prices import pricing
 from billing.tokens import holds, wallets
-from marketplace.jobs import outbox, turns
+from marketplace.jobs import news, outbox, turns
 from marketplace.jobs.errors import LeaseLost, NotCancelable, NotFound
 from marketplace.jobs.models import Image, Job, Status
 
@@ -70,7 +70,10 @@ def claim(job_id: UUID, worker: str, sent: datetime | None = None) -> Job | None
     Return the job of the same service class whose turn it is, or None if there is none.
     """
     values = {"job": job_id, "sent": sent, "worker": worker, "lease": lease()}
-    return next(iter(Job.objects.raw(turns.CLAIM, values)), None)
+    job = next(iter(Job.objects.raw(turns.CLAIM, values)), None)
+    if job:
+        news.changed(job.id)
+    return job
 
 
 def heartbeat(worker: str, progress: Mapping[UUID, Progress]) -> dict[UUID, bool]:
@@ -165,6 +168,7 @@ def _expire_hold(job_id: UUID) -> bool:
     )
     if expired:
         wallets.expire(job_id)
+        news.changed(job_id)
     return bool(expired)
 
 
@@ -202,6 +206,7 @@ def cancel(account_id: UUID, job_id: UUID) -> Job:
                 wallets.release(job_id)
             Job.objects.filter(id=job_id).update(**changes)
             job.refresh_from_db()
+            news.changed(job_id)
     return job
 
 
@@ -241,6 +246,7 @@ def _finish(
     )
     if not done:
         raise LeaseLost
+    news.changed(job.id)
 
 
 def _requeue(job: Job, **changes: object) -> None:
@@ -250,6 +256,7 @@ def _requeue(job: Job, **changes: object) -> None:
         status=Status.QUEUED, lease_expires_at=None, dispatched_at=None, worker="", step=0, cancel_cost=0, **changes
     ):
         transaction.on_commit(outbox.wake)
+        news.changed(job.id)
         return
     _finish(job, Status.CANCELED, 0)
     _settle(job.id, 0)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -41,6 +41,7 @@ from inference.models import catalog
 from inference.request import Phase, Request
 from inference.state import Picture
 from marketplace.jobs import inputs, lifecycle, metrics, outbox, reuse, storage
+from marketplace.jobs.broadcast import Broadcast
 from marketplace.jobs.errors import LeaseLost
 from marketplace.jobs.lifecycle import Progress, Result
 from marketplace.jobs.models import Job
@@ -91,6 +92,7 @@ class Worker:
         self.lock = threading.Lock()
         self.leaving = threading.Event()
         self.stopped = threading.Event()
+        self.broadcast = Broadcast(self._running, engine.preview)
 
     def start(self) -> None:
         """Load and warm the model, and start the heartbeat; return when jobs can be taken."""
@@ -99,6 +101,7 @@ class Worker:
             Shadows(*self.reuse, self.engine.submit, settings.SHADOW_PERCENT / 100)
         self._try_heartbeat()
         threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True).start()
+        self.broadcast.start()
         logger.info("%s is warm: %s %s", self.name, self.card.name, self.card.revision)
 
     def fire(self, job_id: UUID, sent: datetime | None = None) -> None:
@@ -136,6 +139,7 @@ class Worker:
         if self.reuse:
             self.reuse[0].close()
         self.stopped.set()
+        self.broadcast.stop()
         WorkerRow.objects.filter(name=self.name).delete()
         connection.close()
 
@@ -154,7 +158,8 @@ class Worker:
         began = time.monotonic()
         try:
             images, mask = inputs.load(task.job, self.card)
-            task.requests = [request_for(task.job, index, images, mask) for index in range(task.job.n)]
+            made = (request_for(task.job, index, images, mask) for index in range(task.job.n))
+            task.requests = [replace(request, on_step=self.broadcast.note) for request in made]
             task.futures = [self.engine.submit(request) for request in task.requests]
             connection.close()  # back to the pool while the engine works
             left = wait(task.futures, timeout=settings.JOB_SECONDS).not_done
@@ -235,6 +240,10 @@ class Worker:
             retry=not isinstance(error, BrokenPicture | AdapterUnavailable | InvalidRequest | FileNotFoundError),
             after=timedelta(seconds=settings.RETRY_SECONDS * 4 ** (job.attempt - 1)),
         )
+
+    def _running(self) -> list[Task]:
+        with self.lock:
+            return list(self.tasks.values())
 
     def _cancel(self, task: Task) -> None:
         for request in task.requests:

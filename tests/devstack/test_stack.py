@@ -42,8 +42,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 '''
 python = (sys.executable, "-c")
-parts.parts = lambda home, port: [
-    Part("web", (*python, WEB, str(port))),
+parts.parts = lambda home, ports: [
+    Part("web", (*python, WEB, str(ports.front))),
     Part("worker", (*python, WORKER)),
 ]
 stack.Stack.manage = lambda self, *arguments: []

@@ -30,12 +30,15 @@ class Site:
         self.environment.pop("PYTEST_CURRENT_TEST", None)
         self.children: dict[str, processes.Child] = {}
 
+        self.ports = parts.Ports(*(processes.free_port() for _ in range(3)))
+
     def start(self, name: str, part: str | None = None) -> None:
         """Starts a part, by default the one of this name; `workers` of several names are the same part."""
-        found = {item.name: item for item in parts.parts(self.folder, 0)}[part or name]
+        found = {item.name: item for item in parts.parts(self.folder, self.ports)}[part or name]
         command = [word.replace("worker@", f"{name}@") for word in found.command]
         log = self.folder / f"{name}.log"
-        self.children[name] = processes.spawn(command, log, env=self.environment, cwd=ROOT)
+        environment = {**self.environment, **found.settings}
+        self.children[name] = processes.spawn(command, log, env=environment, cwd=ROOT)
 
     def warm(self, count: int = 1, seconds: float = 90) -> None:
         """Waits until so many live workers can take jobs."""

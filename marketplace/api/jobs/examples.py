@@ -125,7 +125,7 @@ quoted = [*ordering, OpenApiExample("its price", QUOTE, response_only=True, stat
 bought = [
     *ordering,
     OpenApiExample("queued", QUEUED, response_only=True, status_codes=["202"]),
-    OpenApiExample("after Prefer: wait=60", SUCCEEDED, response_only=True, status_codes=["202"]),
+    OpenApiExample("after Prefer: wait=60", SUCCEEDED, response_only=True, status_codes=["200"]),
 ]
 seen = [OpenApiExample("succeeded", SUCCEEDED, response_only=True, status_codes=["200"])]
 receipt = [OpenApiExample("paid with granted Tokens", RECEIPT, response_only=True, status_codes=["200"])]

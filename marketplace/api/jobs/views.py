@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
@@ -23,12 +18,10 @@ from marketplace.api.errors import not_found
 from marketplace.api.headers import MAX_WAIT, idempotency_key, preferred_wait
 from marketplace.api.jobs import examples, schemas
 from marketplace.api.jobs.schemas import JobBody, JobList, JobListQuery, OrderSerializer, QuoteBody
+from marketplace.api.later import Answer, Waiting
 from marketplace.api.pages import page
 from marketplace.jobs import lifecycle, submission, turns
 from marketplace.jobs.models import Image, Job
-
-# A waiting client occupies a thread of the web server; while so many wait, others are answered at once.
-WAITERS = threading.BoundedSemaphore(4)
 
 
 class Quotes(APIView):
@@ -50,7 +43,7 @@ class Jobs(APIView):
 
     @extend_schema(
         request=OrderSerializer,
-        responses={202: JobBody},
+        responses={200: JobBody, 202: JobBody},
         examples=examples.bought,
         summary="Buy pictures",
         parameters=[
@@ -64,12 +57,12 @@ class Jobs(APIView):
                 "Prefer",
                 str,
                 "header",
-                description=f"`wait=N`: answer when the job ends, or after N ≤ {MAX_WAIT} seconds.",
+                description=f"`wait=N`: 200 with the job once it has ended, or 202 after N ≤ {MAX_WAIT} seconds.",
             ),
         ],
     )
     def post(self, request: Request) -> Response:
-        """Holds the price and queues the job. Poll the `Location`, or send `Prefer: wait=60`."""
+        """Holds the price and queues the job. Watch its events, poll the `Location`, or send `Prefer: wait=60`."""
         key, wait = idempotency_key(request), preferred_wait(request)
         order = schemas.order(request.data, caller(request).account_id)
         submitted = submission.submit(
@@ -77,12 +70,12 @@ class Jobs(APIView):
         )
         job, position = submitted.job, submitted.queue_position
         headers = {"Location": f"/v1/jobs/{job.id}"}
-        if wait:
-            job, position = wait_for(job, wait), None
-            headers["Preference-Applied"] = f"wait={wait}"
         if submitted.replayed:
             headers["Idempotent-Replayed"] = "true"
-        return Response(one(job, request, position), status=202, headers=headers)
+        response = Response(one(job, request, position), status=202, headers=headers)
+        if wait:
+            response.later = Waiting(job.id, job.account_id, wait, lambda: _waited(job.id, request))
+        return response
 
     @extend_schema(parameters=[JobListQuery], responses={200: JobList}, summary="List jobs, newest first")
     def get(self, request: Request) -> Response:
@@ -122,24 +115,9 @@ def one(job: Job, request: Request, position: int | None = None) -> dict[str, An
     return schemas.show(job, images, request._request, position or turns.queue_position(job))
 
 
-def wait_for(job: Job, seconds: int) -> Job:
-    """Return the job once it has ended, or as it is after so long. Meanwhile the pool has the connection back."""
-    deadline, pause = time.monotonic() + seconds, 0.05
-    with waiting() as allowed:
-        while allowed and not job.is_final and time.monotonic() < deadline:
-            connection.close()
-            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-            pause = min(pause * 1.3, 0.5)
-            job = Job.objects.get(id=job.id)
-    return job
-
-
-@contextmanager
-def waiting() -> Iterator[bool]:
-    """Yield whether this request may wait."""
-    allowed = WAITERS.acquire(blocking=False)
-    try:
-        yield allowed
-    finally:
-        if allowed:
-            WAITERS.release()
+def _waited(job_id: UUID, request: Request) -> Answer:
+    """Return the answer to an order that waited for its job: 200 if it has ended, else 202."""
+    job = Job.objects.get(id=job_id)
+    if job.is_final:
+        return Answer(200, one(job, request), {"Preference-Applied": "wait"})
+    return Answer(202, one(job, request))
