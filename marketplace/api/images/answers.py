@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import time
+from collections import Counter
 from typing import Any
+from uuid import UUID
 
 from django.http import HttpRequest
+from rest_framework.renderers import JSONRenderer
 
 from billing.amounts import format_tokens
 from billing.prices.pricing import prompt_length
@@ -14,68 +17,119 @@ from inference import pictures
 from inference.card import ModelCard
 from inference.request import TILE
 from marketplace.api.addresses import absolute
-from marketplace.api.errors import Problem
+from marketplace.api.errors import ErrorBody, ErrorDetail, Problem
 from marketplace.api.images.schemas import Wish
+from marketplace.api.later import Answer
 from marketplace.jobs import storage
 from marketplace.jobs.models import Image, Job, Status
+from marketplace.jobs.news import Preview
+from marketplace.jobs.states import State
 
 NEVER_AGAIN = {"x-should-retry": "false"}
 """For clients that would send a request again which is answered as before."""
 
 
-def problem_of(job: Job) -> Problem | None:
-    """Return why an ended job has no pictures to hand over; None if it has."""
+def answer(job_id: UUID, wish: Wish, card: ModelCard, request: HttpRequest) -> Answer:
+    """Return the pictures of a job, why there are none, or that they are still being made."""
+    job = Job.objects.get(id=job_id)
+    place = {"Location": f"/v1/jobs/{job.id}"}
+    if problem := _problem_of(job):
+        detail = ErrorDetail.show(problem, request_id=getattr(request, "id", None))
+        return Answer(problem.status, ErrorBody.show(error=detail), place | problem.headers)
+    images = list(Image.objects.filter(job_id=job.id))
+    shown = {
+        "data": [_handed_over(image, wish, request) | {"seed": image.seed} for image in images],
+        **_said_of(job, wish, card, images[0]),
+    }
+    return Answer(200, {"created": int(job.created_at.timestamp()), **shown}, place)
+
+
+class Stream:
+    """What a client that wants events is told of its job."""
+
+    def __init__(self, job: Job, wish: Wish, card: ModelCard, request: HttpRequest) -> None:
+        self.job, self.wish, self.card, self.request = job, wish, card, request
+        self._shown: Counter[int] = Counter()
+        self._partial = 0
+
+    def begin(self) -> bytes:
+        return self.end() if self.job.is_final else b""
+
+    def write(self, news: State | Preview) -> bytes:
+        """Return a preview as a partial image, if it is due: they are spread evenly over a picture's steps."""
+        if not isinstance(news, Preview) or self._shown[news.index] >= self.wish.partial_images:
+            return b""
+        due = (self._shown[news.index] + 1) * self.job.quote["steps"] / (self.wish.partial_images + 1)
+        if news.step < due:
+            return b""
+        self._shown[news.index] += 1
+        self._partial += 1
+        return _event(
+            {
+                "type": f"{self.wish.event}.partial_image",
+                "b64_json": news.jpeg,
+                "partial_image_index": self._partial - 1,
+                "created_at": int(time.time()),
+                "size": f"{self.job.order['width']}x{self.job.order['height']}",
+                "quality": self.wish.quality,
+                "background": "opaque",
+                "output_format": "jpeg",
+            }
+        )
+
+    def end(self) -> bytes:
+        """Return the finished pictures, an event each, or the error."""
+        job = Job.objects.get(id=self.job.id)
+        if problem := _problem_of(job):
+            detail = ErrorDetail.show(problem, request_id=getattr(self.request, "id", None))
+            return _event(ErrorBody.show(error=detail))
+        return b"".join(
+            _event(
+                {
+                    "type": f"{self.wish.event}.completed",
+                    "b64_json": _encoded(image),
+                    "created_at": int(time.time()),
+                    "seed": image.seed,
+                    **_said_of(job, self.wish, self.card, image),
+                }
+            )
+            for image in Image.objects.filter(job_id=job.id)
+        )
+
+
+def _event(said: dict[str, Any]) -> bytes:
+    """Return an event; what its data say is an error or has a `type`, by which clients of OpenAI know it."""
+    name = f"event: {said['type']}\n" if "type" in said else ""
+    return name.encode() + b"data: %b\n\n" % JSONRenderer().render(said)
+
+
+def _problem_of(job: Job) -> Problem | None:
+    """Return why a job has no pictures to hand over; None if it has."""
     if job.status == Status.SUCCEEDED:
         return None
+    if not job.is_final:
+        message = "The pictures are still being made: send the same again, or look at the job."
+        return Problem(503, "server", "in_progress", message, headers={"Retry-After": "2"})
     if job.status == Status.CANCELED:
         return Problem(409, "conflict", "canceled", "The job was canceled.", headers=NEVER_AGAIN)
-    code, message = job.error_code or "internal", job.error_message or "The picture could not be made."
-    if code == "invalid_request":
-        return Problem(422, "invalid_request", code, message)
-    return Problem(500, "server", code, f"{message} Nothing was charged.", headers=NEVER_AGAIN)
+    if job.error_code == "invalid_request":
+        return Problem(422, "invalid_request", "invalid_value", job.error_message)
+    return Problem(500, "server", job.error_code, f"{job.error_message} Nothing was charged.", headers=NEVER_AGAIN)
 
 
-def show(job: Job, wish: Wish, card: ModelCard, request: HttpRequest) -> dict[str, Any]:
-    """Return the answer for a job that has succeeded."""
-    images = list(Image.objects.filter(job_id=job.id))
+def _said_of(job: Job, wish: Wish, card: ModelCard, image: Image) -> dict[str, Any]:
     return {
-        "created": int(job.created_at.timestamp()),
-        "data": [_handed_over(image, wish, request) | {"seed": image.seed} for image in images],
-        "usage": usage(job, card),
-        "id": str(job.id),
-        "cost": format_tokens(job.captured),
-    } | _terms(job, wish, images[0])
-
-
-def completed(job: Job, wish: Wish, card: ModelCard) -> Iterator[dict[str, Any]]:
-    """Return the last events of a job that has succeeded, one for each picture."""
-    for image in Image.objects.filter(job_id=job.id):
-        yield {
-            "type": f"{wish.event}.completed",
-            "b64_json": _encoded(image),
-            "created_at": int(job.created_at.timestamp()),
-            "usage": usage(job, card),
-            "seed": image.seed,
-            "id": str(job.id),
-            "cost": format_tokens(job.captured),
-        } | _terms(job, wish, image)
-
-
-def partial(job: Job, wish: Wish, index: int, preview: str, kind: str) -> dict[str, Any]:
-    """Return the event of a preview, base64 of a picture of this kind."""
-    return {
-        "type": f"{wish.event}.partial_image",
-        "b64_json": preview,
-        "partial_image_index": index,
-        "created_at": int(job.created_at.timestamp()),
-        "size": f"{job.order['width']}x{job.order['height']}",
+        "size": f"{image.width}x{image.height}",
         "quality": wish.quality,
         "background": "opaque",
-        "output_format": kind,
+        "output_format": job.order["output_format"],
+        "usage": _usage(job, card),
+        "id": str(job.id),
+        "cost": format_tokens(job.captured),
     }
 
 
-def usage(job: Job, card: ModelCard) -> dict[str, Any]:
+def _usage(job: Job, card: ModelCard) -> dict[str, Any]:
     """Count image tokens of 16 by 16 pixels, and the prompt's characters as they are priced."""
     order = job.order
     painted = order["width"] * order["height"]
@@ -88,15 +142,6 @@ def usage(job: Job, card: ModelCard) -> dict[str, Any]:
         "input_tokens_details": {"text_tokens": text, "image_tokens": seen},
         "output_tokens": made,
         "total_tokens": text + seen + made,
-    }
-
-
-def _terms(job: Job, wish: Wish, image: Image) -> dict[str, str]:
-    return {
-        "size": f"{image.width}x{image.height}",
-        "quality": wish.quality,
-        "background": "opaque",
-        "output_format": job.order["output_format"],
     }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 
 from django.conf import settings
-from django.http import QueryDict
+from django.http import HttpResponse, QueryDict
 from drf_spectacular.utils import extend_schema
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import UnsupportedMediaType
@@ -22,12 +23,16 @@ from marketplace.accounts.authentication import ApiKeyAuthentication, caller
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.errors import Problem
 from marketplace.api.headers import idempotency_key
-from marketplace.api.images import forms, schemas
+from marketplace.api.images import answers, forms, schemas
 from marketplace.api.images.schemas import EditForm, EditSerializer, GenerationSerializer, ImagesBody, Wish
+from marketplace.api.jobs.events import HEADERS, MEDIA_TYPE
+from marketplace.api.later import Stream, Waiting
 from marketplace.jobs import submission
 from marketplace.jobs.models import Job
 from marketplace.jobs.orders import JobOrder
 
+WAIT_SECONDS = 590
+"""A little less than the ten minutes for which OpenAI's clients wait."""
 RETRIED_WITHIN = timedelta(minutes=10)
 """How long after an order a client that says it tries again means the same one."""
 
@@ -38,12 +43,25 @@ class Images(APIView):
     def get_authenticators(self) -> list[BaseAuthentication]:
         return [ApiKeyAuthentication(keys.recall)]
 
-    def bought(self, request: Request, order: JobOrder, wish: Wish) -> Response:
-        """Buy, and answer with what is to be waited for."""
+    def bought(self, request: Request, order: JobOrder, wish: Wish) -> HttpResponse:
+        """Buy, and answer with the pictures, once they are there, or with a stream.
+
+        Where nobody can wait for them, clients are told to try again, which finds the same job.
+        """
         job = self._retried(request, order) or self._new(request, order)
-        response = Response({"id": str(job.id)}, status=202, headers={"Location": f"/v1/jobs/{job.id}"})
-        response.pending = job, wish  # type: ignore[attr-defined]
-        return response
+        card = _card()
+        if wish.streamed:
+            stream = answers.Stream(job, wish, card, request._request)
+            response = HttpResponse(stream.begin(), content_type=MEDIA_TYPE, headers=HEADERS)
+            if not job.is_final:
+                response.later = Stream(job.id, job.account_id, stream.write, stream.end)  # type: ignore[attr-defined]
+            return response
+        found = answers.answer(job.id, wish, card, request._request)
+        made = Response(found.body, status=found.status, headers=dict(found.headers))
+        if not job.is_final:
+            answer = partial(answers.answer, job.id, wish, card, request._request)
+            made.later = Waiting(job.id, job.account_id, WAIT_SECONDS, answer)  # type: ignore[attr-defined]
+        return made
 
     def _new(self, request: Request, order: JobOrder) -> Job:
         who = caller(request)
@@ -62,7 +80,7 @@ class Generations(Images):
     parser_classes = [ObjectParser]
 
     @extend_schema(request=GenerationSerializer, responses={200: ImagesBody}, summary="Make pictures (OpenAI's form)")
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponse:
         """For clients that speak OpenAI's Images API: the answer comes when the pictures are there.
 
         With `stream`, server-sent events `image_generation.partial_image` and `image_generation.completed`.
@@ -83,7 +101,7 @@ class Edits(Images):
         responses={200: ImagesBody},
         summary="Edit pictures (OpenAI's form)",
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponse:
         """For clients that speak OpenAI's Images API: the answer comes when the pictures are there.
 
         With a `mask`, only what is transparent there changes, or, if nothing is, what is white. With `stream`,
@@ -94,7 +112,7 @@ class Edits(Images):
 
 class Variations(Images):
     @extend_schema(exclude=True)
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponse:
         message = "Variations are not made any more; send the picture to /v1/images/edits and say what should change."
         raise Problem(400, "invalid_request", "retired", message)
 

@@ -5,6 +5,7 @@ import io
 import pytest
 from django.test.client import BOUNDARY, encode_multipart
 
+from marketplace.api.later import Stream
 from marketplace.jobs.models import Job
 from tests.marketplace.api.asking import error
 from tests.marketplace.api.test_order_pictures import RED, SIZE, data_url, drawn
@@ -14,8 +15,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def bought(answer):
-    assert answer.status_code == 202, answer.content
-    return Job.objects.get(id=answer.json()["id"]), answer.pending[1]
+    """The job, and how its pictures are to be handed over: what the server that waits is told."""
+    streamed = isinstance(answer.later, Stream)
+    if not streamed:
+        assert error(answer, 503)["code"] == "in_progress"
+    wish = answer.later.write.__self__.wish if streamed else answer.later.answer.args[1]
+    return Job.objects.get(id=answer.later.job_id), wish
 
 
 def generate(customer, **body):
