@@ -5,7 +5,7 @@ import base64
 import io
 import json
 
-import httpx
+import httpx2 as httpx
 import numpy as np
 import openai
 import pytest
