@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import signal
 
 import httpx2 as httpx
 import numpy as np
@@ -238,7 +239,7 @@ def test_without_retries_a_time_out_is_told(client):
 
 def test_where_nobody_can_wait_the_client_tries_until_the_picture_is_there(client, site):
     """The server that waits is away; the web server says that it takes a moment, and knows the order again."""
-    site.kill("streams")
+    site.kill("streams", signal.SIGTERM)
     try:
         answer = client.with_options(max_retries=8).images.generate(prompt=PROMPT, extra_body=QUICK)
         assert answer.data[0].b64_json
