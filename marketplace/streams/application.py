@@ -37,6 +37,7 @@ from marketplace.streams.hub import Hub, Watch
 
 THREADS = 8
 BODY_SECONDS = 60.0
+DRAIN_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b":\n\n"
 IN_MEMORY = 64 * 1024
@@ -98,6 +99,8 @@ class Application:
         with contextlib.closing(body) if body else contextlib.nullcontext():
             environ = handler.environ(scope, body)
             response = await self._in_thread(partial(handler.call, self._django, environ))
+        if body is None:
+            await _drain(receive)
         match response.later:
             case Waiting() as later if self._refused(later.account_id) is None:
                 with _departure(receive) as departure, self._counted(later.account_id):
@@ -193,6 +196,18 @@ async def _body(scope: Scope, receive: Receive) -> IO[bytes] | None:
         raise
     body.seek(0)
     return body
+
+
+async def _drain(receive: Receive) -> None:
+    """Read what was not wanted, for a while: many clients hear no answer before they have sent all."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise Gone
+                more = message.get("more_body", False)
 
 
 @contextlib.contextmanager
