@@ -35,13 +35,13 @@ class Http:
         self.rng = rng
         self.memory = memory
 
-    def once(self, method: str, path: str, body: Any, key: str | None, timeout: float) -> Answer:
+    def once(self, method: str, path: str, body: Any, key: str | None, timeout: float, **more: str) -> Answer:
         connection = HTTPConnection(self.address, timeout=timeout)
         kind = f"multipart/form-data; boundary={BOUNDARY}" if isinstance(body, bytes) else "application/json"
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": kind}
         try:
             data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-            connection.request(method, path, data, headers | ({"Idempotency-Key": key} if key else {}))
+            connection.request(method, path, data, headers | more | ({"Idempotency-Key": key} if key else {}))
             answer = connection.getresponse()
             content = answer.read()
             is_json = (answer.getheader("Content-Type") or "").startswith("application/json")
@@ -49,16 +49,16 @@ class Http:
         finally:
             connection.close()
 
-    def ask(self, method: str, path: str, body: Any = None, key: str | None = None) -> Answer:
+    def ask(self, method: str, path: str, body: Any = None, key: str | None = None, **more: str) -> Answer:
         """Return the first answer that does not ask to try again. Raises Unanswered if none comes in time.
 
-        Some first tries hang up at once.
+        Some first tries hang up at once. `more` are further headers.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         timeout = self.rng.choice([0.003, 0.02]) if key and self.rng.random() < 0.1 else 20.0
         while True:
             try:
-                answer = self.once(method, path, body, key, timeout)
+                answer = self.once(method, path, body, key, timeout, **more)
                 if answer.status < 500 and not is_in_flight(answer):
                     return answer
                 last = f"{answer.status} {answer.body}"

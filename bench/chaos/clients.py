@@ -16,6 +16,7 @@ from bench.chaos.answers import Answer, Http, Unanswered, is_in_flight, patientl
 from bench.chaos.files import Files
 from bench.chaos.memory import Customer, Memory
 from bench.chaos.stripe_side import StripeSide
+from bench.chaos.watching import Watcher
 
 OPEN_JOBS = 2
 FINAL = {"succeeded", "failed", "canceled"}
@@ -26,7 +27,8 @@ CARDS = {VISA: 12, DECLINED: 2, DISPUTED: 1, STOLEN: 1, "bank": 2, "": 1}
 CHANGES = {VISA: 6, POOR: 1, ASKS: 2, DISPUTED: 1, STOLEN: 1, "": 2}
 CAPPED_SHARE = 0.25
 WEIGHTS = {
-    "buy a job": 40, "look at a job": 30, "cancel a job": 10, "look at the balance": 6, "top up": 6,
+    "buy a job": 40, "watch a job": 8, "make pictures in OpenAI's form": 4,
+    "look at a job": 30, "cancel a job": 10, "look at the balance": 6, "top up": 6,
     "send a file": 5, "look at a file": 3, "delete a file": 2,
     "refund a job": 4, "refund a top-up": 2, "refund money": 3, "fail a refund": 1,
     "dispute": 2, "close a dispute": 2, "waive a debt": 3, "order automatic top-ups": 3, "stop automatic top-ups": 0.5,
@@ -54,13 +56,15 @@ class Client(threading.Thread):
         self.ended: deque[str] = deque(maxlen=50)
         self.paid: deque[str] = deque(maxlen=20)
         self.files = Files(self.http, self.rng, self.expect)
+        self.watcher = Watcher(self.http, self.expect)
         self.refunds: deque[str] = deque(maxlen=20)
         self.disputes: deque[str] = deque(maxlen=20)
         self.may_go = threading.Event()
         self.idle = threading.Event()
         self.finished = threading.Event()
         self.verbs: dict[str, Callable[[], str]] = {
-            "buy a job": self.buy, "look at a job": self.look, "cancel a job": self.cancel,
+            "buy a job": self.buy, "watch a job": self.watch, "make pictures in OpenAI's form": self.make_pictures,
+            "look at a job": self.look, "cancel a job": self.cancel,
             "look at the balance": self.balance, "top up": self.top_up, "refund a job": self.refund_job,
             "send a file": self.files.send, "look at a file": self.files.look, "delete a file": self.files.delete,
             "refund a top-up": self.refund_top_up, "refund money": self.refund_money, "fail a refund": self.fail_refund,
@@ -113,10 +117,14 @@ class Client(threading.Thread):
         }  # fmt: skip
         self.memory.asked.add(key)
         answers = self.twice(http, "/v1/jobs", body, key) if rng.random() < 0.1 else []
-        answers.append(http.ask("POST", "/v1/jobs", body, key))
-        bought = {answer.body["id"] for answer in answers if answer.status == 202}
+        waits = {"Prefer": f"wait={rng.randint(1, 5)}"} if rng.random() < 0.2 else {}
+        answers.append(http.ask("POST", "/v1/jobs", body, key, **waits))
+        bought = {answer.body["id"] for answer in answers if answer.status in {200, 202}}
         self.expect(len(bought) <= 1, f"key {key} bought {bought}")
-        self.expect(all(answer.status in {202, 402} for answer in answers), f"buying {key} was answered {answers}")
+        self.expect(
+            all(answer.status in {202, 402, *([200] if waits else [])} for answer in answers),
+            f"buying {key} was answered {answers}",
+        )
         if not bought:
             return str(answers[-1].body["error"]["code"])
         self.memory.jobs[key] = bought.pop()
@@ -125,6 +133,22 @@ class Client(threading.Thread):
             other = http.ask("POST", "/v1/jobs", body | {"prompt": "another"}, key)
             self.expect(other.status == 422, f"key {key} with another body was answered {other}")
         return "bought"
+
+    def watch(self) -> str:
+        return self.watcher.watch(self.open[-1]) if self.open else "none open"
+
+    def make_pictures(self) -> str:
+        """Order and wait in OpenAI's form, until the pictures are there; while they are not, the same is sent again."""
+        key, count = self.key(), self.rng.randint(1, 2)
+        body = {"prompt": "a red circle", "size": "64x64", "steps": 2, "guidance_scale": 1, "n": count}
+        self.memory.asked.add(key)
+        answer = self.http.ask("POST", "/v1/images/generations", body, key)
+        if answer.status != 200:
+            self.expect(answer.status == 402, f"pictures of {key} were answered {answer}")
+            return str(answer.body["error"]["code"])
+        self.memory.jobs[key] = answer.body["id"]
+        self.expect(len(answer.body["data"]) == count, f"{count} pictures of {key} were answered {answer}")
+        return "made"
 
     def twice(self, http: Http, path: str, body: Any, key: str) -> list[Answer]:
         """Send the same request from another connection at the same moment; return its answer, if it is definite."""
