@@ -128,6 +128,8 @@ def database(url: str) -> dict[str, object]:
     silence = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
     # A process that hangs within a transaction keeps its rows locked for no longer than this.
     silence += " -c idle_in_transaction_session_timeout=5min"
+    # Whoever serves others waits no longer than this for a lock; 0 is for as long as it takes.
+    silence += f" -c lock_timeout={whole('KILN_LOCK_SECONDS', 0)}s"
     options = {"options": f"-c enable_seqscan=off {silence}", **dict(parse_qsl(parts.query))}
     pool = {"min_size": 1, "max_size": whole("KILN_DATABASE_POOL", 20), "timeout": 10}
     return {

@@ -1,8 +1,16 @@
-"""Pooled connections survive a restart of the server, and are not checked at every use."""
+"""Pooled connections survive a restart of the server, are not checked at every use, and wait for no lock for long."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 
+from billing.models import Wallet
+from marketplace.addresses import ROOT
+from marketplace.jobs.models import Job
 from marketplace.postgresql import base
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -55,3 +63,44 @@ def test_a_connection_in_use_is_not_asked_again(monkeypatch):
     monkeypatch.setattr(base, "TRUSTED_SECONDS", 0)
     assert backends() <= known
     assert len(asked) == 60
+
+
+@pytest.fixture
+def locked(alice):
+    """Alice's wallet is locked by a process that hangs."""
+    hangs, end = Event(), Event()
+
+    def hang():
+        with transaction.atomic():
+            Wallet.objects.select_for_update(no_key=True).get(owner=alice.account.id)
+            hangs.set()
+            assert end.wait(60)
+        connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        hung = pool.submit(hang)
+        assert hangs.wait(20)
+        yield
+        end.set()
+        hung.result()
+
+
+ORDER = {"prompt": "a red circle", "cache": "off"}
+
+
+def test_a_request_that_waits_for_a_lock_is_told_to_come_again_and_has_bought_nothing(alice, locked):
+    with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '50ms'")
+    answer = alice.post("/v1/jobs", ORDER)
+    assert (answer.status_code, answer.json()["error"]["code"], answer["Retry-After"]) == (503, "unavailable", "2")
+    assert not Job.objects.exists()
+    assert alice.balance == (1_000_000, 0)
+    assert alice.get("/v1/balance").status_code == 200, "reading waits for nobody"
+
+
+def test_the_web_server_alone_waits_for_no_lock_for_longer_than_three_seconds():
+    show = "with connection.cursor() as cursor: cursor.execute('SHOW lock_timeout'); print(*cursor.fetchone())"
+    for first, expected in (("import marketplace.wsgi", "3s"), ("import django; django.setup()", "0")):
+        program = f"{first}\nfrom django.db import connection\n{show}"
+        said = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
+        assert said.split()[-1] == expected

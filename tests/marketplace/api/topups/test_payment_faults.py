@@ -1,6 +1,5 @@
 """Card payments where Stripe, or two requests at once, make it hard. After each test the ledger must be right."""
 
-import threading
 from datetime import timedelta
 
 import pytest
@@ -12,30 +11,14 @@ from billing.payments import refund_orders
 from billing.payments.stripe import Stripe
 from devstack import processes
 from tests.marketplace.shops import STOLEN, WHOLE_MEDIUM, reconcile, send, spend
+from tests.threads import together
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def at_once(count, act):
-    """What `act` answers in so many threads."""
-    answers, together = [], threading.Barrier(count)
-
-    def run():
-        together.wait()
-        answers.append(act())
-        connection.close()
-
-    threads = [threading.Thread(target=run) for _ in range(count)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    return answers
-
-
 def test_two_requests_with_one_key_at_the_same_moment_open_one_checkout(shop):
     shop.fault("slow", "POST /v1/checkout/sessions", seconds=1)
-    answers = at_once(2, lambda: shop.order(Idempotency_Key="k1"))
+    answers = together(2, lambda _: shop.order(Idempotency_Key="k1"))
     assert sorted(answer.status_code for answer in answers) in ([201, 201], [201, 409])
     assert TopUp.objects.count() == 1
     again = shop.order(Idempotency_Key="k1").json()
@@ -74,7 +57,7 @@ def test_a_refund_for_a_stolen_card_that_stripe_does_not_take_is_made_later_and_
     assert reconcile()[1] == 0
     RefundOrder.objects.update(due_at=timezone.now() - timedelta(seconds=1))
     watched = WatchedStripe(shop.client)
-    at_once(3, lambda: refund_orders.carry_out(watched))
+    together(3, lambda _: refund_orders.carry_out(watched))
     shop.wait(top_up, "refunded")
     assert (shop.tokens, RefundOrder.objects.get().outcome, watched.asked) == (0, "refunded", [False])
     payment = TopUp.objects.get().payment_intent
