@@ -98,9 +98,10 @@ def test_a_request_that_waits_for_a_lock_is_told_to_come_again_and_has_bought_no
     assert alice.get("/v1/balance").status_code == 200, "reading waits for nobody"
 
 
-def test_the_web_server_alone_waits_for_no_lock_for_longer_than_three_seconds():
+def test_the_web_servers_alone_wait_for_no_lock_for_longer_than_three_seconds():
     show = "with connection.cursor() as cursor: cursor.execute('SHOW lock_timeout'); print(*cursor.fetchone())"
-    for first, expected in (("import marketplace.wsgi", "3s"), ("import django; django.setup()", "0")):
+    served = {"import marketplace.wsgi": "3s", "import marketplace.asgi": "3s"}
+    for first, expected in (*served.items(), ("import django; django.setup()", "0")):
         program = f"{first}\nfrom django.db import connection\n{show}"
         said = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
         assert said.split()[-1] == expected
