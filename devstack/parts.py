@@ -94,6 +94,7 @@ def parts(home: Path, ports: Ports) -> list[Part]:
             loads=True,
         ),
         Part("dispatcher", (*MANAGE, "dispatch")),
+        Part("deliverer", (*MANAGE, "deliver"), drain=20.0),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. More
         # threads here than periodic tasks, each of which takes one at most: none waits for one that waits for Stripe.
         Part(

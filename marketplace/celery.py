@@ -29,6 +29,7 @@ PERIODS = {
     "keep_payments": 15,
     "keep_requests": 60,
     "keep_files": 300,
+    "keep_webhooks": 15,
     "reconcile_payments": 3600,
     "anchor_audit": 24 * 3600,
 }

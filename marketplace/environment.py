@@ -10,7 +10,7 @@ import secrets
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -77,6 +77,29 @@ def storage(name: str, folder: Path) -> dict[str, Any]:
         "max_memory_size": 2 * 1024**2,
     }
     return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+
+
+def mail_server(name: str) -> dict[str, Any]:
+    """Read a mail server as Django's settings: `smtp://user:password@host:587`, or `smtps://…` for TLS from the start.
+
+    Without one, e-mails are printed. Raises ImproperlyConfigured.
+    """
+    url = text(name)
+    if not url:
+        return {"EMAIL_BACKEND": "django.core.mail.backends.console.EmailBackend"}
+    parts = urlsplit(url)
+    if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
+        raise ImproperlyConfigured(f"{name} must be like smtp://user:password@host:587")
+    return {
+        "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+        "EMAIL_HOST": parts.hostname,
+        "EMAIL_PORT": parts.port or (465 if parts.scheme == "smtps" else 587),
+        "EMAIL_HOST_USER": unquote(parts.username or ""),
+        "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
+        "EMAIL_USE_SSL": parts.scheme == "smtps",
+        "EMAIL_USE_TLS": parts.scheme == "smtp" and "plain" not in parse_qs(parts.query, keep_blank_values=True),
+        "EMAIL_TIMEOUT": 15,
+    }
 
 
 def secret_key() -> str:

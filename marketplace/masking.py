@@ -12,7 +12,8 @@ _UNDERSCORE = r"(?:_|%(?:25)*5f)"
 _SECRETS = re.compile(
     rf"""
       (?P<key>kiln{_UNDERSCORE}[a-z0-9]{{12}}{_UNDERSCORE})[\w%-]{{8,}}
-    | (?P<stripe>\b(?:(?:sk|rk|pk)_(?:live|test)|whsec)_)\w+
+    | (?P<stripe>\b(?:sk|rk|pk)_(?:live|test)_)\w+
+    | (?P<webhook>\bwhsec_)[\w+/=%-]+
     | (?P<named>\b(?:signature|sessionid|csrftoken|csrfmiddlewaretoken|password|api_?key|token)["']?\s*(?:=|:|%3d)\s*)
       ["']?[^\s&;,"']+
     | (?P<bearer>\bBearer\s+)[^\s"']+

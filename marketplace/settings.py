@@ -29,6 +29,7 @@ INSTALLED_APPS = [
     "billing",
     "marketplace.accounts",
     "marketplace.jobs",
+    "marketplace.webhooks",
     "marketplace.files",
     "marketplace.audit",
     "marketplace.approvals",
@@ -174,6 +175,9 @@ FILE_MB = env.whole("KILN_FILE_MB", 10)
 FILE_DAYS = env.whole("KILN_FILE_DAYS", 30)
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 PUBLIC_URL = env.text("KILN_PUBLIC_URL")
+globals().update(env.mail_server("KILN_SMTP_URL"))
+DEFAULT_FROM_EMAIL = env.text("KILN_MAIL_FROM", "Kiln <kiln@localhost>")
+WEBHOOKS_PRIVATE = env.flag("KILN_WEBHOOKS_PRIVATE")
 IMAGE_URL_SECONDS = env.whole("KILN_IMAGE_URL_SECONDS", 3600)
 MODEL = env.text("KILN_MODEL")
 LATENT_CACHE = env.text("KILN_LATENT_CACHE", str(KILN_HOME / "latents.sqlite3"))

@@ -22,6 +22,8 @@ from marketplace.api.money import invoices
 from marketplace.api.money import views as money
 from marketplace.api.topups import automatic
 from marketplace.api.topups import views as topups
+from marketplace.api.webhooks import unsubscribe
+from marketplace.api.webhooks import views as webhooks
 
 
 class Month(StringConverter):
@@ -59,10 +61,19 @@ urlpatterns = [
     path("v1/images/generations", images_api.Generations.as_view()),
     path("v1/images/edits", images_api.Edits.as_view()),
     path("v1/images/variations", images_api.Variations.as_view()),
+    path("v1/webhooks", webhooks.Webhooks.as_view()),
+    path("v1/webhooks/<uuid:webhook_id>", webhooks.OneWebhook.as_view()),
+    path("v1/webhooks/<uuid:webhook_id>/secret", webhooks.WebhookSecret.as_view()),
+    path("v1/webhooks/<uuid:webhook_id>/test", webhooks.TestWebhook.as_view()),
+    path("v1/webhooks/<uuid:webhook_id>/deliveries", webhooks.Deliveries.as_view()),
+    path("v1/webhooks/<uuid:webhook_id>/deliveries/<uuid:delivery_id>/replay", webhooks.ReplayDelivery.as_view()),
+    path("v1/account/webhook-secret", webhooks.AccountSecret.as_view()),
+    path("v1/account/notifications", webhooks.Notifications.as_view()),
     path("v1/models", catalogue.Models.as_view()),
     path("v1/models/<str:name>", catalogue.OneModel.as_view()),
     path("v1/packs", catalogue.Packs.as_view()),
     path("v1/prices", catalogue.Prices.as_view()),
+    path("unsubscribe/<str:token>", unsubscribe.unsubscribe),
     path("webhooks/stripe", stripe_webhook.receive),
     path("images/<uuid:image_id>.<slug:kind>", images.image),
     path("healthz", health.healthz),

@@ -3,6 +3,7 @@
 from billing.models.invoices import Invoice as Invoice
 from billing.models.invoices import Month as Month
 from billing.models.payments import AutomaticTopUp as AutomaticTopUp
+from billing.models.payments import Notice as Notice
 from billing.models.payments import Pack as Pack
 from billing.models.payments import Payer as Payer
 from billing.models.payments import Reconciliation as Reconciliation

@@ -160,6 +160,7 @@ class AutomaticTopUp(models.Model):
     card_url = models.TextField(default="")
     failures = models.PositiveIntegerField(default=0)
     retry_at = models.DateTimeField(null=True)
+    capped_since = models.DateTimeField(null=True, help_text="since when the cap has stopped the next top-up")
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -176,6 +177,24 @@ class AutomaticTopUp(models.Model):
 
     def __str__(self) -> str:
         return f"automatic top-up of {self.owner}"
+
+
+class Notice(models.Model):
+    """Something that `owner` should be told of; whoever tells it removes it. Amounts in `data` are texts."""
+
+    class Kind(models.TextChoices):
+        CAP_REACHED = "topup.cap_reached"
+        SWITCHED_OFF = "topup.switched_off"
+        PAYMENT_FAILED = "payment.failed"
+
+    id = models.BigAutoField(primary_key=True)
+    owner = models.UUIDField()
+    kind = models.TextField(choices=Kind)
+    data = models.JSONField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.owner}"
 
 
 class Reversal(models.Model):

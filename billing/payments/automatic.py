@@ -20,9 +20,10 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 from django.db.models.functions import Now
 
-from billing import clock
+from billing import clock, notices
+from billing.amounts import format_money
 from billing.errors import CapBelowPrice, PaymentInFlight, PaymentsRefused, PaymentsUnavailable, UnknownCurrency
-from billing.models import AutomaticTopUp, Payer, TopUp, Wallet
+from billing.models import AutomaticTopUp, Notice, Payer, TopUp, Wallet
 from billing.payments import cards, checkout, payers
 from billing.payments.cards import Answer
 from billing.payments.stripe import Stripe
@@ -80,6 +81,7 @@ def order(stripe: Stripe, owner: UUID, terms: Terms, pages: checkout.Order, new_
         "card_url": url,
         "failures": 0,
         "retry_at": None,
+        "capped_since": None,
     }
     made, _ = AutomaticTopUp.objects.update_or_create(owner=owner, defaults=values)
     for top_up in _pending(owner=owner, status=TopUp.Status.OPEN):
@@ -151,12 +153,31 @@ def begin(owner: UUID, top_up_id: UUID) -> TopUp | None:
     price = standing.pack.prices[standing.currency]
     # One statement: a payment that arrives meanwhile is seen as pending or in the balance, never as neither.
     low = _low(owner, standing.threshold).filter(~Exists(_pending(owner=owner)))
-    if not low.exists() or spent(standing) + price > standing.daily_cap_minor:
+    if not low.exists():
         return None
+    if spent(standing) + price > standing.daily_cap_minor:
+        _capped(standing, now)
+        return None
+    AutomaticTopUp.objects.filter(owner=owner).update(capped_since=None)
     return TopUp.objects.create(
         id=top_up_id, owner=owner, pack=standing.pack, currency=standing.currency, price_minor=price, automatic=True,
         order=standing.order, created_at=now, expires_at=now + checkout.OPEN_FOR,
     )  # fmt: skip
+
+
+def _capped(standing: AutomaticTopUp, now: datetime) -> None:
+    """Note that the cap stopped a top-up, and have the owner told once."""
+    if standing.capped_since is None:
+        AutomaticTopUp.objects.filter(owner=standing.owner).update(capped_since=now)
+        price = standing.pack.prices[standing.currency]
+        notices.write(
+            standing.owner,
+            Notice.Kind.CAP_REACHED,
+            pack=standing.pack.name,
+            price=format_money(price, standing.currency),
+            daily_cap=format_money(standing.daily_cap_minor, standing.currency),
+            currency=standing.currency,
+        )
 
 
 def advance(stripe: Stripe, top_up: TopUp, allowed: bool = True) -> None:
@@ -215,6 +236,7 @@ def failed(top_up: TopUp, code: str, status: TopUp.Status = TopUp.Status.FAILED)
     """Record that a top-up was not paid: the next one waits, or none follows. Takes effect once per top-up."""
     if not _pending(id=top_up.id).update(status=status, failure=code):
         return
+    notices.payment_failed(top_up, code)
     standing = AutomaticTopUp.objects.select_for_update().filter(owner=top_up.owner, status=On).first()
     if standing is None:
         return
@@ -293,9 +315,11 @@ def capped_until(standing: AutomaticTopUp) -> datetime | None:
     return None
 
 
+@transaction.atomic
 def _switch_off(owner: UUID, reason: AutomaticTopUp.Reason) -> None:
     standing = AutomaticTopUp.objects.filter(owner=owner, status=On)
-    standing.update(status=AutomaticTopUp.Status.OFF, reason=reason, retry_at=None)
+    if standing.update(status=AutomaticTopUp.Status.OFF, reason=reason, retry_at=None):
+        notices.write(owner, Notice.Kind.SWITCHED_OFF, reason=reason)
 
 
 def _counted(standing: AutomaticTopUp) -> QuerySet[TopUp]:

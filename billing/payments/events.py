@@ -16,6 +16,7 @@ from uuid import UUID
 
 from django.db import transaction
 
+from billing import notices
 from billing.errors import PaymentMismatch
 from billing.models import Payer, Reversal, StripeEvent, TopUp
 from billing.payments import automatic, cards, refund_orders, reversals
@@ -112,7 +113,10 @@ def _not_paid(session: Document, status: TopUp.Status, before: Collection[str], 
     if top_up is None or top_up.session_id not in ("", session["id"]):
         return None
     if not top_up.automatic:
-        return _ended(top_up, status, before)
+        ended = _ended(top_up, status, before)
+        if ended and status == TopUp.Status.FAILED:
+            notices.payment_failed(top_up, code)
+        return ended
     if top_up.status not in before:
         return None
     automatic.failed(top_up, code, status)

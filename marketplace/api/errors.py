@@ -40,6 +40,7 @@ from marketplace.files.errors import QuotaReached
 from marketplace.jobs import errors as jobs
 from marketplace.jobs.inputs import Busy
 from marketplace.limits.policies import BYTES, LimitReached
+from marketplace.webhooks import endpoints
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +191,18 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     ),
     (InvalidPicture, lambda error: invalid("file", f"This file cannot be used: {error}.", "invalid_picture")),
     (QuotaReached, _quota),
+    (
+        endpoints.TooMany,
+        lambda _: Problem(409, "conflict", "too_many_webhooks", f"Delete one of your {endpoints.MOST} webhooks first."),
+    ),
+    (
+        endpoints.Disabled,
+        lambda _: Problem(409, "conflict", "webhook_disabled", "This webhook is disabled: enable it first."),
+    ),
+    (
+        endpoints.TooManyWaiting,
+        lambda _: Problem(409, "conflict", "too_many_deliveries", "Too much waits to be sent there: try again later."),
+    ),
     (rest.ValidationError, _validation),
     (rest.NotAuthenticated, _unauthenticated),
     (rest.AuthenticationFailed, _unauthenticated),

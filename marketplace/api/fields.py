@@ -13,6 +13,8 @@ from rest_framework.fields import empty
 
 from billing import amounts
 from marketplace import text
+from marketplace.remote import Unreachable
+from marketplace.webhooks import posting
 
 Show = Callable[[Any], Any]
 
@@ -148,3 +150,12 @@ class Object(Shown, serializers.DictField):
 
 class Array(Shown, serializers.ListField):
     """A JSON array of plain values."""
+
+
+def webhook_address(url: str) -> str:
+    """Return an address to which webhooks may go. Raises ValidationError; whose it is shows when it is asked."""
+    try:
+        posting.guard().check(url)
+    except Unreachable as error:
+        raise serializers.ValidationError(f"It cannot be used: {error}.", code="invalid_url") from error
+    return url

@@ -28,6 +28,17 @@ SENDING = {
 }
 KEYS = {403: "The API key that asks has a spend cap, or the account is switched off."}
 
+WEBHOOKS = {
+    ("DELETE", "/v1/webhooks/{id}"): "delete_webhook",
+    ("POST", "/v1/webhooks/{id}/secret"): "rotate_webhook_secret",
+    ("POST", "/v1/webhooks/{id}/test"): "test_webhook",
+    ("GET", "/v1/webhooks/{id}/deliveries"): "list_webhook_deliveries",
+    ("POST", "/v1/webhooks/{id}/deliveries/{delivery_id}/replay"): "replay_delivery",
+    ("POST", "/v1/account/webhook-secret"): "rotate_account_webhook_secret",
+    ("GET", "/v1/account/notifications"): "get_notifications",
+    ("PATCH", "/v1/account/notifications"): "change_notifications",
+}
+
 
 def bases() -> list[type]:
     """Return the classes whose docstrings are for developers; those of other bodies are shown to customers."""
@@ -58,6 +69,10 @@ class Schema(AutoSchema):
             statuses |= SENDING
         if self.path.startswith("/v1/keys") and self.method in {"POST", "PATCH"}:
             statuses |= KEYS
+        if "webhook" in self.path or self.path == "/v1/account/notifications":
+            statuses |= KEYS if self.method != "GET" else {}
+            if self.method == "POST" and not self.path.endswith("secret"):
+                statuses[409] = "There are too many, or the webhook is disabled."
         if "{" in self.path:
             statuses[404] = "Unknown, or another customer's."
         if self.path.endswith("/events"):
@@ -70,6 +85,8 @@ class Schema(AutoSchema):
         noun = self.path.removeprefix("/v1/").split("/")[0]
         if self.path.endswith("/cancel"):
             return "cancel_job"
+        if name := WEBHOOKS.get((self.method, self.path.replace("{webhook_id}", "{id}"))):
+            return name
         if self.path == "/v1/topups/automatic":
             return {"GET": "get", "PUT": "set", "DELETE": "stop"}[self.method] + "_automatic_topup"
         if self.path.endswith("/events"):

@@ -29,6 +29,7 @@ from billing.tokens import holds, wallets
 from marketplace.jobs import news, outbox, turns
 from marketplace.jobs.errors import LeaseLost, NotCancelable, NotFound
 from marketplace.jobs.models import Image, Job, Status
+from marketplace.webhooks import events
 
 MAX_ATTEMPTS = 3
 
@@ -169,6 +170,7 @@ def _expire_hold(job_id: UUID) -> bool:
     if expired:
         wallets.expire(job_id)
         news.changed(job_id)
+        _tell(Job.objects.get(id=job_id), Status.FAILED)
     return bool(expired)
 
 
@@ -204,6 +206,7 @@ def cancel(account_id: UUID, job_id: UUID) -> Job:
             if job.status == Status.QUEUED:
                 changes |= {"status": Status.CANCELED, "finished_at": Now()}
                 wallets.release(job_id)
+                _tell(job, Status.CANCELED)
             Job.objects.filter(id=job_id).update(**changes)
             job.refresh_from_db()
             news.changed(job_id)
@@ -247,6 +250,12 @@ def _finish(
     if not done:
         raise LeaseLost
     news.changed(job.id)
+    _tell(job, status)
+
+
+def _tell(job: Job, status: Status) -> None:
+    """Have its account told that a job has ended, in the transaction in which it does."""
+    events.tell(job.account_id, f"job.{status}", job=job.id, url=job.order.get("webhook_url"))
 
 
 def _requeue(job: Job, **changes: object) -> None:

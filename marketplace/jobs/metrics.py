@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from billing.amounts import MILLI
 from marketplace.celery import PERIODS
 from marketplace.jobs.models import ServiceClass
+from marketplace.webhooks import metrics as deliveries
 
 if TYPE_CHECKING:  # the engine imports torch, which the web server does not need
     from inference.engine import BatchReport
@@ -136,5 +137,6 @@ class Database(Collector):
             since.add_metric([name], seconds)
             period.add_metric([name], PERIODS[name])
         yield from (since, period)
+        yield from deliveries.waiting()
         yield GaugeMetricFamily("kiln_jobs_running", "Jobs that a worker has claimed", value=running)
         yield GaugeMetricFamily("kiln_tokens_held", "Tokens held for open jobs", value=held / MILLI)

@@ -48,6 +48,7 @@ class JobOrder(pricing.Order):
     cache: str = "off"
     max_cost: int | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    webhook_url: str | None = None
 
     images: tuple[Input, ...] = ()
     mask: Input | None = None
@@ -70,22 +71,21 @@ class JobOrder(pricing.Order):
 
         Input pictures are told by their content: the same one may come by another address, or be another file.
         """
-        said = {name: getattr(self, name) for name in _SAID}
-        if self.output_compression:
-            said["output_compression"] = self.output_compression
+        said = {name: getattr(self, name) for name in _SAID} | self._rarely_said()
         if self.images:
             said |= self._with_inputs([each.sha256 for each in self.images], self.mask and self.mask.sha256)
         return hashlib.sha256(_canonical(said).encode()).digest()
 
     def picture(self) -> dict[str, Any]:
-        """Return the part that the engine needs, as stored on the job."""
+        """Return the part that workers need, as stored on the job."""
         names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "deterministic")
-        wanted = {name: getattr(self, name) for name in (*names, "output_format", "cache")}
-        if self.output_compression:
-            wanted["output_compression"] = self.output_compression
+        wanted = {name: getattr(self, name) for name in (*names, "output_format", "cache")} | self._rarely_said()
         if self.images:
             wanted |= self._with_inputs([each.as_json() for each in self.images], self.mask and self.mask.as_json())
         return wanted
+
+    def _rarely_said(self) -> dict[str, Any]:
+        return {name: value for name in ("output_compression", "webhook_url") if (value := getattr(self, name))}
 
     def _with_inputs(self, images: list[Any], mask: Any) -> dict[str, Any]:
         terms = {"strength": self.strength, "extend": list(self.extend), "box": self.box and list(self.box)}
@@ -93,5 +93,5 @@ class JobOrder(pricing.Order):
 
 
 # without what only some orders say, so that the digests of the others stay, and what follows from input pictures
-_SOME_SAY = {"output_compression", "input_pixels", "images", "mask", "strength", "extend", "box"}
+_SOME_SAY = {"output_compression", "webhook_url", "input_pixels", "images", "mask", "strength", "extend", "box"}
 _SAID = [each.name for each in fields(JobOrder) if each.name not in _SOME_SAY]

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 ON, EXACT, OFF = MODES = ("on", "exact", "off")
 """Pictures and latents, pictures only, or neither."""
+NO_PICTURE = ("cache", "webhook_url")
+"""What an order says that its pictures do not follow from."""
 
 
 def picture_key(job: Job, revision: str, *, from_latents: bool = False) -> bytes:
@@ -33,7 +35,7 @@ def picture_key(job: Job, revision: str, *, from_latents: bool = False) -> bytes
 
     Of its input pictures that is their content, whichever files it is in.
     """
-    order = {name: value for name, value in job.order.items() if name != "cache"}
+    order = {name: value for name, value in job.order.items() if name not in NO_PICTURE}
     if "images" in order:
         mask = order["mask"]
         order |= {"images": [each["sha256"] for each in order["images"]], "mask": mask and mask["sha256"]}

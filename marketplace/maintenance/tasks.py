@@ -17,6 +17,7 @@ from marketplace.audit import proof
 from marketplace.identifiers import uuid7
 from marketplace.jobs import inputs, sweeper
 from marketplace.maintenance import periodic
+from marketplace.webhooks import deliveries, events
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,13 @@ def keep_requests() -> None:
 def keep_files() -> None:
     if expired := inputs.expire():
         logger.info("removed %s files that had expired", expired)
+
+
+@periodic.task
+def keep_webhooks() -> None:
+    """Tell of Tokens that run low, and forget deliveries that are old."""
+    events.tell_low_balances()
+    deliveries.forget()
 
 
 @periodic.task

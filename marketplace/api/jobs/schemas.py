@@ -22,14 +22,27 @@ from inference.request import MAX_SEED, Operation
 from marketplace.api.addresses import absolute
 from marketplace.api.bodies import Body, StoredBody, StrictSerializer
 from marketplace.api.errors import invalid
-from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Source, Text, Tokens, Whole
+from marketplace.api.fields import (
+    Array,
+    Choice,
+    Flag,
+    Identifier,
+    Moment,
+    Number,
+    Object,
+    Source,
+    Text,
+    Tokens,
+    Whole,
+    webhook_address,
+)
 from marketplace.api.pages import ListQuery
 from marketplace.files.errors import UnknownFile
 from marketplace.jobs import inputs, reuse, storage
 from marketplace.jobs.models import Image, Job, ServiceClass, Status
 from marketplace.jobs.orders import Input, JobOrder
 from marketplace.jobs.storage import FORMATS
-from marketplace.remote import Unreachable
+from marketplace.remote import MAX_URL, Unreachable
 from marketplace.text import is_blank
 
 OPERATIONS = [each.value for each in Operation]
@@ -108,6 +121,14 @@ class OrderSerializer(StrictSerializer):
         default=dict,
         help_text="Your own labels, given back.",
     )
+    webhook_url = Text(
+        required=False, allow_null=True, default=None, max_length=MAX_URL,
+        help_text="An https address that is told when the job has ended, signed with the account's secret (`POST "
+        "/v1/account/webhook-secret`).",
+    )  # fmt: skip
+
+    def validate_webhook_url(self, url: str | None) -> str | None:
+        return url and webhook_address(url)
 
     def validate_adapters(self, adapters: list[Any]) -> list[Any]:
         if adapters:
@@ -346,12 +367,12 @@ class JobList(Body):
     next_cursor = Text(given=True, allow_null=True)
 
 
-def show(job: Job, images: Sequence[Image], request: HttpRequest, position: int | None = None) -> dict[str, Any]:
-    """Return a job with its pictures, at addresses that the sender of the request can reach."""
+def show(job: Job, images: Sequence[Image], request: HttpRequest | None, position: int | None = None) -> dict[str, Any]:
+    """Return a job with its pictures, at addresses that the sender of the request can reach, if there is one."""
     return JobBody.show(job, queue_position=position, images=[_picture(image, request) for image in images])
 
 
-def _picture(image: Image, request: HttpRequest) -> dict[str, Any]:
+def _picture(image: Image, request: HttpRequest | None) -> dict[str, Any]:
     path, expires = storage.signed_path(image)
     until = Moment.show(datetime.fromtimestamp(expires, UTC))
     return ImageBody.show(image, url=absolute(request, path), expires_at=until)
