@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import F, Func
+from django.db.models import F, Func, Value
 from django.db.models.functions import Coalesce, Now
 
 from billing import clock
@@ -120,7 +120,7 @@ def finish(delivery: Delivery, answer: Answer) -> None:
     mine = Delivery.objects.filter(id=delivery.id, attempts=delivery.attempts, status=Delivery.Status.WAITING)
     if answer.is_success:
         mine.update(**told, status=Delivery.Status.DELIVERED, finished_at=Now())
-        failing = Endpoint.objects.filter(id=delivery.endpoint_id, failures__gt=0)
+        failing = Endpoint.objects.filter(id=delivery.lane, failures__gt=0)
         failing.update(failures=0, failing_since=None, paused_until=None)
         return
     pause = answer.retry_after if answer.status in SLOW_DOWN else None
@@ -152,7 +152,7 @@ def _failed(endpoint_id: UUID, answer: Answer, pause: timedelta | None) -> None:
     elif pause or endpoint.failures >= PATIENCE:
         doublings = min(max(endpoint.failures - PATIENCE, 0), 20)
         until = now + max(min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE), pause or timedelta())
-        rows.update(paused_until=Func(Coalesce("paused_until", until), until, function="GREATEST"))
+        rows.update(paused_until=Func(Coalesce("paused_until", until), Value(until), function="GREATEST"))
 
 
 @transaction.atomic
