@@ -6,3 +6,4 @@ from marketplace.console import customers as customers
 from marketplace.console import jobs as jobs
 from marketplace.console import money as money
 from marketplace.console import payments as payments
+from marketplace.console import webhooks as webhooks

@@ -14,6 +14,8 @@ PAGES = (
     ("Customers", "Accounts", "storefront", "accounts_account"),
     ("Customers", "Tiers", "speed", "accounts_tier"),
     ("Customers", "API keys", "key", "accounts_apikey"),
+    ("Customers", "Webhooks", "webhook", "webhooks_endpoint"),
+    ("Customers", "Deliveries", "outgoing_mail", "webhooks_delivery"),
     ("Customers", "People", "person", "accounts_person"),
     ("Customers", "Groups", "group", "auth_group"),
     ("Money", "Wallets", "account_balance_wallet", "billing_wallet"),

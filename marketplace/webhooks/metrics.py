@@ -12,6 +12,9 @@ from marketplace.webhooks.deliveries import Answer
 from marketplace.webhooks.models import Delivery
 
 ATTEMPTS = Counter("kiln_delivery_attempts", "Attempts to deliver webhooks and e-mails", ["channel", "outcome"])
+for _channel in Delivery.Channel.values:
+    for _outcome in ("delivered", "failed"):
+        ATTEMPTS.labels(_channel, _outcome)  # shown from the beginning, as alarms need it
 # Those of paused endpoints wait on purpose.
 _WAITING = """
 SELECT channel, count(*), coalesce(extract(epoch FROM now() - min(next_at) FILTER (

@@ -30,6 +30,7 @@ RIGHT = {
     "cache": "off",
     "max_cost": "1.5",
     "metadata": {"a": "b"},
+    "webhook_url": "https://example.com/",
 }
 UNSAID = {"output_compression": None, "images": [], "mask": None, "strength": None, "box": None}
 WRONG = [None, "", " ", "x", "\x00", "x" * 5000, -1, 0, 17, 10**12, 1.5, True, [], [{}], ["x"], {}, {"": ""}, {"a": 1}]

@@ -18,6 +18,8 @@ from marketplace.console import tables
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job, Worker
 from marketplace.maintenance.models import PeriodicTask
+from marketplace.webhooks import endpoints
+from marketplace.webhooks.models import Delivery, Endpoint
 from tests.marketplace.console.operators import browser, delivered, job_of, queries, staff, text
 
 pytestmark = pytest.mark.django_db
@@ -108,10 +110,11 @@ def test_long_prompts_are_cut_and_nothing_in_them_is_markup(operator, alice, ord
 # --- money, keys, people ---
 
 
-@pytest.mark.parametrize("model", [Wallet, Hold, Transfer, PriceListVersion, Job, Worker])
+@pytest.mark.parametrize("model", [Wallet, Hold, Transfer, PriceListVersion, Job, Worker, Endpoint, Delivery])
 def test_not_even_a_superuser_adds_changes_or_deletes_by_hand(operator, alice, order, picture, model):
     delivered(alice, order, picture)
     Worker.objects.create(name="w1", model="kiln-house", revision="1", seen_at=timezone.now())
+    endpoints.test(endpoints.create(alice.account.id, "https://example.com/", ["job.failed"])[0])
     path = f"/admin/{model._meta.app_label}/{model._meta.model_name}"
     row = model.objects.first()
     before = model.objects.values().order_by("pk")
@@ -121,6 +124,21 @@ def test_not_even_a_superuser_adds_changes_or_deletes_by_hand(operator, alice, o
     assert operator.post(f"{path}/{row.pk}/delete/", {"post": "yes"}).status_code == 403
     operator.post(f"{path}/", {"action": "delete_selected", "_selected_action": [row.pk], "post": "yes"})
     assert list(before.all()) == kept
+
+
+def test_webhooks_and_their_deliveries_are_shown_without_their_secrets(operator, alice, bob):
+    endpoint, secret = endpoints.create(alice.account.id, "https://example.com/hook", ["job.failed"])
+    delivery = endpoints.test(endpoint)
+    other, _ = endpoints.create(bob.account.id, "https://example.org/", ["job.failed"])
+    for path in ("webhooks/endpoint/", f"webhooks/endpoint/{endpoint.id}/change/"):
+        page = text(operator, path)
+        assert "https://example.com/hook" in page
+        assert not {secret, str(endpoint.seed), endpoint.seed.hex} & set(page.split())
+    assert "webhook.test" in text(operator, f"webhooks/delivery/{delivery.id}/change/")
+    for term in (endpoint.id, delivery.id, alice.account.id, "alice@example.com"):
+        assert str(delivery.id) in text(operator, f"webhooks/delivery/?q={term}")
+    assert str(delivery.id) not in text(operator, f"webhooks/delivery/?q={other.id}")
+    assert str(other.id) not in text(operator, "webhooks/endpoint/?q=alice@example.com")
 
 
 def test_a_key_that_is_revoked_here_opens_nothing(operator, alice):
