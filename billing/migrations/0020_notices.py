@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0018_closed_months'),
+        ('billing', '0019_more_operations'),
     ]
 
     operations = [
