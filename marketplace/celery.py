@@ -29,7 +29,8 @@ PERIODS = {
     "keep_payments": 15,
     "keep_requests": 60,
     "keep_files": 300,
-    "keep_webhooks": 15,
+    "watch_balances": 15,
+    "keep_deliveries": 3600,
     "reconcile_payments": 3600,
     "anchor_audit": 24 * 3600,
 }

@@ -74,9 +74,12 @@ def keep_files() -> None:
 
 
 @periodic.task
-def keep_webhooks() -> None:
-    """Tell of Tokens that run low, and forget deliveries that are old."""
+def watch_balances() -> None:
     events.tell_low_balances()
+
+
+@periodic.task
+def keep_deliveries() -> None:
     deliveries.forget()
 
 

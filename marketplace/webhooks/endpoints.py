@@ -54,6 +54,13 @@ def change(endpoint: Endpoint, *, enabled: bool | None = None, **values: Any) ->
     return rows.get()
 
 
+@transaction.atomic
+def delete(endpoint: Endpoint) -> None:
+    """Delete an endpoint with its deliveries. Events of the moment are told before, or not at all."""
+    for locked in Endpoint.objects.select_for_update().filter(id=endpoint.id):
+        locked.delete()
+
+
 def test(endpoint: Endpoint) -> Delivery:
     """Send a test event. Raises Disabled or TooManyWaiting."""
     _check(endpoint)

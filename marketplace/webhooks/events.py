@@ -19,16 +19,20 @@ from marketplace.webhooks.models import MAIL_LANE, MAILED, EventType, Preference
 # An order's deliveries share a lane with those to the same host, so that a slow one keeps no other waiting. Ids are
 # made like the event's, as of the same time.
 _TELL = """
+WITH chosen AS (
+    SELECT id FROM webhooks_endpoint WHERE account_id = %(account)s::uuid AND enabled AND %(type)s::text = ANY(types)
+    FOR KEY SHARE -- whoever deletes one meanwhile waits
+)
 INSERT INTO webhooks_delivery (id, account_id, channel, endpoint_id, lane, url, event, type, job, data, happened_at,
                                status, attempts, next_at, answer, error)
 SELECT (left(%(event)s::text, 19) || right(gen_random_uuid()::text, 17))::uuid, %(account)s::uuid, place.channel,
        place.endpoint, place.lane, place.url, %(event)s::text::uuid, %(type)s::text, %(job)s::uuid, %(data)s::jsonb,
        now(), 'waiting', 0, now(), '', ''
 FROM (
-    SELECT 'endpoint' AS channel, id AS endpoint, id AS lane, '' AS url FROM webhooks_endpoint
-    WHERE account_id = %(account)s::uuid AND enabled AND %(type)s::text = ANY(types)
+    SELECT 'endpoint' AS channel, id AS endpoint, id AS lane, '' AS url FROM chosen
     UNION ALL
-    SELECT 'order', NULL, md5(%(account)s::text || substring(%(url)s::text FROM '^[a-z]+://([^/?#]*)'))::uuid,
+    SELECT 'order', NULL,
+           md5(%(account)s::text || coalesce(substring(lower(%(url)s::text) FROM '^[a-z]+://([^/?#]*)'), ''))::uuid,
            %(url)s::text
     WHERE %(url)s::text IS NOT NULL
     UNION ALL

@@ -154,7 +154,6 @@ class Preferences(Signed):
     low_balance = models.BigIntegerField(null=True, blank=True)
     low_since = models.DateTimeField(null=True, editable=False)
     muted = ArrayField(models.CharField(max_length=40), default=list, help_text="types that are not sent by e-mail")
-    secret_shown_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         verbose_name_plural = "preferences"

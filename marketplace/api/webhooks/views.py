@@ -72,7 +72,7 @@ class OneWebhook(APIView):
     def delete(self, request: Request, webhook_id: UUID) -> Response:
         """Its deliveries go with it. Not for a key that has a cap."""
         refuse_capped(request)
-        find(request, webhook_id).delete()
+        endpoints.delete(find(request, webhook_id))
         return Response(status=204)
 
 

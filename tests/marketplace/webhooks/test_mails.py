@@ -25,11 +25,11 @@ def kinds():
 def test_tokens_that_run_low_are_told_once_until_there_are_enough_again(alice, receiver, sender):
     webhook = make(alice, receiver, types=["balance.low"])
     assert alice.patch("/v1/account/notifications", {"low_balance": "500"}).json()["low_balance"] == "500"
-    tasks.keep_webhooks()
+    tasks.watch_balances()
     assert kinds() == []
     spend(alice, 600_000)
     for _ in range(2):
-        tasks.keep_webhooks()
+        tasks.watch_balances()
     assert kinds() == [("balance.low", "endpoint"), ("balance.low", "mail")]
     sender.send()
     assert receiver.heard[0].verify(webhook["secret"])["data"] == {"available": "400", "threshold": "500"}
@@ -37,9 +37,9 @@ def test_tokens_that_run_low_are_told_once_until_there_are_enough_again(alice, r
     assert message.to == ["alice@example.com"]
     assert "400 Tokens are left, fewer than 500" in message.body
     wallets.grant(alice.account.id, 1_000_000, "more")
-    tasks.keep_webhooks()
+    tasks.watch_balances()
     spend(alice, 1_000_000)
-    tasks.keep_webhooks()
+    tasks.watch_balances()
     assert Delivery.objects.count() == 4
 
 

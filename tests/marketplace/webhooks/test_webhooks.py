@@ -1,12 +1,13 @@
 """Webhooks as customers make them, and what their servers receive. Real HTTPS, real signatures."""
 
 import json
+import threading
 import time
 from datetime import timedelta
 
 import openai
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models.functions import Now
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -170,6 +171,38 @@ def test_an_order_names_an_address_of_its_own(alice, receiver, sender, ends):
     ends(alice, webhook_url=f"{receiver.url}/orders")
     sender.send()
     assert receiver.heard[1].verify(secret) == receiver.heard[1].verify(newer)
+
+
+def test_an_address_in_any_way_of_writing_ends_no_job_otherwise(alice, bob, receiver, sender, ends):
+    """What a customer wrote must never keep a job from ending."""
+    shouted = receiver.url.replace("https://localhost", "HTTPS://LOCALHOST")
+    job_id = ends(alice, webhook_url=f"{shouted}/orders")
+    lane = Delivery.objects.get().lane
+    ends(alice, webhook_url=f"{receiver.url}/orders")
+    assert {row.lane for row in Delivery.objects.all()} == {lane}
+    assert alice.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
+    assert sender.send() == len(receiver.heard) == 2
+
+
+def test_an_endpoint_that_is_deleted_while_a_job_ends_disturbs_neither(alice, receiver, order):
+    webhook = make(alice, receiver)
+    job_id = submission.submit(alice.account.id, order()).job.id
+    answers = []
+
+    def remove():
+        answers.append(alice.delete(f"/v1/webhooks/{webhook['id']}").status_code)
+        connection.close()
+
+    with transaction.atomic():
+        lifecycle.cancel(alice.account.id, job_id)
+        thread = threading.Thread(target=remove)
+        thread.start()
+        time.sleep(0.3)
+        assert answers == []
+    thread.join()
+    assert answers == [204]
+    assert not Delivery.objects.exists()
+    assert alice.get(f"/v1/jobs/{job_id}").json()["status"] == "canceled"
 
 
 def test_the_address_of_an_order_is_checked_told_apart_and_changes_no_picture(alice, order):
