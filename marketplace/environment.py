@@ -17,6 +17,10 @@ from django.core.exceptions import ImproperlyConfigured
 from billing.amounts import parse_money
 from marketplace import addresses
 
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+PRIVATE_RANGES = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fd00::/8"
+"""What Caddy calls so."""
+
 
 def text(name: str, default: str = "") -> str:
     return os.environ.get(name, "") or default
@@ -42,12 +46,16 @@ def words(name: str, default: str) -> list[str]:
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
 
 
-def networks(name: str, default: str) -> list[IPv4Network | IPv6Network]:
-    """Read addresses and networks, such as `10.0.0.0/8`, separated by commas. Raises ImproperlyConfigured."""
+def networks(name: str) -> list[IPv4Network | IPv6Network]:
+    """Read addresses and networks, such as `10.0.0.0/8`, or `private_ranges`, as the front does; this machine is one.
+
+    Raises ImproperlyConfigured.
+    """
+    given = text(name).replace(",", " ").replace("private_ranges", PRIVATE_RANGES).split()
     try:
-        return [ip_network(word) for word in words(name, default)]
+        return [ip_network(word) for word in (*LOOPBACK, *given)]
     except ValueError as error:
-        raise ImproperlyConfigured(f"{name} must be like {default}: {error}") from error
+        raise ImproperlyConfigured(f"{name} must be like 10.0.0.0/8,192.168.1.7: {error}") from error
 
 
 def money(name: str, default: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
-REQUESTS, BYTES, STREAMS = "requests", "content-bytes", "concurrent-requests"
+REQUESTS, BYTES = "requests", "content-bytes"
 MINUTE, HOUR, DAY = 60, 3600, 24 * 3600
 
 

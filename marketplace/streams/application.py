@@ -102,12 +102,12 @@ class Application:
         if body is None:
             await _drain(receive)
         match response.later:
-            case Waiting() as later if self._refused(later.account_id) is None:
+            case Waiting() as later if self._refused(later.account_id, response.most_streams) is None:
                 with _departure(receive) as departure, self._counted(later.account_id):
                     response = await self._wait(later, response, departure)
                 await _send(send, response)
             case Stream() as later if scope["method"] != "HEAD":
-                if problem := self._refused(later.account_id):
+                if problem := self._refused(later.account_id, response.most_streams):
                     request_id = response.names.get("x-request-id")
                     await _send(send, handler.refusal(problem, request_id))
                     return
@@ -150,10 +150,10 @@ class Application:
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _refused(self, account_id: UUID) -> Problem | None:
-        """Return why this account may open no further stream; one account has half of all at most."""
+    def _refused(self, account_id: UUID, most: int) -> Problem | None:
+        """Return why this account may open no further stream: it has `most` of them, or half of all."""
         soon = {"Retry-After": "5"}
-        if self._open[account_id] >= settings.STREAMS // 2:
+        if self._open[account_id] >= min(most, settings.STREAMS // 2):
             message = "Too many streams are open for this account: close some."
             return Problem(429, "rate_limit", "too_many_streams", message, headers=soon)
         if self._open.total() >= settings.STREAMS:

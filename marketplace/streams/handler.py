@@ -11,6 +11,7 @@ from typing import IO, Any
 from django.db import connection
 from rest_framework.renderers import JSONRenderer
 
+from marketplace.accounts import tiers
 from marketplace.api.errors import ErrorBody, ErrorDetail, Problem
 from marketplace.api.later import Answer, Stream, Waiting
 
@@ -21,12 +22,13 @@ WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]
 
 @dataclass
 class Response:
-    """An answer with all its bytes, and what is to come later."""
+    """An answer with all its bytes, what is to come later, and how many such the account's tier lets be open."""
 
     status: int
     headers: Headers
     content: bytes
     later: Waiting | Stream | None = None
+    most_streams: int = 0
     names: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,10 +48,12 @@ def call(application: WsgiApplication, environ: dict[str, Any]) -> Response:
     response = application(environ, lambda status, headers, *_: begun.extend((status, headers)))
     try:
         content = b"".join(response)
+        later = getattr(response, "later", None)
+        most_streams = tiers.of(later.account_id).streams if later else 0
     finally:
         response.close()  # type: ignore[attr-defined]
     status, headers = begun
-    return Response(int(status[:3]), list(headers), content, getattr(response, "later", None))
+    return Response(int(status[:3]), list(headers), content, later, most_streams)
 
 
 def ask(question: Callable[[], Any]) -> Any:

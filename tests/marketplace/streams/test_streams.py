@@ -12,6 +12,7 @@ from devstack import processes
 from marketplace.jobs import lifecycle, news
 from marketplace.jobs.models import Job
 from marketplace.jobs.news import Preview, Progress
+from tests.marketplace.people import restrict
 from tests.marketplace.streams import servers
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
@@ -255,6 +256,15 @@ def test_too_many_streams_of_an_account_are_refused_and_orders_answered_at_once(
     kept[0].leave()
     assert processes.wait_until(lambda: server.application._open.total() == 1, 10)
     assert watch(server, alice, job_id).status == 200
+
+
+def test_an_accounts_tier_says_how_many_streams_it_may_have(server, alice):
+    restrict(alice, streams=1)
+    job_id = buy(alice)
+    kept = watch(server, alice, job_id)
+    refused = server.ask("GET", f"/v1/jobs/{job_id}/events", alice)
+    assert (refused.status, refused.json()["error"]["code"]) == (429, "too_many_streams")
+    kept.leave()
 
 
 def test_an_order_that_waits_is_answered_200_with_its_pictures(server, alice, picture):
