@@ -118,10 +118,14 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Kiln",
-    "DESCRIPTION": "Pictures from Qwen-Image, paid for in Tokens.",
     "VERSION": "1",
+    "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "marketplace.api.description.complete",
+    ],
     "GET_LIB_DOC_EXCLUDES": "marketplace.api.schema.bases",
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "RENDERER_WHITELIST": ["rest_framework.renderers.JSONRenderer"],

@@ -35,7 +35,9 @@ class ObjectParser(JSONParser):
 
 
 class StrictSerializer(serializers.Serializer[Any]):
-    """Refuses fields that it does not have, and names them."""
+    """Refuses fields that it does not have, and names them. One that is a part of a body is not `whole`."""
+
+    whole: ClassVar[bool] = True
 
     def to_internal_value(self, data: Any) -> Any:
         """Check what was sent; other fields take their default, or are left out if they have none."""

@@ -35,11 +35,15 @@ class Shown:
 
 
 class Text(Shown, serializers.CharField):
-    """One `line`, or prose. Its length is limited before it is trimmed."""
+    """One `line`, or prose. Its length is limited before it is trimmed.
 
-    def __init__(self, *args: Any, line: bool = True, **terms: Any) -> None:
+    A `pattern` is for the description alone, where what the text means is checked elsewhere.
+    """
+
+    def __init__(self, *args: Any, line: bool = True, pattern: str | None = None, **terms: Any) -> None:
         super().__init__(*args, **terms)
         self.normalise = text.line if line else text.prose
+        self.pattern = pattern
 
     def run_validation(self, data: Any = empty) -> Any:
         """Check all text in `to_internal_value`; REST framework's own way takes blanks before it measures them."""
@@ -105,7 +109,6 @@ class Number(Shown, serializers.FloatField):
         return super().to_internal_value(data)
 
 
-@extend_schema_field({"type": "string", "pattern": r"^-?\d+(\.\d{1,3})?$", "example": "13.417"})
 class Tokens(Shown, serializers.Field[int, Any, str, Any]):
     """Tokens as a decimal string, e.g. "13.417"; milli-Tokens in Python."""
 
@@ -132,6 +135,7 @@ class Moment(Shown, serializers.DateTimeField):
         return moment.astimezone(zone).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@extend_schema_field({"type": "string", "format": "binary"})
 class Upload(Shown, serializers.FileField):
     """A file in a form. Whatever folder its name tells is not kept."""
 
@@ -146,6 +150,24 @@ class Upload(Shown, serializers.FileField):
 
 class Object(Shown, serializers.DictField):
     """A JSON object whose names are not declared as fields."""
+
+
+class Labels(Object):
+    """A JSON object of texts with names of the sender's: at most `most`, their names checked by `names`."""
+
+    def __init__(self, names: Text, most: int, **terms: Any) -> None:
+        super().__init__(**terms)
+        self.names = names
+        self.most = most
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        found = super().to_internal_value(data)
+        if len(found) > self.most:
+            raise serializers.ValidationError(f"At most {self.most} labels.")
+        labels = {self.names.run_validation(name): value for name, value in found.items()}
+        if len(labels) < len(found):
+            raise serializers.ValidationError("Two labels have the same name.")
+        return labels
 
 
 class Array(Shown, serializers.ListField):

@@ -10,6 +10,7 @@ from marketplace.api.errors import invalid
 
 MAX_WAIT = 60
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+DESCRIBED_KEY = {"type": "string", "pattern": "^[!-~]+$", "minLength": 1, "maxLength": 255}
 PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,4})(?:$|[,;\s])")
 
 

@@ -14,9 +14,12 @@ from marketplace.api.fields import Count, Text
 Row = TypeVar("Row", bound=Model)
 
 
+ID = "^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$"
+
+
 class ListQuery(StrictSerializer):
     limit = Count(default=20, min_value=1, max_value=100)
-    cursor = Text(required=False, max_length=64, help_text="`next_cursor` of the page before.")
+    cursor = Text(required=False, max_length=64, pattern=ID, help_text="`next_cursor` of the page before.")
 
 
 def page(rows: QuerySet[Row], query: dict[str, Any]) -> tuple[list[Row], str | None]:

@@ -1,4 +1,7 @@
-"""The OpenAPI description: every view may also answer with an error, and all errors have one shape."""
+"""The OpenAPI description: every view may also answer with an error, and all errors have one shape.
+
+What holds for all calls is in `description`, what fields may be in `patterns`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import get_lib_doc_excludes
 
-from marketplace.api.bodies import Body, StoredBody
+from marketplace.api import patterns  # noqa: F401 (they are found by themselves)
+from marketplace.api.bodies import Body, StoredBody, StrictSerializer
 from marketplace.api.errors import ErrorBody
 
 ALWAYS = {429: "Too many requests, or too much was sent: go on after `Retry-After`."}
@@ -18,6 +22,13 @@ WITH_BODY = {
     413: "The body is too large.",
     415: "The body is not JSON, or packed in another way than gzip.",
     422: "A value is wrong; `param` names it.",
+}
+QUERY = {422: "A parameter is wrong; `param` names it."}
+BUYING = {"/v1/jobs", "/v1/images/generations", "/v1/images/edits"}
+PAYING = {
+    409: "The first request with this Idempotency-Key is still being answered.",
+    502: "Stripe refused this; nothing was bought.",
+    503: "Stripe cannot be reached; send this again after `Retry-After`, with the same Idempotency-Key.",
 }
 SPENDING = {402: "Too few Tokens, or a spend cap is reached."}
 SENDING = {
@@ -59,12 +70,24 @@ class Schema(AutoSchema):
             found[str(status)] = {**body, "description": meaning}
         return dict(sorted(found.items()))
 
+    def _map_basic_serializer(self, serializer: Any, direction: Any) -> dict[str, Any]:
+        """Say of a body that is checked that it has no other fields."""
+        found: dict[str, Any] = super()._map_basic_serializer(serializer, direction)  # type: ignore[no-untyped-call]
+        kind = serializer if isinstance(serializer, type) else type(serializer)
+        if direction == "request" and issubclass(kind, StrictSerializer) and kind.whole:
+            found["additionalProperties"] = False
+        return found
+
     def _errors(self) -> dict[int, str]:
         statuses = ALWAYS | (WITH_KEY if self.view.permission_classes else {})
         if self.method in {"POST", "PUT", "PATCH"} and not self.path.endswith("/cancel"):
             statuses |= WITH_BODY
-        if self.path == "/v1/jobs" and self.method == "POST":
+        if any(each["in"] == "query" for each in self._get_parameters()):  # type: ignore[no-untyped-call]
+            statuses |= QUERY
+        if self.method == "POST" and self.path in BUYING:
             statuses |= SPENDING
+        if self.method == "PUT" or (self.path == "/v1/topups" and self.method == "POST"):
+            statuses |= PAYING
         if self.path == "/v1/files" and self.method == "POST":
             statuses |= SENDING
         if self.path.startswith("/v1/keys") and self.method in {"POST", "PATCH"}:
@@ -73,6 +96,10 @@ class Schema(AutoSchema):
             statuses |= KEYS if self.method != "GET" else {}
             if self.method == "POST" and not self.path.endswith("secret"):
                 statuses[409] = "There are too many, or the webhook is disabled."
+        if self.path == "/v1/keys" and self.method == "POST":
+            statuses[409] = "The account has as many keys as it may."
+        if self.path == "/v1/topups/automatic" and self.method == "GET":
+            statuses[404] = "There are none."
         if "{" in self.path:
             statuses[404] = "Unknown, or another customer's."
         if self.path.endswith("/events"):
@@ -87,6 +114,10 @@ class Schema(AutoSchema):
             return "cancel_job"
         if name := WEBHOOKS.get((self.method, self.path.replace("{webhook_id}", "{id}"))):
             return name
+        if noun == "images":
+            return {"generations": "generate_images", "edits": "edit_images"}[self.path.rpartition("/")[2]]
+        if noun == "account":
+            return {"GET": "get", "PATCH": "change"}[self.method] + "_account"
         if self.path == "/v1/topups/automatic":
             return {"GET": "get", "PUT": "set", "DELETE": "stop"}[self.method] + "_automatic_topup"
         if self.path.endswith("/events"):
@@ -108,7 +139,7 @@ class Schema(AutoSchema):
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "marketplace.accounts.authentication.ApiKeyAuthentication"
-    name = "API key"
+    name = "ApiKey"
 
     def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, str]:
         return {

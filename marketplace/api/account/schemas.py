@@ -8,9 +8,15 @@ from marketplace.accounts import periods
 from marketplace.api.bodies import Body, StrictSerializer
 from marketplace.api.fields import Identifier, Moment, Text
 
+ZONE = "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
+
 
 class AccountChange(StrictSerializer):
-    time_zone = Text(max_length=64, help_text='A name of the IANA time zone database, e.g. "Europe/Berlin".')
+    time_zone = Text(
+        max_length=64,
+        pattern=ZONE,
+        help_text='A name of the IANA time zone database, e.g. "Europe/Berlin".',
+    )
 
     def validate_time_zone(self, name: str) -> str:
         if name not in periods.zones():

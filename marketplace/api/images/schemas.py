@@ -13,7 +13,7 @@ from inference.card import ModelCard
 from inference.request import Operation
 from marketplace.api.bodies import Body, StrictSerializer
 from marketplace.api.errors import invalid
-from marketplace.api.fields import Choice, Flag, Text, Tokens, Whole
+from marketplace.api.fields import Choice, Flag, Text, Tokens, Upload, Whole
 from marketplace.api.jobs import schemas as jobs
 from marketplace.jobs.orders import JobOrder
 from marketplace.jobs.storage import FORMATS
@@ -32,6 +32,7 @@ MORE = "All fields of `POST /v1/jobs` may be sent, too."
 class OptionsSerializer(StrictSerializer):
     """What OpenAI's clients say that is not a field of an order of ours."""
 
+    whole = False
     size = Text(default="auto", max_length=11, help_text="`WxH` in pixels, or `auto`.")
     quality = Choice(
         choices=list(QUALITIES), default="auto",
@@ -73,10 +74,8 @@ class EditSerializer(GenerationSerializer):
 class EditForm(GenerationSerializer):
     __doc__ = f"The body of `POST /v1/images/edits` as a form. {MORE}"
 
-    image = serializers.ListField(child=serializers.FileField(), help_text="`image`, or `image[]` for several.")
-    mask = serializers.FileField(
-        required=False, help_text="Of the first picture's size; what is transparent there may change."
-    )
+    image = serializers.ListField(child=Upload(), help_text="`image`, or `image[]` for several.")
+    mask = Upload(required=False, help_text="Of the first picture's size; what is transparent there may change.")
 
 
 class TokenDetails(Body):

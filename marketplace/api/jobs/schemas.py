@@ -27,6 +27,7 @@ from marketplace.api.fields import (
     Choice,
     Flag,
     Identifier,
+    Labels,
     Moment,
     Number,
     Object,
@@ -116,7 +117,9 @@ class OrderSerializer(StrictSerializer):
         "Default: `exact` with a seed, else `on`.",
     )  # fmt: skip
     max_cost = Tokens(required=False, allow_null=True, default=None, help_text="Refuse when the quote is above.")
-    metadata = Object(
+    metadata = Labels(
+        names=LABEL,
+        most=MAX_METADATA,
         child=Text(max_length=500, allow_blank=True, trim_whitespace=False, line=False),
         default=dict,
         help_text="Your own labels, given back.",
@@ -134,14 +137,6 @@ class OrderSerializer(StrictSerializer):
         if adapters:
             raise serializers.ValidationError("There is no such adapter.", code="unknown_adapter")
         return adapters
-
-    def validate_metadata(self, metadata: dict[str, str]) -> dict[str, str]:
-        if len(metadata) > MAX_METADATA:
-            raise serializers.ValidationError(f"At most {MAX_METADATA} labels.")
-        labels = {LABEL.run_validation(name): value for name, value in metadata.items()}
-        if len(labels) < len(metadata):
-            raise serializers.ValidationError("Two labels have the same name.")
-        return labels
 
     def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
         card = _served(settings.MODEL, int(time.monotonic()))

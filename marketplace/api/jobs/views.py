@@ -15,7 +15,7 @@ from marketplace.accounts import keys
 from marketplace.accounts.authentication import ApiKeyAuthentication, caller
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.errors import not_found
-from marketplace.api.headers import MAX_WAIT, idempotency_key, preferred_wait
+from marketplace.api.headers import DESCRIBED_KEY, MAX_WAIT, idempotency_key, preferred_wait
 from marketplace.api.jobs import examples, schemas
 from marketplace.api.jobs.schemas import JobBody, JobList, JobListQuery, OrderSerializer, QuoteBody
 from marketplace.api.later import Answer, Waiting
@@ -49,7 +49,7 @@ class Jobs(APIView):
         parameters=[
             OpenApiParameter(
                 "Idempotency-Key",
-                str,
+                DESCRIBED_KEY,
                 "header",
                 description="Sent again with the same body, it buys nothing more.",
             ),

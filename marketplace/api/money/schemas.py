@@ -14,7 +14,7 @@ from billing.models import Clawback, Lot, Transfer
 from billing.tokens.ledger import Entry
 from billing.tokens.lots import Position
 from marketplace.accounts.caps import Budget
-from marketplace.api.bodies import Body
+from marketplace.api.bodies import Body, StrictSerializer
 from marketplace.api.fields import Choice, Flag, Identifier, Moment, Text, Tokens, Whole
 from marketplace.api.jobs.receipts import OF_JOBS
 from marketplace.api.pages import ListQuery
@@ -85,9 +85,15 @@ class BalanceBody(Body):
     key = KeySpendingBody(given=True, help_text="What the API key of this request spends.")
 
 
-class TransferQuery(ListQuery):
-    kind = serializers.CharField(
-        required=False, max_length=200, help_text="Only these kinds, with commas between: `capture,refund`."
+ONE = f"({'|'.join(Transfer.Kind.values)})"
+
+
+class KindQuery(StrictSerializer):
+    kind = Text(
+        required=False,
+        max_length=200,
+        pattern=f"^{ONE}(,{ONE})*$",
+        help_text="Only these kinds, with commas between: `capture,refund`.",
     )
 
     def validate_kind(self, kinds: str) -> list[str]:
@@ -96,6 +102,10 @@ class TransferQuery(ListQuery):
             if kind not in Transfer.Kind.values:
                 raise serializers.ValidationError(f"Must be of {', '.join(Transfer.Kind.values)}.")
         return found
+
+
+class TransferQuery(KindQuery, ListQuery):
+    cursor = Text(required=False, max_length=64, pattern="^[0-9]{1,18}$", help_text="`next_cursor` of the page before.")
 
 
 class TransferBody(Body):

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from django.db import connection
 from django.http import StreamingHttpResponse
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -23,7 +23,7 @@ from marketplace.accounts.models import Account
 from marketplace.api.errors import invalid
 from marketplace.api.fields import Moment
 from marketplace.api.money import examples, files, schemas
-from marketplace.api.money.schemas import BalanceBody, TransferBody, TransferList, TransferQuery
+from marketplace.api.money.schemas import BalanceBody, KindQuery, TransferBody, TransferList, TransferQuery
 
 CSV_PAGE = 1000
 
@@ -71,7 +71,7 @@ class TransfersCsv(APIView):
     renderer_classes = [files.Csv]
 
     @extend_schema(
-        parameters=[OpenApiParameter("kind", str, description="Only these kinds, with commas between.")],
+        parameters=[KindQuery],
         responses={(200, "text/csv"): str},
         summary="Download your whole statement, newest first",
     )
@@ -80,7 +80,7 @@ class TransfersCsv(APIView):
 
         Texts that a spreadsheet would take for a formula begin with `'`.
         """
-        query = TransferQuery(data=request.query_params.dict())
+        query = KindQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         account = Account.objects.get(id=caller(request).account_id)
         lines = csv_lines(account.id, query.validated_data.get("kind"), ZoneInfo(account.time_zone))

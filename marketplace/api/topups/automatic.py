@@ -20,15 +20,15 @@ from marketplace.api.errors import not_found
 from marketplace.api.fields import Choice, Flag, Moment, Text, Tokens, Whole
 from marketplace.api.keys.views import refuse_capped
 from marketplace.api.topups import examples
-from marketplace.api.topups.schemas import WEB_ADDRESS, PackBody, TopUpBody
+from marketplace.api.topups.schemas import CURRENCY, MONEY, WEB_ADDRESS, PackBody, TopUpBody
 from marketplace.api.topups.views import pages
 
 
 class AutomaticOrder(StrictSerializer):
     pack = Text(max_length=40, help_text="A name from `GET /v1/packs`; its terms of today are what you agree to.")
-    currency = Text(max_length=3, help_text='One that the pack has a price in, e.g. "eur".')
+    currency = Text(max_length=3, pattern=CURRENCY, help_text='One that the pack has a price in, e.g. "eur".')
     threshold = Tokens(help_text="Buy when fewer are available.")
-    daily_cap = Text(max_length=14, help_text='Pay no more than this in 24 hours, e.g. "60.00".')
+    daily_cap = Text(max_length=14, pattern=MONEY, help_text='Pay no more than this in 24 hours, e.g. "60.00".')
     new_card = Flag(default=False, help_text="Save another card than the one that is saved.")
     success_url = Text(
         required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where Stripe's pages lead afterwards."

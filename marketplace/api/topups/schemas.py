@@ -12,9 +12,12 @@ from marketplace.api.fields import Choice, Flag, Identifier, Moment, Object, Tex
 WEB_ADDRESS = URLValidator(["http", "https"])
 
 
+CURRENCY, MONEY = "^[a-z]{3}$", r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,3})?$"
+
+
 class TopUpOrder(StrictSerializer):
     pack = Text(max_length=40, help_text="A name from `GET /v1/packs`.")
-    currency = Text(max_length=3, help_text='One that the pack has a price in, e.g. "eur".')
+    currency = Text(max_length=3, pattern=CURRENCY, help_text='One that the pack has a price in, e.g. "eur".')
     success_url = Text(
         required=False,
         max_length=2000,

@@ -17,7 +17,7 @@ from marketplace.accounts.models import Account
 from marketplace.api.addresses import absolute
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.errors import not_found
-from marketplace.api.headers import idempotency_key
+from marketplace.api.headers import DESCRIBED_KEY, idempotency_key
 from marketplace.api.keys.views import refuse_capped
 from marketplace.api.pages import ListQuery, page
 from marketplace.api.topups.schemas import TopUpBody, TopUpList, TopUpOrder
@@ -33,7 +33,10 @@ class TopUps(APIView):
         summary="Buy a Token pack by card",
         parameters=[
             OpenApiParameter(
-                "Idempotency-Key", str, "header", description="Sent again with the same body, it opens no other top-up."
+                "Idempotency-Key",
+                DESCRIBED_KEY,
+                "header",
+                description="Sent again with the same body, it opens no other top-up.",
             )
         ],
     )

@@ -86,7 +86,7 @@ def test_the_description_names_every_address_and_its_errors(client):
     } <= schema["paths"].keys()  # fmt: skip
     answers = schema["paths"]["/v1/jobs"]["post"]["responses"]
     assert {"202", "400", "401", "402", "422"} <= answers.keys()
-    assert schema["components"]["securitySchemes"]["API key"]["scheme"] == "bearer"
+    assert schema["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
 
 
 def test_the_description_can_be_browsed(client):

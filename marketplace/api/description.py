@@ -1,0 +1,82 @@
+"""What the OpenAPI description says of the whole API: its manners, its sections, and which calls follow on which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ABOUT = """\
+Pictures from Qwen-Image, paid for in Tokens. Begin with `POST /v1/quotes`, which costs nothing, then buy with
+`POST /v1/jobs` and `Prefer: wait=60`, and download the pictures that the answer links to.
+
+**Who asks.** Send your API key with every call: `Authorization: Bearer kiln_…`. Models, prices and packs need none.
+Keep keys on servers: they do not belong into a browser.
+
+**Money.** Tokens and money are decimal strings, such as `"13.417"`, never floats. A job's price is known before it is
+bought and held when it is; in the end the job costs what was delivered, and the rest is released.
+
+**Once.** Give everything that buys an `Idempotency-Key` of your own, such as a UUID, and send it again with the same
+body as often as you must: it buys once, and later answers say `Idempotent-Replayed: true`.
+
+**Errors.** Whatever is not a success is `{"error": {"type", "code", "message", "param", "request_id"}}`. Switch on
+`code`, which is stable; `message` is for people; `param` names the field or header at fault; quote `request_id`, which
+is also the header `X-Request-Id`, when you ask for help. Send again what was answered 409 `…_in_flight`, 429, 502 or
+503, after `Retry-After`; nothing else gets better by itself.
+
+**Limits.** JSON bodies have at most 64 KiB; with pictures, 20 MiB. Lists come in pages: send `next_cursor` as `cursor`
+until it is null. `GET /v1/models` has the limits of pictures.
+
+**Conditions.** Answers to GET have an `ETag`: `If-None-Match` gets 304, and a change with an `If-Match` that no longer
+holds gets 412.
+"""
+
+TAGS = {
+    "quotes": "What a job would cost, before you buy it.",
+    "jobs": "Buy pictures, follow them, cancel them, and see what they cost and why.",
+    "images": "The same for clients that speak OpenAI's Images API.",
+    "files": "Pictures that you send once and use in orders: to edit, to begin from, or as masks.",
+    "models": "What can be ordered, with limits and defaults. Needs no API key.",
+    "prices": "The price list in force. Needs no API key.",
+    "balance": "Your Tokens, what is held, what expires and what was spent.",
+    "transfers": "Your statement: everything that came in or went out, also as CSV.",
+    "packs": "The Token packs on sale. Needs no API key.",
+    "topups": "Buy Tokens by card, once or whenever they run low.",
+    "invoices": "Your months, with invoices and credit notes as PDF.",
+    "keys": "API keys, with spend caps.",
+    "webhooks": "Your addresses that are told what happened.",
+    "account": "Your account and its time zone.",
+}
+"""The sections of the API, by what people need first."""
+
+STARTED = {"/v1/images/generations": "/v1/jobs", "/v1/images/edits": "/v1/jobs"}
+"""Calls that make something of another address's."""
+
+
+def complete(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
+    """Add what is not said of one call alone."""
+    result["info"]["description"] = ABOUT
+    result["servers"] = [{"url": "/"}]
+    calls = [call for methods in result["paths"].values() for call in methods.values()]
+    used = {tag for call in calls for tag in call["tags"]}
+    known = {name: {"name": name, "description": said} for name, said in TAGS.items()}
+    result["tags"] = [said for name, said in known.items() if name in used]
+    for call in calls:
+        if "security" not in call:
+            call["security"] = []
+    for path, methods in result["paths"].items():
+        if "post" in methods:
+            _link(methods["post"], result["paths"], STARTED.get(path, path))
+    return result
+
+
+def _link(call: dict[str, Any], paths: dict[str, Any], path: str) -> None:
+    """Say of a call that makes something which others take its id (OpenAPI's links)."""
+    links = {}
+    for address, methods in paths.items():
+        if address.startswith(f"{path}/{{"):
+            name = address.partition("{")[2].partition("}")[0]
+            for other in methods.values():
+                parameters = {name: "$response.body#/id"}
+                links[other["operationId"]] = {"operationId": other["operationId"], "parameters": parameters}
+    for status, answer in call["responses"].items():
+        if links and status in {"200", "201", "202"}:
+            answer["links"] = links
