@@ -78,6 +78,13 @@ class Schema(AutoSchema):
             found["additionalProperties"] = False
         return found
 
+    def _insert_field_validators(self, field: Any, schema: dict[str, Any]) -> None:
+        """Leave a pattern of ours as it is: it knows whether the text may be blank."""
+        pattern = schema.pop("pattern", None)
+        super()._insert_field_validators(field, schema)  # type: ignore[no-untyped-call]
+        if pattern:
+            schema["pattern"] = pattern
+
     def _errors(self) -> dict[int, str]:
         statuses = ALWAYS | (WITH_KEY if self.view.permission_classes else {})
         if self.method in {"POST", "PUT", "PATCH"} and not self.path.endswith("/cancel"):

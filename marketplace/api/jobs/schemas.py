@@ -104,7 +104,7 @@ class OrderSerializer(StrictSerializer):
         help_text="The same order with the same seed gives the same picture, bit for bit; it shares no batch.",
     )
     adapters = Array(child=Object(), default=list, max_length=8)
-    service_class = Choice(choices=ServiceClass.values, default="standard")
+    service_class = Choice(choices=ServiceClass.choices, default="standard")
     output_format = Choice(choices=list(FORMATS), default="png")
     output_compression = Whole(
         required=False, allow_null=True, default=None, min_value=1, max_value=100,
