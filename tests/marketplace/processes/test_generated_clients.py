@@ -1,4 +1,4 @@
-"""Clients that others' generators write from docs/openapi.yaml: they buy a job, read it back and understand an error."""
+"""Clients that others' generators write from docs/openapi.yaml: they buy, read back and understand an error."""
 
 import json
 import os
@@ -16,7 +16,9 @@ TOOLS = (
     "httpx", "attrs", "pydantic", "python-dateutil", "urllib3",
 )  # fmt: skip
 DESCRIPTION = ROOT / "docs" / "openapi.yaml"
-OVERRIDES = {"content_type_overrides": {"image/*": "application/octet-stream", "application/pdf": "application/octet-stream"}}
+OVERRIDES = {
+    "content_type_overrides": {"image/*": "application/octet-stream", "application/pdf": "application/octet-stream"}
+}
 
 PYTHON_CLIENT = """
 import json, sys
