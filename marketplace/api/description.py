@@ -72,7 +72,7 @@ def _link(call: dict[str, Any], paths: dict[str, Any], path: str) -> None:
     """Say of a call that makes something which others take its id (OpenAPI's links)."""
     links = {}
     for address, methods in paths.items():
-        if address.startswith(f"{path}/{{"):
+        if address.startswith(f"{path}/{{") and address.count("{") == 1:
             name = address.partition("{")[2].partition("}")[0]
             for other in methods.values():
                 parameters = {name: "$response.body#/id"}

@@ -16,6 +16,7 @@ from marketplace import text
 from marketplace.remote import Unreachable
 from marketplace.webhooks import posting
 
+HTTPS = r"^https://[^\s/]+(/[!-~]*)?$"
 Show = Callable[[Any], Any]
 
 
@@ -110,17 +111,24 @@ class Number(Shown, serializers.FloatField):
 
 
 class Tokens(Shown, serializers.Field[int, Any, str, Any]):
-    """Tokens as a decimal string, e.g. "13.417"; milli-Tokens in Python."""
+    """Tokens as a decimal string, e.g. "13.417"; milli-Tokens in Python. Some must be `positive`, not just none."""
 
     show = staticmethod(amounts.format_tokens)
+
+    def __init__(self, *args: Any, positive: bool = False, **terms: Any) -> None:
+        super().__init__(*args, **terms)
+        self.positive = positive
 
     def to_internal_value(self, data: Any) -> int:
         if not isinstance(data, str):
             raise serializers.ValidationError('Must be Tokens as a string, e.g. "20" or "13.417".')
         try:
-            return amounts.parse_tokens(data)
+            found = amounts.parse_tokens(data)
         except ValueError as error:
             raise serializers.ValidationError(str(error)) from error
+        if self.positive and not found:
+            raise serializers.ValidationError("Must be above 0.")
+        return found
 
 
 class Identifier(Shown, serializers.UUIDField):

@@ -15,6 +15,7 @@ from marketplace.api.fields import Labels, Text, Tokens
 PLANE = [*range(0xD800), *range(0xE000, 0x10000)]
 """The characters that every kind of regular expression knows by four hexadecimal digits."""
 AMOUNT = r"^(0|[1-9][0-9]{0,14})(\.[0-9]{1,3})?$"
+POSITIVE = r"^([1-9][0-9]{0,14}(\.[0-9]{1,3})?|0\.(00[1-9]|0[1-9][0-9]?|[1-9][0-9]{0,2}))$"
 SHOWN_AMOUNT = r"^-?[0-9]+(\.[0-9]{1,3})?$"
 
 
@@ -63,7 +64,8 @@ class TokensDescription(OpenApiSerializerFieldExtension):  # type: ignore[no-unt
     target_class = Tokens
 
     def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
-        amount = AMOUNT if direction == "request" else SHOWN_AMOUNT
+        asked = POSITIVE if self.target.positive else AMOUNT
+        amount = asked if direction == "request" else SHOWN_AMOUNT
         return {"type": "string", "pattern": amount, "example": "13.417"}
 
 

@@ -23,6 +23,7 @@ from marketplace.api.addresses import absolute
 from marketplace.api.bodies import Body, StoredBody, StrictSerializer
 from marketplace.api.errors import invalid
 from marketplace.api.fields import (
+    HTTPS,
     Array,
     Choice,
     Flag,
@@ -125,7 +126,7 @@ class OrderSerializer(StrictSerializer):
         help_text="Your own labels, given back.",
     )
     webhook_url = Text(
-        required=False, allow_null=True, default=None, max_length=MAX_URL,
+        required=False, allow_null=True, default=None, max_length=MAX_URL, pattern=HTTPS,
         help_text="An https address that is told when the job has ended, signed with the account's secret (`POST "
         "/v1/account/webhook-secret`).",
     )  # fmt: skip

@@ -27,18 +27,13 @@ from marketplace.api.topups.views import pages
 class AutomaticOrder(StrictSerializer):
     pack = Text(max_length=40, help_text="A name from `GET /v1/packs`; its terms of today are what you agree to.")
     currency = Text(max_length=3, pattern=CURRENCY, help_text='One that the pack has a price in, e.g. "eur".')
-    threshold = Tokens(help_text="Buy when fewer are available.")
+    threshold = Tokens(positive=True, help_text="Buy when fewer are available.")
     daily_cap = Text(max_length=14, pattern=MONEY, help_text='Pay no more than this in 24 hours, e.g. "60.00".')
     new_card = Flag(default=False, help_text="Save another card than the one that is saved.")
     success_url = Text(
         required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where Stripe's pages lead afterwards."
     )
     cancel_url = Text(required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where the way back leads.")
-
-    def validate_threshold(self, threshold: int) -> int:
-        if threshold <= 0:
-            raise serializers.ValidationError("Must be above 0.")
-        return threshold
 
     def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
         try:

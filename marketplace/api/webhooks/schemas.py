@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from rest_framework import serializers
-
 from marketplace.api.bodies import Body, StrictSerializer
 from marketplace.api.fields import (
+    HTTPS,
     Array,
     Choice,
     Flag,
@@ -28,7 +27,9 @@ from marketplace.webhooks.models import MAILED, Delivery, Endpoint, EventType, L
 class WebhookChange(StrictSerializer):
     """What is left out of a change stays as it is."""
 
-    url = Text(required=False, max_length=MAX_URL, help_text="https, at port 443, on the public internet.")
+    url = Text(
+        required=False, max_length=MAX_URL, pattern=HTTPS, help_text="https, at port 443, on the public internet."
+    )
     types = Array(
         child=Choice(choices=EventType.values), required=False, min_length=1, max_length=20,
         help_text="The types of events to send there.",
@@ -44,7 +45,7 @@ class WebhookChange(StrictSerializer):
 
 
 class WebhookOrder(StrictSerializer):
-    url = Text(max_length=MAX_URL, help_text="https, at port 443, on the public internet.")
+    url = Text(max_length=MAX_URL, pattern=HTTPS, help_text="https, at port 443, on the public internet.")
     types = Array(
         child=Choice(choices=EventType.values), min_length=1, max_length=20,
         help_text="The types of events to send there.",
@@ -115,18 +116,13 @@ class NotificationsChange(StrictSerializer):
 
     language = Choice(choices=Language.values, required=False, help_text="Of e-mails.")
     low_balance = Tokens(
-        required=False, allow_null=True,
+        positive=True, required=False, allow_null=True,
         help_text="Tell when fewer Tokens are available; null for the threshold of automatic top-ups, if there is one.",
     )  # fmt: skip
     muted = Array(
         child=Choice(choices=[kind.value for kind in MAILED]), required=False, max_length=20,
         help_text="The types of events that are not to be sent by e-mail.",
     )  # fmt: skip
-
-    def validate_low_balance(self, amount: int | None) -> int | None:
-        if amount is not None and amount <= 0:
-            raise serializers.ValidationError("Must be above 0.")
-        return amount
 
     validate_muted = WebhookChange.validate_types
 
