@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+NAME = re.compile(r"\{(\w+)\}")
 ABOUT = """\
 Pictures from Qwen-Image, paid for in Tokens. Begin with `POST /v1/quotes`, which costs nothing, then buy with
 `POST /v1/jobs` and `Prefer: wait=60`, and download the pictures that the answer links to.
@@ -47,7 +49,11 @@ TAGS = {
 }
 """The sections of the API, by what people need first."""
 
-STARTED = {"/v1/images/generations": "/v1/jobs", "/v1/images/edits": "/v1/jobs"}
+STARTED = {
+    "/v1/images/generations": "/v1/jobs",
+    "/v1/images/edits": "/v1/jobs",
+    "/v1/webhooks/{webhook_id}/test": "/v1/webhooks/{webhook_id}/deliveries",
+}
 """Calls that make something of another address's."""
 
 
@@ -71,11 +77,12 @@ def complete(result: dict[str, Any], generator: Any, request: Any, public: bool)
 def _link(call: dict[str, Any], paths: dict[str, Any], path: str) -> None:
     """Say of a call that makes something which others take its id (OpenAPI's links)."""
     links = {}
+    known = {name: f"$request.path.{name}" for name in NAME.findall(path)}
     for address, methods in paths.items():
-        if address.startswith(f"{path}/{{") and address.count("{") == 1:
-            name = address.partition("{")[2].partition("}")[0]
+        names = NAME.findall(address.removeprefix(path))
+        if address.startswith(f"{path}/{{") and len(names) == 1:
+            parameters = {**known, names[0]: "$response.body#/id"}
             for other in methods.values():
-                parameters = {name: "$response.body#/id"}
                 links[other["operationId"]] = {"operationId": other["operationId"], "parameters": parameters}
     for status, answer in call["responses"].items():
         if links and status in {"200", "201", "202"}:
