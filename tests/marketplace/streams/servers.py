@@ -46,14 +46,14 @@ class Server:
         """What SIGTERM does."""
         self.loop.call_soon_threadsafe(self.application.hub.close)
 
-    def ask(self, method, path, customer, body=None, **headers):
-        return Exchange(self, method, path, customer, body, headers)
+    def ask(self, method, path, customer, body=None, arrives=True, **headers):
+        return Exchange(self, method, path, customer, body, arrives, headers)
 
 
 class Exchange:
     """One request, and what comes back of it."""
 
-    def __init__(self, server, method, path, customer, body, headers):
+    def __init__(self, server, method, path, customer, body, arrives, headers):
         content = json.dumps(body).encode() if body is not None else b""
         named = {"Host": "127.0.0.1", "Authorization": f"Bearer {customer.key}", **headers}
         if content:
@@ -65,7 +65,8 @@ class Exchange:
         }  # fmt: skip
         self.server = server
         self.incoming = asyncio.Queue()
-        self.incoming.put_nowait({"type": "http.request", "body": content})
+        if arrives:
+            self.incoming.put_nowait({"type": "http.request", "body": content})
         self.arrived = threading.Condition()
         self.status, self.headers, self.body, self.ended = None, {}, b"", False
         self.task = asyncio.run_coroutine_threadsafe(

@@ -258,6 +258,18 @@ def test_too_many_streams_of_an_account_are_refused_and_orders_answered_at_once(
     assert watch(server, alice, job_id).status == 200
 
 
+def test_no_more_streams_than_the_server_is_for(server, alice, bob, settings):
+    settings.STREAMS = 2
+    job_id = buy(alice)
+    watch(server, alice, job_id)
+    settings.STREAMS = 1
+    server.application._open[bob.account.id] += 1  # somebody else's
+    settings.STREAMS = 2
+    refused = server.ask("GET", f"/v1/jobs/{job_id}/events", alice)
+    assert refused.json()["error"]["code"] == "too_many_streams"
+    assert refused.headers["x-request-id"] == refused.json()["error"]["request_id"]
+
+
 def test_an_accounts_tier_says_how_many_streams_it_may_have(server, alice):
     restrict(alice, streams=1)
     job_id = buy(alice)
@@ -315,7 +327,7 @@ def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind(server, alice
 
 
 def test_bodies_are_bounded_before_they_are_read(server, alice):
-    large = server.ask("POST", "/v1/jobs", alice, ORDER | {"prompt": "x" * 70_000}, Prefer="wait=60")
+    large = server.ask("POST", "/v1/jobs", alice, Content_Length=str(10**9), Prefer="wait=60")
     assert large.json()["error"]["code"] == "body_too_large"
     assert large.status == 413
     endless = server.ask("POST", "/v1/jobs", alice, Transfer_Encoding="chunked")
@@ -325,7 +337,6 @@ def test_bodies_are_bounded_before_they_are_read(server, alice):
 
 def test_a_body_that_does_not_arrive_is_given_up(server, alice, monkeypatch):
     monkeypatch.setattr("marketplace.streams.application.BODY_SECONDS", 0.2)
-    slow = server.ask("POST", "/v1/jobs", alice, Content_Length="100", Content_Type="application/json")
-    slow.incoming.get_nowait()
+    slow = server.ask("POST", "/v1/jobs", alice, arrives=False, Content_Length="100")
     assert slow.json()["error"]["code"] == "too_slow"
     assert slow.status == 408
