@@ -80,7 +80,9 @@ def parts(home: Path, ports: Ports) -> list[Part]:
                 "KILN_FRONT_PORT": str(ports.front),
                 "KILN_WEB": f"127.0.0.1:{ports.web}",
                 "KILN_STREAMS_SERVER": f"127.0.0.1:{ports.streams}",
-                "KILN_BODY_MB": most_mebibytes(),
+                "KILN_TRUSTED_PROXIES": (os.environ.get("KILN_TRUSTED_PROXIES") or "").replace(",", " "),
+                "KILN_BODY_MB": str(most_mebibytes()),
+                "KILN_HIDDEN": os.environ.get("KILN_HIDDEN") or "/-",
                 "XDG_DATA_HOME": str(home / "front"),
                 "XDG_CONFIG_HOME": str(home / "front"),
             },
@@ -117,9 +119,9 @@ def parts(home: Path, ports: Ports) -> list[Part]:
     ]
 
 
-def most_mebibytes() -> str:
+def most_mebibytes() -> int:
     """More than any body that Kiln takes: what is beyond, the front does not even read."""
-    return str(4 * int(os.environ.get("KILN_FILE_MB") or 10) + 1)
+    return 4 * int(os.environ.get("KILN_FILE_MB") or 10) + 1
 
 
 def stripe_double(home: Path, port: int, own_port: int) -> tuple[Part, dict[str, str]]:

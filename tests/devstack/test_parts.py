@@ -51,3 +51,11 @@ def test_docker_gives_each_part_as_long_to_end(services):
 def test_the_image_alone_is_the_web_server(services):
     command = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()[-1]
     assert command == "CMD [" + ", ".join(f'"{word}"' for word in services["web"]["command"]) + "]"
+
+
+def test_the_front_takes_every_body_that_kiln_takes(services):
+    from marketplace.api.middleware import WITH_PICTURES, most_bytes
+
+    largest = max(map(most_bytes, WITH_PICTURES))
+    assert parts.most_mebibytes() * 1024**2 >= largest
+    assert f":-{parts.most_mebibytes()}" in services["front"]["environment"]["KILN_BODY_MB"]

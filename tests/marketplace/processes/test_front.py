@@ -185,11 +185,11 @@ def test_a_server_that_is_started_again_is_waited_for_and_one_that_is_away_is_an
     assert processes.wait_until(lambda: client.json("GET", "/v1/balance")[0] == 200, 60)
 
 
-def test_what_strangers_may_not_see_is_hidden_where_that_is_set(site, alice):
+def test_what_strangers_may_not_see_is_hidden_where_that_is_set(site, alice, monkeypatch):
     client = Client(site, alice)
     assert client.ask("GET", "/metrics").status == 200
     site.kill("front", signal.SIGTERM)
-    site.environment["KILN_HIDDEN"] = "/metrics /readyz"
+    monkeypatch.setenv("KILN_HIDDEN", "/metrics /readyz")
     site.start("front")
     assert processes.wait_until(lambda: answers(site.ports.front), 30)
     assert client.ask("GET", "/metrics").status == 404
