@@ -8,18 +8,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from PIL.Image import Image
 from redis import RedisError
 
 from marketplace.jobs import news
+from marketplace.jobs.models import Job
 from marketplace.jobs.news import Preview, Progress
 
 if TYPE_CHECKING:
     from inference.request import Request
-    from marketplace.jobs.worker import Task
 
 PAUSE = 0.1
 """Seconds between two broadcasts at least, however short the steps are."""
@@ -27,10 +27,17 @@ PAUSE = 0.1
 logger = logging.getLogger(__name__)
 
 
+class Running(Protocol):
+    """A job that runs, and the engine's requests for its pictures."""
+
+    job: Job
+    requests: list[Request]
+
+
 class Broadcast:
     """A thread that tells how far the jobs are, as soon as a step has ended, and draws previews of those watched."""
 
-    def __init__(self, tasks: Callable[[], Collection[Task]], draw: Callable[[Request], Image | None]) -> None:
+    def __init__(self, tasks: Callable[[], Collection[Running]], draw: Callable[[Request], Image | None]) -> None:
         """`tasks` are the jobs that run now; `draw` makes a request's preview, or None if it has none."""
         self._tasks = tasks
         self._draw = draw
@@ -85,7 +92,7 @@ class Broadcast:
         if previews:
             news.publish(redis, previews)
 
-    def _previews(self, task: Task) -> list[Preview]:
+    def _previews(self, task: Running) -> list[Preview]:
         found = []
         for index, request in enumerate(task.requests):
             step = request.state.step_index

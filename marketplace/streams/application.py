@@ -58,7 +58,7 @@ class Application:
     def __init__(self, django: WsgiApplication) -> None:
         self._django = django
         self._threads = ThreadPoolExecutor(THREADS, "django")
-        self._open: Counter[UUID] = Counter()
+        self._open: Counter[tuple[UUID, type]] = Counter()
         self.hub: Hub
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,16 +102,16 @@ class Application:
         if body is None:
             await _drain(receive)
         match response.later:
-            case Waiting() as later if self._refused(later.account_id, response.most_streams) is None:
-                with _departure(receive) as departure, self._counted(later.account_id):
+            case Waiting() as later if self._refused(later, response.most_streams) is None:
+                with _departure(receive) as departure, self._counted(later):
                     response = await self._wait(later, response, departure)
                 await _send(send, response)
             case Stream() as later if scope["method"] != "HEAD":
-                if problem := self._refused(later.account_id, response.most_streams):
+                if problem := self._refused(later, response.most_streams):
                     request_id = response.names.get("x-request-id")
                     await _send(send, handler.refusal(problem, request_id))
                     return
-                with _departure(receive) as departure, self._counted(later.account_id):
+                with _departure(receive) as departure, self._counted(later):
                     await self._stream(later, response, departure, send)
             case _:
                 await _send(send, response)
@@ -150,10 +150,14 @@ class Application:
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _refused(self, account_id: UUID, most: int) -> Problem | None:
-        """Return why this account may open no further stream: it has `most` of them, or half of all."""
+    def _refused(self, later: Stream | Waiting, most_streams: int) -> Problem | None:
+        """Return why this account may have no further one: it has as many streams as it may, or half of all there is.
+
+        A tier says nothing of waiting orders.
+        """
         soon = {"Retry-After": "5"}
-        if self._open[account_id] >= min(most, settings.STREAMS // 2):
+        streams, orders = (self._open[later.account_id, kind] for kind in (Stream, Waiting))
+        if streams + orders >= settings.STREAMS // 2 or (isinstance(later, Stream) and streams >= most_streams):
             message = "Too many streams are open for this account: close some."
             return Problem(429, "rate_limit", "too_many_streams", message, headers=soon)
         if self._open.total() >= settings.STREAMS:
@@ -162,15 +166,15 @@ class Application:
         return None
 
     @contextlib.contextmanager
-    def _counted(self, account_id: UUID) -> Iterator[None]:
-        self._open[account_id] += 1
+    def _counted(self, later: Stream | Waiting) -> Iterator[None]:
+        one = Counter([(later.account_id, type(later))])
+        self._open += one
         OPEN.inc()
         try:
             yield
         finally:
             OPEN.dec()
-            self._open[account_id] -= 1
-            self._open += Counter()  # without those that have none
+            self._open -= one
 
 
 async def _body(scope: Scope, receive: Receive) -> IO[bytes] | None:

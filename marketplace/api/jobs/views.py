@@ -74,7 +74,7 @@ class Jobs(APIView):
             headers["Idempotent-Replayed"] = "true"
         response = Response(one(job, request, position), status=202, headers=headers)
         if wait:
-            response.later = Waiting(job.id, job.account_id, wait, lambda: _waited(job.id, request))
+            response.later = Waiting(job.id, job.account_id, wait, lambda: _waited(job.id, request))  # type: ignore[attr-defined]
         return response
 
     @extend_schema(parameters=[JobListQuery], responses={200: JobList}, summary="List jobs, newest first")

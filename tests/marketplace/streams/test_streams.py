@@ -9,6 +9,7 @@ from django.conf import settings as django
 from redis import Redis
 
 from devstack import processes
+from marketplace.api.later import Stream
 from marketplace.jobs import lifecycle, news
 from marketplace.jobs.models import Job
 from marketplace.jobs.news import Preview, Progress
@@ -260,23 +261,23 @@ def test_too_many_streams_of_an_account_are_refused_and_orders_answered_at_once(
 
 def test_no_more_streams_than_the_server_is_for(server, alice, bob, settings):
     settings.STREAMS = 2
-    job_id = buy(alice)
-    watch(server, alice, job_id)
-    settings.STREAMS = 1
-    server.application._open[bob.account.id] += 1  # somebody else's
-    settings.STREAMS = 2
-    refused = server.ask("GET", f"/v1/jobs/{job_id}/events", alice)
+    server.application._open[bob.account.id, Stream] = 2
+    refused = server.ask("GET", f"/v1/jobs/{buy(alice)}/events", alice)
     assert refused.json()["error"]["code"] == "too_many_streams"
+    assert (refused.status, refused.headers["retry-after"]) == (503, "5")
     assert refused.headers["x-request-id"] == refused.json()["error"]["request_id"]
 
 
 def test_an_accounts_tier_says_how_many_streams_it_may_have(server, alice):
     restrict(alice, streams=1)
     job_id = buy(alice)
+    order = server.ask("POST", "/v1/jobs", alice, ORDER, Prefer="wait=60")
+    assert processes.wait_until(lambda: server.application._open.total() == 1, 10)
     kept = watch(server, alice, job_id)
-    refused = server.ask("GET", f"/v1/jobs/{job_id}/events", alice)
+    refused = server.ask("GET", f"/v1/jobs/{job_id}/events", alice).done()
     assert (refused.status, refused.json()["error"]["code"]) == (429, "too_many_streams")
     kept.leave()
+    order.leave()
 
 
 def test_an_order_that_waits_is_answered_200_with_its_pictures(server, alice, picture):
