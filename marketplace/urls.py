@@ -68,6 +68,7 @@ urlpatterns = [
     path("v1/webhooks/<uuid:webhook_id>/deliveries", webhooks.Deliveries.as_view()),
     path("v1/webhooks/<uuid:webhook_id>/deliveries/<uuid:delivery_id>/replay", webhooks.ReplayDelivery.as_view()),
     path("v1/account/webhook-secret", webhooks.AccountSecret.as_view()),
+    path("v1/account/webhook-deliveries", webhooks.OrderDeliveries.as_view()),
     path("v1/account/notifications", webhooks.Notifications.as_view()),
     path("v1/models", catalogue.Models.as_view()),
     path("v1/models/<str:name>", catalogue.OneModel.as_view()),

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.chaos.listener import Listener
 from bench.chaos.memory import Customer, Memory
 from bench.chaos.stripe_side import StripeSide
 
@@ -33,6 +34,7 @@ class Accountant:
     stripe: StripeSide
     memory: Memory
     accounts: list[Customer]
+    listener: Listener | None = None
     repaired: Counter[str] = field(default_factory=Counter)
     """What reconciliation found at the audits, by the type of the lost event."""
     seen_pictures: set[Any] = field(default_factory=set)
@@ -66,6 +68,7 @@ class Accountant:
             *self._automatic(),
             *self._caps_of_keys(),
             *self._customers(),
+            *self._webhooks(),
         ]
 
     def _wait_until_idle(self) -> list[str]:
@@ -145,6 +148,28 @@ class Accountant:
             wrong += [f"job {row[0]}: {row[1]}, charged {row[2]} in {row[3]} captures of {row[4]}" for row in cursor]
         self.figures["jobs"] = dict(_counts(Job.objects.values_list("status", flat=True)))
         return wrong
+
+    def _webhooks(self) -> list[str]:
+        """Check that each job that ended was told of at least once, and as what it is. Nothing waits for its pause."""
+        from django.db.models.functions import Now
+
+        from marketplace.jobs.models import FINAL, Job
+        from marketplace.webhooks.models import Delivery, Endpoint
+
+        if self.listener is None:
+            return []
+        waiting, since = Delivery.objects.filter(status="waiting", channel="endpoint"), time.monotonic()
+        while waiting.exists() and time.monotonic() - since < STANDS_STILL_SECONDS:
+            waiting.filter(next_at__gt=Now()).update(next_at=Now())
+            Endpoint.objects.update(paused_until=None)
+            time.sleep(1)
+        ended = {(str(job_id), f"job.{status}") for job_id, status in
+                 Job.objects.filter(status__in=FINAL).values_list("id", "status")}  # fmt: skip
+        told = set(self.listener.told)
+        times = sum(self.listener.told.values())
+        self.figures["webhooks"] = {"jobs told of": len(told), "times": times, "refused": self.listener.refused}
+        wrong = [f"job {job_id} ended, and {kind} was not told" for job_id, kind in ended - told]
+        return wrong + [f"job {job_id} was told to be {kind}" for job_id, kind in told - ended] + self.listener.wrong
 
     def _pictures(self) -> list[str]:
         """Check that every picture of a paid job can be read and matches its row."""

@@ -11,6 +11,7 @@ from typing import Any
 from bench.chaos import logs
 from bench.chaos.accountant import Accountant
 from bench.chaos.clients import Client
+from bench.chaos.listener import Listener
 from bench.chaos.memory import Customer, Memory
 from bench.chaos.saboteur import KINDS, Fault, Saboteur
 from bench.chaos.site import Site
@@ -85,9 +86,10 @@ def run(seconds: float, seed: int, round_seconds: float, number: int) -> Report:
 
 
 def _run(site: Site, seconds: float, seed: int, round_seconds: float, number: int) -> Report:
-    accounts = _open_shop()
+    listener = Listener(seed)
+    accounts = _open_shop(listener)
     memory, stripe = Memory(), StripeSide(site.stripe)
-    accountant = Accountant(stripe, memory, accounts)
+    accountant = Accountant(stripe, memory, accounts, listener)
     saboteur = Saboteur(site, stripe, seed, gap=min(3.0, round_seconds / (len(KINDS) + 1)))
     payers = list(islice(cycle(accounts), number))
     clients = [Client(each, seed, payers[each], (site.url, stripe), memory) for each in range(number)]
@@ -120,8 +122,11 @@ def _run(site: Site, seconds: float, seed: int, round_seconds: float, number: in
     return Report(seed, chaos, operations, saboteur.counted(), figures, errors, violations)
 
 
-def _open_shop() -> list[Customer]:
-    """Set up poor customers, a pack so small that wallets run dry, and an operator; return the customers."""
+def _open_shop(listener: Listener) -> list[Customer]:
+    """Set up poor customers who want to be told how their jobs end, a pack so small that wallets run dry, an operator.
+
+    Return the customers.
+    """
     import django
 
     django.setup()
@@ -129,12 +134,15 @@ def _open_shop() -> list[Customer]:
     from billing.tokens import wallets
     from marketplace.accounts import customers, keys
     from marketplace.accounts.models import Person
+    from marketplace.webhooks import endpoints
 
     Person.objects.create_superuser("chaos-operator@example.com")
     packs.publish("chaos", **PACK)  # type: ignore[arg-type]
     accounts = [customers.create(f"chaos-{number}@example.com") for number in range(ACCOUNTS)]
     for account in accounts:
         wallets.grant(account.id, START_TOKENS, f"start of {account.id}")
+        types = ["job.succeeded", "job.failed", "job.canceled"]
+        listener.secrets[f"/{account.id}"] = endpoints.create(account.id, f"{listener.url}/{account.id}", types)[1]
     return [
         Customer(each.id, keys.issue(each.id, "chaos")[1], keys.issue(each.id, "capped", daily_cap=CAP_OF_KEYS)[1])
         for each in accounts

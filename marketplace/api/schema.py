@@ -46,6 +46,7 @@ WEBHOOKS = {
     ("GET", "/v1/webhooks/{id}/deliveries"): "list_webhook_deliveries",
     ("POST", "/v1/webhooks/{id}/deliveries/{delivery_id}/replay"): "replay_delivery",
     ("POST", "/v1/account/webhook-secret"): "rotate_account_webhook_secret",
+    ("GET", "/v1/account/webhook-deliveries"): "list_order_deliveries",
     ("GET", "/v1/account/notifications"): "get_notifications",
     ("PATCH", "/v1/account/notifications"): "change_notifications",
 }

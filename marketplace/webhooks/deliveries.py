@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import F, Func, Value
-from django.db.models.functions import Coalesce, Now
+from django.db.models import F, Value
+from django.db.models.functions import Coalesce, Greatest, Now
 
 from billing import clock
 from marketplace.webhooks import events
@@ -152,7 +152,7 @@ def _failed(endpoint_id: UUID, answer: Answer, pause: timedelta | None) -> None:
     elif pause or endpoint.failures >= PATIENCE:
         doublings = min(max(endpoint.failures - PATIENCE, 0), 20)
         until = now + max(min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE), pause or timedelta())
-        rows.update(paused_until=Func(Coalesce("paused_until", until), Value(until), function="GREATEST"))
+        rows.update(paused_until=Greatest("paused_until", Value(until)))
 
 
 @transaction.atomic

@@ -11,6 +11,7 @@ from uuid import UUID
 from django.conf import settings
 from django.core import signing
 from django.core.mail import EmailMultiAlternatives
+from django.db import transaction
 from django.template.loader import render_to_string
 
 from marketplace.accounts.models import Account
@@ -65,9 +66,10 @@ def read(token: str) -> tuple[UUID, EventType] | None:
     return found if Account.objects.filter(id=found[0]).exists() else None
 
 
+@transaction.atomic
 def mute(account_id: UUID, kind: EventType) -> None:
     """Send no more e-mails of this kind."""
-    wanted = preferences(account_id)
+    wanted = Preferences.objects.select_for_update().get(pk=preferences(account_id).pk)
     if kind in MAILED and kind not in wanted.muted:
         wanted.muted = [*wanted.muted, kind.value]
         wanted.save(update_fields=["muted"])

@@ -131,6 +131,17 @@ class AccountSecret(APIView):
         return Response(SecretBody.show(secret=signatures.rotate(endpoints.preferences(caller(request).account_id))))
 
 
+class OrderDeliveries(APIView):
+    @extend_schema(parameters=[ListQuery], responses={200: DeliveryList}, summary="List orders' deliveries")
+    def get(self, request: Request) -> Response:
+        """What was sent to the `webhook_url` of orders, newest first."""
+        query = ListQuery(data=request.query_params.dict())
+        query.is_valid(raise_exception=True)
+        mine = Delivery.objects.filter(account_id=caller(request).account_id, channel=Delivery.Channel.ORDER)
+        rows, following = page(mine.order_by("-id"), query.validated_data)
+        return Response(DeliveryList.show(rows, next_cursor=following))
+
+
 class Notifications(APIView):
     parser_classes = [ObjectParser]
 

@@ -161,12 +161,15 @@ def test_a_job_that_expires_or_is_canceled_after_its_worker_left_is_told_too(ali
     assert sorted(each.event["type"] for each in receiver.heard) == ["job.canceled", "job.failed"]
 
 
-def test_an_order_names_an_address_of_its_own(alice, receiver, sender, ends):
+def test_an_order_names_an_address_of_its_own(alice, bob, receiver, sender, ends):
     secret = alice.post("/v1/account/webhook-secret").json()["secret"]
     ends(alice, webhook_url=f"{receiver.url}/orders?a=1")
     sender.send()
     (heard,) = receiver.heard
     assert (heard.path, heard.verify(secret)["type"]) == ("/orders?a=1", "job.succeeded")
+    (row,) = alice.get("/v1/account/webhook-deliveries").json()["data"]
+    assert (row["status"], row["event"]) == ("delivered", heard.headers["webhook-id"])
+    assert bob.get("/v1/account/webhook-deliveries").json()["data"] == []
     newer = alice.post("/v1/account/webhook-secret").json()["secret"]
     ends(alice, webhook_url=f"{receiver.url}/orders")
     sender.send()
