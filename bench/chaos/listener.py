@@ -1,4 +1,4 @@
-"""The customers' server that webhooks arrive at: it verifies them, remembers what it was told, and fails now and then."""
+"""The customers' server: it verifies the webhooks that arrive, remembers what it was told, and fails now and then."""
 
 import http.server
 import random
