@@ -96,7 +96,13 @@ def parts(home: Path, ports: Ports) -> list[Part]:
             loads=True,
         ),
         Part("dispatcher", (*MANAGE, "dispatch")),
-        Part("deliverer", (*MANAGE, "deliver"), drain=20.0),
+        Part(
+            "deliverer",
+            (*MANAGE, "deliver"),
+            drain=20.0,
+            # no request tells it how it is called
+            settings={"KILN_PUBLIC_URL": os.environ.get("KILN_PUBLIC_URL") or f"http://127.0.0.1:{ports.front}"},
+        ),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. More
         # threads here than periodic tasks, each of which takes one at most: none waits for one that waits for Stripe.
         Part(

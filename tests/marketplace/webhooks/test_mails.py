@@ -12,7 +12,7 @@ from marketplace.environment import mail_server
 from marketplace.maintenance import tasks
 from marketplace.webhooks import events, mails
 from marketplace.webhooks.models import MAILED, Delivery
-from tests.marketplace.shops import DECLINED, arrives, save_card, spend, switch_on
+from tests.marketplace.shops import DECLINED, arrives, completed, save_card, send, spend, switch_on
 from tests.marketplace.webhooks.test_webhooks import make
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -74,6 +74,20 @@ def test_what_happens_to_payments_is_told(shop, receiver, sender):
     assert [subject.split(": ")[1] for subject in subjects][:2] == [
         "the daily cap stopped an automatic top-up", "a payment failed",
     ]  # fmt: skip
+
+
+def test_a_bank_debit_that_fails_in_the_end_is_told_once(shop, receiver, sender, client):
+    make(shop.customer, receiver, types=["payment.failed"])
+    top_up = shop.buy("medium")
+    event = completed(top_up, payment_status="unpaid") | {"type": "checkout.session.async_payment_failed"}
+    for _ in range(2):
+        assert send(client, event).status_code == 200
+    sender.send()
+    (told,) = receiver.heard
+    assert told.event["data"] == {
+        "topup": top_up["id"], "price": "20.00", "currency": "eur", "automatic": False, "failure": "declined",
+    }  # fmt: skip
+    assert kinds() == [("payment.failed", "endpoint"), ("payment.failed", "mail")]
 
 
 def told_terms():
