@@ -61,7 +61,11 @@ class Deliverer:
 
     def look(self) -> int:
         """Begin to send what is due, and return how much that is."""
-        events.tell_notices()
+        try:
+            events.tell_notices()
+        except Exception:  # they must not keep what is due waiting
+            logger.exception("notices cannot be told")
+            connection.close()
         with self.lock:
             lanes, accounts = dict(self.lanes), dict(self.accounts)
         found = deliveries.claim(self.hands - sum(lanes.values()), lanes, accounts)

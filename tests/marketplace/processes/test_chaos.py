@@ -9,6 +9,7 @@ import pytest
 
 from bench.chaos import logs
 from bench.chaos.accountant import Accountant
+from bench.chaos.listener import Listener
 from bench.chaos.memory import Customer, Memory
 from bench.chaos.saboteur import KINDS
 from billing.tokens import wallets
@@ -90,6 +91,18 @@ def test_the_accountant_misses_a_job_and_a_picture(accountant, alice, order, pic
     assert "the books say" in accountant._jobs()[0]
     accountant.memory.asked.clear()
     assert "nobody asked for" in accountant._jobs()[1]
+
+
+def test_the_accountant_misses_what_was_not_told(accountant, alice, order):
+    accountant.listener = Listener(1)
+    job_id = submission.submit(alice.account.id, order()).job.id
+    assert accountant._webhooks() == []
+    lifecycle.cancel(alice.account.id, job_id)
+    assert accountant._webhooks() == [f"job {job_id} ended, and job.canceled was not told"]
+    accountant.listener.told[str(job_id), "job.canceled"] += 2
+    assert accountant._webhooks() == []
+    accountant.listener.hear("/", {}, "{}")
+    assert "cannot be verified" in accountant._webhooks()[0]
 
 
 def test_the_accountant_adds_up_each_account(accountant, alice):

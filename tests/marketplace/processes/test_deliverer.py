@@ -1,4 +1,4 @@
-"""The deliverer as a process of its own: quick, and nothing is lost when it is killed."""
+"""The deliverer as a process of its own: nothing is lost when it is killed, and e-mails are printed."""
 
 import signal
 import time
@@ -7,6 +7,7 @@ import pytest
 from django.db.models.functions import Now
 
 from devstack import processes
+from marketplace.webhooks import events
 from marketplace.webhooks.models import Delivery
 from tests.marketplace.sites import Site
 from tests.marketplace.webhooks.conftest import ends, receiver  # noqa: F401
@@ -33,6 +34,10 @@ def test_every_end_arrives_at_least_once_whatever_is_killed(alice, receiver, end
         assert processes.wait_until(lambda: delivered.count() == 10, 30), site.logs()
         told = {each.verify(webhook["secret"])["data"]["id"] for each in receiver.heard}
         assert told == {str(job_id) for job_id in jobs}
+        data = {"available": "1", "threshold": "2"}
+        events.tell(alice.account.id, "balance.low", data=data)
+        printed = tmp_path / "three.log"
+        assert processes.wait_until(lambda: "1 Tokens are left, fewer than 2" in printed.read_text(), 30), site.logs()
         site.kill("three", signal.SIGTERM)
     finally:
         site.stop()
