@@ -17,13 +17,11 @@ def write(owner: UUID, kind: Notice.Kind, **data: Any) -> None:
     Notice.objects.create(owner=owner, kind=kind, data=data)
 
 
-def payment_failed(top_up: TopUp, code: str) -> None:
-    """Write down that a top-up was not paid, for the reason that Stripe gave as `code`."""
+def about(top_up: TopUp, kind: Notice.Kind, **data: Any) -> None:
+    """Write down what happened to a top-up's payment."""
     price = format_money(top_up.price_minor, top_up.currency)
-    write(
-        top_up.owner, Notice.Kind.PAYMENT_FAILED, topup=str(top_up.id), price=price, currency=top_up.currency,
-        automatic=top_up.automatic, failure=code,
-    )  # fmt: skip
+    terms = {"price": price, "currency": top_up.currency, "automatic": top_up.automatic}
+    write(top_up.owner, kind, topup=str(top_up.id), **terms, **data)
 
 
 def take(limit: int = 100) -> list[Notice]:

@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
                 ('owner', models.UUIDField()),
-                ('kind', models.TextField(choices=[('topup.cap_reached', 'Cap Reached'), ('topup.switched_off', 'Switched Off'), ('payment.failed', 'Payment Failed')])),
+                ('kind', models.TextField(choices=[('topup.cap_reached', 'Cap Reached'), ('topup.switched_off', 'Switched Off'), ('payment.failed', 'Payment Failed'), ('payment.action_required', 'Action Required')])),
                 ('data', models.JSONField()),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
             ],

@@ -186,6 +186,7 @@ class Notice(models.Model):
         CAP_REACHED = "topup.cap_reached"
         SWITCHED_OFF = "topup.switched_off"
         PAYMENT_FAILED = "payment.failed"
+        ACTION_REQUIRED = "payment.action_required"
 
     id = models.BigAutoField(primary_key=True)
     owner = models.UUIDField()

@@ -236,7 +236,7 @@ def failed(top_up: TopUp, code: str, status: TopUp.Status = TopUp.Status.FAILED)
     """Record that a top-up was not paid: the next one waits, or none follows. Takes effect once per top-up."""
     if not _pending(id=top_up.id).update(status=status, failure=code):
         return
-    notices.payment_failed(top_up, code)
+    notices.about(top_up, Notice.Kind.PAYMENT_FAILED, failure=code)
     standing = AutomaticTopUp.objects.select_for_update().filter(owner=top_up.owner, status=On).first()
     if standing is None:
         return

@@ -13,14 +13,15 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.db import transaction
 
-from billing import clock
+from billing import clock, notices
 from billing.amounts import format_tokens
 from billing.errors import (
     IdempotencyMismatch,
     UnknownCurrency,
 )
-from billing.models import Payer, TopUp
+from billing.models import Notice, Payer, TopUp
 from billing.payments import payers
 from billing.payments.stripe import Stripe, metadata
 from billing.prices import packs
@@ -74,8 +75,11 @@ def open_page(stripe: Stripe, top_up: TopUp) -> None:
     saves_card, email = top_up.order.get("save_card"), top_up.order["email"]
     session = payers.ask(stripe, top_up.owner, email, create) if saves_card else create(None)
     # Only these columns, and only once: the webhook that reports the payment may have come first.
-    TopUp.objects.filter(id=top_up.id, session_id="").update(session_id=session.id, url=session.url or "")
-    top_up.refresh_from_db()
+    with transaction.atomic():
+        opened = TopUp.objects.filter(id=top_up.id, session_id="").update(session_id=session.id, url=session.url or "")
+        top_up.refresh_from_db()
+        if opened and top_up.automatic:  # nobody who ordered it is there to see the page
+            notices.about(top_up, Notice.Kind.ACTION_REQUIRED, url=top_up.url)
 
 
 def _existing(owner: UUID, order: Order, key: str | None) -> TopUp | None:

@@ -18,7 +18,7 @@ from django.db import transaction
 
 from billing import notices
 from billing.errors import PaymentMismatch
-from billing.models import Payer, Reversal, StripeEvent, TopUp
+from billing.models import Notice, Payer, Reversal, StripeEvent, TopUp
 from billing.payments import automatic, cards, refund_orders, reversals
 from billing.payments.refund_orders import Reason
 from billing.tokens import ledger, wallets
@@ -115,7 +115,7 @@ def _not_paid(session: Document, status: TopUp.Status, before: Collection[str], 
     if not top_up.automatic:
         ended = _ended(top_up, status, before)
         if ended and status == TopUp.Status.FAILED:
-            notices.payment_failed(top_up, code)
+            notices.about(top_up, Notice.Kind.PAYMENT_FAILED, failure=code)
         return ended
     if top_up.status not in before:
         return None

@@ -24,6 +24,7 @@ class EventType(models.TextChoices):
     CAP_REACHED = "topup.cap_reached"
     SWITCHED_OFF = "topup.switched_off"
     PAYMENT_FAILED = "payment.failed"
+    ACTION_REQUIRED = "payment.action_required"
     WEBHOOK_DISABLED = "webhook.disabled"
 
 
@@ -32,7 +33,7 @@ TEST = "webhook.test"
 # Those that are also sent by e-mail.
 MAILED = (
     EventType.BALANCE_LOW, EventType.CAP_REACHED, EventType.SWITCHED_OFF, EventType.PAYMENT_FAILED,
-    EventType.WEBHOOK_DISABLED,
+    EventType.ACTION_REQUIRED, EventType.WEBHOOK_DISABLED,
 )  # fmt: skip
 
 

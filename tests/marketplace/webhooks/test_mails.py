@@ -15,6 +15,7 @@ from marketplace.webhooks.models import MAILED, Delivery
 from tests.marketplace.shops import DECLINED, arrives, completed, save_card, send, spend, switch_on
 from tests.marketplace.webhooks.test_webhooks import make
 
+ASKS = "4000002760003184"
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -88,6 +89,21 @@ def test_a_bank_debit_that_fails_in_the_end_is_told_once(shop, receiver, sender,
         "topup": top_up["id"], "price": "20.00", "currency": "eur", "automatic": False, "failure": "declined",
     }  # fmt: skip
     assert kinds() == [("payment.failed", "endpoint"), ("payment.failed", "mail")]
+
+
+def test_a_bank_that_wants_to_see_the_customer_is_told_with_the_page(shop, receiver, sender):
+    make(shop.customer, receiver, types=["payment.action_required"])
+    card = save_card(shop, switch_on(shop))
+    shop.control(f"payment_methods/{card}", number=ASKS)
+    for _ in range(3):
+        tasks.keep_payments()
+    sender.send()
+    (told,) = receiver.heard
+    top_up = shop.customer.get(f"/v1/topups/{told.event['data']['topup']}").json()
+    assert (told.event["data"]["url"], top_up["status"]) == (top_up["url"], "open")
+    assert top_up["url"] in mail.outbox[0].body
+    assert shop.pay(top_up) == 303
+    arrives(shop, 10_000_000)
 
 
 def told_terms():
