@@ -39,6 +39,9 @@ class ScriptedEngine:
         self.meanwhile()
         return self.ends.pop(0)
 
+    def preview(self, request):
+        return None
+
 
 class FullStorage(FileSystemStorage):
     def _save(self, name, content):
