@@ -118,6 +118,9 @@ def test_what_is_sent_meets_the_same_limits_through_the_front(site, alice):
     assert (status, body["error"]["code"]) == (413, "body_too_large")
     status, body = client.json("GET", "/v1/jobs", **{"X-Long": "x" * 12_000})
     assert status == 200
+    connection = http.client.HTTPConnection("127.0.0.1", site.ports.front, timeout=10)
+    connection.request("GET", "/healthz", headers={"X_Request_Id": "disguised", "X_Forwarded_For": "1.2.3.4"})
+    assert connection.getresponse().headers["X-Request-Id"].startswith("req_")
     with socket.create_connection(("127.0.0.1", site.ports.front)) as raw:
         raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + b"x" * 40_000 + b"\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 431")
