@@ -31,6 +31,7 @@ PERIODS = {
     "keep_files": 300,
     "watch_balances": 15,
     "keep_deliveries": 3600,
+    "keep_forgetting": 60,
     "reconcile_payments": 3600,
     "anchor_audit": 24 * 3600,
 }

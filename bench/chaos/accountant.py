@@ -177,7 +177,7 @@ class Accountant:
         from marketplace.jobs.models import Image, Job, Status
 
         wrong = []
-        bare = Job.objects.filter(status=Status.SUCCEEDED, images=None).values_list("id", flat=True)
+        bare = Job.objects.filter(status=Status.SUCCEEDED, images=None, forgotten_at=None).values_list("id", flat=True)
         wrong += [f"job {job_id} succeeded without a picture" for job_id in bare]
         for image in Image.objects.exclude(id__in=self.seen_pictures):
             try:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,7 +29,7 @@ from inference.latent_cache import entries
 from inference.latent_cache.entries import Description, Feature
 from inference.latent_cache.mapping import Mapping as Calibration
 from inference.latent_cache.reuse import Hit
-from inference.latent_cache.stores import Shelf, Store, StoreUnavailable
+from inference.latent_cache.stores import Shelf, Store, StoreUnavailable, name_of
 from inference.latent_cache.wording import signature
 from inference.request import Operation, Request
 
@@ -135,7 +134,7 @@ class LatentCache:
         if any(after < sigma - SAME_SIGMA <= here for sigma in self.calibration.sigmas):
             seen.kept[here] = request.state.latents.to(torch.bfloat16)
         if seen.kept and after < min(self.calibration.sigmas, default=math.inf) - SAME_SIGMA:
-            self.in_background(self._write, self._shelf(request.account, request), request.seed, request.steps, seen)
+            self.in_background(self._write, self._shelf(request.account, request), request, seen)
             del self._seen[request]
 
     def _find(self, request: Request, seen: _Seen) -> Hit | None:
@@ -186,13 +185,13 @@ class LatentCache:
         step = min(range(1, request.steps), key=lambda index: abs(request.state.sigmas[index] - sigma))
         return Hit(latents, sigma, step, similarity, found.seed, found.steps)
 
-    def _write(self, shelf: Shelf, seed: int, steps: int, seen: _Seen) -> None:
+    def _write(self, shelf: Shelf, request: Request, seen: _Seen) -> None:
         latents = {entries.level(sigma): entries.pack(each) for sigma, each in seen.kept.items()}
-        described = Description(seen.feature, seen.wording, seed, steps, tuple(seen.kept))
+        described = Description(seen.feature, seen.wording, request.seed, request.steps, tuple(seen.kept))
         size = sum(map(len, latents.values()))
         # a new entry is worth as much as after one use at its middle level
-        worth = _worth(steps // 2, size)
-        self._store.put(shelf, uuid4().hex, described.to_bytes(), latents, worth)
+        worth = _worth(request.steps // 2, size)
+        self._store.put(shelf, name_of(request.reference), described.to_bytes(), latents, worth)
 
     def _shelf(self, owner: str, request: Request) -> Shelf:
         # by what they are, since any other adapter may lie at the same path tomorrow

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -19,6 +20,8 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 DIGEST = 32
+# Letters of a name that says from which request an entry is.
+NAME = 40
 REDIS_SECONDS = 0.25
 DISK_SECONDS = 0.25
 MIB = 2**20
@@ -58,7 +61,7 @@ class Store(Protocol):
         ...
 
     def put(self, shelf: Shelf, name: str, description: bytes, latents: Mapping[str, bytes], worth: float) -> None:
-        """Add a whole entry at once, then evict what is over the limits."""
+        """Add a whole entry at once, or replace the one of that name, then evict what is over the limits."""
         ...
 
     def credit(self, name: str, worth: float) -> None:
@@ -67,6 +70,10 @@ class Store(Protocol):
 
     def discard(self, name: str) -> None:
         """Remove an entry, if it is there."""
+        ...
+
+    def names_of(self, owner: str) -> set[str]:
+        """Return the names of all of an owner's entries."""
         ...
 
     def change_note(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
@@ -82,6 +89,22 @@ def open_store(place: str, limits: Limits = Limits()) -> Store:  # noqa: B008 - 
     if place.startswith(("redis://", "rediss://", "unix://")):
         return RedisStore(place, limits)
     return DiskStore(Path(place), limits)
+
+
+def name_of(reference: str) -> str:
+    """Return the name of the entry that a request with this reference leaves; without one, a name at random."""
+    return hashlib.sha256(reference.encode()).hexdigest()[:NAME] if reference else uuid4().hex
+
+
+def forget(store: Store, owner: str, reference: str | None = None) -> None:
+    """Remove the entry that a request of an owner left, or all that the owner's requests left.
+
+    With the first one go all those whose names, at random as they once were, do not say from which request they are.
+    Raises StoreUnavailable.
+    """
+    for name in store.names_of(owner):
+        if reference is None or name == name_of(reference) or len(name) != NAME:
+            store.discard(name)
 
 
 def sealed(content: bytes) -> bytes:
@@ -150,6 +173,7 @@ class DiskStore:
     def put(self, shelf: Shelf, name: str, description: bytes, latents: Mapping[str, bytes], worth: float) -> None:
         size = _size(description, latents)
         with self._open() as file:
+            file.execute("DELETE FROM entry WHERE name = ?", (name,))
             file.execute(
                 "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", (name, *shelf, sealed(description), size, worth)
             )
@@ -165,6 +189,10 @@ class DiskStore:
     def discard(self, name: str) -> None:
         with self._open() as file:
             file.execute("DELETE FROM entry WHERE name = ?", (name,))
+
+    def names_of(self, owner: str) -> set[str]:
+        with self._open() as file:
+            return {name for (name,) in file.execute("SELECT name FROM entry WHERE owner = ?", (owner,))}
 
     def change_note(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
         with self._open() as file:
@@ -261,6 +289,10 @@ class RedisStore:
     def discard(self, name: str) -> None:
         with _translated():
             self._drop([name])
+
+    def names_of(self, owner: str) -> set[str]:
+        with _translated():
+            return {name.decode() for name in self._redis.zrange(f"{self._worth}:{owner}", 0, -1)}
 
     def change_note(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
         place = f"{self.PREFIX}note:{key}"

@@ -189,6 +189,10 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
             503, "server", "busy", "Too many pictures are being fetched; send this again.", headers={"Retry-After": "2"}
         ),
     ),
+    (
+        jobs.NotEnded,
+        lambda _: Problem(409, "conflict", "not_ended", "The job has not ended: cancel it first."),
+    ),
     (InvalidPicture, lambda error: invalid("file", f"This file cannot be used: {error}.", "invalid_picture")),
     (QuotaReached, _quota),
     (

@@ -111,7 +111,7 @@ def last_failures() -> list[dict[str, Any]]:
     failed = Job.objects.filter(status=Status.FAILED).select_related("account__owner").order_by("-pk")
     return [
         {
-            "job": link(Job, job.pk, Truncator(job.order["prompt"]).chars(60) or "(empty prompt)"),
+            "job": link(Job, job.pk, Truncator(job.order["prompt"]).chars(60) or "(no prompt)"),
             "account": link_to_account(job),
             "code": job.error_code,
             "message": job.error_message,

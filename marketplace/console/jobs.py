@@ -170,7 +170,7 @@ class JobAdmin(dialogs.AskPermissions, ReadOnlyTable):
         return format_html(
             '<span class="kiln-break" title="{}">{}</span><br>{}',
             Truncator(text).chars(1000),
-            Truncator(text).chars(PROMPT_SHOWN) or "(empty prompt)",
+            Truncator(text).chars(PROMPT_SHOWN) or ("(forgotten)" if job.forgotten_at else "(empty prompt)"),
             mono(job.pk),
         )
 

@@ -3,6 +3,7 @@
 JobError
 ├── NotFound             no such job in this account
 ├── NotCancelable        it has already ended
+├── NotEnded             it can only be forgotten once it has ended
 ├── CostAboveMaximum     the quote exceeds the customer's max_cost
 ├── QueueFull            as many of the account's jobs wait for a worker as may
 ├── KeyReused            the idempotency key was used before, with another body
@@ -23,6 +24,10 @@ class NotFound(JobError):
 
 
 class NotCancelable(JobError):
+    pass
+
+
+class NotEnded(JobError):
     pass
 
 

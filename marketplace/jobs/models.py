@@ -95,6 +95,10 @@ class Job(Bought):
     tag = models.BigIntegerField(null=True, help_text="place among the waiting jobs of its class; see `turns`")
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
+    forgotten_at = models.DateTimeField(null=True)
+    to_erase = models.BooleanField(
+        default=False, db_default=False, help_text="Forgotten, and something of it may still be in a storage."
+    )
 
     class Meta:
         constraints = [
@@ -127,6 +131,7 @@ class Job(Bought):
             models.Index(fields=["service_class", "dispatched_at"], condition=SENT, name="job_messages"),
             models.Index(fields=["lease_expires_at"], condition=Q(status="running"), name="job_lease"),
             models.Index(fields=["status", "-id"], name="job_by_status"),
+            models.Index(fields=["id"], condition=Q(to_erase=True), name="job_to_erase"),
             models.Index(
                 fields=["account", "picture_key"], condition=Q(picture_key__isnull=False), name="job_pictures"
             ),

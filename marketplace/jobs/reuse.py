@@ -10,6 +10,7 @@ import json
 import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from django.conf import settings
 
@@ -93,6 +94,21 @@ def latent_cache(card: ModelCard, calibration: Mapping | None = None) -> tuple[L
     limits = Limits(settings.LATENT_CACHE_ACCOUNT_MB * MIB, settings.LATENT_CACHE_MB * MIB)
     store = open_store(settings.LATENT_CACHE, limits)
     return LatentCache(store, calibration, shared=_templates()), store
+
+
+def forget_latents(account_id: UUID, job_id: UUID | None = None) -> None:
+    """Remove the latents that a job left, or all that an account's jobs left. Raises StoreUnavailable."""
+    from inference.latent_cache import stores
+
+    if settings.LATENT_CACHE != OFF:
+        # only the first picture of a job leaves any: `takes_latents`
+        reference = reference_of(job_id, 0) if job_id else None
+        stores.forget(stores.open_store(settings.LATENT_CACHE), str(account_id), reference)
+
+
+def reference_of(job_id: UUID, index: int) -> str:
+    """Return what the engine calls picture `index` of a job."""
+    return f"{job_id}/{index}"
 
 
 def _templates() -> list[str]:

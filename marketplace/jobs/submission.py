@@ -268,6 +268,6 @@ def _replay(account_id: UUID, order: JobOrder, idempotency_key: str) -> Submitte
     job = Job.objects.filter(account_id=account_id, idempotency_key=idempotency_key).first()
     if job is None:
         return None
-    if bytes(job.order_digest) != order.digest():
+    if job.forgotten_at is None and bytes(job.order_digest) != order.digest():
         raise KeyReused
     return Submitted(job, replayed=True)

@@ -307,7 +307,7 @@ def request_for(
         service_class=job.service_class,
         deterministic=order.get("deterministic", False),
         account=str(job.account_id),
-        reference=f"{job.id}/{index}",
+        reference=reuse.reference_of(job.id, index),
         operation=job.operation,
         images=images,
         mask=mask,

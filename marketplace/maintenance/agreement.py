@@ -22,13 +22,14 @@ VIOLATIONS = (
        JOIN billing_wallet wallet ON wallet.id = hold.wallet_id WHERE wallet.owner <> job.account_id""",
     """SELECT format('job %s: %s and charged %s with %s pictures', job.id, job.status, job.captured, count(image.id))
        FROM jobs_job job LEFT JOIN jobs_image image ON image.job_id = job.id
-       GROUP BY job.id HAVING job.status = 'succeeded' AND count(image.id) = 0
+       GROUP BY job.id HAVING job.status = 'succeeded' AND job.forgotten_at IS NULL AND count(image.id) = 0
+           OR job.forgotten_at IS NOT NULL AND count(image.id) > 0
            OR job.status NOT IN ('succeeded', 'canceled') AND (job.captured > 0 OR count(image.id) > 0)""",
     """SELECT format('job %s: %s of its pictures were charged as delivered, and it has %s', id, charged, kept)
        FROM (SELECT job.id, (SELECT count(*) FROM jsonb_array_elements(job.receipt -> 'images') AS each
                              WHERE (each ->> 'delivered')::boolean) AS charged,
                     (SELECT count(*) FROM jobs_image image WHERE image.job_id = job.id) AS kept
-             FROM jobs_job job) AS ended
+             FROM jobs_job job WHERE job.forgotten_at IS NULL) AS ended
        WHERE charged <> kept""",
 )
 

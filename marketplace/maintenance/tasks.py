@@ -15,7 +15,7 @@ from marketplace.accounts.models import Account
 from marketplace.approvals import requests
 from marketplace.audit import proof
 from marketplace.identifiers import uuid7
-from marketplace.jobs import inputs, sweeper
+from marketplace.jobs import forgetting, inputs, sweeper
 from marketplace.maintenance import periodic
 from marketplace.webhooks import deliveries, events
 
@@ -81,6 +81,11 @@ def watch_balances() -> None:
 @periodic.task
 def keep_deliveries() -> None:
     deliveries.forget()
+
+
+@periodic.task
+def keep_forgetting() -> None:
+    forgetting.keep()
 
 
 @periodic.task

@@ -321,8 +321,12 @@ class JobBody(Body):
     operation = Text()
     model = Text()
     service_class = Choice(choices=ServiceClass.choices)
-    prompt = Text(of='row.order["prompt"]')
-    negative_prompt = Text(of='row.order["negative_prompt"]')
+    prompt = Text(
+        of='row.order["prompt"] if row.forgotten_at is None else None',
+        allow_null=True,
+        help_text="Null once it is forgotten.",
+    )
+    negative_prompt = Text(of='row.order["negative_prompt"] if row.forgotten_at is None else None', allow_null=True)
     width = Whole(of='row.order["width"]')
     height = Whole(of='row.order["height"]')
     steps = Whole(of='row.order["steps"]')
@@ -332,8 +336,12 @@ class JobBody(Body):
     # missing in orders that are older than this field
     deterministic = Flag(of=lambda job: job.order.get("deterministic", False))
     output_format = Text(of='row.order["output_format"]')
-    inputs = InputBody(many=True, of='row.order.get("images", ())', help_text="The pictures that it was ordered with.")
-    mask = InputBody(of='row.order.get("mask")', allow_null=True)
+    inputs = InputBody(
+        many=True,
+        of='(row.order.get("images", ()) if row.forgotten_at is None else ())',
+        help_text="The pictures that it was ordered with.",
+    )
+    mask = InputBody(of='row.order.get("mask") if row.forgotten_at is None else None', allow_null=True)
     strength = Number(of='row.order.get("strength")', allow_null=True)
     extend = Array(child=Whole(), of='row.order.get("extend")', allow_null=True)
     box = Array(child=Whole(), of='row.order.get("box")', allow_null=True)
@@ -356,6 +364,9 @@ class JobBody(Body):
     cache = CacheBody(of=receipt_pictures)
     timings = Object(of=lambda job: MomentsBody.show(job) | job.timings)
     error = JobErrorBody(of=lambda job: job if job.error_code else None, allow_null=True)
+    forgotten_at = Moment(
+        allow_null=True, help_text="Since then prompts, pictures, inputs and labels are gone; what it cost stays."
+    )
 
 
 class JobList(Body):

@@ -20,7 +20,8 @@ from marketplace.api.jobs import examples, schemas
 from marketplace.api.jobs.schemas import JobBody, JobList, JobListQuery, OrderSerializer, QuoteBody
 from marketplace.api.later import Answer, Waiting
 from marketplace.api.pages import page
-from marketplace.jobs import lifecycle, submission, turns
+from marketplace.audit import trail
+from marketplace.jobs import forgetting, lifecycle, submission, turns
 from marketplace.jobs.models import Image, Job
 
 
@@ -96,6 +97,18 @@ class OneJob(APIView):
         if job is None:
             raise not_found("job")
         return Response(one(job, request))
+
+    @extend_schema(responses={204: None}, summary="Forget a job")
+    def delete(self, request: Request, job_id: UUID) -> Response:
+        """Its prompts, pictures, inputs, labels and cached latents are removed; what it cost and when stays.
+
+        The job is still seen, with `forgotten_at`, and so is its receipt. Only once it has ended: cancel it first.
+        """
+        account_id = caller(request).account_id
+        with trail.acting(f"account {account_id}"):
+            job = forgetting.forget(account_id, job_id)
+        forgetting.erase(job)
+        return Response(status=204)
 
 
 class CancelJob(APIView):

@@ -157,3 +157,12 @@ def test_an_order_with_a_seed_takes_no_latents_unless_it_says_so(alice):
     jobs = [alice.post("/v1/jobs", {**body, **more}).json()["id"] for more in wanted]
     assert [Job.objects.get(id=job).order["cache"] for job in jobs] == ["on", "exact", "on", "off"]
     assert alice.post("/v1/jobs", {**body, "cache": "never"}).status_code == 422
+
+
+def test_the_latents_of_a_forgotten_job_are_begun_from_by_none(worker, buy, alice):
+    first, _ = buy(alice, seed=1)
+    assert buy(alice, SAME, seed=2)[1]["cache"]["tier"] == "latent"
+    assert alice.delete(f"/v1/jobs/{first.id}").status_code == 204
+    assert worker.reuse[1].names_of(str(alice.account.id)) == set()
+    assert buy(alice, SAME, seed=3)[1]["cache"]["tier"] == "none"
+    assert buy(alice, seed=1)[1]["cache"]["tier"] != "exact"
