@@ -17,6 +17,9 @@ from django.core.exceptions import ImproperlyConfigured
 from billing.amounts import parse_money
 from marketplace import addresses
 
+PUBLIC_KEY_ALGORITHMS = (
+    *(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)), "EdDSA",
+)  # fmt: skip
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 PRIVATE_RANGES = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fd00::/8"
 """What Caddy calls so."""
@@ -44,6 +47,21 @@ def flag(name: str) -> bool:
 
 def words(name: str, default: str) -> list[str]:
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def signatures(name: str, default: str) -> list[str]:
+    """Read algorithms of signatures by public keys. Raises ImproperlyConfigured for others, such as HS256 or none."""
+    found = words(name, default)
+    if bad := [word for word in found if word not in PUBLIC_KEY_ALGORITHMS]:
+        raise ImproperlyConfigured(f"{name} may have {', '.join(PUBLIC_KEY_ALGORITHMS)}, and not {bad[0]}")
+    return found
+
+
+def all_or_none(*names: str) -> None:
+    """Raise ImproperlyConfigured if some of these are set and others not."""
+    missing = [name for name in names if not text(name)]
+    if 0 < len(missing) < len(names):
+        raise ImproperlyConfigured(f"{', '.join(missing)} must be set, too")
 
 
 def networks(name: str) -> list[IPv4Network | IPv6Network]:

@@ -37,6 +37,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "marketplace.api.middleware.RequestId",
+    "marketplace.api.cross_origin.CrossOrigin",
     "marketplace.api.limits.Headers",
     "marketplace.api.middleware.Unavailability",
     "marketplace.content_policy.ContentPolicy",
@@ -116,6 +117,19 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
     "COERCE_DECIMAL_TO_STRING": True,
 }
+CORS_ALLOW_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+# those of OpenAI's client, too
+CORS_ALLOW_HEADERS = (
+    "accept", "authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id",
+    "prefer", "x-request-id", "x-stainless-arch", "x-stainless-async", "x-stainless-helper-method", "x-stainless-lang",
+    "x-stainless-os", "x-stainless-package-version", "x-stainless-read-timeout", "x-stainless-retry-count",
+    "x-stainless-runtime", "x-stainless-runtime-version", "x-stainless-timeout",
+)  # fmt: skip
+CORS_EXPOSE_HEADERS = (
+    "ETag", "Idempotent-Replayed", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After",
+    "X-Request-Id",
+)  # fmt: skip
+CORS_PREFLIGHT_MAX_AGE = 600
 SPECTACULAR_SETTINGS = {
     "TITLE": "Kiln",
     "VERSION": "1",
@@ -176,6 +190,14 @@ MAX_BODY_BYTES = 64 * 1024
 TRUSTED_PROXIES = env.networks("KILN_TRUSTED_PROXIES")
 ADDRESS_REQUESTS_MINUTE = env.whole("KILN_ADDRESS_REQUESTS_MINUTE", 3000)
 FAILURES_MINUTE = env.whole("KILN_FAILURES_MINUTE", 300)
+JWT_ISSUER = env.text("KILN_JWT_ISSUER")
+JWT_AUDIENCE = env.text("KILN_JWT_AUDIENCE")
+JWT_KEYS_URL = env.text("KILN_JWT_KEYS_URL")
+JWT_ALGORITHMS = env.signatures("KILN_JWT_ALGORITHMS", "RS256,PS256,ES256,EdDSA")
+JWT_CLAIM = env.text("KILN_JWT_CLAIM", "sub")
+JWT_LEEWAY = env.whole("KILN_JWT_LEEWAY", 30)
+JWT_CREATE = env.flag("KILN_JWT_CREATE")
+env.all_or_none("KILN_JWT_ISSUER", "KILN_JWT_AUDIENCE", "KILN_JWT_KEYS_URL")
 FILE_MB = env.whole("KILN_FILE_MB", 10)
 FILE_DAYS = env.whole("KILN_FILE_DAYS", 30)
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]

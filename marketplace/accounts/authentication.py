@@ -1,4 +1,6 @@
-"""Authentication by `Authorization: Bearer <API key>`, which names the account that pays; operators' by password."""
+"""Authentication by `Authorization: Bearer`, which names the account that pays: an API key, or else a token (a JWT) of
+the identity provider. Operators' is by password.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +16,26 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from marketplace.accounts import keys
+from marketplace.accounts import identities, keys
 from marketplace.accounts.keys import LiveKey
 from marketplace.accounts.models import Person
 from marketplace.limits import addresses, shares
 from marketplace.limits.counts import Wanted
 from marketplace.limits.policies import MINUTE, Policy
 
+KEY_PREFIX = "kiln_"
 UNKNOWN_KEY = "This API key is unknown or was revoked."
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The account and API key of a request, in the place where Django expects a user."""
+    """The account and API key of a request, in the place where Django expects a user; no key where a token came.
+
+    A token has all rights of its account, and no caps but the account's.
+    """
 
     account_id: UUID
-    key_id: UUID
+    key_id: UUID | None
     is_authenticated: bool = True
 
     @property
@@ -43,27 +49,35 @@ def caller(request: Request) -> Caller:
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    """Authentication by API key."""
+    """Authentication by API key, or by a token where there is an identity provider."""
 
     def __init__(self, find: Callable[[str], LiveKey | None] = keys.find) -> None:
         """Look keys up with `find`: `keys.find`, or `keys.recall` for views that check them again before they act."""
         self.find = find
 
-    def authenticate(self, request: Request) -> tuple[Caller, LiveKey] | None:
-        """Return None without the header (→ 401). Raises AuthenticationFailed if the key does not work, or SwitchedOff.
+    def authenticate(self, request: Request) -> tuple[Caller, None] | None:
+        """Return None without the header (→ 401). Raises AuthenticationFailed if it is not taken, or SwitchedOff.
 
-        Raises LimitReached once that happened too often at the client's address; a key that works is let in all the
-        same. OPTIONS needs no key and looks at none.
+        Raises LimitReached once that happened too often at the client's address; what is right is let in all the same.
+        OPTIONS needs neither key nor token and looks at none.
         """
-        scheme, _, text = get_authorization_header(request).partition(b" ")
+        scheme, _, given = get_authorization_header(request).partition(b" ")
         if scheme.lower() != b"bearer" or request.method == "OPTIONS":
             return None
-        key = self.find(text.strip().decode("ascii", "replace"))
-        if key is None:
+        try:
+            return self._caller(given.strip().decode("ascii", "replace")), None
+        except AuthenticationFailed:
             shares.take([Wanted(_failures(), addresses.client(request.META), 1)])
+            raise
+
+    def _caller(self, text: str) -> Caller:
+        if identities.is_on() and not text.startswith(KEY_PREFIX):
+            return Caller(identities.verify(text), None)
+        key = self.find(text)
+        if key is None:
             raise AuthenticationFailed(UNKNOWN_KEY)
         keys.touch(key)
-        return Caller(key.account_id, key.id), key
+        return Caller(key.account_id, key.id)
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="kiln"'

@@ -151,3 +151,32 @@ class ApiKey(Capped):
 
     def __str__(self) -> str:
         return f"{self.name} (kiln_{self.prefix}…)"
+
+
+class Identity(models.Model):
+    """Somebody of the identity provider, as its tokens name them, and the account that they speak for."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE)
+    issuer = models.CharField(max_length=500)
+    subject = models.CharField(max_length=255)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name_plural = "identities"
+        constraints = [models.UniqueConstraint(fields=["issuer", "subject"], name="identity_once")]
+
+    def __str__(self) -> str:
+        return f"{self.subject} of {self.issuer}"
+
+
+class Origin(models.Model):
+    """A site whose scripts may read what the API answers to an account."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="origins")
+    origin = models.CharField(max_length=255, db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "origin"], name="origin_once")]
+
+    def __str__(self) -> str:
+        return self.origin

@@ -32,6 +32,7 @@ from billing.errors import (
 from inference.errors import InvalidPicture, InvalidRequest, ModelUnavailable
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
+from marketplace.accounts.signing_keys import ProviderAway
 from marketplace.api.bodies import Body
 from marketplace.api.browsing import page, prefers_page
 from marketplace.api.fields import Text
@@ -118,11 +119,13 @@ def _queue_full(error: jobs.QueueFull) -> Problem:
 
 
 def _unauthenticated(error: rest.APIException) -> Problem:
-    code = "invalid_api_key" if isinstance(error, rest.AuthenticationFailed) else "missing_api_key"
-    message = "Send your API key as `Authorization: Bearer kiln_…`."
-    if code == "invalid_api_key":
+    challenge = 'Bearer realm="kiln"'
+    code, message = "missing_api_key", "Send your API key as `Authorization: Bearer kiln_…`."
+    if isinstance(error, rest.AuthenticationFailed):
+        code = "invalid_api_key" if error.get_codes() == error.default_code else str(error.get_codes())
         message = str(error.detail)
-    return Problem(401, "authentication", code, message, headers={"WWW-Authenticate": 'Bearer realm="kiln"'})
+        challenge += ', error="invalid_token"'
+    return Problem(401, "authentication", code, message, headers={"WWW-Authenticate": challenge})
 
 
 def _validation(error: rest.ValidationError) -> Problem:
@@ -213,6 +216,16 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (
         keys.SwitchedOff,
         lambda _: Problem(403, "permission", "account_switched_off", "This account is switched off: ask the operator."),
+    ),
+    (
+        ProviderAway,
+        lambda _: Problem(
+            503,
+            "server",
+            "identity_provider_unavailable",
+            "The identity provider cannot be asked for its keys: try again in a moment.",
+            headers={"Retry-After": "30"},
+        ),
     ),
     (keys.Revoked, lambda _: _unauthenticated(rest.AuthenticationFailed(UNKNOWN_KEY))),
     (rest.PermissionDenied, lambda _: Problem(403, "permission", "forbidden", "This is not allowed.")),

@@ -15,7 +15,12 @@ from marketplace.api import patterns  # noqa: F401 (they are found by themselves
 from marketplace.api.bodies import Body, StoredBody, StrictSerializer
 from marketplace.api.errors import ErrorBody
 
-ALWAYS = {429: "Too many requests, or too much was sent: go on after `Retry-After`."}
+ALWAYS = {
+    405: "This address has no such method; `Allow` says which it has.",
+    406: "The client accepts neither this type of answer nor `application/json`.",
+    415: "The body is of another type or charset, or packed in another way than gzip.",
+    429: "Too many requests, or too much was sent: go on after `Retry-After`.",
+}
 WITH_KEY = {401: "The API key is missing or bad.", 403: "The account is switched off."}
 WITH_BODY = {
     400: "The request body is not a JSON object.",
@@ -159,5 +164,6 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
         return {
             "type": "http",
             "scheme": "bearer",
-            "description": "`kiln_…`, from `create_customer` or `POST /v1/keys`.",
+            "description": "`kiln_…`, from `create_customer` or `POST /v1/keys`; "
+            "or a token (JWT) of the identity provider, where there is one.",
         }

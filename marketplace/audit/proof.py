@@ -134,5 +134,6 @@ TRIGGERS = (
     "audit_pack", "audit_pack_switched", "audit_key", "audit_key_revoked", "audit_key_capped", "audit_account",
     "audit_person", "audit_person_changed", "audit_password", "audit_right_given", "audit_right_taken",
     "audit_group_joined", "audit_group_left", "audit_group_right_given", "audit_group_right_taken", "audit_request",
-    "audit_tier", "audit_job_forgotten",
+    "audit_tier", "audit_job_forgotten", "audit_identity_linked", "audit_identity_unlinked", "audit_origin_linked",
+    "audit_origin_unlinked",
 )  # fmt: skip

@@ -7,7 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from marketplace.accounts import periods
+from marketplace.accounts import origins, periods
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
 from marketplace.api.account.schemas import AccountBody, AccountChange
@@ -23,16 +23,20 @@ class OneAccount(APIView):
     def get(self, request: Request) -> Response:
         return Response(AccountBody.show(Account.objects.select_related("owner").get(id=caller(request).account_id)))
 
-    @extend_schema(request=AccountChange, responses={200: AccountBody}, summary="Change your time zone")
+    @extend_schema(request=AccountChange, responses={200: AccountBody}, summary="Change your account")
     def patch(self, request: Request) -> Response:
-        """Days and months begin by it from the next ones on: those that are running go on until they end in both zones.
+        """Days and months begin by a new time zone from the next ones on: those that are running go on until they end
+        in both zones. A month ends as before where the new zone's has only just begun.
 
-        A month ends as before where the new zone's has only just begun. Not for a key that has a cap.
+        `origins` replaces the list of sites. Not for a key that has a cap.
         """
         refuse_capped(request)
         change = AccountChange(data=request.data)
         change.is_valid(raise_exception=True)
-        account_id = caller(request).account_id
+        account_id, wanted = caller(request).account_id, change.validated_data
         with trail.acting(f"account {account_id}"):
-            account = periods.change_zone(account_id, change.validated_data["time_zone"])
-        return Response(AccountBody.show(account))
+            if "time_zone" in wanted:
+                periods.change_zone(account_id, wanted["time_zone"])
+            if "origins" in wanted:
+                origins.replace(account_id, wanted["origins"])
+        return self.get(request)

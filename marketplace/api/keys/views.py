@@ -23,7 +23,8 @@ CAPPED = "An API key with a spend cap buys pictures and reads; it cannot manage 
 
 def refuse_capped(request: Request) -> None:
     """Raise a 403 if the request's API key has a spend cap of its own: money and keys are beyond it."""
-    if ApiKey.objects.get(id=caller(request).key_id).is_capped:
+    key_id = caller(request).key_id
+    if key_id and ApiKey.objects.get(id=key_id).is_capped:
         raise Problem(403, "permission", "capped_key", CAPPED)
 
 

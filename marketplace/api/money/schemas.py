@@ -82,7 +82,9 @@ class BalanceBody(Body):
     frozen = Flag(given=True)
     debts = DebtBody(many=True, given=True)
     account = SpendingBody(given=True, help_text="What all of the account spends.")
-    key = KeySpendingBody(given=True, help_text="What the API key of this request spends.")
+    key = KeySpendingBody(
+        given=True, allow_null=True, help_text="What the API key of this request spends; null where a token came."
+    )
 
 
 ONE = f"({'|'.join(Transfer.Kind.values)})"
@@ -129,7 +131,9 @@ class TransferList(Body):
     next_cursor = Text(given=True, allow_null=True)
 
 
-def show_balance(found: Position, owed: Sequence[Clawback], budgets: Sequence[Budget], key_id: UUID) -> dict[str, Any]:
+def show_balance(
+    found: Position, owed: Sequence[Clawback], budgets: Sequence[Budget], key_id: UUID | None
+) -> dict[str, Any]:
     of_account, of_key = ({each.period: each for each in budgets if each.whose == who} for who in ("account", "key"))
     return BalanceBody.show(
         found.balance,
@@ -138,7 +142,7 @@ def show_balance(found: Position, owed: Sequence[Clawback], budgets: Sequence[Bu
         frozen=bool(owed),
         debts=[DebtBody.show(debt) for debt in owed],
         account=SpendingBody.show(of_account),
-        key=KeySpendingBody.show(of_key, id=str(key_id)),
+        key=KeySpendingBody.show(of_key, id=str(key_id)) if key_id else None,
     )
 
 
