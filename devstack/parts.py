@@ -113,7 +113,7 @@ def parts(home: Path, ports: Ports) -> list[Part]:
                 "--pool",
                 "threads",
                 "--concurrency",
-                "12",
+                "14",
                 "-Q",
                 "maintenance",
                 "-n",
