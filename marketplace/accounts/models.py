@@ -126,6 +126,11 @@ class Account(Capped):
     day_until = models.DateTimeField(null=True, editable=False)
     month_from = models.DateTimeField(null=True, editable=False)
     month_until = models.DateTimeField(null=True, editable=False)
+    closed_at = models.DateTimeField(null=True, editable=False)
+    to_erase = models.BooleanField(default=False, db_default=False, editable=False)
+
+    class Meta(Capped.Meta):
+        indexes = [models.Index(fields=["id"], condition=Q(to_erase=True), name="account_to_erase")]
 
     def __str__(self) -> str:
         return self.name

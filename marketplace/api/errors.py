@@ -37,6 +37,7 @@ from marketplace.api.bodies import Body
 from marketplace.api.browsing import page, prefers_page
 from marketplace.api.fields import Text
 from marketplace.api.limits import headers
+from marketplace.closing import TokensLeft
 from marketplace.files.errors import QuotaReached
 from marketplace.jobs import errors as jobs
 from marketplace.jobs.inputs import Busy
@@ -190,6 +191,15 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
         Busy,
         lambda _: Problem(
             503, "server", "busy", "Too many pictures are being fetched; send this again.", headers={"Retry-After": "2"}
+        ),
+    ),
+    (
+        TokensLeft,
+        lambda error: Problem(
+            409,
+            "conflict",
+            "tokens_left",
+            f"{format_tokens(error.left)} Tokens are left: spend them, ask for a refund, or say `forfeit`.",
         ),
     ),
     (

@@ -119,6 +119,8 @@ class Schema(AutoSchema):
             statuses |= {429: "The account has too many open streams.", 503: "There are too many open streams."}
         if self.path.endswith("/cancel"):
             statuses[409] = "It has already ended."
+        if self.path == "/v1/account" and self.method == "DELETE":
+            statuses |= WITH_BODY | KEYS | {409: "Tokens are left."}
         if self.path == "/v1/jobs/{job_id}" and self.method == "DELETE":
             statuses[409] = "It has not ended: cancel it first."
         return statuses
@@ -141,8 +143,8 @@ class Schema(AutoSchema):
             return "get_receipt"
         if noun == "images":
             return "edit_images" if self.path.endswith("/edits") else "generate_images"
-        if noun == "jobs" and self.method == "DELETE":
-            return "forget_job"
+        if noun in {"jobs", "account"} and self.method == "DELETE":
+            return "forget_job" if noun == "jobs" else "close_account"
         if noun == "files" and (self.path.endswith("/content") or self.method == "DELETE"):
             return "delete_file" if self.method == "DELETE" else "download_file"
         if self.path.endswith(".csv"):

@@ -22,6 +22,7 @@ from billing.payments import refunds, stripe
 from billing.prices import packs, price_lists
 from billing.prices.pricing import PriceList
 from billing.tokens import debts, wallets
+from marketplace import closing
 from marketplace.accounts.models import Account
 from marketplace.jobs.models import Job
 
@@ -294,7 +295,40 @@ class PackChange(Act):
         ]
 
 
-_ACTS: tuple[type[Act], ...] = (Grant, JobRefund, PaymentRefund, DebtWaiver, PriceListChange, PackChange)
+@dataclass(frozen=True)
+class AccountClosing(Act):
+    """An account closed for good, for a customer who cannot do it; what Tokens are left are forfeited."""
+
+    account: str
+
+    kind = "account_closing"
+    title = "Close an account"
+    permission = "accounts.change_account"
+
+    def check(self) -> None:
+        if not Account.objects.filter(pk=self.account, closed_at=None).exists():
+            raise Impossible("This account is closed already.")
+
+    def carry_out(self, request: UUID) -> str:
+        self.check()
+        left = closing.close(UUID(self.account), forfeit=True)
+        return f"closed, with {show_tokens(left)} forfeited; what it had is being removed"
+
+    def lines(self) -> Lines:
+        left = wallets.balance(UUID(self.account))
+        account = _account(Account.objects.filter(pk=self.account))
+        return [account, ("Tokens that are forfeited", show_tokens(left.available + left.held))]
+
+
+_ACTS: tuple[type[Act], ...] = (
+    Grant,
+    JobRefund,
+    PaymentRefund,
+    DebtWaiver,
+    PriceListChange,
+    PackChange,
+    AccountClosing,
+)
 KINDS: dict[str, type[Act]] = {act.kind: act for act in _ACTS}
 
 

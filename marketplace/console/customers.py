@@ -161,7 +161,7 @@ class AccountAdmin(dialogs.AskPermissions, Table):
         "person", "id", "created_at", "wallet", "balance_tokens", "held_tokens", "frozen", "history", "top_ups",
     )  # fmt: skip
     inlines = (KeyInline,)
-    actions_detail = ("grant",)
+    actions_detail = ("grant", "close")
 
     balance_tokens = tokens_of("balance", "Balance")
     held_tokens = tokens_of("held", "Held")
@@ -200,14 +200,20 @@ class AccountAdmin(dialogs.AskPermissions, Table):
         "Free Tokens. Above your limit, a second person must approve.",
     )  # fmt: skip
 
+    close = dialogs.asking(
+        "Close", "person_off", dialogs.ClosingForm, "Close this account for good?",
+        f"Keys, jobs, pictures, cards and the person go; the books stay. Tokens left are forfeited: refund them before."
+        f" {dialogs.SECOND_PERSON}",
+    )  # fmt: skip
+
     person = column_of("Person", lambda row: link(Person, row.owner_id, row.owner.email))
     available = column_of("Available", lambda row: NOTHING if row.balance is None else tokens(row.balance - row.held))
     wallet = column_of("Wallet", lambda row: link_to_list(Wallet, "Wallet of this account", q=row.pk))
 
-    @column("State", label={"frozen": "danger"})
+    @column("State", label={"frozen": "danger", "closed": "warning"})
     def frozen(self, account: Any) -> str:
         """Show whether a debt has frozen the account; the wallet's page leads to the debts."""
-        return "frozen" if account.owes else NOTHING
+        return "closed" if account.closed_at else "frozen" if account.owes else NOTHING
 
     top_ups = column_of("Top-ups", lambda row: link_to_list(TopUp, "Top-ups of this account", q=row.pk))
     history = column_of("Jobs", lambda row: link_to_list(Job, "Jobs of this account", account=row.pk))

@@ -49,6 +49,9 @@ class AskPermissions:
     def has_ask_prices_permission(self, request: HttpRequest, object_id: object = None) -> bool:
         return bool(request.user.has_perm(acts.PriceListChange.permission))
 
+    def has_ask_closing_permission(self, request: HttpRequest, object_id: object = None) -> bool:
+        return bool(request.user.has_perm(acts.AccountClosing.permission))
+
 
 class JsonField(forms.JSONField):
     def __init__(self, **terms: Any) -> None:
@@ -139,6 +142,14 @@ class WaiverForm(AskForm):
 
     def make(self, given: dict[str, Any]) -> Act:
         return acts.DebtWaiver(str(self.object_id), Clawback.objects.get(pk=self.object_id).owed)
+
+
+class ClosingForm(AskForm):
+    permission = "ask_closing"
+    blamed = "reason"
+
+    def make(self, given: dict[str, Any]) -> Act:
+        return acts.AccountClosing(str(self.object_id))
 
 
 class PriceListForm(AskForm):

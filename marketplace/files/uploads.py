@@ -103,6 +103,12 @@ def delete(file: File, in_use: Container[UUID]) -> None:
         _remove(file)
 
 
+def delete_all(account_id: UUID) -> None:
+    """Remove all of an account's files. Raises what the storage raises; call it again then."""
+    for file in File.objects.filter(account_id=account_id):
+        _remove(file)
+
+
 def expire(in_use: Container[UUID]) -> int:
     """Remove the files that have expired and are not in use, and return how many.
 

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from billing.payments import automatic, invoices, reconcile, refund_orders, stripe
 from billing.tokens import debts, lots, rollups
+from marketplace import closing
 from marketplace.accounts import customers
 from marketplace.accounts.models import Account
 from marketplace.approvals import requests
@@ -86,6 +87,7 @@ def keep_deliveries() -> None:
 @periodic.task
 def keep_forgetting() -> None:
     forgetting.keep()
+    closing.keep()
 
 
 @periodic.task

@@ -7,7 +7,7 @@ from rest_framework import serializers
 from marketplace.accounts import periods
 from marketplace.api import cross_origin
 from marketplace.api.bodies import Body, StrictSerializer
-from marketplace.api.fields import Array, Identifier, Moment, Text
+from marketplace.api.fields import Array, Flag, Identifier, Moment, Text, Tokens
 
 ZONE = "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
 
@@ -38,6 +38,17 @@ class AccountChange(StrictSerializer):
             return sorted({cross_origin.normalise(each) for each in origins})
         except ValueError as error:
             raise serializers.ValidationError(str(error)) from error
+
+
+class AccountClosing(StrictSerializer):
+    confirm = Text(max_length=254, help_text="The e-mail address of the account.")
+    forfeit = Flag(default=False, help_text="Give up the Tokens that are left.")
+
+
+class ClosedBody(Body):
+    id = Identifier()
+    closed_at = Moment()
+    forfeited = Tokens(given=True, help_text="What was left; nobody can spend it any more.")
 
 
 class AccountBody(Body):

@@ -7,11 +7,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from billing.amounts import format_tokens
+from marketplace import closing, text
 from marketplace.accounts import origins, periods
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
-from marketplace.api.account.schemas import AccountBody, AccountChange
+from marketplace.api.account.schemas import AccountBody, AccountChange, AccountClosing, ClosedBody
 from marketplace.api.bodies import ObjectParser
+from marketplace.api.errors import invalid
 from marketplace.api.keys.views import refuse_capped
 from marketplace.audit import trail
 
@@ -40,3 +43,28 @@ class OneAccount(APIView):
             if "origins" in wanted:
                 origins.replace(account_id, wanted["origins"])
         return self.get(request)
+
+    @extend_schema(request=AccountClosing, responses={200: ClosedBody}, summary="Close your account for good")
+    def delete(self, request: Request) -> Response:
+        """All keys stop working at once, jobs are canceled, and then all that is not part of the books is removed:
+        pictures, prompts, files, webhooks, saved cards, and your name and e-mail address once the month's invoice is
+        written. This cannot be undone. Not for a key that has a cap.
+        """
+        refuse_capped(request)
+        order = AccountClosing(data=request.data)
+        order.is_valid(raise_exception=True)
+        account = Account.objects.select_related("owner").get(id=caller(request).account_id)
+        if _normal(order.validated_data["confirm"]) != account.owner.email:
+            raise invalid("confirm", "Must be the e-mail address of this account.")
+        with trail.acting(f"account {account.id}"):
+            left = closing.close(account.id, forfeit=order.validated_data["forfeit"])
+        closing.erase(account)
+        account.refresh_from_db()
+        return Response(ClosedBody.show(account, forfeited=format_tokens(left)))
+
+
+def _normal(email: str) -> str | None:
+    try:
+        return text.email(email)
+    except ValueError:
+        return None

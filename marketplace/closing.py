@@ -1,0 +1,153 @@
+"""Accounts that are closed for good: whoever owned one is forgotten, and its books stay.
+
+`close` ends everything that acts for the account, in one transaction. What takes longer, or others must answer for, is
+done by `erase`, right after that and again by a periodic task, until all of it is done: jobs that still run, what
+storages have, Stripe, and the person, whose name the invoices of the running month still need.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.admin.models import LogEntry
+from django.db import transaction
+from django.db.models.functions import Now
+
+from billing.models import Notice
+from billing.payments import leaving, stripe
+from billing.tokens import spending, wallets
+from marketplace.accounts.models import Account, ApiKey, Identity, Origin, Person
+from marketplace.files import uploads
+from marketplace.jobs import forgetting, inputs, lifecycle, reuse
+from marketplace.jobs.models import FINAL, Job
+from marketplace.webhooks.models import Delivery, Endpoint, Preferences
+
+CLOSED = "closed account"
+# What Django takes for no password at all begins so.
+NO_PASSWORD = "!"
+# Jobs that are forgotten in one turn, before others have theirs.
+MOST_JOBS = 500
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TokensLeft(Exception):
+    """The account still has Tokens, in milli-Tokens, held ones included, which would be forfeited."""
+
+    left: int
+
+
+class Unfinished(Exception):
+    """Something is still under way that must end first."""
+
+
+@transaction.atomic
+def close(account_id: UUID, *, forfeit: bool = False) -> int:
+    """Close an account; return the milli-Tokens that are forfeited. Closing it again changes nothing.
+
+    Raises TokensLeft if there are any, unless they may be forfeited.
+    """
+    spending.lock(account_id)
+    account = Account.objects.select_for_update().get(id=account_id)
+    found = wallets.balance(account_id)
+    left = found.available + found.held
+    if account.closed_at is None:
+        if left and not forfeit:
+            raise TokensLeft(left)
+        Account.objects.filter(id=account_id).update(is_active=False, closed_at=Now(), to_erase=True)
+        ApiKey.objects.filter(account_id=account_id, revoked_at=None).update(revoked_at=Now())
+        for table in (Identity, Origin, Endpoint, Preferences):
+            table._default_manager.filter(account_id=account_id).delete()
+    return left
+
+
+def erase(account: Account) -> bool:
+    """Do what is left to do for a closed account, outside of transactions; return whether that was all."""
+    steps = (_end_jobs, _forget_jobs, _remove_files, _remove_latents, _leave_stripe, _tell_nothing, _forget_person)
+    done = [_done(account, step) for step in steps]
+    if all(done):
+        Account.objects.filter(id=account.id).update(to_erase=False)
+    return all(done)
+
+
+def keep() -> None:
+    """Go on with the accounts that are closed and not erased yet."""
+    for account in Account.objects.filter(to_erase=True).order_by("id"):
+        erase(account)
+
+
+def _done(account: Account, step: Callable[[Account], None]) -> bool:
+    """Return whether a step is done; one that fails holds up no other."""
+    try:
+        step(account)
+    except Unfinished:
+        return False
+    except Exception:
+        logger.exception("closed account %s: %s", account.id, step.__name__)
+        return False
+    return True
+
+
+def _end_jobs(account: Account) -> None:
+    running = Job.objects.filter(account=account).exclude(status__in=FINAL)
+    for job_id in running.values_list("id", flat=True):
+        lifecycle.cancel(account.id, job_id)
+    if running.exists():
+        raise Unfinished
+
+
+def _forget_jobs(account: Account) -> None:
+    known = Job.objects.filter(account=account, forgotten_at=None)
+    for job_id in list(known.filter(status__in=FINAL).order_by("id").values_list("id", flat=True)[:MOST_JOBS]):
+        forgetting.erase(forgetting.forget(account.id, job_id))
+    if known.exists():
+        raise Unfinished
+
+
+def _remove_files(account: Account) -> None:
+    if inputs.in_use(account.id):
+        raise Unfinished
+    uploads.delete_all(account.id)
+
+
+def _remove_latents(account: Account) -> None:
+    reuse.forget_latents(account.id)
+
+
+def _leave_stripe(account: Account) -> None:
+    """End what can still be paid, and delete the customer at Stripe. Without Stripe there must be neither."""
+    if settings.STRIPE_SECRET_KEY:
+        has_left = leaving.leave(stripe.from_settings(), account.id)
+    else:
+        has_left = leaving.has_left(account.id)
+    if not has_left:
+        raise Unfinished
+
+
+def _tell_nothing(account: Account) -> None:
+    Delivery.objects.filter(account=account).delete()
+    Notice.objects.filter(owner=account.id).delete()
+
+
+@transaction.atomic
+def _forget_person(account: Account) -> None:
+    """Remove the person, once every month with a payment is closed. Documents keep the name that they were given.
+
+    A person who owns other accounts, or is an operator, stays; the account alone loses its name.
+    """
+    if not leaving.is_invoiced(account.id):
+        raise Unfinished
+    leaving.forget_person(account.id)
+    Account.objects.filter(id=account.id).update(name=CLOSED)
+    ApiKey.objects.filter(account=account).update(name=CLOSED)
+    about, owner = [str(account.id)], account.owner
+    if not owner.is_staff and not owner.accounts.filter(closed_at=None).exists():
+        nobody = f"closed-{account.id}@closed.invalid"
+        Person.objects.filter(pk=owner.pk).update(email=nobody, name="", is_active=False, password=NO_PASSWORD)
+        about.append(str(owner.pk))
+    LogEntry.objects.filter(content_type__app_label="accounts", object_id__in=about).update(object_repr=CLOSED)
