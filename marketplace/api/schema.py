@@ -134,17 +134,15 @@ class Schema(AutoSchema):
         if noun == "images":
             return {"generations": "generate_images", "edits": "edit_images"}[self.path.rpartition("/")[2]]
         if noun == "account":
-            return {"GET": "get", "PATCH": "change"}[self.method] + "_account"
+            return {"GET": "get", "PATCH": "change", "DELETE": "close"}[self.method] + "_account"
         if self.path == "/v1/topups/automatic":
             return {"GET": "get", "PUT": "set", "DELETE": "stop"}[self.method] + "_automatic_topup"
         if self.path.endswith("/events"):
             return "watch_job"
         if self.path.endswith("/receipt"):
             return "get_receipt"
-        if noun == "images":
-            return "edit_images" if self.path.endswith("/edits") else "generate_images"
-        if noun in {"jobs", "account"} and self.method == "DELETE":
-            return "forget_job" if noun == "jobs" else "close_account"
+        if noun == "jobs" and self.method == "DELETE":
+            return "forget_job"
         if noun == "files" and (self.path.endswith("/content") or self.method == "DELETE"):
             return "delete_file" if self.method == "DELETE" else "download_file"
         if self.path.endswith(".csv"):
