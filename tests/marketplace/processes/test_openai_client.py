@@ -10,40 +10,17 @@ import httpx2 as httpx
 import numpy as np
 import openai
 import pytest
-from django.conf import settings
 from PIL import Image
-from redis import Redis
 
 from marketplace.accounts import keys
 from marketplace.jobs import lifecycle
 from marketplace.jobs.models import Job
 from tests.marketplace.api.test_order_pictures import drawn
 from tests.marketplace.files.test_uploads import encoded
-from tests.marketplace.sites import Site
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 PROMPT = "a red circle on a white background"
 QUICK = {"steps": 3, "guidance_scale": 1.0}
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory, django_db_setup, django_db_blocker):
-    """A site that stays up for all tests here; the tables are emptied between them."""
-    with django_db_blocker.unblock():
-        Redis.from_url(settings.REDIS_URL).flushall()
-        site = Site(tmp_path_factory.mktemp("site"))
-        try:
-            for name in ("web", "streams", "front", "dispatcher", "worker"):
-                site.start(name)
-            yield site
-        finally:
-            site.stop()
-
-
-@pytest.fixture
-def site(places, transactional_db):
-    places.warm()
-    return places
 
 
 @pytest.fixture
