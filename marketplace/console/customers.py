@@ -139,6 +139,12 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
         help_text="In which days and months begin. The running ones go on, and never end earlier than they would have.",
     )
 
+    def clean_is_active(self) -> bool:
+        wanted = bool(self.cleaned_data["is_active"])
+        if wanted and self.instance.closed_at:
+            raise forms.ValidationError("This account is closed for good.")
+        return wanted
+
     class Meta:
         model = Account
         fields = ("name", "is_active", "tier", "time_zone", "daily_cap", "monthly_cap")
