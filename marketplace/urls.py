@@ -81,7 +81,7 @@ urlpatterns = [
     path("readyz", health.readyz),
     path("metrics", health.prometheus),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
-    path("docs", SpectacularSwaggerSplitView.as_view(url_name="schema")),
+    path("docs", SpectacularSwaggerSplitView.as_view(url_name="schema", template_name="docs.html")),
     path("admin/", admin.site.urls),
 ]
 handler400 = "marketplace.api.errors.bad_request"

@@ -8,7 +8,8 @@ from typing import Any
 NAME = re.compile(r"\{(\w+)\}")
 ABOUT = """\
 Pictures from Qwen-Image, paid for in Tokens. Begin with `POST /v1/quotes`, which costs nothing, then buy with
-`POST /v1/jobs` and `Prefer: wait=60`, and download the pictures that the answer links to.
+`POST /v1/jobs` and `Prefer: wait=60`, and download the pictures that the answer links to. What takes longer is watched
+(`GET /v1/jobs/{job_id}/events`), or tells your server when it has ended (`/v1/webhooks`).
 
 **Who asks.** Send your API key with every call: `Authorization: Bearer kiln_…`. Models, prices and packs need none.
 Keep keys on servers: they do not belong into a browser.
@@ -21,11 +22,12 @@ body as often as you must: it buys once, and later answers say `Idempotent-Repla
 
 **Errors.** Whatever is not a success is `{"error": {"type", "code", "message", "param", "request_id"}}`. Switch on
 `code`, which is stable; `message` is for people; `param` names the field or header at fault; quote `request_id`, which
-is also the header `X-Request-Id`, when you ask for help. Send again what was answered 409 `…_in_flight`, 429, 502 or
-503, after `Retry-After`; nothing else gets better by itself.
+is also the header `X-Request-Id`, when you ask for help. Send again, after `Retry-After`, what was answered 408, 429,
+502, 503, or 409 with `Retry-After`; nothing else gets better by itself.
 
 **Limits.** JSON bodies have at most 64 KiB; with pictures, 20 MiB. Lists come in pages: send `next_cursor` as `cursor`
-until it is null. `GET /v1/models` has the limits of pictures.
+until it is null. `GET /v1/models` has the limits of pictures. The headers `RateLimit-Policy` and `RateLimit` say how
+much you may ask for, and how much of it is left.
 
 **Conditions.** Answers to GET have an `ETag`: `If-None-Match` gets 304, and a change with an `If-Match` that no longer
 holds gets 412.

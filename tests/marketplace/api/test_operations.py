@@ -92,6 +92,8 @@ def test_the_description_names_every_address_and_its_errors(client):
 def test_the_description_can_be_browsed(client):
     page = client.get("/docs").content.decode()
     assert "swagger-ui" in page
+    assert "kiln/docs.css" in page
+    assert client.get("/static/kiln/docs.css").status_code == 200
     assert "https://" not in re.sub(r'href="https://github[^"]*"', "", page), "the page must not need the internet"
 
 
