@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from PIL.Image import Image
-from redis import RedisError
+from redis import Redis, RedisError
 
 from marketplace.jobs import news
 from marketplace.jobs.models import Job
@@ -71,7 +71,7 @@ class Broadcast:
                 logger.exception("a broadcast failed")
             time.sleep(pause)
 
-    def _tell(self, redis: news.Redis) -> None:
+    def _tell(self, redis: Redis) -> None:
         """Send the steps of the jobs that have made some, then previews of those of them that somebody watches."""
         now = {task.job.id: task for task in self._tasks()}
         steps = {

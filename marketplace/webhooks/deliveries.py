@@ -178,5 +178,5 @@ def repeat(delivery: Delivery, moment: datetime) -> Delivery:
 def forget() -> None:
     """Remove deliveries that are a month old, and each account's oldest where it has too many."""
     with connection.cursor() as cursor:
-        cursor.execute(_FORGET_OLD, [KEPT])
+        cursor.execute(_FORGET_OLD, [KEPT])  # type: ignore[list-item]
         cursor.execute(_FORGET_MANY, [MOST])

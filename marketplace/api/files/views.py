@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -82,7 +82,7 @@ def fields_of(request: Request) -> dict[str, Any]:
     """Return the fields and files of a form, none of an empty body. Raises a 422 if one is there twice."""
     if not isinstance(request.data, QueryDict):
         return {}
-    form = cast("QueryDict", request.data)
+    form = request.data
     for name, values in form.lists():
         if len(values) > 1:
             raise invalid(name[:50], "Must be there once.")

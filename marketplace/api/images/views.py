@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from django.conf import settings
 from django.http import HttpResponse, QueryDict
@@ -123,5 +123,5 @@ def _card() -> ModelCard:
 
 def _body(request: Request) -> dict[str, Any]:
     if isinstance(request.data, QueryDict):
-        return forms.body_of(cast("QueryDict", request.data), schemas.sources())
+        return forms.body_of(request.data, schemas.sources())
     return dict(request.data)
