@@ -161,6 +161,16 @@ def test_a_job_that_expires_or_is_canceled_after_its_worker_left_is_told_too(ali
     assert sorted(each.event["type"] for each in receiver.heard) == ["job.canceled", "job.failed"]
 
 
+def test_a_job_that_was_forgotten_meanwhile_is_told_without_its_words(alice, receiver, sender, ends):
+    webhook = make(alice, receiver)
+    job_id = ends(alice, prompt="a secret circle")
+    assert alice.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert sender.send() == 1
+    event = receiver.heard[0].verify(webhook["secret"])
+    assert (event["type"], event["data"]["id"], event["data"]["images"]) == ("job.succeeded", str(job_id), [])
+    assert "secret circle" not in receiver.heard[0].text
+
+
 def test_an_order_names_an_address_of_its_own(alice, bob, receiver, sender, ends):
     secret = alice.post("/v1/account/webhook-secret").json()["secret"]
     ends(alice, webhook_url=f"{receiver.url}/orders?a=1")
