@@ -49,6 +49,8 @@ class OneAccount(APIView):
         """All keys stop working at once, jobs are canceled, and then all that is not part of the books is removed:
         pictures, prompts, files, webhooks, saved cards, and your name and e-mail address once the month's invoice is
         written. This cannot be undone. Not for a key that has a cap.
+
+        Send `{"confirm": "<your e-mail address>", "forfeit": false}`; `forfeit` gives up the Tokens that are left.
         """
         refuse_capped(request)
         order = AccountClosing(data=request.data)

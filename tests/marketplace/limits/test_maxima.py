@@ -109,3 +109,10 @@ def test_an_account_keeps_as_many_files_as_its_tier_says(alice):
     restrict(alice, files=1)
     assert send(alice, encoded()).status_code == 201
     assert error(send(alice, encoded(size=(64, 64))), 409)["code"] == "file_quota_reached"
+
+
+def test_an_account_has_so_many_webhooks(alice):
+    body = {"url": "https://hooks.example.com/", "types": ["job.succeeded"]}
+    for number in range(most("webhooks")):
+        assert alice.post("/v1/webhooks", body | {"url": f"https://hooks.example.com/{number}"}).status_code == 201
+    assert error(alice.post("/v1/webhooks", body), 409)["code"] == "too_many_webhooks"
