@@ -110,7 +110,8 @@ def _count(wanted: Wanted, taken: Any, window: Any) -> Count:
     seconds, quota = wanted.policy.seconds, wanted.policy.quota
     before, before_lives, now, now_lives = (max(0, int(each or 0)) for each in window)
     left = max(0, quota - int(before * before_lives / 1000 / seconds) - now)
-    resets = [now_lives / 1000 % seconds] if now else []
+    # a count lives for two windows, its own and the next one, in which it still weighs
+    resets = [max(0.0, now_lives / 1000 - seconds)] if now else []
     if before:
         resets.append(before_lives / 1000 % (seconds / before))
     return Count(bool(taken), left, min(resets, default=0.0))
