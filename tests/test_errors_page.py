@@ -13,7 +13,7 @@ UNHEARD = {"invalid", "max_string_length", "null_characters_not_allowed", "surro
 # codes that are made of parts, as they are written in the code
 MADE = {"f'{policy.name}_limit_reached'", "f'{error.whose}_{CAPS[error.period]}_reached'"}
 # codes that come from where they are found by themselves
-PASSED_ON = {"code", "str(code)", "job.error_code", "error[0]"}
+PASSED_ON = {"code", "str(code)", "job.error_code", "str(error.get_codes())", "error[0]"}
 
 
 def listed():
@@ -63,6 +63,8 @@ def written():
             note(node.args[2], 422)
         elif called == "ValidationError" and "code" in given:
             note(given["code"])
+        elif called == "InvalidToken":
+            note(node.args[0], 401)
         elif called == "fail" and len(node.args) > 2:
             note(node.args[1])
         elif called == "Policy" and isinstance(node.args[0], ast.Constant):

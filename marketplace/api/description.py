@@ -11,8 +11,8 @@ Pictures from Qwen-Image, paid for in Tokens. Begin with `POST /v1/quotes`, whic
 `POST /v1/jobs` and `Prefer: wait=60`, and download the pictures that the answer links to. What takes longer is watched
 (`GET /v1/jobs/{job_id}/events`), or tells your server when it has ended (`/v1/webhooks`).
 
-**Who asks.** Send your API key with every call: `Authorization: Bearer kiln_…`. Models, prices and packs need none.
-Keep keys on servers: they do not belong into a browser.
+**Who asks.** Send your API key with every call: `Authorization: Bearer kiln_…`, or a token of the identity provider,
+where there is one. Models, prices and packs need none. Keep keys on servers: they do not belong into a browser.
 
 **Money.** Tokens and money are decimal strings, such as `"13.417"`, never floats. A job's price is known before it is
 bought and held when it is; in the end the job costs what was delivered, and the rest is released.
@@ -47,7 +47,7 @@ TAGS = {
     "invoices": "Your months, with invoices and credit notes as PDF.",
     "keys": "API keys, with spend caps.",
     "webhooks": "Your addresses that are told what happened.",
-    "account": "Your account and its time zone.",
+    "account": "Your account: its time zone, the sites that may call for it, and its end.",
 }
 """The sections of the API, by what people need first."""
 

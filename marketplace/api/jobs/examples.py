@@ -55,6 +55,7 @@ QUEUED: dict[str, Any] = {
     "cache": {"tier": "none", "similarity": None, "steps_skipped": 0},
     "timings": {"created_at": "2026-11-21T03:45:50.000Z", "started_at": None, "finished_at": None},
     "error": None,
+    "forgotten_at": None,
 }
 SUCCEEDED = QUEUED | {
     "status": "succeeded",

@@ -79,6 +79,12 @@ def test_bodies_that_are_sent_have_no_other_fields(description):
     assert {"Order", "KeyOrder", "PatchedKeyChange", "TopUpOrder"} <= seen
 
 
+def test_what_closing_an_account_takes_is_said(description):
+    body = description["paths"]["/v1/account"]["delete"]["requestBody"]
+    assert body["required"]
+    assert body["content"]["application/json"]["schema"]["$ref"].endswith("/AccountClosing")
+
+
 def test_what_is_made_leads_to_what_takes_its_id(description):
     links = {}
     for call in calls(description):
