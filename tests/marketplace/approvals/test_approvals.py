@@ -256,9 +256,9 @@ def terms():
 def test_a_price_list_takes_two_whatever_it_says(dora, emil):
     dearer = PriceListChange(**terms() | {"base_cost": 120_000})
     asked = requests.ask(dora, dearer, "energy")
-    assert (asked.status, price_lists.current().version) == ("pending", 1)
+    assert (asked.status, price_lists.current().version) == ("pending", 2)
     requests.approve(emil, asked.id)
-    assert (price_lists.current().version, price_lists.current().base_cost) == (2, 120_000)
+    assert (price_lists.current().version, price_lists.current().base_cost) == (3, 120_000)
 
 
 @pytest.mark.parametrize("change", [{"base_cost": 0}, {"skipped_step": 1001}, {"operations": {"generate": 1}}])
