@@ -35,6 +35,11 @@ PAYING = {
     502: "Stripe refused this; nothing was bought.",
     503: "Stripe cannot be reached; send this again after `Retry-After`, with the same Idempotency-Key.",
 }
+WAITING = {
+    409: "The job was canceled.",
+    500: "The job failed; nothing was charged. `code` is the job's.",
+    503: "The job has not ended yet: send the same again, and it goes on waiting for the same job.",
+}
 SPENDING = {402: "Too few Tokens, or a spend cap is reached."}
 SENDING = {
     400: "The form cannot be read.",
@@ -109,6 +114,8 @@ class Schema(AutoSchema):
             statuses |= QUERY
         if self.method == "POST" and self.path in BUYING:
             statuses |= SPENDING
+        if self.path.startswith("/v1/images/"):
+            statuses |= WAITING
         if self.method == "PUT" or (self.path == "/v1/topups" and self.method == "POST"):
             statuses |= PAYING
         if self.path == "/v1/files" and self.method == "POST":

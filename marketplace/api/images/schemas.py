@@ -19,6 +19,7 @@ from marketplace.jobs.orders import JobOrder
 from marketplace.jobs.storage import FORMATS
 
 SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")
+DESCRIBED_SIZE = "^(auto|[0-9]{1,5}x[0-9]{1,5})$"
 QUALITIES = {"auto": 1.0, "low": 0.5, "medium": 1.0, "standard": 1.0, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
 """Steps of each quality, as a share of the model's default."""
 TOLD = {"auto": "medium", "standard": "medium", "hd": "high"}
@@ -33,7 +34,7 @@ class OptionsSerializer(StrictSerializer):
     """What OpenAI's clients say that is not a field of an order of ours."""
 
     whole = False
-    size = Text(default="auto", max_length=11, help_text="`WxH` in pixels, or `auto`.")
+    size = Text(default="auto", max_length=11, pattern=DESCRIBED_SIZE, help_text="`WxH` in pixels, or `auto`.")
     quality = Choice(
         choices=list(QUALITIES), default="auto",
         help_text="How many steps: half of the model's default for `low`, 1.5 times for `high`, twice for `max`.",
