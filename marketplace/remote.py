@@ -19,8 +19,11 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 MAX_URL = 2048
-# IPv6 addresses that stand for IPv4 ones: NAT64's, which Python counts as public
-_NAT64 = [ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")]
+# All of IPv6 that is given out for the internet (RFC 4291, IANA). Beside it are site-local addresses and those that
+# stand for IPv4 ones, some of which Python counts as public.
+_IPV6_INTERNET = ipaddress.ip_network("2000::/3")
+# What Python counts as public within: 6to4, for routers that are everywhere, and examples
+_NOT_PUBLIC = [ipaddress.ip_network(each) for each in ("2002::/16", "192.88.99.0/24", "3fff::/20")]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -31,12 +34,9 @@ class Unreachable(Exception):
 
 def is_public(address: Address) -> bool:
     """Return whether an address is one of the public internet, and does not stand for one that is not."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if inner := address.ipv4_mapped or address.sixtofour:
-            return is_public(inner)
-        if address.teredo or any(address in network for network in _NAT64):
-            return False
-    return address.is_global and not address.is_multicast
+    if address.version == 6 and address not in _IPV6_INTERNET:
+        return False
+    return address.is_global and not address.is_multicast and not any(address in network for network in _NOT_PUBLIC)
 
 
 @dataclass(frozen=True)

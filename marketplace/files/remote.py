@@ -29,7 +29,10 @@ class Downloader:
                 found = self._ask(connection, path)
             if isinstance(found, bytes):
                 return found
-            url = urljoin(url, found)
+            try:
+                url = urljoin(url, found)
+            except ValueError as error:
+                raise Unreachable("it redirects to what is not an address") from error
         raise Unreachable(f"it redirects more than {MAX_REDIRECTS} times")
 
     def _ask(self, connection: Connection, path: str) -> bytes | str:

@@ -42,6 +42,13 @@ PICTURE = b"picture" * 1000
         ("64:ff9b:1::7f00:1", False),
         ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
         ("fd00:ec2::254", False),
+        ("fec0::1", False),
+        ("::10.0.0.1", False),
+        ("::ffff:0:10.0.0.1", False),
+        ("5f00::1", False),
+        ("4000::1", False),
+        ("3fff::1", False),
+        ("192.88.99.1", False),
     ],
 )
 def test_which_addresses_are_public(address, public):
@@ -142,6 +149,7 @@ def test_a_picture_is_downloaded_also_where_it_moved(peer):
         ("/to?/to?/to?/to?/a.png", {}, "redirects more than 3 times"),
         ("/to?http://localhost/", {}, "must begin with https://"),
         ("/to?https://localhost:22/", {}, "at port"),
+        ("/to?https://[::1", {}, "what is not an address"),
         ("/a.png", {"tls": ssl.create_default_context()}, "cannot be reached"),
     ],
 )
