@@ -46,10 +46,12 @@ class Stream:
     """What is sent after the response, while the job goes on.
 
     `write` says what a change or a preview means in the stream, nothing if `b""`; it runs in the event loop and must be
-    quick. `end` is the last of it, once the job has ended. `account_id` is who watches.
+    quick. `end` is the last of it, once the job has ended. `account_id` is who watches. Where the stream's request has
+    bought the job, `instead` is the answer if there cannot be one more stream: an order that was taken is not refused.
     """
 
     job_id: UUID
     account_id: UUID
     write: Callable[[State | Preview], bytes]
     end: Callable[[], bytes]
+    instead: Callable[[], Answer] | None = None

@@ -107,7 +107,11 @@ class Application:
                     response = await self._wait(later, response, departure)
                 await _send(send, response)
             case Stream() as later if scope["method"] != "HEAD":
-                if problem := self._refused(later, response.most_streams):
+                problem = self._refused(later, response.most_streams)
+                if problem and later.instead:
+                    await _send(send, response.replaced(await self._in_thread(partial(handler.ask, later.instead))))
+                    return
+                if problem:
                     request_id = response.names.get("x-request-id")
                     await _send(send, handler.refusal(problem, request_id))
                     return

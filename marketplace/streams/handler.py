@@ -37,7 +37,7 @@ class Response:
     def replaced(self, answer: Answer) -> Response:
         """Return the response with the status, body and headers of another answer, and its own other headers."""
         content = JSONRenderer().render(answer.body)
-        new = {**answer.headers, "Content-Length": str(len(content))}
+        new = {"Content-Type": "application/json", **answer.headers, "Content-Length": str(len(content))}
         kept = [each for each in self.headers if each[0].lower() not in {name.lower() for name in new}]
         return Response(answer.status, [*kept, *new.items()], content)
 

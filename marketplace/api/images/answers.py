@@ -105,10 +105,13 @@ def _event(said: dict[str, Any]) -> bytes:
 
 def _problem_of(job: Job) -> Problem | None:
     """Return why a job has no pictures to hand over; None if it has."""
+    if job.forgotten_at is not None:
+        message = "The job was forgotten, and its pictures with it."
+        return Problem(409, "conflict", "forgotten", message, headers=NEVER_AGAIN)
     if job.status == Status.SUCCEEDED:
         return None
     if not job.is_final:
-        message = "The pictures are still being made: send the same again, or look at the job."
+        message = "The pictures are still being made: get the job, or send this again as a retry, which buys nothing."
         return Problem(503, "server", "in_progress", message, headers={"Retry-After": "2"})
     if job.status == Status.CANCELED:
         return Problem(409, "conflict", "canceled", "The job was canceled.", headers=NEVER_AGAIN)

@@ -51,16 +51,17 @@ class Images(APIView):
         """
         job = self._retried(request, order) or self._new(request, order)
         card = _card()
+        answer = partial(answers.answer, job.id, wish, card, request._request)
         if wish.streamed:
             stream = answers.Stream(job, wish, card, request._request)
             response = HttpResponse(stream.begin(), content_type=MEDIA_TYPE, headers=HEADERS)
             if not job.is_final:
-                response.later = Stream(job.id, job.account_id, stream.write, stream.end)  # type: ignore[attr-defined]
+                later = Stream(job.id, job.account_id, stream.write, stream.end, instead=answer)
+                response.later = later  # type: ignore[attr-defined]
             return response
-        found = answers.answer(job.id, wish, card, request._request)
+        found = answer()
         made = Response(found.body, status=found.status, headers=dict(found.headers))
         if not job.is_final:
-            answer = partial(answers.answer, job.id, wish, card, request._request)
             made.later = Waiting(job.id, job.account_id, WAIT_SECONDS, answer)  # type: ignore[attr-defined]
         return made
 
@@ -72,7 +73,7 @@ class Images(APIView):
     def _retried(self, request: Request, order: JobOrder) -> Job | None:
         """Return the job of the same order if the client says that it tries again, and sends no key to know it by."""
         count = request.headers.get("x-stainless-retry-count", "0")
-        if "Idempotency-Key" in request.headers or not count.isdecimal() or int(count) == 0:
+        if "Idempotency-Key" in request.headers or not count.isdecimal() or not count.strip("0"):
             return None
         return submission.recent(caller(request).account_id, order, RETRIED_WITHIN)
 

@@ -259,6 +259,24 @@ def test_too_many_streams_of_an_account_are_refused_and_orders_answered_at_once(
     assert watch(server, alice, job_id).status == 200
 
 
+def test_an_order_whose_stream_cannot_be_is_not_refused_but_answered_with_its_job(server, alice, picture):
+    """It was bought: whoever took it for refused would buy it again."""
+    restrict(alice, streams=1)
+    kept = watch(server, alice, buy(alice))
+    order = {"prompt": "a blue square", "stream": True}
+    answer = server.ask("POST", "/v1/images/generations", alice, order).done()
+    assert (answer.status, answer.json()["error"]["code"]) == (503, "in_progress")
+    assert answer.headers["content-type"] == "application/json"
+    job_id = answer.headers["location"].rpartition("/")[2]
+    kept.leave()
+    again = server.ask("POST", "/v1/images/generations", alice, order, X_Stainless_Retry_Count="1")
+    assert processes.wait_until(lambda: again.status, 10)
+    job = claim(job_id)
+    lifecycle.complete(job, [picture(job)], {})
+    assert again.done().events[-1]["event"] == "image_generation.completed"
+    assert Job.objects.count() == 2
+
+
 def test_no_more_streams_than_the_server_is_for(server, alice, bob, settings):
     settings.STREAMS = 2
     server.application._open[bob.account.id, Stream] = 2
