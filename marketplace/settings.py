@@ -200,6 +200,7 @@ JWT_CREATE = env.flag("KILN_JWT_CREATE")
 env.all_or_none("KILN_JWT_ISSUER", "KILN_JWT_AUDIENCE", "KILN_JWT_KEYS_URL")
 FILE_MB = env.whole("KILN_FILE_MB", 10)
 FILE_DAYS = env.whole("KILN_FILE_DAYS", 30)
+DATA_UPLOAD_MAX_MEMORY_SIZE = None  # `marketplace.api` bounds bodies, by address
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 PUBLIC_URL = env.text("KILN_PUBLIC_URL")
 globals().update(env.mail_server("KILN_SMTP_URL"))

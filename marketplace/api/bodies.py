@@ -7,9 +7,11 @@ without REST framework, whose own rendering takes several times as long.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import IO, Any, ClassVar
 
+from django.conf import settings
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError
 from rest_framework.fields import empty
@@ -18,13 +20,26 @@ from rest_framework.parsers import JSONParser
 from marketplace.api.fields import Shown
 from marketplace.exact_json import Decoder
 
+# A string that is a data URL, as JSON has it, or what was sent of one.
+PICTURE = re.compile(rb'"data:[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.IGNORECASE | re.DOTALL)
+
+
+class TooMuchText(Exception):
+    """Beside its pictures a body says more than any body may."""
+
 
 class ObjectParser(JSONParser):
-    """A parser of JSON objects in UTF-8, whatever charset they claim; anything else is a 400."""
+    """A parser of JSON objects in UTF-8, whatever charset they claim; anything else is a 400.
+
+    Only pictures may make a body long.
+    """
 
     def parse(self, stream: IO[Any], media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
+        content = stream.read()
+        if len(content) > settings.MAX_BODY_BYTES and len(PICTURE.sub(b"", content)) > settings.MAX_BODY_BYTES:
+            raise TooMuchText
         try:
-            data = json.loads(stream.read().decode(), cls=Decoder)
+            data = json.loads(content.decode(), cls=Decoder)
         except UnicodeDecodeError as error:
             raise ParseError("The request body is not UTF-8.") from error
         except json.JSONDecodeError as error:

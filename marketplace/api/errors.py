@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
@@ -33,7 +34,7 @@ from inference.errors import InvalidPicture, InvalidRequest, ModelUnavailable
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
 from marketplace.accounts.signing_keys import ProviderAway
-from marketplace.api.bodies import Body
+from marketplace.api.bodies import Body, TooMuchText
 from marketplace.api.browsing import page, prefers_page
 from marketplace.api.fields import Text
 from marketplace.api.limits import headers
@@ -245,6 +246,15 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (
         rest.UnsupportedMediaType,
         lambda _: Problem(415, "invalid_request", "not_json", "Send JSON, with `Content-Type: application/json`."),
+    ),
+    (
+        TooMuchText,
+        lambda _: Problem(
+            413,
+            "invalid_request",
+            "body_too_large",
+            f"Beside data URLs the body may have at most {settings.MAX_BODY_BYTES // 1024} KiB.",
+        ),
     ),
     (rest.ParseError, lambda error: Problem(400, "invalid_request", "malformed", str(error.detail))),
     (

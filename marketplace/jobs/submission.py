@@ -27,6 +27,7 @@ from billing.prepared import rows
 from billing.prices import price_lists, pricing
 from billing.tokens import holds, lots, wallets
 from marketplace.accounts import caps, keys, tiers
+from marketplace.files.errors import QuotaReached
 from marketplace.identifiers import first_uuid7, uuid7
 from marketplace.jobs import backlog, inputs, outbox
 from marketplace.jobs.errors import CostAboveMaximum, KeyReused, QueueFull
@@ -130,7 +131,7 @@ def submit(
         backlog.check(account_id, tiers.of(account_id).queued_jobs)
         job = _new(account_id, order, key_id, idempotency_key)
         position = _buy(job)
-    except (BillingError, CostAboveMaximum, QueueFull):
+    except (BillingError, CostAboveMaximum, QueueFull, QuotaReached):
         if key_id:
             keys.confirm(key_id)
         if idempotency_key and (earlier := _replay(account_id, order, idempotency_key)):

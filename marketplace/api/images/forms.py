@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from django.conf import settings
 from django.http import QueryDict
 from rest_framework import serializers
 
+from marketplace.api.bodies import TooMuchText
 from marketplace.api.errors import invalid
 
 NAME = re.compile(r"(\w{1,40})((?:\[[\w.-]{0,40}\]){0,3})", re.ASCII)
@@ -19,8 +21,11 @@ NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
 def body_of(form: QueryDict, fields: Mapping[str, serializers.Field[Any, Any, Any, Any]]) -> dict[str, Any]:
     """Return a form as the JSON body that it stands for, with the types of these fields; files become bytes.
 
-    Raises a 422 if a name is none, or is there twice.
+    Raises a 422 if a name is none, or is there twice, and TooMuchText.
     """
+    said = (value for _, values in form.lists() for value in values if isinstance(value, str))
+    if sum(len(each) for each in said if each[:5].lower() != "data:") > settings.MAX_BODY_BYTES:
+        raise TooMuchText
     body: dict[str, Any] = {}
     for key, values in form.lists():
         found = NAME.fullmatch(key)
@@ -64,7 +69,7 @@ def _put(into: Any, path: list[str], value: Any) -> None:
         if len(rest) == 1:
             into[name].append(value)
             return
-        if not into[name] or rest[1] in into[name][-1]:
+        if not into[name] or not isinstance(into[name][-1], dict) or rest[1] in into[name][-1]:
             into[name].append({})
         _put(into[name][-1], rest[1:], value)
 

@@ -196,6 +196,7 @@ def _picture(param: str, said: Any) -> Any:
     """Return a picture's source: text as in our own orders, bytes of a form, or an object that names one of both."""
     if not isinstance(said, dict):
         return said
-    if len(said) != 1 or not said.keys() <= {"image_url", "file_id"}:
+    [found] = said.values() if len(said) == 1 and said.keys() <= {"image_url", "file_id"} else [None]
+    if found is None:
         raise invalid(param, "Must be an object with `image_url` or `file_id`.")
-    return next(iter(said.values()))
+    return found

@@ -209,7 +209,10 @@ def with_inputs(
     if strength is None:
         strength = card.default_strength if operation in REPAINTS else 1.0
     made = JobOrder(**values, images=tuple(images), mask=mask, strength=strength, extend=extend, box=box)
-    inputs.check(made, card)
+    try:
+        inputs.check(made, card)
+    except FileNotFoundError as error:  # deleted since it was found
+        raise invalid("mask", "There is no such file.", "unknown_file") from error
     seen = pictures.condition_sizes(operation, made.width * made.height, sizes, card)
     return replace(made, input_pixels=sum(width * height for width, height in seen))
 

@@ -1,13 +1,16 @@
 """OpenAI's words for orders: which order is meant by which body or form, and what is refused."""
 
 import io
+import json
+import random
 
+import PIL.Image
 import pytest
 from django.test.client import BOUNDARY, encode_multipart
 
 from marketplace.api.later import Stream
 from marketplace.jobs.models import Job
-from tests.marketplace.api.asking import error
+from tests.marketplace.api.asking import deliver, error
 from tests.marketplace.api.test_order_pictures import RED, SIZE, data_url, drawn
 from tests.marketplace.files.test_uploads import FORM, encoded, send
 
@@ -152,6 +155,8 @@ def test_a_form_says_everything_as_text(alice):
         ({"image": file(encoded()), "a b": "x"}, "a b"),
         ({"image": file(encoded()), "image[]": file(encoded())}, "image"),
         ({"image": file(encoded()), "metadata[a][b]": "x"}, "metadata.a"),
+        ({"images[]": "x", "images[][file_id]": "y"}, "images.0"),
+        ({"image": file(encoded()), "adapters[]": "x", "adapters[][id]": "y"}, "adapters.0"),
         ({"image": file(encoded()), "adapters[][id]": "x", "adapters[][scale]": "0.5"}, "adapters"),
         ({"image": file(encoded()), "mask": file(drawn("LA", (16, 16), (0, 0)))}, "mask"),
     ],
@@ -170,12 +175,14 @@ def test_other_bodies_and_what_is_retired_are_refused(alice):
     assert refused["code"] == "retired"
     assert error(edit(alice, images=[{"image_url": RED, "file_id": "x"}]), 422)["param"] == "images.0"
     assert error(edit(alice, images="x"), 422)["param"] == "images"
+    assert error(edit(alice, mask={"image_url": None}), 422)["param"] == "mask"
 
 
 def test_a_client_that_says_it_tries_again_buys_nothing_more(alice, bob):
     first, _ = bought(generate(alice, n=2))
     again, _ = bought(generate(alice, n=2, X_Stainless_Retry_Count="1"))
     assert again == first
+    assert bought(generate(alice, n=2, X_Stainless_Retry_Count="9" * 5000))[0] == first
     assert bought(generate(alice, n=2))[0] != first, "the same order once more is another one"
     assert bought(generate(alice, n=3, X_Stainless_Retry_Count="1"))[0].n == 3
     assert error(generate(bob, n=2, X_Stainless_Retry_Count="2"), 402)["code"] == "insufficient_tokens"
@@ -185,3 +192,38 @@ def test_an_idempotency_key_goes_before(alice):
     first, _ = bought(generate(alice, Idempotency_Key="k"))
     assert bought(generate(alice, Idempotency_Key='"k"', X_Stainless_Retry_Count="1"))[0] == first
     assert bought(generate(alice, Idempotency_Key="other", X_Stainless_Retry_Count="1"))[0] != first
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_retry_of_what_was_forgotten_is_told_so(alice, picture, streamed):
+    said = {"Idempotency_Key": "k", "stream": streamed}
+    job, _ = bought(generate(alice, **said))
+    deliver(job.id, picture)
+    assert alice.delete(f"/v1/jobs/{job.id}").status_code == 204
+    again = generate(alice, **said)
+    if streamed:
+        told = json.loads(again.content.removeprefix(b"data: "))["error"]
+    else:
+        told = error(again, 409)
+        assert again["x-should-retry"] == "false"
+    assert told["code"] == "forgotten"
+    assert alice.balance[1] == 0
+
+
+def test_pictures_as_text_may_be_as_large_in_json_and_in_a_form_as_a_file(alice):
+    """Beside them there may be no more than in any body."""
+    content = io.BytesIO()
+    PIL.Image.frombytes("RGB", (1200, 1200), random.Random(5).randbytes(1200 * 1200 * 3)).save(content, "PNG")
+    large = data_url(content.getvalue())
+    assert len(large) > 5 * 1024**2
+    body = {"prompt": "make it blue", "images": [large], "size": "128x128"}
+    escaped = json.dumps(body).replace("/", "\\/").encode()
+    assert bought(alice.post("/v1/images/edits", escaped))[0].operation == "edit"
+    fields = {"prompt": "make it blue", "image": large, "size": "128x128"}
+    assert bought(form(alice, fields))[0].operation == "edit"
+    assert alice.post("/v1/quotes", {"operation": "edit", "prompt": "x", "images": [large]}).status_code == 200
+    for words in ("é" * 70_000, ["x"] * 30_000):
+        assert error(edit(alice, images=[large], prompt=words), 413)["code"] == "body_too_large"
+    assert error(form(alice, fields | {"prompt": "x" * 70_000}), 413)["code"] == "body_too_large"
+    unended = b'{"prompt": "x", "images": ["data:' + b'\\"data:' * 20_000
+    assert error(alice.post("/v1/images/edits", unended), 400)["code"] == "malformed"

@@ -11,7 +11,7 @@ from PIL import Image
 from marketplace.files.models import File
 from marketplace.jobs import inputs, lifecycle, reuse
 from marketplace.jobs.models import Job
-from tests.marketplace.api.asking import balance, error
+from tests.marketplace.api.asking import balance, deliver, error
 from tests.marketplace.files.test_uploads import encoded, send
 from tests.marketplace.people import restrict
 
@@ -209,6 +209,24 @@ def test_what_orders_bring_counts_against_the_quota(alice):
     refused = error(alice.post("/v1/jobs", terms("inpaint")), 409)
     assert refused["code"] == "file_quota_reached"
     assert balance(alice)["held"] != "0"
+
+
+def test_a_full_quota_does_not_hide_what_a_key_has_bought(alice, picture):
+    key = {"Idempotency_Key": "once"}
+    job = alice.post("/v1/jobs", terms("edit"), **key).json()
+    deliver(job["id"], picture)
+    File.objects.all().delete()
+    restrict(alice, files=1)
+    send(alice, drawn())
+    again = alice.post("/v1/jobs", terms("edit"), **key)
+    assert (again.status_code, again.json()["id"], again["Idempotent-Replayed"]) == (202, job["id"], "true")
+
+
+def test_a_mask_that_is_deleted_while_it_is_ordered_with_is_not_there(alice, monkeypatch):
+    mask = send(alice, drawn()).json()["id"]
+    monkeypatch.setattr(inputs.uploads, "read", lambda _: (_ for _ in ()).throw(FileNotFoundError))
+    refused = error(alice.post("/v1/jobs", terms("inpaint", mask=mask)), 422)
+    assert (refused["param"], refused["code"]) == ("mask", "unknown_file")
 
 
 def _card():
