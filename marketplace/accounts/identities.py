@@ -38,7 +38,7 @@ def verify(token: str) -> UUID:
     """Return the account that a token speaks for. Raises InvalidToken, ProviderAway or SwitchedOff."""
     claims = _claims(token)
     subject = claims.get(settings.JWT_CLAIM)
-    if not isinstance(subject, str) or not 0 < len(subject) <= MAX_NAME:
+    if not isinstance(subject, str) or not 0 < len(subject) <= MAX_NAME or not _is_text(subject):
         raise InvalidToken("missing_claim", f"The token's `{settings.JWT_CLAIM}` must name you.")
     account = _find(subject) or (_create(subject, claims) if settings.JWT_CREATE else None)
     if account is None:
@@ -55,6 +55,15 @@ def link(account: Account, subject: str) -> None:
 
 def unlink(subject: str) -> bool:
     return bool(Identity.objects.filter(issuer=settings.JWT_ISSUER, subject=subject).delete()[0])
+
+
+def _is_text(subject: str) -> bool:
+    """Return whether a name has no control characters, which no table keeps."""
+    try:
+        text.prose(subject)
+    except ValueError:
+        return False
+    return True
 
 
 def _find(subject: str) -> Account | None:
@@ -114,5 +123,5 @@ def _decoded(token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any]:
         raise InvalidToken("wrong_issuer", "The token is not the identity provider's.") from error
     except jwt.MissingRequiredClaimError as error:
         raise InvalidToken("missing_claim", f"The token must say `{error.claim}`.") from error
-    except (jwt.PyJWTError, TypeError, ValueError) as error:
+    except (jwt.PyJWTError, TypeError, ValueError, OverflowError) as error:
         raise InvalidToken("bad_signature", "The token's signature is not right.") from error

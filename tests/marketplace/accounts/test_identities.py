@@ -1,9 +1,11 @@
 """Tokens of an identity provider: a real one on this machine, with real keys. Whose they are and which are refused."""
 
 import base64
+import contextlib
 import hmac
 import io
 import json
+import socket
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -307,6 +309,79 @@ def test_while_the_provider_is_away_known_keys_go_on_and_others_are_a_503(linked
 def test_nonsense_and_too_much_of_the_provider_is_no_key(linked, content):
     linked.answer = content
     assert ask(linked.token()).status_code in {401, 503}
+
+
+@contextlib.contextmanager
+def sender(content, then=lambda connection: None):
+    """Yield the address of a server that sends this to whoever connects, HTTP or not."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def send():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(content)
+                        then(connection)
+
+        threading.Thread(target=send, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"SSH-2.0-OpenSSH\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\nno length\r\n",
+        OK + b"A: %b\r\n\r\n" % (b"x" * 70_000),
+        OK + b"A: b\r\n" * 200 + b"\r\n",
+        OK + b"\r\n" + b"[" * 200_000,
+        b"HTTP/1.1 301 Moved\r\nLocation: http://a:b/\r\n\r\n",
+        b"HTTP/1.1 500 Oops\r\n\r\n{}",
+    ],
+)
+def test_a_provider_that_answers_in_no_way_that_is_known_is_away(linked, settings, content):
+    with sender(content) as settings.JWT_KEYS_URL:
+        assert error(ask(linked.token()), 503)["code"] == "identity_provider_unavailable"
+
+
+def test_whoever_has_a_known_key_does_not_wait_while_another_asks_a_slow_provider(linked, monkeypatch):
+    assert ask(linked.token()).status_code == 200
+    keys, asked, answered = signing_keys.from_settings(), threading.Event(), threading.Event()
+    monkeypatch.setattr(keys, "_fresh_until", 0.0)
+    monkeypatch.setattr(keys, "_ask_at", 0.0)
+
+    def wait(connection):
+        asked.set()
+        answered.wait(10)
+
+    with sender(b"", wait) as slow:
+        monkeypatch.setattr(keys, "_url", slow)
+        monkeypatch.setattr(signing_keys, "WAIT_SECONDS", 10.0)
+        first = threading.Thread(target=keys.find, args=("first",))
+        first.start()
+        assert asked.wait(10)
+        try:
+            assert ask(linked.token()).status_code == 200
+            assert first.is_alive()
+        finally:
+            answered.set()
+            first.join()
+
+
+@pytest.mark.parametrize("subject", ["a\0b", "\ud800"])
+def test_a_subject_that_no_database_keeps_is_nobody(linked, subject):
+    assert error(ask(linked.token(sub=subject)), 401)["code"] == "missing_claim"
+
+
+def test_times_without_end_are_refused(linked):
+    key, algorithm = linked.keys["first"]
+    token = jwt.encode(linked.claims(exp=None) | {"exp": float("inf")}, key, algorithm, headers={"kid": "first"})
+    assert ask(token).status_code == 401
 
 
 def test_a_provider_that_drips_is_not_waited_for(linked, monkeypatch):
