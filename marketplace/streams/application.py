@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import signal
 import threading
 from collections import Counter
@@ -94,7 +95,9 @@ class Application:
             body = await _body(scope, receive)
         except TimeoutError:
             message = f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
-            await _send(send, handler.refusal(Problem(408, "invalid_request", "too_slow", message)))
+            problem = Problem(408, "invalid_request", "too_slow", message)
+            nothing = Response(408, [("X-Request-Id", f"req_{secrets.token_hex(12)}")], b"")
+            await _send(send, handler.refusal(problem, nothing))
             return
         with contextlib.closing(body) if body else contextlib.nullcontext():
             environ = handler.environ(scope, body)
@@ -112,8 +115,7 @@ class Application:
                     await _send(send, response.replaced(await self._in_thread(partial(handler.ask, later.instead))))
                     return
                 if problem:
-                    request_id = response.names.get("x-request-id")
-                    await _send(send, handler.refusal(problem, request_id))
+                    await _send(send, handler.refusal(problem, response))
                     return
                 with _departure(receive) as departure, self._counted(later):
                     await self._stream(later, response, departure, send)

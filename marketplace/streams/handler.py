@@ -64,13 +64,10 @@ def ask(question: Callable[[], Any]) -> Any:
         connection.close()
 
 
-def refusal(problem: Problem, request_id: str | None = None) -> Response:
-    """Return an error in the shape of all errors."""
-    content = JSONRenderer().render(ErrorBody.show(error=ErrorDetail.show(problem, request_id=request_id)))
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(content)), **problem.headers}
-    if request_id:
-        headers["X-Request-Id"] = request_id
-    return Response(problem.status, list(headers.items()), content)
+def refusal(problem: Problem, response: Response) -> Response:
+    """Return an error in the shape of all errors, with the headers of what is sent otherwise: its id, limits, CORS."""
+    body = ErrorBody.show(error=ErrorDetail.show(problem, request_id=response.names.get("x-request-id")))
+    return response.replaced(Answer(problem.status, body, {"Content-Type": "application/json", **problem.headers}))
 
 
 def environ(scope: Scope, body: IO[bytes] | None) -> dict[str, Any]:

@@ -277,6 +277,22 @@ def test_an_order_whose_stream_cannot_be_is_not_refused_but_answered_with_its_jo
     assert Job.objects.count() == 2
 
 
+def test_a_stream_that_is_refused_is_told_so_as_every_answer_is(server, alice, settings):
+    """With the limits, and so that a site's script can read it."""
+    settings.STREAMS = 2
+    assert alice.patch("/v1/account", {"origins": ["https://app.example.com"]}).status_code == 200
+    job_id = buy(alice)
+    kept = server.ask("GET", f"/v1/jobs/{job_id}/events", alice, Origin="https://app.example.com")
+    kept.wait(lambda self: self.status and self.body)
+    refused = server.ask("GET", f"/v1/jobs/{job_id}/events", alice, Origin="https://app.example.com").done()
+    assert (refused.status, refused.headers["content-type"]) == (429, "application/json")
+    for name in ("ratelimit-policy", "ratelimit", "access-control-allow-origin", "access-control-expose-headers"):
+        assert name in refused.headers, name
+    assert refused.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert int(refused.headers["content-length"]) == len(refused.body)
+    kept.leave()
+
+
 def test_no_more_streams_than_the_server_is_for(server, alice, bob, settings):
     settings.STREAMS = 2
     server.application._open[bob.account.id, Stream] = 2
@@ -359,3 +375,4 @@ def test_a_body_that_does_not_arrive_is_given_up(server, alice, monkeypatch):
     slow = server.ask("POST", "/v1/jobs", alice, arrives=False, Content_Length="100")
     assert slow.json()["error"]["code"] == "too_slow"
     assert slow.status == 408
+    assert slow.headers["x-request-id"] == slow.json()["error"]["request_id"]
