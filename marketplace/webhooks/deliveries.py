@@ -117,6 +117,8 @@ def claim(free: int, lanes: Mapping[UUID, int], accounts: Mapping[UUID, int]) ->
 def finish(delivery: Delivery, answer: Answer) -> None:
     """Write down what came of a claimed delivery's attempt, unless another attempt was made meanwhile."""
     told = {"answered": answer.status, "answer": answer.text[:500], "error": answer.error[:200]}
+    if delivery.endpoint_id:  # locked before its deliveries, as by whoever disables or deletes it
+        Endpoint.objects.select_for_update(no_key=True).filter(id=delivery.endpoint_id).first()
     mine = Delivery.objects.filter(id=delivery.id, attempts=delivery.attempts, status=Delivery.Status.WAITING)
     if answer.is_success:
         mine.update(**told, status=Delivery.Status.DELIVERED, finished_at=Now())

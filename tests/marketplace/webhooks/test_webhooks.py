@@ -327,6 +327,38 @@ def test_410_disables_and_the_owner_is_told(alice, receiver, sender, ends):
     assert sender.send() == 0
 
 
+@pytest.mark.parametrize("status", [410, 200])
+def test_answers_that_come_while_a_webhook_is_disabled_wait_for_it(alice, receiver, ends, status):
+    """Whoever disables one locks it and then what waits for it; answers in the other order would be deadlocks."""
+    webhook = make(alice, receiver)
+    Endpoint.objects.filter(id=webhook["id"]).update(failures=1)
+    for _ in range(2):
+        ends(alice)
+    first, second = deliveries.claim(10, {}, {})
+    broken = []
+
+    def finish(delivery, answered):
+        try:
+            deliveries.finish(delivery, deliveries.Answer(status=answered))
+        except Exception as error:
+            broken.append(error)
+        finally:
+            connection.close()
+
+    with transaction.atomic():
+        Endpoint.objects.select_for_update().get(id=webhook["id"])
+        pairs = [(first, 410), (second, status)]
+        threads = [threading.Thread(target=finish, args=each) for each in pairs]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.3)
+    for thread in threads:
+        thread.join()
+    assert broken == []
+    assert not Endpoint.objects.get(id=webhook["id"]).enabled
+    assert not Delivery.objects.filter(endpoint_id=webhook["id"], status="waiting").exists()
+
+
 def test_an_answer_that_asks_for_patience_gets_it(alice, receiver, sender, ends):
     webhook = make(alice, receiver)
     receiver.answers["/hook"] = lambda: (429, {"Retry-After": "1800"})
