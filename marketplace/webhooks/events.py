@@ -16,8 +16,9 @@ from marketplace.accounts.models import Account
 from marketplace.identifiers import uuid7
 from marketplace.webhooks.models import MAIL_LANE, MAILED, EventType, Preferences
 
-# An order's deliveries share a lane with those to the same host, so that a slow one keeps no other waiting. Ids are
-# made like the event's, as of the same time.
+# An order's deliveries share a lane with those to the same host, so that a slow one keeps hardly another waiting; of
+# an account there are 256 such lanes, however many hosts it names, since a claim looks at each. Ids are made like the
+# event's, as of the same time.
 _TELL = """
 WITH chosen AS (
     SELECT id FROM webhooks_endpoint WHERE account_id = %(account)s::uuid AND enabled AND %(type)s::text = ANY(types)
@@ -32,7 +33,8 @@ FROM (
     SELECT 'endpoint' AS channel, id AS endpoint, id AS lane, '' AS url FROM chosen
     UNION ALL
     SELECT 'order', NULL,
-           md5(%(account)s::text || coalesce(substring(lower(%(url)s::text) FROM '^[a-z]+://([^/?#]*)'), ''))::uuid,
+           md5(%(account)s::text
+               || left(md5(coalesce(substring(lower(%(url)s::text) FROM '^[a-z]+://([^/?#]*)'), '')), 2))::uuid,
            %(url)s::text
     WHERE %(url)s::text IS NOT NULL
     UNION ALL

@@ -73,3 +73,13 @@ def test_claims_are_fair_between_lanes_and_accounts(alice, bob):
     busy = {alice.account.id: deliveries.ACCOUNT_HANDS}
     lanes = {each.lane: 1 for each in by[alice.account.id]}
     assert [each.account_id for each in deliveries.claim(64, lanes, busy)] == [bob.account.id]
+
+
+def test_however_many_hosts_an_accounts_orders_name_its_lanes_are_few(alice, bob):
+    """A claim looks at each lane, so that an account with many would delay all others."""
+    for number in range(2000):
+        events.tell(alice.account.id, "job.canceled", job=uuid4(), url=f"https://a{number}.example.com/hook")
+    events.tell(bob.account.id, "job.canceled", job=uuid4(), url="https://example.com/hook")
+    lanes = Delivery.objects.filter(account_id=alice.account.id).values("lane").distinct().count()
+    assert 100 < lanes <= 256
+    assert bob.account.id in {row.account_id for row in deliveries.claim(64, {}, {})}
