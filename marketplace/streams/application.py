@@ -110,12 +110,12 @@ class Application:
                     response = await self._wait(later, response, departure)
                 await _send(send, response)
             case Stream() as later if scope["method"] != "HEAD":
-                problem = self._refused(later, response.most_streams)
-                if problem and later.instead:
-                    await _send(send, response.replaced(await self._in_thread(partial(handler.ask, later.instead))))
-                    return
-                if problem:
-                    await _send(send, handler.refusal(problem, response))
+                if refusal := self._refused(later, response.most_streams):
+                    if later.instead:
+                        answer = await self._in_thread(partial(handler.ask, later.instead))
+                        await _send(send, response.replaced(answer))
+                    else:
+                        await _send(send, handler.refusal(refusal, response))
                     return
                 with _departure(receive) as departure, self._counted(later):
                     await self._stream(later, response, departure, send)
