@@ -11,20 +11,28 @@ from uuid import UUID
 from django.http import HttpRequest
 from rest_framework.renderers import JSONRenderer
 
-from billing.amounts import format_tokens
 from billing.prices.pricing import prompt_length
 from inference import pictures
 from inference.card import ModelCard
 from inference.request import TILE
 from marketplace.api.addresses import absolute
 from marketplace.api.errors import ErrorBody, ErrorDetail, Problem
-from marketplace.api.images.schemas import Wish
+from marketplace.api.images.schemas import (
+    CompletedEvent,
+    ImagesBody,
+    MadeBody,
+    PartialEvent,
+    TokenDetails,
+    UsageBody,
+    Wish,
+)
 from marketplace.api.later import Answer
 from marketplace.jobs import storage
 from marketplace.jobs.models import Image, Job, Status
 from marketplace.jobs.news import Preview
 from marketplace.jobs.states import State
 
+GIVEN = ("size", "quality", "usage")
 NEVER_AGAIN = {"x-should-retry": "false"}
 """For clients that would send a request again which is answered as before."""
 
@@ -37,11 +45,8 @@ def answer(job_id: UUID, wish: Wish, card: ModelCard, request: HttpRequest) -> A
         detail = ErrorDetail.show(problem, request_id=getattr(request, "id", None))
         return Answer(problem.status, ErrorBody.show(error=detail), place | problem.headers)
     images = list(Image.objects.filter(job_id=job.id))
-    shown = {
-        "data": [_handed_over(image, wish, request) | {"seed": image.seed} for image in images],
-        **_said_of(job, wish, card, images[0]),
-    }
-    return Answer(200, {"created": int(job.created_at.timestamp()), **shown}, place)
+    data = [_handed_over(image, wish, request) for image in images]
+    return Answer(200, ImagesBody.show(job, data=data, **_terms(job, wish, card, images[0])), place)
 
 
 class Stream:
@@ -65,16 +70,15 @@ class Stream:
         self._shown[news.index] += 1
         self._partial += 1
         return _event(
-            {
-                "type": f"{self.wish.event}.partial_image",
-                "b64_json": news.jpeg,
-                "partial_image_index": self._partial - 1,
-                "created_at": int(time.time()),
-                "size": f"{self.job.order['width']}x{self.job.order['height']}",
-                "quality": self.wish.quality,
-                "background": "opaque",
-                "output_format": "jpeg",
-            }
+            PartialEvent.show(
+                self.job,
+                type=f"{self.wish.event}.partial_image",
+                b64_json=news.jpeg,
+                partial_image_index=self._partial - 1,
+                created_at=int(time.time()),
+                size=f"{self.job.order['width']}x{self.job.order['height']}",
+                quality=self.wish.quality,
+            )
         )
 
     def end(self) -> bytes:
@@ -83,17 +87,18 @@ class Stream:
         if problem := _problem_of(job):
             detail = ErrorDetail.show(problem, request_id=getattr(self.request, "id", None))
             return _event(ErrorBody.show(error=detail))
-        return b"".join(
-            _event(
-                {
-                    "type": f"{self.wish.event}.completed",
-                    "b64_json": _encoded(image),
-                    "created_at": int(time.time()),
-                    "seed": image.seed,
-                    **_said_of(job, self.wish, self.card, image),
-                }
+        return b"".join(self._completed(job, image) for image in Image.objects.filter(job_id=job.id))
+
+    def _completed(self, job: Job, image: Image) -> bytes:
+        return _event(
+            CompletedEvent.show(
+                job,
+                type=f"{self.wish.event}.completed",
+                b64_json=_encoded(image),
+                created_at=int(time.time()),
+                seed=image.seed,
+                **_terms(job, self.wish, self.card, image),
             )
-            for image in Image.objects.filter(job_id=job.id)
         )
 
 
@@ -120,16 +125,10 @@ def _problem_of(job: Job) -> Problem | None:
     return Problem(500, "server", job.error_code, f"{job.error_message} Nothing was charged.", headers=NEVER_AGAIN)
 
 
-def _said_of(job: Job, wish: Wish, card: ModelCard, image: Image) -> dict[str, Any]:
-    return {
-        "size": f"{image.width}x{image.height}",
-        "quality": wish.quality,
-        "background": "opaque",
-        "output_format": job.order["output_format"],
-        "usage": _usage(job, card),
-        "id": str(job.id),
-        "cost": format_tokens(job.captured),
-    }
+def _terms(job: Job, wish: Wish, card: ModelCard, image: Image) -> dict[str, Any]:
+    """Return what `TermsBody.show` is given."""
+    size = f"{image.width}x{image.height}"
+    return dict(zip(GIVEN, (size, wish.quality, _usage(job, card)), strict=True))
 
 
 def _usage(job: Job, card: ModelCard) -> dict[str, Any]:
@@ -140,18 +139,18 @@ def _usage(job: Job, card: ModelCard) -> dict[str, Any]:
     conditions = pictures.condition_sizes(job.operation, painted, sizes, card)
     seen = sum(width * height for width, height in conditions) // TILE**2
     text, made = prompt_length(order["prompt"]), job.n * painted // TILE**2
-    return {
-        "input_tokens": text + seen,
-        "input_tokens_details": {"text_tokens": text, "image_tokens": seen},
-        "output_tokens": made,
-        "total_tokens": text + seen + made,
-    }
+    return UsageBody.show(
+        input_tokens=text + seen,
+        input_tokens_details=TokenDetails.show(text_tokens=text, image_tokens=seen),
+        output_tokens=made,
+        total_tokens=text + seen + made,
+    )
 
 
-def _handed_over(image: Image, wish: Wish, request: HttpRequest) -> dict[str, str]:
+def _handed_over(image: Image, wish: Wish, request: HttpRequest) -> dict[str, Any]:
     if wish.in_urls:
-        return {"url": absolute(request, storage.signed_path(image)[0])}
-    return {"b64_json": _encoded(image)}
+        return MadeBody.show(image, b64_json=None, url=absolute(request, storage.signed_path(image)[0]))
+    return MadeBody.show(image, b64_json=_encoded(image), url=None)
 
 
 def _encoded(image: Image) -> str:

@@ -13,7 +13,7 @@ from inference.card import ModelCard
 from inference.request import Operation
 from marketplace.api.bodies import Body, StrictSerializer
 from marketplace.api.errors import invalid
-from marketplace.api.fields import Choice, Flag, Text, Tokens, Upload, Whole
+from marketplace.api.fields import Choice, Flag, Identifier, Text, Tokens, Upload, Whole
 from marketplace.api.jobs import schemas as jobs
 from marketplace.jobs.orders import JobOrder
 from marketplace.jobs.storage import FORMATS
@@ -80,35 +80,57 @@ class EditForm(GenerationSerializer):
 
 
 class TokenDetails(Body):
-    text_tokens = Whole()
-    image_tokens = Whole()
+    text_tokens = Whole(given=True)
+    image_tokens = Whole(given=True)
 
 
 class UsageBody(Body):
     """Image tokens are those of the model, 16 by 16 pixels each; text is counted in characters, as it is priced."""
 
-    input_tokens = Whole()
-    input_tokens_details = TokenDetails()
-    output_tokens = Whole()
-    total_tokens = Whole()
+    input_tokens = Whole(given=True)
+    input_tokens_details = TokenDetails(given=True)
+    output_tokens = Whole(given=True)
+    total_tokens = Whole(given=True)
 
 
 class MadeBody(Body):
-    b64_json = Text(required=False)
-    url = Text(required=False)
+    b64_json = Text(given=True, allow_null=True, help_text="Null where links were asked for.")
+    url = Text(given=True, allow_null=True, help_text="Null where they were not.")
     seed = Whole()
 
 
-class ImagesBody(Body):
-    created = Whole(help_text="Unix seconds.")
-    data = MadeBody(many=True)  # type: ignore[assignment]
-    background = Text()
-    output_format = Text()
-    quality = Text()
-    size = Text()
-    usage = UsageBody()
-    id = Text(help_text="The job's.")
-    cost = Tokens(help_text="Tokens charged.")
+# the row is the job
+class TermsBody(Body):
+    size = Text(given=True)
+    quality = Text(given=True)
+    background = Text(of=lambda job: "opaque")
+    output_format = Text(of='row.order["output_format"]')
+    usage = UsageBody(given=True)
+    id = Identifier(help_text="The job's.")
+    cost = Tokens(of="row.captured", help_text="Tokens charged.")
+
+
+class ImagesBody(TermsBody):
+    created = Whole(of=lambda job: int(job.created_at.timestamp()), help_text="Unix seconds.")
+    data = MadeBody(many=True, given=True)  # type: ignore[assignment]
+
+
+class CompletedEvent(TermsBody):
+    type = Text(given=True)
+    b64_json = Text(given=True)
+    created_at = Whole(given=True)
+    seed = Whole(given=True)
+
+
+class PartialEvent(Body):
+    type = Text(given=True)
+    b64_json = Text(given=True)
+    partial_image_index = Whole(given=True)
+    created_at = Whole(given=True)
+    size = Text(given=True)
+    quality = Text(given=True)
+    background = Text(of=lambda job: "opaque")
+    output_format = Text(of=lambda job: "jpeg")
 
 
 @dataclass(frozen=True)
@@ -125,7 +147,7 @@ class Wish:
 
 def generation(body: dict[str, Any], account_id: UUID, card: ModelCard) -> tuple[JobOrder, Wish]:
     """Return a body of `POST /v1/images/generations` as an order. Raises what `jobs.order` does."""
-    return _order(body, account_id, card, "image_generation", {})
+    return _order(body, account_id, card, "image_generation", Operation.GENERATE)
 
 
 def edit(body: dict[str, Any], account_id: UUID, card: ModelCard) -> tuple[JobOrder, Wish]:
@@ -140,8 +162,8 @@ def edit(body: dict[str, Any], account_id: UUID, card: ModelCard) -> tuple[JobOr
         body["images"] = [_picture(f"images.{index}", each) for index, each in enumerate(named)]
     if "mask" in body:
         body["mask"] = _picture("mask", body["mask"])
-    edits = Operation.EDIT in card.operations
-    return _order(body, account_id, card, "image_edit", {"operation": "edit" if edits else "inpaint"})
+    operation = Operation.EDIT if Operation.EDIT in card.operations else Operation.INPAINT
+    return _order(body, account_id, card, "image_edit", operation)
 
 
 def sources() -> dict[str, serializers.Field[Any, Any, Any, Any]]:
@@ -151,7 +173,7 @@ def sources() -> dict[str, serializers.Field[Any, Any, Any, Any]]:
 
 
 def _order(
-    body: dict[str, Any], account_id: UUID, card: ModelCard, event: str, defaults: dict[str, Any]
+    body: dict[str, Any], account_id: UUID, card: ModelCard, event: str, operation: Operation
 ) -> tuple[JobOrder, Wish]:
     said = {name: value for name, value in body.items() if value is not None}
     for name, ours in ALIASES.items():
@@ -161,7 +183,8 @@ def _order(
             said[ours] = said.pop(name)
     names = OptionsSerializer().fields.keys()
     options = OptionsSerializer().run_validation({name: said.pop(name) for name in said.keys() & names})
-    rest = defaults | _sized(options["size"], said, card) | said
+    rest = _sized(options["size"], said, card) | said
+    rest.setdefault("operation", operation.value)
     if options["quality"] != "auto" and "steps" not in rest:
         rest["steps"] = min(
             card.max_steps, jobs.MAX_STEPS, max(1, int(card.default_steps * QUALITIES[options["quality"]]))
@@ -189,7 +212,7 @@ def _sized(size: str, said: dict[str, Any], card: ModelCard) -> dict[str, int]:
             f"{card.name} has sides of {card.min_side} to {card.max_side} pixels, multiples of {card.side_multiple}."
         )
         raise invalid("size", message)
-    return {"width": width, "height": height}
+    return dict(zip(("width", "height"), (width, height), strict=True))
 
 
 def _picture(param: str, said: Any) -> Any:

@@ -17,8 +17,11 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from marketplace.accounts.authentication import caller
+from marketplace.api.bodies import Body
 from marketplace.api.errors import not_found
+from marketplace.api.fields import Text, Whole
 from marketplace.api.jobs import schemas
+from marketplace.api.jobs.schemas import ProgressBody
 from marketplace.api.later import Stream
 from marketplace.jobs import turns
 from marketplace.jobs.models import Image, Job
@@ -48,6 +51,22 @@ event: ended
 data: {"id":"01a1fc35-d9b0-7c28-b357-b63e93188538","status":"succeeded", …}
 
 """
+
+
+class QueuedEvent(Body):
+    status = Text()
+    queue_position = Whole(of="row.position")
+
+
+class RunningEvent(Body):
+    status = Text()
+    progress = ProgressBody(of="row")
+
+
+class PreviewEvent(Body):
+    index = Whole()
+    step = Whole()
+    image = Text(given=True)
 
 
 class EventStream(BaseRenderer):
@@ -127,15 +146,14 @@ class Tale:
         """Return an event, nothing if that was told before."""
         if isinstance(news, Preview):
             image = f"data:image/jpeg;base64,{news.jpeg}"
-            shown = {"index": news.index, "step": news.step, "image": image}
+            shown = PreviewEvent.show(news, image=image)
             return event("preview", f"{news.attempt}.preview.{news.index}.{news.step}", shown)
-        shown = {"status": news.status}
         if news.is_running:
             told = f"{news.attempt}.running.{news.step}"
-            shown["progress"] = {"step": news.step, "steps": news.steps}
+            shown = RunningEvent.show(news)
         else:
             told = f"{news.attempt}.queued.{news.position}"
-            shown["queue_position"] = news.position
+            shown = QueuedEvent.show(news)
         if told == self.told:
             return b""
         self.told = told

@@ -134,9 +134,13 @@ class NotificationsBody(Body):
     email = Text(of="row.account.owner.email", help_text="Where e-mails go.")
 
 
+class GoneBody(Body):
+    id = Identifier(given=True)
+
+
 def shown_job(job_id: UUID) -> dict[str, Any]:
     """Return a job as its customer sees it, for those who are told that it has ended."""
     job = Job.objects.filter(id=job_id).first()
     if job is None:
-        return {"id": str(job_id)}
+        return GoneBody.show(id=str(job_id))
     return jobs.show(job, list(Image.objects.filter(job_id=job_id)), None)

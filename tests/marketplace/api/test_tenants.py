@@ -12,6 +12,7 @@ from billing.prices import packs
 from billing.tokens import wallets
 from marketplace.identifiers import uuid7
 from marketplace.jobs.models import Image
+from marketplace.webhooks import endpoints
 from tests.marketplace.api.asking import buy, deliver
 from tests.marketplace.api.test_order_pictures import terms
 from tests.marketplace.files.test_uploads import encoded, send
@@ -45,7 +46,10 @@ def mine(alice, picture):
     top_up = TopUp.objects.create(
         id=uuid7(), owner=alice.account.id, created_at=clock.now(), expires_at=clock.now(), **terms
     )
+    endpoint, _ = endpoints.create(alice.account.id, "https://example.com/hook", ["job.succeeded"])
     return {
+        "webhook_id": str(endpoint.id),
+        "delivery_id": str(endpoints.test(endpoint).id),
         "job_id": job,
         "file_id": send(alice, encoded()).json()["id"],
         "key_id": str(alice.key_id),

@@ -185,7 +185,7 @@ def test_a_receipt_explains_what_a_job_cost(bob, picture):
     wallets.refund(job, 100, "sorry")
     found = bob.get(f"/v1/jobs/{job}/receipt").json()
     assert found["quote"]["factors"]["service_class"] == "1.5"
-    assert (found["quote"]["price_list"], found["quote"]["skipped_step"]) == (1, "0.25")
+    assert (found["quote"]["price_list"], found["quote"]["skipped_step"]) == (2, "0.25")
     assert [image["charged"] for image in found["images"]] == ["1.875", "1.172", "0"]
     assert sum(milli(image["charged"]) for image in found["images"]) == milli(found["hold"]["captured"])
     assert found["steps"] == {"ordered": 60, "run": 33, "skipped": 10}
