@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 from django.conf import settings
@@ -29,6 +30,8 @@ from marketplace.webhooks.models import Delivery, Endpoint, Preferences
 CLOSED = "closed account"
 # What Django takes for no password at all begins so.
 NO_PASSWORD = "!"
+# By then no request is answered any more that was let in before.
+SETTLED = timedelta(minutes=10)
 # Jobs that are forgotten in one turn, before others have theirs.
 MOST_JOBS = 500
 
@@ -60,18 +63,22 @@ def close(account_id: UUID, *, forfeit: bool = False) -> int:
         if left and not forfeit:
             raise TokensLeft(left)
         Account.objects.filter(id=account_id).update(is_active=False, closed_at=Now(), to_erase=True)
-        ApiKey.objects.filter(account_id=account_id, revoked_at=None).update(revoked_at=Now())
-        for table in (Identity, Origin, Endpoint, Preferences):
-            table._default_manager.filter(account_id=account_id).delete()
+        _end_access(account)
     return left
 
 
 def erase(account: Account) -> bool:
-    """Do what is left to do for a closed account, outside of transactions; return whether that was all."""
-    steps = (_end_jobs, _forget_jobs, _remove_files, _remove_latents, _leave_stripe, _tell_nothing, _forget_person)
+    """Do what is left to do for a closed account, outside of transactions; return whether that was all.
+
+    It is done again for a while: a request that was under way when the account was closed may still leave something.
+    """
+    steps = (
+        _end_access, _end_jobs, _forget_jobs, _remove_files, _remove_latents, _leave_stripe, _tell_nothing,
+        _forget_person,
+    )  # fmt: skip
     done = [_done(account, step) for step in steps]
     if all(done):
-        Account.objects.filter(id=account.id).update(to_erase=False)
+        Account.objects.filter(id=account.id, closed_at__lt=Now() - SETTLED).update(to_erase=False)
     return all(done)
 
 
@@ -91,6 +98,12 @@ def _done(account: Account, step: Callable[[Account], None]) -> bool:
         logger.exception("closed account %s: %s", account.id, step.__name__)
         return False
     return True
+
+
+def _end_access(account: Account) -> None:
+    ApiKey.objects.filter(account=account, revoked_at=None).update(revoked_at=Now())
+    for table in (Identity, Origin, Endpoint, Preferences):
+        table._default_manager.filter(account=account).delete()
 
 
 def _end_jobs(account: Account) -> None:

@@ -3,20 +3,25 @@
 import json
 
 import pytest
+from django.conf import settings
 from django.core.files.storage import storages
 from django.db import connection
 from django.db.models.functions import Now
 
 from billing.models import Payer, TopUp, Transfer
 from billing.tokens import wallets
+from inference.models import catalog
 from marketplace import closing
 from marketplace.accounts.models import Account, ApiKey, Identity, Person
 from marketplace.approvals import acts, requests
 from marketplace.audit.models import Record
+from marketplace.files import uploads
 from marketplace.files.models import File
 from marketplace.jobs import forgetting, lifecycle
 from marketplace.jobs.models import Image, Job
 from marketplace.maintenance.tasks import keep_forgetting
+from marketplace.webhooks import endpoints
+from marketplace.webhooks.models import Endpoint
 from tests.marketplace.api.asking import buy, deliver, error
 from tests.marketplace.api.money import months
 from tests.marketplace.files.test_uploads import encoded, send
@@ -33,6 +38,8 @@ def close(customer, **body):
 
 
 def settle():
+    """Time passes in which a late worker or request might still have written."""
+    Account.objects.exclude(closed_at=None).update(closed_at=Now() - 2 * closing.SETTLED)
     Job.objects.exclude(finished_at=None).update(finished_at=Now() - 2 * forgetting.SETTLED)
 
 
@@ -122,9 +129,28 @@ def test_a_crash_after_the_first_step_is_finished_later(alice, picture, monkeypa
     assert Person.objects.get(accounts=alice.account).email == "alice@example.com"
     assert error(alice.get("/v1/balance"), 401)
     monkeypatch.undo()
+    settle()
     keep_forgetting()
     assert not Account.objects.get(id=alice.account.id).to_erase
     assert "alice@" not in dump()
+
+
+def test_what_a_request_leaves_that_was_under_way_goes_too(alice):
+    """It was let in before the account was closed, and wrote after that."""
+    close(alice, confirm="alice@example.com", forfeit=True)
+    keep_forgetting()
+    file = uploads.receive(alice.account.id, SECRET, encoded(), catalog.card(settings.MODEL))
+    endpoints.create(alice.account.id, "https://hooks.example.com/alice", ["job.succeeded"])
+    Identity.objects.create(account=alice.account, issuer="https://id.example.com/", subject="user-1")
+    assert Account.objects.get(id=alice.account.id).to_erase
+    settle()
+    keep_forgetting()
+    assert not Account.objects.get(id=alice.account.id).to_erase
+    assert [table.objects.count() for table in (File, Identity, Endpoint)] == [0, 0, 0]
+    assert not storages["files"].exists(file.path)
+    told = Record.objects.count()
+    closing.erase(Account.objects.get(id=alice.account.id))
+    assert Record.objects.count() == told, "again is nothing new"
 
 
 def test_one_account_that_cannot_be_erased_holds_up_no_other(alice, bob, monkeypatch):
@@ -138,6 +164,7 @@ def test_one_account_that_cannot_be_erased_holds_up_no_other(alice, bob, monkeyp
     monkeypatch.setattr(closing, "_remove_latents", fail)
     for customer in (alice, bob):
         close(customer, confirm=customer.account.owner.email, forfeit=True)
+    settle()
     keep_forgetting()
     assert [each.id for each in Account.objects.filter(to_erase=True)] == [alice.account.id]
 
@@ -147,6 +174,7 @@ def test_cards_and_the_customer_go_at_stripe_and_the_name_once_the_month_is_invo
     customer_id = Payer.objects.get(owner=shop.customer.account.id).customer_id
     answer = close(shop.customer, confirm="bob@example.com", forfeit=True)
     assert answer.status_code == 200, answer.content
+    settle()
     keep_forgetting()
     assert not Payer.objects.exists()
     assert shop.v1.customers.retrieve(customer_id).deleted
@@ -170,6 +198,7 @@ def test_an_operator_closes_an_account_with_a_second_person(alice):
     assert alice.get("/v1/account").status_code == 200
     assert requests.approve(second, asked.id).status == "executed"
     assert error(alice.get("/v1/balance"), 401)
+    settle()
     keep_forgetting()
     assert not Account.objects.get(id=alice.account.id).to_erase
 
