@@ -1,6 +1,7 @@
 """Other sites' scripts: which may call, and which may read whose answers."""
 
 import pytest
+from django.db import OperationalError, connection
 from django.test import Client
 
 from marketplace.audit.models import Record
@@ -49,6 +50,23 @@ def test_a_script_of_a_site_that_was_named_buys_and_reads(named):
 def test_another_site_may_neither_call_nor_read(named, origin):
     assert ALLOWED not in before(origin)
     assert ALLOWED not in named.get("/v1/balance", Origin=origin)
+
+
+def test_a_longer_name_that_begins_like_a_site_is_another(alice):
+    long = f"https://{'.'.join(['a' * 61] * 4)}"[:255]
+    assert alice.patch("/v1/account", {"origins": [long]}).json()["origins"] == [long]
+    assert alice.get("/v1/balance", Origin=long)[ALLOWED] == long
+    assert ALLOWED not in alice.get("/v1/balance", Origin=f"{long}.co")
+    assert ALLOWED not in before(f"{long}.co")
+
+
+def test_a_database_that_is_away_is_a_503_to_a_site_too(named):
+    def away(*_):
+        raise OperationalError
+
+    with connection.execute_wrapper(away):
+        assert named.get("/v1/models", Origin=SITE).status_code == 503
+        assert before(SITE).status_code == 200
 
 
 def test_the_site_of_one_account_does_not_read_anothers_answers(named, bob):
