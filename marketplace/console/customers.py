@@ -229,7 +229,10 @@ class AccountAdmin(dialogs.AskPermissions, Table):
 class TierAdmin(Table):
     """The pages on which tiers are made and changed; every process follows within seconds."""
 
-    list_display = ("name", "requests_minute", "requests_day", "upload_mb_hour", "queued_jobs", "streams", "files")
+    list_display = ("name", "a_minute", "a_day", "uploads", "queued_jobs", "streams", "files")
+    a_minute = column_of("Requests a minute", "requests_minute")
+    a_day = column_of("Requests a day", "requests_day")
+    uploads = column_of("MiB sent an hour", "upload_mb_hour")
     search_help_text = "Beginning of a name"
 
     def search(self, rows: QuerySet[Tier], term: str) -> QuerySet[Tier]:
