@@ -178,6 +178,21 @@ def test_fifty_streams_take_no_thread_each_and_end_at_once_with_the_server(site,
     assert [event["event"] for event in read(again.read())] == ["ended"]
 
 
+def test_what_one_client_breaks_takes_nothing_from_others(site, alice):
+    """A body that is cut off, is too large, or comes in broken chunks fails before the server can answer it."""
+    client = Client(site, alice)
+    job = client.json("POST", "/v1/jobs", ORDER)[1]
+    head = "POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\n"
+    for broken in (f"{head}Content-Length: 5000\r\n\r\ncut", f"{head}Transfer-Encoding: chunked\r\n\r\nzz\r\n"):
+        with socket.create_connection(("127.0.0.1", site.ports.front), timeout=10) as stranger:
+            stranger.sendall(broken.encode())
+        time.sleep(0.2)
+        began = time.monotonic()
+        answer = client.ask("POST", "/v1/jobs", ORDER, Prefer="wait=2")
+        assert (answer.status, time.monotonic() - began > 1) == (202, True), "nobody waited for it"
+    client.json("POST", f"/v1/jobs/{job['id']}/cancel")
+
+
 def test_a_server_that_is_started_again_is_waited_for_and_one_that_is_away_is_an_error_of_the_api(site, alice):
     client = Client(site, alice)
     site.kill("web", signal.SIGTERM)
