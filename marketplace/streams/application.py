@@ -38,6 +38,7 @@ from marketplace.streams.hub import Hub, Watch
 
 THREADS = 8
 BODY_SECONDS = 60.0
+SEND_SECONDS = 60.0
 DRAIN_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b":\n\n"
@@ -50,7 +51,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Gone(Exception):
-    """The client has left."""
+    """The client has left, or does not read."""
 
 
 class Application:
@@ -148,10 +149,12 @@ class Application:
                     await _continue(send, written or KEEP_ALIVE)
         if final:
             try:
-                await _continue(send, await self._in_thread(partial(handler.ask, later.end)))
+                end = await self._in_thread(partial(handler.ask, later.end))
             except Exception:  # the client comes back for it
                 logger.exception("the end of a stream could not be made")
-        await send({"type": "http.response.body", "body": b""})
+            else:
+                await _continue(send, end)
+        await _continue(send, b"", more=False)
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -257,5 +260,10 @@ async def _begin(send: Send, status: int, headers: handler.Headers) -> None:
     await send({"type": "http.response.start", "status": status, "headers": raw})
 
 
-async def _continue(send: Send, content: bytes) -> None:
-    await send({"type": "http.response.body", "body": content, "more_body": True})
+async def _continue(send: Send, content: bytes, *, more: bool = True) -> None:
+    """Raises Gone if the client does not read: others shall have its place."""
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await send({"type": "http.response.body", "body": content, "more_body": more})
+    except TimeoutError:
+        raise Gone from None

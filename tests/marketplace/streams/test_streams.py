@@ -1,5 +1,6 @@
 """Server-sent events and waiting orders: what a client hears of a job, in which order, and what it costs to wait."""
 
+import asyncio
 import json
 import threading
 import time
@@ -242,6 +243,21 @@ def test_sixty_streams_and_waiting_orders_take_no_thread_each(server, alice, pic
     alice.post(f"/v1/jobs/{ended.id}/cancel")
     assert {order.done().status for order in orders} == {200}
     assert Job.objects.count() == 2
+    assert processes.wait_until(lambda: not server.application._open, 5)
+    assert not server.application.hub._watches
+
+
+def test_a_client_that_does_not_read_loses_its_place(server, alice, monkeypatch):
+    monkeypatch.setattr("marketplace.streams.application.SEND_SECONDS", 0.3)
+
+    class Frozen(servers.Exchange):
+        async def _take(self, message):
+            await super()._take(message)
+            if self.body:
+                await asyncio.sleep(3600)
+
+    stream = Frozen(server, "GET", f"/v1/jobs/{buy(alice)}/events", alice, None, True, {})
+    stream.wait(lambda self: self.status and self.body)
     assert processes.wait_until(lambda: not server.application._open, 5)
     assert not server.application.hub._watches
 
