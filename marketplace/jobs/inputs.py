@@ -11,6 +11,7 @@ import base64
 import binascii
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+=-]+)*;base64,", re.ASCII | re.IGNORECASE)
 FETCH_SECONDS = 10.0
 _UNFINISHED = Q(status__in=[Status.QUEUED, Status.RUNNING])
-_FETCHES = threading.BoundedSemaphore(4)
-"""Each occupies a thread of the web server for up to FETCH_SECONDS."""
+FETCHES, OF_ACCOUNT = 4, 2
+"""How many pictures a process fetches at once: each occupies a thread for up to FETCH_SECONDS."""
+_fetches: Counter[UUID] = Counter()
+_fetches_lock = threading.Lock()
 
 
 class Busy(Exception):
@@ -55,7 +58,8 @@ def look(account_id: UUID, source: str | bytes, card: ModelCard) -> Input:
     elif source[:5].lower() == "data:":
         content = _decoded(source)
     elif source[:8].lower() == "https://":
-        content = _fetched(source)
+        with _fetching(account_id):
+            content = Downloader(max_bytes=settings.FILE_MB * 1024**2, seconds=FETCH_SECONDS).get(source)
     else:
         return _of(uploads.find(account_id, source))
     _check_length(len(content))
@@ -153,19 +157,20 @@ def _decoded(source: str) -> bytes:
         raise InvalidPicture("it is a data URL that is not base64") from error
 
 
-def _fetched(source: str) -> bytes:
-    with _fetching():
-        return Downloader(max_bytes=settings.FILE_MB * 1024**2, seconds=FETCH_SECONDS).get(source)
-
-
 @contextmanager
-def _fetching() -> Iterator[None]:
-    if not _FETCHES.acquire(blocking=False):
-        raise Busy
+def _fetching(account_id: UUID) -> Iterator[None]:
+    """Take one of the few places for fetching; no account takes all of them. Raises Busy."""
+    with _fetches_lock:
+        if _fetches.total() >= FETCHES or _fetches[account_id] >= OF_ACCOUNT:
+            raise Busy
+        _fetches[account_id] += 1
     try:
         yield
     finally:
-        _FETCHES.release()
+        with _fetches_lock:
+            _fetches[account_id] -= 1
+            if not _fetches[account_id]:
+                del _fetches[account_id]
 
 
 def _check_length(length: int) -> None:

@@ -2,15 +2,19 @@
 
 import base64
 import io
+import threading
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.db.models.functions import Now
 from PIL import Image
 
 from marketplace.files.models import File
+from marketplace.files.remote import Downloader
 from marketplace.jobs import inputs, lifecycle, reuse
 from marketplace.jobs.models import Job
+from marketplace.remote import Unreachable
 from tests.marketplace.api.asking import balance, deliver, error
 from tests.marketplace.files.test_uploads import encoded, send
 from tests.marketplace.people import restrict
@@ -235,3 +239,35 @@ def _card():
     from inference.models import catalog
 
     return catalog.card(settings.MODEL)
+
+
+def test_an_account_whose_pictures_come_slowly_leaves_room_for_others(alice, bob, monkeypatch):
+    """The third at once is told to come again, and another account's is fetched."""
+    began, may_end = threading.Semaphore(0), threading.Event()
+
+    def slow(*_):
+        began.release()
+        assert may_end.wait(20)
+        raise Unreachable("it is slow")
+
+    monkeypatch.setattr(Downloader, "get", slow)
+    order = terms("edit", images=["https://slow.example.com/a.png"])
+
+    def ask(customer, answers):
+        try:
+            answers.append(customer.post("/v1/quotes", order))
+        finally:
+            connection.close()
+
+    slowly: list = []
+    waiting = [threading.Thread(target=ask, args=(who, slowly)) for who in (alice, alice, bob)]
+    for thread in waiting:
+        thread.start()
+        assert began.acquire(timeout=20)
+    refused = alice.post("/v1/quotes", order)
+    may_end.set()
+    for thread in waiting:
+        thread.join()
+    assert error(refused, 503)["code"] == "busy"
+    assert refused["Retry-After"] == "2"
+    assert [error(answer, 422)["code"] for answer in slowly] == ["unreachable_picture"] * 3
