@@ -1,10 +1,11 @@
 """Every operation, from an order over HTTP to the picture that the real engine makes of it."""
 
 import io
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from django.db import connection
 from PIL import Image, ImageDraw
 
 from inference.engine import Engine
@@ -104,18 +105,23 @@ class OverHttp:
 
     def __init__(self, customer, worker):
         self.customer, self.worker = customer, worker
+        self.pool = ThreadPoolExecutor(8)
 
     def submit(self, request):
+        return self.pool.submit(self._make, request)
+
+    def _make(self, request):
         names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "operation")
         images = [data_url(encoded(image)) for image in request.images]
         body = {name: getattr(request, name) for name in names} | {"images": images}
-        bought = self.customer.post("/v1/jobs", body).json()
-        self.worker.fire(bought["id"])
-        link = self.customer.get(self.customer.get(f"/v1/jobs/{bought['id']}").json()["images"][0]["url"])
-        future = Future()
-        picture = Image.open(io.BytesIO(b"".join(link.streaming_content)))
-        future.set_result(Picture(picture, steps_run=20, steps_skipped=0, seconds=1.0, seconds_waited=0.0))
-        return future
+        try:
+            bought = self.customer.post("/v1/jobs", body).json()
+            self.worker.fire(bought["id"])
+            link = self.customer.get(self.customer.get(f"/v1/jobs/{bought['id']}").json()["images"][0]["url"])
+            picture = Image.open(io.BytesIO(b"".join(link.streaming_content)))
+            return Picture(picture, steps_run=20, steps_skipped=0, seconds=1.0, seconds_waited=0.0)
+        finally:
+            connection.close()
 
 
 @pytest.mark.timeout(1800)
