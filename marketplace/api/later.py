@@ -47,11 +47,12 @@ class Stream:
 
     `write` says what a change or a preview means in the stream, nothing if `b""`; it runs in the event loop and must be
     quick. `end` is the last of it, once the job has ended. `account_id` is who watches. Where the stream's request has
-    bought the job, `instead` is the answer if there cannot be one more stream: an order that was taken is not refused.
+    bought the job, the response says so, for whoever cannot be sent a stream: an order that was taken is not refused.
+    The stream then takes its place, with the headers `opens`.
     """
 
     job_id: UUID
     account_id: UUID
     write: Callable[[State | Preview], bytes]
     end: Callable[[], bytes]
-    instead: Callable[[], Answer] | None = None
+    opens: Mapping[str, str] | None = None

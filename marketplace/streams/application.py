@@ -112,12 +112,10 @@ class Application:
                 await _send(send, response)
             case Stream() as later if scope["method"] != "HEAD":
                 if refusal := self._refused(later, response.most_streams):
-                    if later.instead:
-                        answer = await self._in_thread(partial(handler.ask, later.instead))
-                        await _send(send, response.replaced(answer))
-                    else:
-                        await _send(send, handler.refusal(refusal, response))
+                    await _send(send, response if later.opens else handler.refusal(refusal, response))
                     return
+                if later.opens:
+                    response = response.opened(later.opens)
                 with _departure(receive) as departure, self._counted(later):
                     await self._stream(later, response, departure, send)
             case _:

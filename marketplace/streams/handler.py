@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -40,6 +40,11 @@ class Response:
         new = {"Content-Type": "application/json", **answer.headers, "Content-Length": str(len(content))}
         kept = [each for each in self.headers if each[0].lower() not in {name.lower() for name in new}]
         return Response(answer.status, [*kept, *new.items()], content)
+
+    def opened(self, headers: Mapping[str, str]) -> Response:
+        """Return the beginning of a stream in the response's place, with its own other headers."""
+        gone = {"content-length", "retry-after", *(name.lower() for name in headers)}
+        return Response(200, [*(each for each in self.headers if each[0].lower() not in gone), *headers.items()], b"")
 
 
 def call(application: WsgiApplication, environ: dict[str, Any]) -> Response:

@@ -57,9 +57,6 @@ class Stream:
         self._shown: Counter[int] = Counter()
         self._partial = 0
 
-    def begin(self) -> bytes:
-        return self.end() if self.job.is_final else b""
-
     def write(self, news: State | Preview) -> bytes:
         """Return a preview as a partial image, if it is due: they are spread evenly over a picture's steps."""
         if not isinstance(news, Preview) or self._shown[news.index] >= self.wish.partial_images:

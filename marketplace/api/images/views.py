@@ -52,16 +52,16 @@ class Images(APIView):
         job = self._retried(request, order) or self._new(request, order)
         card = _card()
         answer = partial(answers.answer, job.id, wish, card, request._request)
-        if wish.streamed:
-            stream = answers.Stream(job, wish, card, request._request)
-            response = HttpResponse(stream.begin(), content_type=MEDIA_TYPE, headers=HEADERS)
-            if not job.is_final:
-                later = Stream(job.id, job.account_id, stream.write, stream.end, instead=answer)
-                response.later = later  # type: ignore[attr-defined]
-            return response
+        stream = answers.Stream(job, wish, card, request._request)
+        headers = {"Content-Type": MEDIA_TYPE, **HEADERS}
+        if wish.streamed and job.is_final:
+            return HttpResponse(stream.end(), headers=headers)
         found = answer()
         made = Response(found.body, status=found.status, headers=dict(found.headers))
-        if not job.is_final:
+        if wish.streamed:
+            later = Stream(job.id, job.account_id, stream.write, stream.end, opens=headers)
+            made.later = later  # type: ignore[attr-defined]
+        elif not job.is_final:
             made.later = Waiting(job.id, job.account_id, WAIT_SECONDS, answer)  # type: ignore[attr-defined]
         return made
 
