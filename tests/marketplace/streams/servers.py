@@ -32,8 +32,8 @@ class Server:
 
     def __exit__(self, *_):
         self.loop.call_soon_threadsafe(self.life.put_nowait, {"type": "lifespan.shutdown"})
-        assert self.said.get(timeout=10) == "lifespan.shutdown.complete"
-        self.thread.join(10)
+        assert self.said.get(timeout=60) == "lifespan.shutdown.complete"
+        self.thread.join(60)
 
     def _run(self):
         async def send(message):
