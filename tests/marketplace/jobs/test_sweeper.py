@@ -81,12 +81,19 @@ def test_a_job_that_cannot_be_taken_back_does_not_keep_the_others(alice, carol, 
     assert sweeper.sweep()["dead_leases"] == 1
 
 
+LAST = (1 << 128) - 1
+"""The largest id."""
+
+
 def test_a_hundred_that_fail_each_time_hide_no_other(alice, carol, order):
-    """None of them leaves the list of those to take back, so the list must not end before it comes to the others."""
+    """None of them leaves the list of those to take back, so the list must not end before it comes to the others.
+
+    They are before the sound one by their leases, in the table, and by the index of ids, which descend.
+    """
     long_ago = timezone.now() - timedelta(days=1)
     without_hold = Job.objects.filter(id=submit(alice, order).id).values().get()
     dead = {"status": "running", "attempt": lifecycle.MAX_ATTEMPTS, "lease_expires_at": long_ago}
-    copies = Job.objects.bulk_create(Job(**without_hold | dead | {"id": UUID(int=number)}) for number in range(101))
+    copies = Job.objects.bulk_create(Job(**without_hold | dead | {"id": UUID(int=LAST - number)}) for number in range(101))
     sound = submit(carol, order)
     assert lifecycle.claim(sound.id, "w1")
     Job.objects.filter(id=sound.id).update(
