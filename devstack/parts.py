@@ -46,51 +46,17 @@ class Ports:
 
 def parts(home: Path, ports: Ports) -> list[Part]:
     """In the order of their start."""
-    address = ("--host", "127.0.0.1", "--no-ws", "--workers-kill-timeout", "5")
-    granian = (sys.executable, "-m", "granian", *address)
-    # the other half is for PostgreSQL, Redis and the worker
-    half = max(1, len(os.sched_getaffinity(0)) // 2)
-    processes = ("--workers", os.environ.get("KILN_WEB_PROCESSES") or str(half))
-    threads = ("--interface", "wsgi", "--blocking-threads", "16")
-    # more at once than `KILN_STREAMS` allows; one line for each client that left would be too many
-    loop = ("--interface", "asgi", "--loop", "asyncio", "--workers", "1")
-    many = ("--backlog", "4096", "--backpressure", "4096", "--log-level", "warning")
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning")
-    pool = ("--pool", "threads", "--concurrency", os.environ.get("KILN_WORKER_THREADS") or "16")
+    threads = ("--pool", "threads", "--concurrency")
     return [
-        Part(
-            "web",
-            (*granian, "--port", str(ports.web), *processes, *threads, "marketplace.wsgi:application"),
-            orphaned=signal.SIGTERM,  # its own children end with it on SIGTERM only
-            serves=True,
-            loads=True,
-        ),
-        Part(
-            "streams",
-            (*granian, "--port", str(ports.streams), *loop, *many, "marketplace.asgi:application"),
-            orphaned=signal.SIGTERM,
-            serves=True,
-            loads=True,
-        ),
-        Part(
-            "front",
-            (str(CADDY), "run", "--config", str(ROOT / "deploy" / "Caddyfile"), "--adapter", "caddyfile"),
-            settings={
-                "KILN_FRONT_HOST": "127.0.0.1",
-                "KILN_FRONT_PORT": str(ports.front),
-                "KILN_WEB": f"127.0.0.1:{ports.web}",
-                "KILN_STREAMS_SERVER": f"127.0.0.1:{ports.streams}",
-                "KILN_TRUSTED_PROXIES": (os.environ.get("KILN_TRUSTED_PROXIES") or "").replace(",", " "),
-                "KILN_BODY_MB": str(most_mebibytes()),
-                "KILN_HIDDEN": os.environ.get("KILN_HIDDEN") or "/-",
-                "XDG_DATA_HOME": str(home / "front"),
-                "XDG_CONFIG_HOME": str(home / "front"),
-            },
-            serves=True,
-        ),
+        *_servers(ports),
+        _front(home, ports),
         Part(
             "worker",
-            (*CELERY, "worker", *pool, "-Q", QUEUES, "-n", "worker@%h", *quiet),
+            (
+                *(*CELERY, "worker", *threads, os.environ.get("KILN_WORKER_THREADS") or "16"),
+                *("-Q", QUEUES, "-n", "worker@%h", *quiet),
+            ),
             drain=30.0,
             one_thread=False,
             loads=True,
@@ -105,24 +71,45 @@ def parts(home: Path, ports: Ports) -> list[Part]:
         ),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. More
         # threads here than periodic tasks, each of which takes one at most: none waits for one that waits for Stripe.
-        Part(
-            "maintenance",
-            (
-                *CELERY,
-                "worker",
-                "--pool",
-                "threads",
-                "--concurrency",
-                "14",
-                "-Q",
-                "maintenance",
-                "-n",
-                "maintenance@%h",
-                *quiet,
-            ),
-        ),
+        Part("maintenance", (*CELERY, "worker", *threads, "14", "-Q", "maintenance", "-n", "maintenance@%h", *quiet)),
         Part("beat", (*CELERY, "beat", "-s", str(home / "beat-schedule"), "-l", "warning")),
     ]
+
+
+def _servers(ports: Ports) -> list[Part]:
+    granian = (sys.executable, "-m", "granian", "--host", "127.0.0.1", "--no-ws", "--workers-kill-timeout", "5")
+    # the other half is for PostgreSQL, Redis and the worker
+    half = max(1, len(os.sched_getaffinity(0)) // 2)
+    processes = ("--workers", os.environ.get("KILN_WEB_PROCESSES") or str(half))
+    threads = ("--interface", "wsgi", "--blocking-threads", "16")
+    # more at once than `KILN_STREAMS` allows; one line for each client that left would be too many
+    loop = ("--interface", "asgi", "--loop", "asyncio", "--workers", "1")
+    many = ("--backlog", "4096", "--backpressure", "4096", "--log-level", "warning")
+    commands = {
+        "web": (*granian, "--port", str(ports.web), *processes, *threads, "marketplace.wsgi:application"),
+        "streams": (*granian, "--port", str(ports.streams), *loop, *many, "marketplace.asgi:application"),
+    }
+    # their own children end with them on SIGTERM only
+    return [Part(name, command, orphaned=signal.SIGTERM, serves=True, loads=True) for name, command in commands.items()]
+
+
+def _front(home: Path, ports: Ports) -> Part:
+    return Part(
+        "front",
+        (str(CADDY), "run", "--config", str(ROOT / "deploy" / "Caddyfile"), "--adapter", "caddyfile"),
+        settings={
+            "KILN_FRONT_HOST": "127.0.0.1",
+            "KILN_FRONT_PORT": str(ports.front),
+            "KILN_WEB": f"127.0.0.1:{ports.web}",
+            "KILN_STREAMS_SERVER": f"127.0.0.1:{ports.streams}",
+            "KILN_TRUSTED_PROXIES": (os.environ.get("KILN_TRUSTED_PROXIES") or "").replace(",", " "),
+            "KILN_BODY_MB": str(most_mebibytes()),
+            "KILN_HIDDEN": os.environ.get("KILN_HIDDEN") or "/-",
+            "XDG_DATA_HOME": str(home / "front"),
+            "XDG_CONFIG_HOME": str(home / "front"),
+        },
+        serves=True,
+    )
 
 
 def most_mebibytes() -> int:

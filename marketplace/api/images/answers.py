@@ -123,7 +123,7 @@ def _problem_of(job: Job) -> Problem | None:
 
 
 def _terms(job: Job, wish: Wish, card: ModelCard, image: Image) -> dict[str, Any]:
-    """Return what `TermsBody.show` is given."""
+    """Return what `Finished.show` is given."""
     size = f"{image.width}x{image.height}"
     return dict(zip(GIVEN, (size, wish.quality, _usage(job, card)), strict=True))
 

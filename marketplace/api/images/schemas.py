@@ -99,37 +99,37 @@ class MadeBody(Body):
     seed = Whole()
 
 
-# the row is the job
-class TermsBody(Body):
+# the row of all that follows is the job
+class HandedOver(Body):
     size = Text(given=True)
     quality = Text(given=True)
     background = Text(of=lambda job: "opaque")
+
+
+class Finished(HandedOver):
     output_format = Text(of='row.order["output_format"]')
     usage = UsageBody(given=True)
     id = Identifier(help_text="The job's.")
     cost = Tokens(of="row.captured", help_text="Tokens charged.")
 
 
-class ImagesBody(TermsBody):
+class ImagesBody(Finished):
     created = Whole(of=lambda job: int(job.created_at.timestamp()), help_text="Unix seconds.")
     data = MadeBody(many=True, given=True)  # type: ignore[assignment]
 
 
-class CompletedEvent(TermsBody):
+class Event(Body):
     type = Text(given=True)
     b64_json = Text(given=True)
     created_at = Whole(given=True)
+
+
+class CompletedEvent(Event, Finished):
     seed = Whole(given=True)
 
 
-class PartialEvent(Body):
-    type = Text(given=True)
-    b64_json = Text(given=True)
+class PartialEvent(Event, HandedOver):
     partial_image_index = Whole(given=True)
-    created_at = Whole(given=True)
-    size = Text(given=True)
-    quality = Text(given=True)
-    background = Text(of=lambda job: "opaque")
     output_format = Text(of=lambda job: "jpeg")
 
 

@@ -93,7 +93,8 @@ def test_a_hundred_that_fail_each_time_hide_no_other(alice, carol, order):
     long_ago = timezone.now() - timedelta(days=1)
     without_hold = Job.objects.filter(id=submit(alice, order).id).values().get()
     dead = {"status": "running", "attempt": lifecycle.MAX_ATTEMPTS, "lease_expires_at": long_ago}
-    copies = Job.objects.bulk_create(Job(**without_hold | dead | {"id": UUID(int=LAST - number)}) for number in range(101))
+    ids = [UUID(int=LAST - number) for number in range(101)]
+    copies = Job.objects.bulk_create(Job(**without_hold | dead | {"id": job_id}) for job_id in ids)
     sound = submit(carol, order)
     assert lifecycle.claim(sound.id, "w1")
     Job.objects.filter(id=sound.id).update(
