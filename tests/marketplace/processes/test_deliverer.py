@@ -11,7 +11,7 @@ from marketplace.webhooks import events
 from marketplace.webhooks.models import Delivery
 from tests.marketplace.sites import Site
 from tests.marketplace.webhooks.conftest import ends, receiver  # noqa: F401
-from tests.marketplace.webhooks.test_webhooks import make
+from tests.marketplace.webhooks.making import make
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

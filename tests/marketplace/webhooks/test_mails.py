@@ -13,7 +13,7 @@ from marketplace.maintenance import tasks
 from marketplace.webhooks import events, mails
 from marketplace.webhooks.models import MAILED, Delivery
 from tests.marketplace.shops import DECLINED, arrives, completed, save_card, send, spend, switch_on
-from tests.marketplace.webhooks.test_webhooks import make
+from tests.marketplace.webhooks.making import make
 
 ASKS = "4000002760003184"
 pytestmark = pytest.mark.django_db(transaction=True)
