@@ -103,6 +103,7 @@ class Hub:
                 watch.end()
 
     async def stop(self) -> None:
+        # Redis's client now and then overlooks that it is cancelled, so each task asks itself whether it is over.
         self.close()
         for task in self._tasks:
             task.cancel()
@@ -135,7 +136,7 @@ class Hub:
         """Look at all watched jobs each second, and at those that changed at once, many together."""
         loop = asyncio.get_running_loop()
         turn = loop.time()
-        while True:
+        while not self._closed:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(turn):
                     await self._wake.wait()
@@ -178,7 +179,7 @@ class Hub:
 
     async def _keep_listening(self) -> None:
         """Listen to Redis; where it is away, try again each second."""
-        while True:
+        while not self._closed:
             try:
                 async with (
                     Redis.from_url(settings.REDIS_URL, socket_connect_timeout=news.PATIENCE) as redis,
@@ -192,7 +193,7 @@ class Hub:
     async def _listen(self, pubsub: PubSub) -> None:
         await pubsub.subscribe(news.PREFIX)  # nobody speaks there; it needs one subscription to listen
         heard: set[UUID] = set()
-        while True:
+        while not self._closed:
             if wanted := self._watches.keys() - heard:
                 await pubsub.subscribe(*map(news.channel, wanted))
                 heard |= wanted

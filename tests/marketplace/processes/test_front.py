@@ -1,5 +1,6 @@
 """The front before both servers: one address, where a real job is watched and waited for, whatever is stopped."""
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -61,7 +62,8 @@ class Client:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         named = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, data, named)
+        with contextlib.suppress(BrokenPipeError):  # refused before all was sent: the answer is there, as for urllib3
+            connection.request(method, path, data, named)
         return connection.getresponse()
 
     def json(self, *asked, **headers):
