@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -40,10 +41,11 @@ class Postgres:
         self.url = ""
         self.child: processes.Child | None = None
 
-    def start(self) -> str:
+    def start(self, port: int | None = None) -> str:
         """Start the server, with an empty database the first time, and return its URL. Raises StartFailed.
 
-        A server that a killed process left running in the folder is stopped first.
+        A server that a killed process left running in the folder is stopped first. It listens on `port`, else on one
+        that is free.
         """
         _make_passable(self.folder)
         data = self._data_folder()
@@ -52,10 +54,15 @@ class Postgres:
         if not data.exists():
             self._initialise(binaries, data)
         for _ in range(STARTS):
-            if self._launch(binaries, data, processes.free_port()):
+            if self._launch(binaries, data, port or processes.free_port()):
                 self._create_database()
                 return self.url
         raise processes.StartFailed(f"PostgreSQL did not start:\n{processes.tail(self.log)}")
+
+    def restart(self) -> processes.Child:
+        """Start the server again where it was, after it ended by itself; return its process. Raises StartFailed."""
+        self.start(urlsplit(self.url).port)
+        return self.running()
 
     def running(self) -> processes.Child:
         """Return the server's process; call it between `start` and `stop` only."""

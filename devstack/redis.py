@@ -5,6 +5,7 @@ import importlib.util
 import shutil
 import signal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -46,18 +47,24 @@ class Redis:
         self.url = ""
         self.child: processes.Child | None = None
 
-    def start(self) -> str:
+    def start(self, port: int | None = None) -> str:
         """Start the server and return its URL. Raises StartFailed.
 
-        A server that a killed process left running in the folder is stopped first.
+        A server that a killed process left running in the folder is stopped first. It listens on `port`, else on one
+        that is free.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         data = self.folder.resolve()
         processes.clear(lambda: processes.serving(data, "redis-server"), *LEFTOVER_STEPS)
         for _ in range(STARTS):
-            if self._launch(processes.free_port()):
+            if self._launch(port or processes.free_port()):
                 return self.url
         raise processes.StartFailed(f"redis-server did not start:\n{processes.tail(self.log)}")
+
+    def restart(self) -> processes.Child:
+        """Start the server again where it was, after it ended by itself; return its process. Raises StartFailed."""
+        self.start(urlsplit(self.url).port)
+        return self.running()
 
     def running(self) -> processes.Child:
         """Return the server's process; call it between `start` and `stop` only."""

@@ -1,4 +1,4 @@
-"""The whole of Kiln as children of this process: started in order, watched, stopped side by side."""
+"""The whole of Kiln as children of this process: started in order, watched, started again, stopped side by side."""
 
 import contextlib
 import http.client
@@ -11,7 +11,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, Self
 from urllib.parse import urlsplit
@@ -27,22 +28,27 @@ from marketplace.addresses import ROOT, Addresses
 COMMAND_SECONDS = 300.0
 READY_SECONDS = 600.0
 SAY_AGAIN_SECONDS = 15.0
+# A part that ended is started again after a pause, which doubles while it does not live for `STEADY_SECONDS`.
+PAUSES = (0.2, 30.0)
+STEADY_SECONDS = 60.0
 LEFTOVER_STEPS = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Running:
-    """A child with the name that people know it by."""
+    """A child with the name that people know it by, and how another one is started in its place."""
 
     name: str
     child: Child
     log: Path
+    replace: Callable[[], Child]
+    part: Part | None = None
+    since: float = field(default_factory=time.monotonic)
+    pause: float = PAUSES[0]
+    due: float | None = None
 
     def obituary(self) -> str:
-        """How it ended, and its last lines."""
-        code = self.child.returncode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"{self.name} {how}; the end of {self.log}:\n{processes.tail(self.log)}"
+        return _obituary(self.name, self.child, self.log)
 
 
 class Stack:
@@ -73,7 +79,6 @@ class Stack:
         self.stripe = ""
         self.environment: dict[str, str] = {}
         self.running: list[Running] = []
-        self._parts: list[tuple[Part, Child]] = []
         self._stops = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -115,9 +120,16 @@ class Stack:
         self._wait(ready, READY_SECONDS)
 
     def watch(self) -> NoReturn:
-        """Wait for what `check` raises."""
+        """Start again whatever ends, until somebody asks to stop. Raises Interrupted."""
         while True:
-            self.check()
+            self.interrupts.check()
+            for part in self.running:
+                if part.child.poll() is None:
+                    continue
+                if part.due is None:
+                    self._announce_end(part)
+                elif part.due <= time.monotonic():
+                    self._start_again(part)
             time.sleep(0.1)
 
     def check(self) -> None:
@@ -136,7 +148,7 @@ class Stack:
         finally:
             processes.stop(child, (signal.SIGTERM, 2.0))
         if child.returncode != 0:
-            raise StartFailed(Running(f"manage.py {arguments[0]}", child, log).obituary())
+            raise StartFailed(_obituary(f"manage.py {arguments[0]}", child, log))
         return log.read_text().splitlines()
 
     def last_lines(self, name: str) -> str:
@@ -175,7 +187,7 @@ class Stack:
         stops.callback(servers.stop)
         found = servers.start()
         for server in servers.started:
-            self.running.append(Running(server.log.stem, server.running(), server.log))
+            self.running.append(Running(server.log.stem, server.running(), server.log, server.restart))
             self.say(f"{server.log.stem} started")
         found = replace(found, stripe=stripe)
         addresses.write(self.home, found)
@@ -184,18 +196,34 @@ class Stack:
 
     def _start_parts(self, wanted: list[Part]) -> None:
         for part in wanted:
-            log = self._log(part.name)
-            environment = parts.environment_of(part, self.environment)
-            child = processes.spawn(part.command, log, env=environment, cwd=ROOT, orphaned=part.orphaned)
-            self.running.append(Running(part.name, child, log))
-            self._parts.append((part, child))
+            start = partial(self._start_part, part)
+            self.running.append(Running(part.name, start(), self._log(part.name), start, part))
             self.say(f"{part.name} started")
+
+    def _start_part(self, part: Part) -> Child:
+        environment = parts.environment_of(part, self.environment)
+        return processes.spawn(part.command, self._log(part.name), env=environment, cwd=ROOT, orphaned=part.orphaned)
+
+    def _announce_end(self, part: Running) -> None:
+        if time.monotonic() - part.since > STEADY_SECONDS:
+            part.pause = PAUSES[0]
+        self.say(f"{part.obituary()}\n{part.name} is started again in {part.pause:.1f} s")
+        processes.stop(part.child)  # what it has left
+        part.due, part.pause = time.monotonic() + part.pause, min(2 * part.pause, PAUSES[1])
+
+    def _start_again(self, part: Running) -> None:
+        try:
+            part.child = part.replace()
+        except StartFailed as error:
+            self.say(str(error))
+        part.since, part.due = time.monotonic(), None
 
     def _stop_parts(self) -> None:
         """All at once, but that those which serve the others end after them."""
+        found = [(each.part, each.child) for each in self.running if each.part]
         for serving in (False, True):
             with ThreadPoolExecutor() as pool:
-                ending = [pool.submit(self._stop_part, *each) for each in self._parts if each[0].serves is serving]
+                ending = [pool.submit(self._stop_part, *each) for each in found if each[0].serves is serving]
             for each in ending:
                 each.result()
 
@@ -213,6 +241,13 @@ class Stack:
 
     def _log(self, name: str) -> Path:
         return self.home / "logs" / f"{name}.log"
+
+
+def _obituary(name: str, child: Child, log: Path) -> str:
+    """How a child ended, and its last lines."""
+    code = child.returncode
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"{name} {how}; the end of {log}:\n{processes.tail(log)}"
 
 
 def _require_free(port: int) -> None:

@@ -110,10 +110,7 @@ class Site:
         child = server.running()
         child.send_signal(number)
         child.wait()
-        data = Path(str(child.args[2]))  # type: ignore[index]
-        server.child = processes.spawn(
-            child.args, server.log, cwd=data, orphaned=signal.SIGQUIT, as_nobody=os.geteuid() == 0
-        )  # type: ignore[arg-type]
+        server.restart()
 
     def restart_redis(self) -> None:
         """Kill Redis and start it again; its file may lack the last moments."""
@@ -121,7 +118,7 @@ class Site:
         child = server.running()
         child.kill()
         child.wait()
-        server.child = processes.spawn(child.args, server.log, cwd=server.folder, orphaned=signal.SIGTERM)  # type: ignore[arg-type]
+        server.restart()
 
     def flush_redis(self) -> None:
         with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self.environment["REDIS_URL"]) as client:

@@ -50,6 +50,7 @@ stack.Stack.manage = lambda self, *arguments: []
 sys.exit(__main__.main(["run"]))
 """
 STEADY = "print('the last words of the worker', flush=True); import time; time.sleep(600)"
+MORTAL = "import os, time; open(os.environ['KILN_HOME'] + '/lives', 'a').write('.'); time.sleep(1.5)"
 BROKEN = "import sys; print('no model here'); sys.exit(3)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 PARENT = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {DEAF!r}]); time.sleep(600)"
@@ -85,11 +86,11 @@ class Run:
         servers = processes.serving(data, "postgres") + processes.serving(home / "redis", "redis-server")
         return servers + processes.carrying(parts.mark(home))
 
-    def part(self, name: str) -> int:
+    def part(self, name: str) -> int | None:
         """The process id of a part, found by its command."""
         words = {"postgres": "bin/postgres", "redis": "redis-server", "web": "HTTPServer", "worker": "last words"}
-        found = [pid for pid in self.pids() if words[name] in Path(f"/proc/{pid}/cmdline").read_text()]
-        return found[0]
+        found = [pid for pid in self.pids() if words[name] in command(pid)]
+        return found[0] if found else None
 
     def answers(self) -> bool:
         with (
@@ -101,6 +102,12 @@ class Run:
 
 
 Launch = Callable[..., Run]
+
+
+def command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def outside() -> dict[str, str]:
@@ -169,15 +176,31 @@ def test_asked_to_stop_it_leaves_nothing(launch, number):
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis", "web", "worker"])
-def test_when_one_part_dies_it_says_which_and_everything_stops(launch, name):
+def test_a_part_that_dies_is_started_again(launch, name):
     run = launch(worker=STEADY).wait_ready()
-    os.kill(run.part(name), signal.SIGKILL)
-    code, said = run.end()
-    assert code == 1
-    assert f"kiln: {name} was killed by SIGKILL; the end of {run.home.resolve()}" in said
+    ended = run.part(name)
+    os.kill(ended, signal.SIGKILL)
+    assert processes.wait_until(lambda: run.part(name) not in (None, ended), 60)
+    assert processes.wait_until(run.answers, 60)
+    code, said = run.end(signal.SIGTERM)
+    assert code == 0
+    assert f"{name} was killed by SIGKILL; the end of {run.home.resolve()}" in said
     if name == "worker":
-        assert said.endswith("    the last words of the worker\n")
+        assert "    the last words of the worker\n" in said
+    assert f"{name} is started again in 0.2 s" in said
     assert run.pids() == []
+
+
+def test_a_part_that_dies_again_and_again_is_given_more_time(launch):
+    run = launch(worker=MORTAL).wait_ready()
+    assert processes.wait_until(lambda: (run.home / "lives").exists() and len(lives(run)) > 4, 60)
+    code, said = run.end(signal.SIGTERM)
+    assert code == 0
+    assert re.findall(r"worker is started again in ([0-9.]+) s", said)[:3] == ["0.2", "0.4", "0.8"]
+
+
+def lives(run):
+    return (run.home / "lives").read_text()
 
 
 def test_a_part_that_ends_before_it_is_ready_is_named_with_its_last_lines(launch):
