@@ -12,7 +12,8 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, cast
 from uuid import UUID
 
@@ -177,10 +178,12 @@ def _changes(paid: QuerySet[TopUp]) -> Iterator[tuple[TopUp, Reversal, datetime,
             if moment
         ]
         away = before = 0
-        for at, _, reversal, amount in sorted(moves, key=lambda move: move[:2]):
-            away += amount
+        for at, group in groupby(sorted(moves, key=lambda move: move[:2]), key=itemgetter(0)):
+            together = list(group)
+            away += sum(amount for *_, amount in together)
             credited = min(away, top_up.price_minor)
             if credited != before:
+                reversal = next(each for *_, each, amount in reversed(together) if (amount > 0) == (credited > before))
                 yield top_up, reversal, at, credited, before
             before = credited
 

@@ -30,7 +30,7 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(6 * 3600)
 @pytest.mark.django_db
 def test_every_story_of_payments_ends_as_the_accountant_says(stories, quiet):
     with clocks.movable():
@@ -132,3 +132,14 @@ def test_what_is_ordered_anew_while_the_card_is_about_to_be_charged_is_not_charg
     story.payments_are_kept(None, True)
     assert asked
     assert charges(story) == 1, "by hand, at the beginning"
+
+
+def test_what_went_and_came_again_before_the_payment_was_known_is_on_no_document(story):
+    story.pays_by_hand("coin", "eur", VISA, False)
+    story.dispute(0, None, True)
+    story.close_dispute(0, "won", True)
+    story.comes_to_rest()
+    for _ in range(16):
+        story.time_passes(50 * HOUR)
+    story.comes_to_rest()
+    assert story.closed_months()
