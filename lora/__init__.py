@@ -1,1 +1,1 @@
-"""Adapters (LoRA): catalogue, validation, training and makers' revenue. Knows billing, knows no torch."""
+"""Adapters (LoRA) as goods: whose they are, their versions and terms. Knows billing, knows no torch."""

@@ -27,6 +27,7 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "billing",
+    "lora",
     "marketplace.accounts",
     "marketplace.jobs",
     "marketplace.webhooks",

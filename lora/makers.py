@@ -1,0 +1,41 @@
+"""Makers: accounts that have adapters, and the handles by which the public knows them."""
+
+from __future__ import annotations
+
+import secrets
+from uuid import UUID
+
+from django.db import IntegrityError, transaction
+from psycopg.errors import UniqueViolation
+
+from lora.errors import HandleKept, HandleTaken
+from lora.models import Maker
+
+# A handle that nobody chose begins so, and no chosen one does.
+GIVEN = "maker-"
+
+
+def ensure(account: UUID) -> Maker:
+    """Return an account as a maker, under a handle that is given to it if it has none yet."""
+    return Maker.objects.get_or_create(account=account, defaults={"handle": f"{GIVEN}{secrets.token_hex(6)}"})[0]
+
+
+def choose_handle(account: UUID, handle: str) -> Maker:
+    """Give an account the handle that it chose, once. Choosing the same again changes nothing.
+
+    Raises HandleTaken, or HandleKept if it has chosen another before.
+    """
+    ensure(account)
+    if handle.startswith(GIVEN):
+        raise HandleTaken
+    try:
+        with transaction.atomic():
+            changed = Maker.objects.filter(account=account, handle__startswith=GIVEN).update(handle=handle)
+    except IntegrityError as error:
+        if not isinstance(error.__cause__, UniqueViolation):
+            raise
+        raise HandleTaken from error
+    maker = Maker.objects.get(account=account)
+    if not changed and maker.handle != handle:
+        raise HandleKept
+    return maker

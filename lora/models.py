@@ -1,0 +1,139 @@
+"""The tables of adapters, with the constraints that hold whoever writes to them. Not for behaviour.
+
+A trigger in the first migration keeps what a version is from changing once it is ready.
+"""
+
+from __future__ import annotations
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+SLUG = r"^[a-z0-9](-?[a-z0-9])*$"
+MAX_SLUG = 40
+
+
+class Maker(models.Model):
+    """An account as the owner of adapters, with the `handle` by which the public knows it."""
+
+    account = models.UUIDField(primary_key=True)
+    handle = models.CharField(max_length=MAX_SLUG, unique=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(handle__regex=SLUG), name="maker_handle_normal")]
+
+    def __str__(self) -> str:
+        return self.handle
+
+
+class Adapter(models.Model):
+    """An account's adapter for one base model, and who may use it. `owner_id` is the account's id."""
+
+    class Visibility(models.TextChoices):
+        PRIVATE = "private"
+        SHARED = "shared"
+        PUBLISHED = "published"
+
+    id = models.UUIDField(primary_key=True)
+    owner = models.ForeignKey(Maker, models.PROTECT, related_name="adapters", db_index=False)
+    slug = models.CharField(max_length=MAX_SLUG)
+    name = models.CharField(max_length=100)
+    description = models.CharField(max_length=2000, default="", blank=True)
+    trigger_words = ArrayField(models.CharField(max_length=100), default=list, blank=True)
+    base_model = models.CharField(max_length=100)
+    base_revision = models.CharField(max_length=64)
+    visibility = models.CharField(max_length=10, choices=Visibility, default=Visibility.PRIVATE)
+    created_at = models.DateTimeField(db_default=Now())
+    deleted_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        indexes = [models.Index(fields=["owner", "-id"], name="adapter_of_owner")]
+        constraints = [
+            models.UniqueConstraint(fields=["owner", "slug"], condition=Q(deleted_at=None), name="adapter_slug_once"),
+            models.CheckConstraint(condition=Q(slug__regex=SLUG), name="adapter_slug_normal"),
+            models.CheckConstraint(
+                condition=Q(visibility__in=["private", "shared", "published"]), name="adapter_visibility_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.slug}"
+
+
+class Shared(models.Model):
+    """An account, beside the owner's, that may use an adapter."""
+
+    adapter = models.ForeignKey(Adapter, models.CASCADE, related_name="shared", db_index=False)
+    account = models.UUIDField(db_index=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name_plural = "shared"
+        constraints = [models.UniqueConstraint(fields=["adapter", "account"], name="shared_once")]
+
+    def __str__(self) -> str:
+        return f"{self.adapter_id} with {self.account}"
+
+
+class Version(models.Model):
+    """One state of an adapter; its canonical file is known by the SHA-256 of its content.
+
+    Once it is ready, nothing of it changes but that it is deleted, and then that its file is not `stored` any more. A
+    version that is still being checked, or was refused, has no file of that kind. `surcharge` (thousandths of the
+    price of a picture) is the platform's; `score` is in thousandths; `reason` says why it was refused.
+    """
+
+    class Status(models.TextChoices):
+        CHECKING = "checking"
+        READY = "ready"
+        REFUSED = "refused"
+
+    class Origin(models.TextChoices):
+        UPLOADED = "uploaded"
+        TRAINED = "trained"
+
+    id = models.BigAutoField(primary_key=True)
+    adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="versions", db_index=False)
+    number = models.PositiveIntegerField()
+    status = models.CharField(max_length=10, choices=Status, default=Status.CHECKING)
+    reason = models.CharField(max_length=500, default="", blank=True)
+    origin = models.CharField(max_length=10, choices=Origin)
+    sha256 = models.CharField(max_length=64, default="", blank=True)
+    size = models.BigIntegerField(help_text="bytes; of what was sent, until it is ready")
+    rank = models.PositiveIntegerField(default=0, help_text="the highest of any layer")
+    layers = models.PositiveIntegerField(default=0)
+    recipe = models.JSONField(default=dict, blank=True)
+    samples = models.JSONField(default=list, blank=True)
+    score = models.PositiveIntegerField(null=True)
+    surcharge = models.PositiveIntegerField(default=0)
+    stored = models.BooleanField(default=True)
+    created_at = models.DateTimeField(db_default=Now())
+    deleted_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["id"], condition=Q(status="checking"), name="version_to_check"),
+            models.Index(fields=["id"], condition=Q(stored=True, deleted_at__isnull=False), name="version_to_remove"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["adapter", "number"], name="version_once"),
+            models.CheckConstraint(
+                condition=Q(
+                    status="ready", reason="", sha256__regex="^[0-9a-f]{64}$", rank__range=(1, 256), layers__gt=0
+                )
+                | Q(status="checking", reason="", sha256="")
+                | Q(status="refused", reason__gt="", sha256=""),
+                name="version_status_has_facts",
+            ),
+            models.CheckConstraint(condition=Q(number__gt=0, size__gt=0), name="version_in_range"),
+            models.CheckConstraint(condition=Q(origin__in=["uploaded", "trained"]), name="version_origin_known"),
+            models.CheckConstraint(
+                condition=Q(stored=True) | Q(deleted_at__isnull=False) | Q(status="refused"),
+                name="version_kept_while_used",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.adapter} version {self.number}"
