@@ -6,7 +6,9 @@ LoraError
 ├── SlugTaken           the account has another adapter under this name
 ├── HandleTaken         another maker has this handle
 ├── HandleKept          a handle that was chosen is kept
-└── TooManyVersions     the account keeps as many versions, or bytes of them, as it may
+├── TooManyVersions     the account keeps as many versions, or bytes of them, as it may
+├── UnknownTier         no tier of this name is on sale
+└── OutsideTier         a training that the tier does not allow
 """
 
 from __future__ import annotations
@@ -43,3 +45,17 @@ class TooManyVersions(LoraError):
         super().__init__(f"an account keeps {most} versions of {mebibytes} MiB at most")
         self.most = most
         self.mebibytes = mebibytes
+
+
+class UnknownTier(LoraError):
+    """A tier that is not on sale."""
+
+
+class OutsideTier(LoraError):
+    """A training whose `field` is outside of what its tier allows, `least` to `most`."""
+
+    def __init__(self, field: str, least: int, most: int) -> None:
+        super().__init__(f"{field} may be {least} to {most} in this tier")
+        self.field = field
+        self.least = least
+        self.most = most

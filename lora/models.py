@@ -5,10 +5,14 @@ A trigger in the first migration keeps what a version is from changing once it i
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+
+from lora.training_prices import Terms
 
 SLUG = r"^[a-z0-9](-?[a-z0-9])*$"
 MAX_SLUG = 40
@@ -137,3 +141,43 @@ class Version(models.Model):
 
     def __str__(self) -> str:
         return f"{self.adapter} version {self.number}"
+
+
+class Tier(models.Model):
+    """One version of a tier of trainings, in the units of `training_prices.Terms`; a trigger prevents changes."""
+
+    name = models.SlugField(max_length=40)
+    version = models.PositiveIntegerField()
+    description = models.CharField(max_length=500)
+    base_cost = models.BigIntegerField(help_text="milli-Tokens for 1,000 steps at 1024²")
+    floor = models.PositiveIntegerField(help_text="pixels, below which a training costs no less")
+    most_pictures = models.PositiveSmallIntegerField()
+    side = models.PositiveSmallIntegerField(help_text="pixels")
+    rank = models.PositiveSmallIntegerField()
+    most_steps = models.PositiveIntegerField()
+    versions_kept = models.PositiveSmallIntegerField(help_text="checkpoints that can be compared afterwards")
+    service_class = models.CharField(max_length=20)
+    may_publish = models.BooleanField()
+    surcharge = models.PositiveIntegerField(help_text="thousandths of the price of each picture")
+    active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["name", "version"], name="tier_version_once"),
+            models.UniqueConstraint(fields=["name"], condition=Q(active=True), name="tier_one_active_version"),
+            models.CheckConstraint(
+                condition=Q(
+                    version__gt=0, base_cost__gt=0, most_pictures__gte=4, side__gt=0, rank__range=(1, 256),
+                    most_steps__gt=0, versions_kept__gt=0,
+                ),
+                name="tier_in_range",
+            ),
+        ]  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(**{each.name: getattr(self, each.name) for each in fields(Terms)})

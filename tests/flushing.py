@@ -23,6 +23,7 @@ def flush_keeps_opening_rows() -> None:
     more_operations = import_module("billing.migrations.0019_more_operations").MORE_OPERATIONS
     packs = import_module("billing.migrations.0006_packs").FIRST_PACKS
     tiers = import_module("marketplace.accounts.migrations.0005_tiers").FIRST_TIERS
+    trainings = import_module("lora.migrations.0002_tiers").OPENING_ROWS
     audit = import_module("marketplace.audit.migrations.0001_chain").BEGINNING
 
     def flush(_: Any) -> None:
@@ -32,7 +33,7 @@ def flush_keeps_opening_rows() -> None:
             # whoever still writes is waited for
             empty = [f"LOCK TABLE {', '.join(tables)}", *(f"DELETE FROM {table}" for table in tables)]
             cursor.execute("; ".join([past_triggers, *empty]))
-            for statement in (opening_rows, more_operations, packs, tiers, again, audit):
+            for statement in (opening_rows, more_operations, packs, tiers, trainings, again, audit):
                 cursor.execute(statement)
 
     TransactionTestCase._fixture_teardown = flush
