@@ -5,6 +5,8 @@ InferenceError
 ├── InvalidPicture      bytes that are no picture this engine reads, or a picture without a plain meaning
 ├── AdapterUnavailable  no adapter at that path, not one for this model, or too large for the device
 ├── ModelUnavailable    no model at that path or name, or not of a kind that this engine runs
+├── InvalidTraining     pictures, captions, hyperparameters or a checkpoint that a training does not accept
+├── TrainingDiverged    a loss or a gradient is no longer finite; the last checkpoint still is
 ├── Canceled            the request was canceled (`steps_run` were done)
 ├── BrokenPicture       the numbers are no longer finite; there is nothing to show or charge
 ├── EngineStopped       the engine is not running, or stopped before the picture was done
@@ -36,6 +38,18 @@ class AdapterUnavailable(InferenceError):
 
 class ModelUnavailable(InferenceError):
     """No usable model under the given path or name."""
+
+
+class InvalidTraining(InferenceError):
+    """What a training does not accept: a picture or its caption, a hyperparameter, or a checkpoint of another one."""
+
+
+class TrainingDiverged(InferenceError):
+    """The numbers of a training are no longer finite; `step` is the first that they spoiled, which was not taken."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the training diverged at step {step}: a loss or a gradient is not finite")
+        self.step = step
 
 
 class Canceled(InferenceError):

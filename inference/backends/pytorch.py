@@ -37,24 +37,37 @@ class TorchBackend:
         adapters: Sequence[Row],
         cache: StepCache | None = None,
     ) -> torch.Tensor:
-        dtype = self._parameter.dtype
         height, width = grids[0]
         through = partial(cache.run, only=self.layers.only, tokens=height * width) if cache else None
         with self.layers.given(adapters), self._blocks.running(through):
-            predicted: torch.Tensor = self.transformer(
-                hidden_states=latents.to(dtype),
-                # rounded as in diffusers' pipelines
-                timestep=(1000 * sigmas).to(dtype) / 1000,
-                encoder_hidden_states=_pad(texts),
-                img_shapes=[[(1, *grid) for grid in grids]] * len(texts),
-                attention_kwargs={"text_lengths": [len(text) for text in texts]},
-                return_dict=False,
-            )[0]
-        return predicted[:, : height * width].float()
+            return predict(self.transformer, latents, sigmas, texts, grids)
 
     def synchronize(self) -> None:
         if self._parameter.is_cuda:
             torch.cuda.current_stream(self._parameter.device).synchronize()
+
+
+def predict(
+    transformer: QwenImageTransformer2DModel,
+    latents: torch.Tensor,
+    sigmas: torch.Tensor,
+    texts: Sequence[torch.Tensor],
+    grids: Sequence[Grid],
+) -> torch.Tensor:
+    """Predict velocities [rows, tokens of the first grid, channels], 32 bits, with a transformer whose rows are
+    independent; the arguments are those of `Backend.velocity`."""
+    dtype = next(transformer.parameters()).dtype
+    height, width = grids[0]
+    predicted: torch.Tensor = transformer(
+        hidden_states=latents.to(dtype),
+        # rounded as in diffusers' pipelines
+        timestep=(1000 * sigmas).to(dtype) / 1000,
+        encoder_hidden_states=_pad(texts),
+        img_shapes=[[(1, *grid) for grid in grids]] * len(texts),
+        attention_kwargs={"text_lengths": [len(text) for text in texts]},
+        return_dict=False,
+    )[0]
+    return predicted[:, : height * width].float()
 
 
 def _pad(texts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -22,15 +22,11 @@ from inference.models.autoencoder import flatten_time
 
 SIZES = ((128, 128), (192, 128), (256, 256), (512, 512))
 LINES = (0.0, 0.03, 0.045)
-STYLES = {
-    "frame": Style(frame=0.06),
-    "palette": Style(brand=((15, 76, 92), (255, 179, 71))),
-    "signature dot": Style(dot=(220, 40, 40)),
-}
 
 
 @torch.inference_mode()
-def _decoded(autoencoder: AutoencoderKLQwenImage, picture: Pixels) -> Pixels:
+def decoded(autoencoder: AutoencoderKLQwenImage, picture: Pixels) -> Pixels:
+    """Encode and decode a (height, width, 3) picture."""
     latents = autoencoder.encode(vae.to_tensor(picture[None])).latent_dist.mode()
     pixels = autoencoder.decode(latents).sample[0, :, 0].clamp(-1, 1)
     levels: Pixels = ((pixels / 2 + 0.5) * 255).round().byte().permute(1, 2, 0).numpy()
@@ -49,7 +45,7 @@ def read_rightly(
     `line` is the thickness of outlined shapes, as a share of the shorter side; 0: shapes are filled.
     """
     drawn = [styles.render(scene, Style(line=line), *size) for scene in scenes]
-    kept = [_decoded(autoencoder, picture) for picture in drawn]
+    kept = [decoded(autoencoder, picture) for picture in drawn]
     first, second = (
         _share(judge(scene, picture, line).followed for scene, picture in zip(scenes, pictures, strict=True))
         for pictures in (drawn, kept)
@@ -69,9 +65,9 @@ def measure(folder: str | Path, count: int = 400) -> dict[str, float]:
             drawn, decoded = read_rightly(autoencoder, scenes, size, line)
             name = f"{size[0]}x{size[1]}, {f'outlined {line:.1%}' if line else 'filled'}"
             found |= {f"{name}, as drawn": drawn, f"{name}, decoded": decoded}
-    for name, style in STYLES.items():
+    for name, style in styles.STYLES.items():
         pictures = [styles.render(draw_scene(dice), style) for _ in range(count // 8)]
-        errors = [np.abs(_decoded(autoencoder, picture).astype(int) - picture).mean() for picture in pictures]
+        errors = [np.abs(decoded(autoencoder, picture).astype(int) - picture).mean() for picture in pictures]
         found[f"{name}, levels off"] = round(float(np.mean(errors)), 2)
     return found
 

@@ -164,6 +164,16 @@ def is_clear(picture: Pixels) -> bool:
     )
 
 
+def segments(picture: Pixels, line: float = 0.0) -> list[Mask]:
+    """Return where the shapes are that `read` finds, as masks (height, width)."""
+    return _read(picture, line)[1]
+
+
+def overlap(segment: Mask, line: float = 0.0) -> float:
+    """Return a segment's overlap with the shape that it is taken for, 0..1."""
+    return _best(segment, line)[0]
+
+
 def _read(picture: Pixels, line: float) -> tuple[Scene, list[Mask]]:
     background = _background(picture)
     ours = [background, background + len(NAMES)]

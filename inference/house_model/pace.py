@@ -7,13 +7,12 @@ much.
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 BAR = "{percentage:3.0f}%|{bar}| {desc}"
@@ -117,25 +116,25 @@ class Pace:
 
 
 class Average:
-    """An exponential moving average of a model's weights."""
+    """An exponential moving average of named weights, which an optimizer changes in place."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._model, self._decay, self._updates = model, decay, 0
-        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    def __init__(self, weights: Mapping[str, torch.Tensor], decay: float) -> None:
+        self._learnt, self._decay, self._updates = weights, decay, 0
+        self.weights = {name: value.detach().clone() for name, value in weights.items()}
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the model's weights, faster at first, while both are far from good."""
+        """Move the average towards the weights, faster at first, while both are far from good."""
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        ours = list(self.weights.values())
-        theirs = [value.detach() for value in self._model.state_dict().values()]
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        learnt = [value.detach() for value in self._learnt.values()]
+        torch._foreach_lerp_(list(self.weights.values()), learnt, 1 - decay)
 
     @torch.no_grad()
     def copy_to(self) -> None:
-        """Give the model the averaged weights."""
-        self._model.load_state_dict(self.weights)
+        """Give the averaged values to the weights."""
+        for name, value in self._learnt.items():
+            value.copy_(self.weights[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumption needs."""

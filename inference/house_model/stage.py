@@ -24,7 +24,7 @@ class Stage:
     """A model in training, with its averaged weights, its optimizers, each with its learning rate, and its pace."""
 
     def __init__(self, checkpoint: Path, pace: Pace, model: nn.Module, optimizers: Optimizers, decay: float) -> None:
-        self.pace, self.model, self.average = pace, model, Average(model, decay)
+        self.pace, self.model, self.average = pace, model, Average(model.state_dict(), decay)
         self._checkpoint, self._optimizers = checkpoint, optimizers
         self._parts: dict[str, Any] = {"model": model, "average": self.average, "pace": pace}
         self._parts |= {f"optimizer {number}": optimizer for number, (optimizer, _) in enumerate(optimizers)}

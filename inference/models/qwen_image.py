@@ -96,6 +96,10 @@ class QwenImage:
             raise BrokenPicture("the pixels are not finite")
         return autoencoder.to_image(pixels)
 
+    def drop_text_encoder(self) -> None:
+        """Free the memory of the text encoder; afterwards nothing can be encoded any more."""
+        self._text_encoder = None
+
     def _embed(self, tokens: BatchFeature, template_tokens: int) -> torch.Tensor:
         # all that the processor answers: without its token types, pictures' tokens would get positions of words
         states = self._text_encoder(

@@ -1,0 +1,155 @@
+"""Trains an adapter from pictures: `python -m inference.training.adapter --pictures DIR --out FILE`."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from inference.errors import InferenceError, TrainingDiverged
+from inference.models import catalog, qwen_image
+from inference.training import examples
+from inference.training.examples import Example
+from inference.training.hyperparameters import LAYERS, Hyperparameters, suited
+from inference.training.samples import MOST, Sample
+from inference.training.trainer import Progress, Trainer
+
+SAMPLES = 4
+DESCRIPTION = """Train an adapter (LoRA) from pictures.
+
+The captions of NAME.png, .jpg or .webp are the lines of NAME.txt beside it; one is shown at a time. Pictures without
+have the caption of --caption. If there is a NAME.before.png, the training is one of edits: from it to NAME.png, by the
+instructions in NAME.txt.
+
+Checkpoints, and the adapter and samples of each evaluation, are in a folder beside FILE, FILE.training. An interrupted
+training goes on from there when the same command is given again. FILE is the evaluated adapter with the least loss on
+the pictures held out."""
+EPILOG = """examples:
+  python -m inference.training.adapter --pictures mugs --out mugs.safetensors
+  python -m inference.training.adapter --pictures mugs --out mugs.safetensors --caption "a mug, {name}" --rank 8
+  python -m inference "a red mug" --adapter mugs.safetensors --out mug.png
+
+Exit status: 0 done, 1 the training failed, 2 a bad argument or file, 130 interrupted."""
+HELP = {
+    "steps": "steps to take",
+    "batch": "pictures a step",
+    "resolution": "pictures are learnt at about this many pixels squared, each in its own proportion",
+    "rank": "rank of the adapter",
+    "alpha": "its changes are multiplied by alpha / rank (default: the rank)",
+    "learning_rate": "the highest learning rate",
+    "warm_up": "steps until it is reached",
+    "average": "decay of the moving average of the weights",
+    "noise_mean": "a picture's noise level is sigmoid(mean + deviation·n)",
+    "noise_deviation": "the deviation",
+    "noise_uniform": "share of noise levels that are uniform instead",
+    "dropout": "share of captions that are left empty",
+    "held_out": "share of pictures that only measure",
+    "every": "steps from one evaluation to the next",
+    "seed": "the same seed gives the same adapter on the same machine",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train and return the exit status (see EPILOG)."""
+    options = _parser().parse_args(arguments)
+    logging.getLogger("peft").setLevel(logging.ERROR)
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda got, _: stopped.append(got))
+    try:
+        trainer = _trainer(options)
+    except (InferenceError, OSError) as error:
+        return _fail(error, 2)
+    folder = options.out.with_name(f"{options.out.name}.training")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _train(trainer, folder, stopped)
+    except TrainingDiverged as error:
+        if trainer.best:
+            trainer.write(options.out)
+        return _fail(f"{error}; {_result(trainer, options.out)}", 1)
+    except InferenceError as error:
+        return _fail(error, 2)
+    if not trainer.done:
+        return _fail(f"stopped after step {trainer.step_index}; the same command goes on from there", 130)
+    trainer.write(options.out)
+    sys.stdout.write(f"{_result(trainer, options.out)}\n")
+    return 0
+
+
+def _fail(reason: object, status: int) -> int:
+    sys.stderr.write(f"python -m inference.training.adapter: {reason}\n")
+    return status
+
+
+def _result(trainer: Trainer, out: Path) -> str:
+    return f"{out} is the adapter of step {trainer.best.step}" if trainer.best else "there is no adapter yet"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m inference.training.adapter",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--pictures", type=Path, required=True, metavar="DIR", help="folder of pictures and captions")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write, as .safetensors")
+    parser.add_argument("--caption", help="of pictures without a .txt; {name} stands for the picture's name")
+    parser.add_argument("--model", help="a diffusers folder or hub name (default: KILN_MODEL, else the house model)")
+    parser.add_argument(
+        "--sample",
+        action="append",
+        default=[],
+        metavar="PROMPT",
+        help=f"draw this at each evaluation; up to {MOST} (default: the captions of the first four pictures)",
+    )
+    parser.add_argument("--layers", choices=LAYERS, help="layers that the adapter changes (default: all)")
+    kinds = {field.name: type(field.default) for field in fields(Hyperparameters)}
+    for name, text in HELP.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kinds[name], help=text, metavar="N")
+    return parser
+
+
+def _trainer(options: argparse.Namespace) -> Trainer:
+    card = catalog.card(options.model)
+    given = examples.read(options.pictures, card, options.caption)
+    model = qwen_image.load(card, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = {field.name: getattr(options, field.name) for field in fields(Hyperparameters)}
+    return Trainer(model, card, given, suited(model.transformer.num_parameters(), **chosen), _samples(options, given))
+
+
+def _samples(options: argparse.Namespace, given: Sequence[Example]) -> list[Sample]:
+    """Return what to draw: the prompts asked for, or some captions, of edits with the pictures that they change."""
+    if options.sample and given[0].before is None:
+        return [Sample(prompt) for prompt in options.sample[:MOST]]
+    return [Sample(example.captions[0], example.before) for example in given[:SAMPLES]]
+
+
+def _train(trainer: Trainer, folder: Path, stopped: Sequence[int]) -> None:
+    """Train until all steps are done or a signal came, and leave a checkpoint."""
+    running = trainer.run(folder)
+    with tqdm(total=trainer.chosen.steps, unit="step", disable=None) as bar:
+        for progress in running:
+            _show(bar, progress)
+            if stopped:
+                running.close()
+                break
+
+
+def _show(bar: tqdm, progress: Progress) -> None:
+    bar.set_postfix_str(f"loss {progress.loss:.4f}, {progress.seconds_left / 60:.1f} min left")
+    bar.update(progress.step - bar.n)
+    if progress.evaluation:
+        told = f"step {progress.step}: loss {progress.evaluation.loss:.4f} on pictures held out"
+        tqdm.write(told, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
