@@ -29,6 +29,7 @@ PERIODS = {
     "keep_payments": 15,
     "keep_requests": 60,
     "keep_files": 300,
+    "keep_trainings": settings.SWEEP_SECONDS,
     "watch_balances": 15,
     "keep_deliveries": 3600,
     "keep_forgetting": 60,

@@ -21,10 +21,15 @@ from django.db.models.functions import Now
 from billing.models import Notice
 from billing.payments import leaving, stripe
 from billing.tokens import spending, wallets
+from lora import adapters
+from marketplace import keeping
 from marketplace.accounts.models import Account, ApiKey, Identity, Origin, Person
 from marketplace.files import uploads
-from marketplace.jobs import forgetting, inputs, lifecycle, reuse
+from marketplace.jobs import forgetting, lifecycle, reuse
 from marketplace.jobs.models import FINAL, Job
+from marketplace.trainings import lifecycle as trainings
+from marketplace.trainings import pictures
+from marketplace.trainings.models import Training
 from marketplace.webhooks.models import Delivery, Endpoint, Preferences
 
 CLOSED = "closed account"
@@ -73,8 +78,8 @@ def erase(account: Account) -> bool:
     It is done again for a while: a request that was under way when the account was closed may still leave something.
     """
     steps = (
-        _end_access, _end_jobs, _forget_jobs, _remove_files, _remove_latents, _leave_stripe, _tell_nothing,
-        _forget_person,
+        _end_access, _end_jobs, _end_trainings, _forget_jobs, _forget_trainings, _remove_files, _remove_latents,
+        _leave_stripe, _tell_nothing, _forget_person,
     )  # fmt: skip
     done = [_done(account, step) for step in steps]
     if all(done):
@@ -114,6 +119,22 @@ def _end_jobs(account: Account) -> None:
         raise Unfinished
 
 
+def _end_trainings(account: Account) -> None:
+    running = Training.objects.filter(account=account).exclude(status__in=FINAL)
+    for training_id in running.values_list("id", flat=True):
+        trainings.cancel(account.id, training_id)
+    if running.exists():
+        raise Unfinished
+
+
+def _forget_trainings(account: Account) -> None:
+    """Delete the account's adapters, and forget how they were made."""
+    for adapter in adapters.own(account.id):
+        adapters.delete(adapter)
+    for training in Training.objects.filter(account=account, status__in=FINAL).exclude(order={}):
+        pictures.forget(training)
+
+
 def _forget_jobs(account: Account) -> None:
     known = Job.objects.filter(account=account, forgotten_at=None)
     for job_id in list(known.filter(status__in=FINAL).order_by("id").values_list("id", flat=True)[:MOST_JOBS]):
@@ -123,7 +144,7 @@ def _forget_jobs(account: Account) -> None:
 
 
 def _remove_files(account: Account) -> None:
-    if inputs.in_use(account.id):
+    if keeping.in_use(account.id):
         raise Unfinished
     uploads.delete_all(account.id)
 

@@ -28,6 +28,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "billing",
     "lora",
+    "marketplace.trainings",
     "marketplace.accounts",
     "marketplace.jobs",
     "marketplace.webhooks",
@@ -94,6 +95,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
     "images": env.storage("KILN_IMAGES", KILN_HOME / "images"),
     "files": env.storage("KILN_FILES", KILN_HOME / "files"),
+    "adapters": env.storage("KILN_ADAPTERS", KILN_HOME / "adapters"),
 }
 
 BEHIND_HTTPS = env.flag("KILN_BEHIND_HTTPS")
@@ -222,6 +224,8 @@ STREAMS = env.whole("KILN_STREAMS", 2000)
 SWEEP_SECONDS = env.whole("KILN_SWEEP_SECONDS", 5)
 JOB_SECONDS = env.whole("KILN_JOB_SECONDS", 3600)
 HOLD_SECONDS = env.whole("KILN_HOLD_SECONDS", 24 * 3600)
+TRAINING_SAVE_SECONDS = env.whole("KILN_TRAINING_SAVE_SECONDS", 60)
+TRAINING_HOLD_SECONDS = env.whole("KILN_TRAINING_HOLD_SECONDS", 7 * 24 * 3600)
 
 GRANT_LIMIT = env.whole("KILN_GRANT_LIMIT", 100_000)
 REFUND_LIMIT = env.whole("KILN_REFUND_LIMIT", 100_000)

@@ -1,6 +1,7 @@
 """Trains an adapter from pictures: `python -m inference.training.adapter --pictures DIR --out FILE`."""
 
 import argparse
+import json
 import logging
 import signal
 import sys
@@ -17,7 +18,7 @@ from inference.training import examples
 from inference.training.examples import Example
 from inference.training.hyperparameters import LAYERS, Hyperparameters, suited
 from inference.training.samples import MOST, Sample
-from inference.training.trainer import Progress, Trainer
+from inference.training.trainer import SAVE_SECONDS, Progress, Trainer
 
 SAMPLES = 4
 DESCRIPTION = """Train an adapter (LoRA) from pictures.
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.out.with_name(f"{options.out.name}.training")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _train(trainer, folder, stopped)
+        _train(trainer, folder, stopped, options)
     except TrainingDiverged as error:
         if trainer.best:
             trainer.write(options.out)
@@ -110,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PROMPT",
         help=f"draw this at each evaluation; up to {MOST} (default: the captions of the first four pictures)",
     )
+    parser.add_argument("--json", action="store_true", help="tell of each step in a line of JSON on standard output")
+    parser.add_argument(
+        "--save-seconds", type=float, default=SAVE_SECONDS, metavar="S", help="from one checkpoint to the next"
+    )
     parser.add_argument("--layers", choices=LAYERS, help="layers that the adapter changes (default: all)")
     kinds = {field.name: type(field.default) for field in fields(Hyperparameters)}
     for name, text in HELP.items():
@@ -132,12 +137,15 @@ def _samples(options: argparse.Namespace, given: Sequence[Example]) -> list[Samp
     return [Sample(example.captions[0], example.before) for example in given[:SAMPLES]]
 
 
-def _train(trainer: Trainer, folder: Path, stopped: Sequence[int]) -> None:
+def _train(trainer: Trainer, folder: Path, stopped: Sequence[int], options: argparse.Namespace) -> None:
     """Train until all steps are done or a signal came, and leave a checkpoint."""
-    running = trainer.run(folder)
-    with tqdm(total=trainer.chosen.steps, unit="step", disable=None) as bar:
+    running = trainer.run(folder, options.save_seconds)
+    with tqdm(total=trainer.chosen.steps, unit="step", disable=options.json or None) as bar:
         for progress in running:
-            _show(bar, progress)
+            if options.json:
+                _print(progress)
+            else:
+                _show(bar, progress)
             if stopped:
                 running.close()
                 break
@@ -149,6 +157,15 @@ def _show(bar: tqdm, progress: Progress) -> None:
     if progress.evaluation:
         told = f"step {progress.step}: loss {progress.evaluation.loss:.4f} on pictures held out"
         tqdm.write(told, file=sys.stderr)
+
+
+def _print(progress: Progress) -> None:
+    """Tell a program of a step, as a line of JSON."""
+    told = progress._asdict()
+    if found := progress.evaluation:
+        told["evaluation"] = {"step": found.step, "loss": found.loss, "score": found.score}
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -193,10 +193,10 @@ class Trainer:
                 for name, value in own.items():
                     self._factors[name].copy_(value)
 
-    def run(self, folder: Path) -> Iterator[Progress]:
+    def run(self, folder: Path, save_seconds: float = SAVE_SECONDS) -> Iterator[Progress]:
         """Take all steps that are left, and tell of each.
 
-        Goes on from the checkpoint in `folder`, and leaves one there every SAVE_SECONDS, at the end, and when the
+        Goes on from the checkpoint in `folder`, and leaves one there every `save_seconds`, at the end, and when the
         caller closes the iterator. Each evaluation leaves its adapter there, as adapter-STEP.safetensors, and its
         samples, as samples-STEP.png. Raises TrainingDiverged, or InvalidTraining for a checkpoint of another training.
         """
@@ -211,7 +211,7 @@ class Trainer:
                 evaluation = None
                 if self.done or self.step_index % self.chosen.every == 0:
                     evaluation = self._record(folder)
-                if save := self.done or time.monotonic() - saved > SAVE_SECONDS:
+                if save := self.done or time.monotonic() - saved > save_seconds:
                     self.save(path)
                     saved = time.monotonic()
                 left = (time.monotonic() - began) / (self.step_index - before) * (self.chosen.steps - self.step_index)

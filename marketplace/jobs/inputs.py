@@ -107,20 +107,10 @@ def in_use(account_id: UUID | None = None) -> set[UUID]:
     return {file for order in unfinished.values_list("order", flat=True).iterator() for file in _files(order)}
 
 
-def delete(file: File) -> None:
-    """Delete a customer's file; jobs that were ordered with it keep it until they end."""
-    uploads.delete(file, in_use(file.account_id))
-
-
 def forget(job: Job) -> None:
     """Delete the pictures that came with a job's order, but not those that other jobs need or that were uploaded."""
     for file in File.objects.filter(account_id=job.account_id, id__in=_files(job.order), inline=True):
-        delete(file)
-
-
-def expire() -> int:
-    """Remove the files that have expired and that no job needs, and return how many."""
-    return uploads.expire(in_use())
+        uploads.delete(file, in_use(job.account_id))
 
 
 def _files(order: dict[str, object]) -> list[UUID]:

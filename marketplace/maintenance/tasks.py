@@ -10,14 +10,16 @@ from django.conf import settings
 
 from billing.payments import automatic, invoices, reconcile, refund_orders, stripe
 from billing.tokens import debts, lots, rollups
-from marketplace import closing
+from marketplace import closing, keeping
 from marketplace.accounts import customers
 from marketplace.accounts.models import Account
 from marketplace.approvals import requests
 from marketplace.audit import proof
 from marketplace.identifiers import uuid7
-from marketplace.jobs import forgetting, inputs, sweeper
+from marketplace.jobs import forgetting, sweeper
 from marketplace.maintenance import periodic
+from marketplace.trainings import lifecycle as trainings
+from marketplace.trainings import pictures
 from marketplace.webhooks import deliveries, events
 
 logger = logging.getLogger(__name__)
@@ -70,8 +72,16 @@ def keep_requests() -> None:
 
 @periodic.task
 def keep_files() -> None:
-    if expired := inputs.expire():
+    if expired := keeping.expire():
         logger.info("removed %s files that had expired", expired)
+
+
+@periodic.task
+def keep_trainings() -> None:
+    """Take trainings back from trainers that fell silent, and remove what those that have ended need no more."""
+    if found := trainings.expire_leases() + trainings.expire_holds():
+        logger.warning("%s trainings had lost their trainers or their holds", found)
+    pictures.clear()
 
 
 @periodic.task

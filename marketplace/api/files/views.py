@@ -16,13 +16,13 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from inference.models import catalog
+from marketplace import keeping
 from marketplace.accounts.authentication import caller
 from marketplace.api.errors import Problem, invalid, not_found
 from marketplace.api.files.schemas import FileBody, FileList, FileOrder
 from marketplace.api.pages import ListQuery, page
 from marketplace.files import uploads
 from marketplace.files.models import File
-from marketplace.jobs import inputs
 
 
 class Files(APIView):
@@ -61,7 +61,7 @@ class OneFile(APIView):
     @extend_schema(responses={204: None}, summary="Delete a file")
     def delete(self, request: Request, file_id: UUID) -> Response:
         """Jobs that were ordered with it keep it until they end."""
-        inputs.delete(find(request, file_id))
+        keeping.delete(find(request, file_id))
         return Response(status=204)
 
 

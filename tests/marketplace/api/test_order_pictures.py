@@ -10,6 +10,7 @@ from django.db import connection
 from django.db.models.functions import Now
 from PIL import Image
 
+from marketplace import keeping
 from marketplace.files.models import File
 from marketplace.files.remote import Downloader
 from marketplace.jobs import inputs, lifecycle, reuse
@@ -185,11 +186,11 @@ def test_a_deleted_or_expired_file_stays_for_the_jobs_that_need_it_and_goes_when
     assert alice.get(f"/v1/files/{file}").status_code == 404
     assert error(alice.post("/v1/jobs", terms("edit", images=[file])), 422)["code"] == "unknown_file"
     alice.post(f"/v1/jobs/{other['id']}/cancel")
-    assert inputs.expire() == 0
+    assert keeping.expire() == 0
     images, _ = inputs.load(Job.objects.get(id=waits["id"]), _card())
     assert images[0].size == SIZE
     alice.post(f"/v1/jobs/{waits['id']}/cancel")
-    assert inputs.expire() == 1
+    assert keeping.expire() == 1
 
 
 def test_what_came_with_an_order_goes_an_hour_after_and_is_not_lost_before(alice, bob):
@@ -198,9 +199,9 @@ def test_what_came_with_an_order_goes_an_hour_after_and_is_not_lost_before(alice
         each["file"] for each in (job["mask"], job["inputs"][0])
     }
     File.objects.update(expires_at=Now() - timedelta(seconds=1))
-    assert inputs.expire() == 0
+    assert keeping.expire() == 0
     alice.post(f"/v1/jobs/{job['id']}/cancel")
-    assert inputs.expire() == 2
+    assert keeping.expire() == 2
     refused = error(bob.post("/v1/jobs", terms("edit")), 402)
     assert refused["code"] == "insufficient_tokens"
     assert set(File.objects.filter(account_id=bob.account.id).values_list("inline", flat=True)) == {True}

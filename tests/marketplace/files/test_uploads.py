@@ -10,8 +10,8 @@ from django.test.client import BOUNDARY, encode_multipart
 from PIL import Image
 
 from billing.tokens import wallets
+from marketplace import keeping
 from marketplace.files.models import File
-from marketplace.jobs import inputs
 from tests.marketplace.people import restrict
 
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
@@ -142,7 +142,7 @@ def test_files_expire_and_so_does_what_a_crash_left(alice):
     assert alice.get(f"/v1/files/{old}").status_code == 404
     restrict(alice, files=2)
     assert send(alice, encoded()).status_code == 409  # the bytes are still there
-    assert inputs.expire() == 1
+    assert keeping.expire() == 1
     assert not storages["files"].exists(f"{alice.account.id}/{old}")
     assert send(alice, encoded()).status_code == 201
     assert alice.get(f"/v1/files/{kept}/content").status_code == 200
@@ -160,5 +160,5 @@ def test_a_file_whose_bytes_could_not_be_stored_is_never_seen(alice, tmp_path, s
     assert not unfinished.stored
     File.objects.update(expires_at=Now())
     taken.unlink()
-    assert inputs.expire() == 1
+    assert keeping.expire() == 1
     assert not File.objects.exists()

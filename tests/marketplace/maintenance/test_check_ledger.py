@@ -44,7 +44,7 @@ QUEUED = "WHERE status = 'queued'"
     ("sql", "said"),
     [
         (f"DELETE FROM billing_hold {OPEN}", "it has no hold"),
-        (f"UPDATE billing_hold SET reference = gen_random_uuid() {OPEN}", "it has no job"),
+        (f"UPDATE billing_hold SET reference = gen_random_uuid() {OPEN}", "it has neither job nor training"),
         (f"UPDATE jobs_job SET status = 'failed', captured = 0 {DONE}", "failed and charged 0 with 1 pictures"),
         (f"UPDATE jobs_job SET status = 'failed', finished_at = now() {QUEUED}", "failed, but its hold is held"),
         (f"UPDATE jobs_job SET status = 'queued', finished_at = NULL {DONE}", "queued, but its hold is captured"),

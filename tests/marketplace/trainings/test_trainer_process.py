@@ -1,0 +1,168 @@
+"""Trainings as a trainer runs them: a real model in a process of its own, killed, stopped and canceled on the way."""
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from django.core.files.storage import storages
+from django.db import connection
+
+from billing.tokens import wallets
+from devstack import processes
+from lora.models import Version
+from marketplace.audit.models import Record
+from marketplace.files.models import File
+from marketplace.trainings import lifecycle, pictures, results, storage
+from marketplace.trainings.errors import NoSuchStep, NotFound
+from marketplace.trainings.models import Training
+from marketplace.trainings.trainer import Trainer
+from tests.marketplace.trainings import making
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("ledger_is_right"),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr("marketplace.trainings.trainer.RETRY_AFTER", None)
+
+
+class Running:
+    """A trainer in a thread, and the process of what it trains."""
+
+    def __init__(self):
+        self.leaving = threading.Event()
+        self.thread = threading.Thread(target=Trainer(self.leaving.is_set).run)
+        self.thread.start()
+
+    def process(self):
+        """The id of the process that trains, once there is one."""
+        children = Path(f"/proc/self/task/{self.thread.native_id}/children").read_text().split()
+        return int(children[0]) if children else None
+
+    def leave(self):
+        self.leaving.set()
+        self.thread.join()
+
+
+@pytest.fixture
+def trainer(transactional_db):
+    running = Running()
+    yield running
+    running.leave()
+    connection.close()
+
+
+def now():
+    return Training.objects.get()
+
+
+def ended():
+    return now().is_final
+
+
+def wait(condition, seconds=300):
+    assert processes.wait_until(condition, seconds), vars(now())
+
+
+def test_a_training_becomes_a_version_and_its_pictures_are_deleted(alice, trainer):
+    making.submit(alice, making.order(alice, steps=60))
+    wait(ended)
+    found = now()
+    assert (found.status, found.step, found.captured, found.held) == ("succeeded", 60, found.quoted, 0)
+    version = Version.objects.get()
+    assert (version.status, version.origin, version.rank, version.surcharge) == ("ready", "trained", 16, 50)
+    assert found.version_id == version.id
+    assert [each["step"] for each in found.evaluations] == [50, 60]
+    assert all(each["loss"] > 0 and each["samples"] and each["adapter"] for each in found.evaluations)
+    wait(lambda: pictures.clear() == 1, 10)
+    assert not File.objects.exists()
+    record = Record.objects.filter(act="training pictures deleted").get()
+    assert (record.object, record.details) == (f"training {found.id}", {"files": 6})
+    stored = storages["adapters"].listdir(f"trainings/{found.id}")[1]
+    assert not [name for name in stored if "checkpoint" in name]
+
+
+def test_killed_at_random_again_and_again_it_ends_as_if_nothing_had_happened(alice, trainer, full, settings):
+    settings.TRAINING_SAVE_SECONDS = 0
+    making.submit(alice, making.order(alice, steps=60))
+    wait(ended)
+    undisturbed = now().evaluations[-1]["loss"], Version.objects.get().sha256
+    making.submit(alice, making.order(alice, steps=60))
+
+    def second():
+        return Training.objects.order_by("-id").first()
+
+    dice, kills = random.Random(1), 5 if full else 2
+    for _ in range(kills):
+        wait(lambda: trainer.process() is not None or second().is_final)
+        before = second().checkpoint
+        wait(lambda before=before: second().checkpoint != before or second().is_final)
+        time.sleep(dice.random())
+        if (pid := trainer.process()) is not None:
+            os.kill(pid, signal.SIGKILL)
+            wait(lambda pid=pid: trainer.process() != pid)
+    wait(lambda: second().is_final)
+    found = second()
+    assert (found.status, found.captured) == ("succeeded", found.quoted)
+    assert found.attempt > 1
+    assert (found.evaluations[-1]["loss"], found.version.sha256) == undisturbed
+    assert wallets.balance(alice.account.id).total == 1_000_000 - 2 * found.quoted
+
+
+def test_a_cancel_delivers_what_there_is_and_charges_the_steps_done(alice, trainer):
+    making.submit(alice, making.order(alice, steps=2000))
+    wait(lambda: now().evaluations)
+    lifecycle.cancel(alice.account.id, now().id)
+    wait(ended, 120)
+    found = now()
+    assert (found.status, found.captured) == ("canceled", found.quoted * found.step // 2000)
+    assert 50 <= found.step < 2000
+    assert found.version == Version.objects.get()
+
+
+def test_a_trainer_that_leaves_gives_back_what_it_did_and_another_goes_on(alice, trainer):
+    making.submit(alice, making.order(alice, steps=80))
+    wait(lambda: now().step > 5)
+    trainer.leave()
+    left = now()
+    assert (left.status, left.failures) == ("queued", 0)
+    assert left.checkpoint
+    with storage.open_file(left.checkpoint) as stored:
+        assert stored.read(8)
+    other = Running()
+    wait(ended)
+    other.leave()
+    assert (now().status, now().attempt, now().step) == ("succeeded", 2, 80)
+
+
+def test_pictures_that_cannot_be_learnt_fail_with_the_reason_for_nothing(alice, trainer):
+    wanted = making.order(alice)
+    broken = File.objects.first()
+    storages["files"].delete(broken.path)
+    making.submit(alice, wanted)
+    wait(ended, 120)
+    assert (now().status, now().error_code, now().captured) == ("failed", "pictures_lost", 0)
+    assert wallets.balance(alice.account.id).available == 1_000_000
+
+
+def test_the_adapter_of_another_step_can_be_kept_too(alice, bob, trainer):
+    making.submit(alice, making.order(alice, steps=60))
+    wait(ended)
+    found = now()
+    first = [each["step"] for each in found.evaluations if found.version.number][0]
+    made = {results.keep(alice.account.id, found.id, step).id for step in (50, 60, 50, 60)}
+    assert len(made) == 2
+    assert found.version_id in made
+    assert Version.objects.filter(status="ready").count() == 2
+    with pytest.raises(NoSuchStep):
+        results.keep(alice.account.id, found.id, first + 1)
+    with pytest.raises(NotFound):
+        results.keep(bob.account.id, found.id, first)
