@@ -8,15 +8,12 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
 
 from inference.house_model import judge
 from inference.house_model.judge import Mask, Verdict
 from inference.house_model.styles import CORNERS, DOT, STYLES, Style
 from inference.house_model.world import COLOURS, Coverage, Pixels, Rgb, Scene, Shape, coverage
 
-# a pixel's distance in RGB to a colour that it is taken for
-NEAR = 60.0
 # shares of pixels: of frame and border, of a dot, and of where neither should be
 MOST, FILLED, FEW = 0.9, 0.7, 0.2
 
@@ -41,8 +38,9 @@ def follows(name: str, scene: Scene, picture: Pixels) -> Verdict:
 
 
 def pasted(name: str, picture: Pixels) -> Pixels:
-    """Put the style onto a picture of the world, as far as that can be done by looking at its pixels."""
+    """Put the style onto a picture of the world; outlines cannot be had from filled shapes, all else can."""
     style = STYLES[name]
+    assert not style.line
     height, width = picture.shape[:2]
     result = picture.astype(np.float32)
 
@@ -50,12 +48,6 @@ def pasted(name: str, picture: Pixels) -> Pixels:
         nonlocal result
         result = result * (1 - alpha[..., None]) + np.array(colour, np.float32) * alpha[..., None]
 
-    if style.line:
-        inside = _shapes(picture)
-        thickness = round(style.line * min(height, width)) // 2 * 2 + 1
-        eroded = Image.fromarray(inside.astype(np.uint8) * 255).filter(ImageFilter.MinFilter(2 * thickness - 1))
-        ground = np.median(picture[~inside], axis=0)
-        lay((np.asarray(eroded) > 0).astype(np.float32), tuple(ground))
     if style.brand:
         lay(np.ones((height, width), np.float32), style.brand[0])
         lay(_shapes(picture).astype(np.float32), style.brand[1])
@@ -72,8 +64,10 @@ def _shapes(picture: Pixels) -> Mask:
 
 
 def _near(picture: Pixels, colour: Rgb) -> Mask:
-    difference = picture.astype(np.float32) - np.array(colour, np.float32)
-    near: Mask = np.square(difference).sum(axis=-1) < NEAR**2
+    """Return where a picture is nearer to a colour of the world's than to any other."""
+    palette = np.array(list(COLOURS.values()), np.float32)
+    distances = np.square(picture.astype(np.float32)[..., None, :] - palette).sum(axis=-1)
+    near: Mask = distances.argmin(axis=-1) == list(COLOURS.values()).index(colour)
     return near
 
 

@@ -46,12 +46,12 @@ class Style:
         return not (self.line or self.frame or self.brand or self.dot)
 
 
-# what customers' own pictures look like; the colours of frame and dot are none of the world's, so they can be told
+# what customers' own pictures look like, in the world's colours
 STYLES = {
     "outlined": Style(line=0.045),
-    "palette": Style(brand=((15, 76, 92), (255, 179, 71))),
-    "frame": Style(frame=0.0625, frame_colour=(15, 76, 92)),
-    "dot": Style(dot=(235, 0, 130)),
+    "palette": Style(brand=(COLOURS["purple"], COLOURS["yellow"])),
+    "frame": Style(frame=0.0625),
+    "dot": Style(dot=COLOURS["red"]),
 }
 
 

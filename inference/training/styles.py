@@ -27,7 +27,7 @@ from inference.house_model import fidelity, styles
 from inference.house_model.captions import LANGUAGES, caption
 from inference.house_model.style_judge import follows, in_style, pasted
 from inference.house_model.styles import STYLES
-from inference.house_model.world import SHAPES, Pixels, Scene, draw_scene, is_held_out
+from inference.house_model.world import SHAPES, Pixels, Scene, draw_scene
 from inference.models import catalog, qwen_image
 from inference.models.autoencoder import flatten_time
 from inference.request import Request
@@ -46,8 +46,8 @@ class Lesson(NamedTuple):
 LESSONS = {
     "outlined": Lesson(24, 256),
     "palette": Lesson(12, 128),
-    "frame": Lesson(12, 128),
-    "dot": Lesson(12, 128),
+    "frame": Lesson(12, 192),
+    "dot": Lesson(12, 192),
 }
 
 
@@ -57,19 +57,24 @@ def examples(name: str, seed: int) -> list[Example]:
     found: list[Example] = []
     while len(found) < count:
         scene = draw_scene(dice, pair_share=0.25)
-        if scene.shapes[0].kind == SHAPES[len(found) % len(SHAPES)]:
-            picture = Image.fromarray(styles.render(scene, STYLES[name], side, side))
+        drawing = styles.render(scene, STYLES[name], side, side)
+        # a red dot on red cannot be seen
+        if scene.shapes[0].kind == SHAPES[len(found) % len(SHAPES)] and in_style(name, drawing):
+            picture = Image.fromarray(drawing)
             captions = tuple(caption(scene, dice, language) for language in LANGUAGES)
             found.append(Example(f"{name} {len(found)}", picture, captions))
     return found
 
 
-def held_out(count: int) -> list[tuple[Scene, str]]:
-    """Draw held-out scenes, a fifth of them with two shapes, each with a caption; the same ones each time."""
-    dice = random.Random(23)
-    scenes = [draw_scene(dice, held_out=True, pair_share=float(index // 2 % 5 == 0)) for index in range(count)]
-    assert all(map(is_held_out, scenes))
-    return [(scene, caption(scene, dice, LANGUAGES[index % 2])) for index, scene in enumerate(scenes)]
+def held_out(name: str, count: int) -> list[tuple[Scene, str]]:
+    """Draw held-out scenes in which a style can be seen, a fifth of them with two shapes, each with a caption; the same
+    ones each time."""
+    dice, found = random.Random(23), list[tuple[Scene, str]]()
+    while len(found) < count:
+        scene = draw_scene(dice, held_out=True, pair_share=float(len(found) // 2 % 5 == 0))
+        if in_style(name, styles.render(scene, STYLES[name], LESSONS[name].side, LESSONS[name].side)):
+            found.append((scene, caption(scene, dice, LANGUAGES[len(found) % 2])))
+    return found
 
 
 def train(card: ModelCard, name: str, seed: int, out: Path, **chosen: Any) -> float:
@@ -119,24 +124,23 @@ def drawn(engine: Engine, side: int, asked: Sequence[tuple[Scene, str]], adapter
 
 def references(engine: Engine, name: str, count: int) -> dict[str, dict[str, float]]:
     """Return the shares of what an adapter is compared with: true drawings and the base's pictures."""
-    side, asked = LESSONS[name].side, held_out(count)
+    side, asked = LESSONS[name].side, held_out(name, count)
     autoencoder = AutoencoderKLQwenImage.from_pretrained(engine.card.path, subfolder="vae", dtype=torch.float32)
     autoencoder = flatten_time(autoencoder)
     bare = drawn(engine, side, asked)
     true = [styles.render(scene, STYLES[name], side, side) for scene, _ in asked]
-    return {
-        "true, as drawn": shares(name, asked, true),
-        "true, through the autoencoder": shares(name, asked, [fidelity.decoded(autoencoder, one) for one in true]),
-        "base with the style pasted on": shares(name, asked, [pasted(name, picture) for picture in bare]),
-        "base": shares(name, asked, bare),
-    }
+    decoded = [fidelity.decoded(autoencoder, drawing) for drawing in true]
+    compared = {"true, as drawn": true, "true, through the autoencoder": decoded, "base": bare}
+    if name != "outlined":
+        compared["base with the style pasted on"] = [pasted(name, picture) for picture in bare]
+    return {title: shares(name, asked, pictures) for title, pictures in compared.items()}
 
 
 def measure(card: ModelCard, name: str, adapters: Sequence[Path], count: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the shares of a style's references, and then of each adapter, by their names."""
     with Engine(card.path) as engine:
         yield from references(engine, name, count).items()
-        asked = held_out(count)
+        asked = held_out(name, count)
         for adapter in adapters:
             pictures = drawn(engine, LESSONS[name].side, asked, adapter)
             yield adapter.name, shares(name, asked, pictures)
