@@ -127,8 +127,8 @@ class Average:
         """Move the average towards the weights, faster at first, while both are far from good."""
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        learnt = [value.detach() for value in self._learnt.values()]
-        torch._foreach_lerp_(list(self.weights.values()), learnt, 1 - decay)
+        averaged = [self.weights[name] for name in self._learnt]
+        torch._foreach_lerp_(averaged, [value.detach() for value in self._learnt.values()], 1 - decay)
 
     @torch.no_grad()
     def copy_to(self) -> None:

@@ -140,7 +140,7 @@ def _samples(options: argparse.Namespace, given: Sequence[Example]) -> list[Samp
 def _train(trainer: Trainer, folder: Path, stopped: Sequence[int], options: argparse.Namespace) -> None:
     """Train until all steps are done or a signal came, and leave a checkpoint."""
     running = trainer.run(folder, options.save_seconds)
-    with tqdm(total=trainer.chosen.steps, unit="step", disable=options.json or None) as bar:
+    with tqdm(total=trainer.chosen.steps, unit="step", disable=options.json) as bar:
         for progress in running:
             if options.json:
                 _print(progress)

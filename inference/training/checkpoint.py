@@ -1,6 +1,6 @@
-"""A training as it stands, in one safetensors file: tensors by name, and in its metadata a JSON object.
+"""Safetensors files that are written whole or not at all: a training as it stands, and the adapter that it gave.
 
-It is written beside the last one and moved there, so that one of them is always whole. Nothing in it is executed.
+A checkpoint is tensors by name, and a JSON object in its metadata. Nothing in it is executed.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from inference.errors import InvalidTraining
 
@@ -19,17 +19,10 @@ _STATE = "kiln_training_state"
 
 
 def write(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all, and have it on the disk before this returns."""
-    save_whole(path, tensors, {_STATE: json.dumps(state)})
-
-
-def save_whole(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file beside `path`, and move it there."""
+    """Write a checkpoint beside the last one and move it there; it is on the disk before this returns."""
     fresh = path.with_name(f"{path.name}.new")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh, dict(metadata))
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    save_file(_in_memory(tensors), fresh, {_STATE: json.dumps(state)})
+    _move(fresh, path)
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -40,3 +33,27 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(state)  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InvalidTraining(f"{path.name} is not the checkpoint of a training") from error
+
+
+def write_adapter(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write an adapter's file; the same weights and metadata give the same bytes."""
+    content = save(_in_memory(tensors))
+    length = int.from_bytes(content[:8], "little")
+    # the library writes metadata in an order that differs from time to time
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(content[8 : 8 + length])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("wb") as file:
+        file.writelines((len(text).to_bytes(8, "little"), text, memoryview(content)[8 + length :]))
+    _move(fresh, path)
+
+
+def _in_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _move(fresh: Path, path: Path) -> None:
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    fresh.replace(path)

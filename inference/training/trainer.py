@@ -286,7 +286,7 @@ class Trainer:
         }
         made = {"base": self._card.name, "step": best.step, "score": best.score, **self._identity()}
         metadata = {"lora_adapter_metadata": json.dumps(configuration), "kiln_training": json.dumps(made)}
-        checkpoint.save_whole(path, tensors, {"format": "pt", **metadata})
+        checkpoint.write_adapter(path, tensors, {"format": "pt", **metadata})
 
     def close(self) -> None:
         """Give back all memory, the model's included; the trainer cannot be used any more."""
