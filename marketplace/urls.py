@@ -22,6 +22,8 @@ from marketplace.api.money import invoices
 from marketplace.api.money import views as money
 from marketplace.api.topups import automatic
 from marketplace.api.topups import views as topups
+from marketplace.api.trainings import events as training_events
+from marketplace.api.trainings import views as trainings
 from marketplace.api.webhooks import unsubscribe
 from marketplace.api.webhooks import views as webhooks
 
@@ -53,11 +55,21 @@ urlpatterns = [
     path("v1/topups", topups.TopUps.as_view()),
     path("v1/topups/automatic", automatic.Automatic.as_view()),
     path("v1/topups/<uuid:topup_id>", topups.OneTopUp.as_view()),
+    path("v1/adapters", trainings.NewAdapters.as_view()),
     path("v1/keys", keys.Keys.as_view()),
     path("v1/keys/<uuid:key_id>", keys.OneKey.as_view()),
     path("v1/files", files.Files.as_view()),
     path("v1/files/<uuid:file_id>", files.OneFile.as_view()),
     path("v1/files/<uuid:file_id>/content", files.FileContent.as_view()),
+    path("v1/tiers", trainings.Tiers.as_view()),
+    path("v1/adapters/<uuid:adapter_id>/trainings", trainings.AdapterTrainings.as_view()),
+    path("v1/trainings", trainings.Trainings.as_view()),
+    path("v1/trainings/quotes", trainings.TrainingQuotes.as_view()),
+    path("v1/trainings/<uuid:training_id>", trainings.OneTraining.as_view()),
+    path("v1/trainings/<uuid:training_id>/cancel", trainings.CancelTraining.as_view()),
+    path("v1/trainings/<uuid:training_id>/events", training_events.TrainingEvents.as_view()),
+    path("v1/trainings/<uuid:training_id>/samples/<int:step>", trainings.TrainingSamples.as_view()),
+    path("v1/trainings/<uuid:training_id>/steps/<int:step>/version", trainings.KeepStep.as_view()),
     path("v1/images/generations", images_api.Generations.as_view()),
     path("v1/images/edits", images_api.Edits.as_view()),
     path("v1/images/variations", images_api.Variations.as_view()),

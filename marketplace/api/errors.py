@@ -31,6 +31,7 @@ from billing.errors import (
     UnknownServiceClass,
 )
 from inference.errors import InvalidPicture, InvalidRequest, ModelUnavailable
+from lora import errors as lora
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
 from marketplace.accounts.signing_keys import ProviderAway
@@ -43,6 +44,7 @@ from marketplace.files.errors import QuotaReached
 from marketplace.jobs import errors as jobs
 from marketplace.jobs.inputs import Busy
 from marketplace.limits.policies import BYTES, LimitReached
+from marketplace.trainings import errors as trainings
 from marketplace.webhooks import endpoints
 
 logger = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ def _capped(error: SpendCapReached) -> Problem:
     return Problem(402, "payment", f"{error.whose}_{CAPS[error.period]}_reached", message)
 
 
-def _too_dear(error: jobs.CostAboveMaximum) -> Problem:
+def _too_dear(error: jobs.CostAboveMaximum | trainings.CostAboveMaximum) -> Problem:
     message = f"This costs {format_tokens(error.quoted)} Tokens, above max_cost {format_tokens(error.maximum)}."
     return invalid("max_cost", message, "cost_above_maximum")
 
@@ -118,6 +120,16 @@ def _limited(error: LimitReached) -> Problem:
 def _queue_full(error: jobs.QueueFull) -> Problem:
     message = f"{error.most} of your jobs wait to be started, and no more may: send this again when some have been."
     return Problem(429, "rate_limit", "queue_full", message, headers={"Retry-After": "5"})
+
+
+def _outside_tier(error: lora.OutsideTier) -> Problem:
+    name = {"side": "resolution"}.get(error.field, error.field)
+    return invalid(name, f"This tier allows {error.least} to {error.most}.", "outside_tier")
+
+
+def _trainings_full(error: trainings.QueueFull) -> Problem:
+    message = f"{error.most} of your trainings wait or run, and no more may: send this again when some have ended."
+    return Problem(429, "rate_limit", "queue_full", message, headers={"Retry-After": "60"})
 
 
 def _unauthenticated(error: rest.APIException) -> Problem:
@@ -186,6 +198,22 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (
         jobs.NotCancelable,
         lambda _: Problem(409, "conflict", "not_cancelable", "The job has already ended."),
+    ),
+    (trainings.NotFound, lambda _: not_found("training")),
+    (trainings.NoSuchStep, lambda _: not_found("adapter of that step")),
+    (
+        trainings.NotCancelable,
+        lambda _: Problem(409, "conflict", "not_cancelable", "The training has already ended."),
+    ),
+    (trainings.KeyReused, lambda _: KEY_REUSED),
+    (trainings.CostAboveMaximum, _too_dear),
+    (trainings.QueueFull, _trainings_full),
+    (lora.UnknownTier, lambda _: invalid("tier", "There is no such tier: see `GET /v1/tiers`.", "unknown_tier")),
+    (lora.OutsideTier, _outside_tier),
+    (lora.UnknownAdapter, lambda _: not_found("adapter")),
+    (
+        lora.SlugTaken,
+        lambda _: Problem(409, "conflict", "slug_taken", "You have another adapter of this name.", "slug"),
     ),
     (InvalidRequest, lambda error: invalid(error.param, f"{str(error)[:1].upper()}{str(error)[1:]}.")),
     (

@@ -35,6 +35,7 @@ from marketplace.jobs.states import State
 from marketplace.streams import handler
 from marketplace.streams.handler import Response, Scope, WsgiApplication
 from marketplace.streams.hub import Hub, Watch
+from marketplace.trainings import states
 
 THREADS = 8
 BODY_SECONDS = 60.0
@@ -72,7 +73,7 @@ class Application:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        self.hub = Hub()
+        self.hub = Hub(states.look)
         self.hub.start()
         self._end_streams_when_asked_to_stop()
         await send({"type": "lifespan.startup.complete"})

@@ -1,7 +1,7 @@
 """Who watches which job, in one event loop, without a thread for each.
 
     with hub.watch(job_id) as watch:
-        async for news in watch:    # states.State and news.Preview, the newest; ends after the job, or with the server
+        async for news in watch:    # State and news.Preview, the newest; ends after the job, or with the server
             …
 
 The database is the truth: one query a second says where all watched jobs stand, so whatever is lost on the way is only
@@ -26,7 +26,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from marketplace.jobs import news, states
+from marketplace.jobs import news
 from marketplace.jobs.news import News, Preview, Progress
 from marketplace.jobs.states import State
 
@@ -82,7 +82,7 @@ class Watch:
 class Hub:
     """All watches of this process. `start` within the event loop, `close` when it is to end."""
 
-    def __init__(self, look: Look = states.look) -> None:
+    def __init__(self, look: Look) -> None:
         self._ask = look
         self._watches: defaultdict[UUID, set[Watch]] = defaultdict(set)
         self._known: dict[UUID, State] = {}

@@ -16,12 +16,13 @@ from marketplace.webhooks import endpoints
 from tests.marketplace.api.asking import buy, deliver
 from tests.marketplace.api.test_order_pictures import terms
 from tests.marketplace.files.test_uploads import encoded, send
+from tests.marketplace.trainings import making
 
 pytestmark = pytest.mark.django_db(transaction=True)
 METHODS = ("get", "post", "put", "patch", "delete")
-PUBLIC = {"v1/models", "v1/models/<str:name>", "v1/packs", "v1/prices"}
+PUBLIC = {"v1/models", "v1/models/<str:name>", "v1/packs", "v1/prices", "v1/tiers"}
 """Addresses at which there is nothing of anybody."""
-NAMES = {"month": "2026-11"}
+NAMES = {"month": "2026-11", "step": "1"}
 """What else than ids is in addresses, and says nothing of whose it is."""
 
 
@@ -46,6 +47,7 @@ def mine(alice, picture):
     top_up = TopUp.objects.create(
         id=uuid7(), owner=alice.account.id, created_at=clock.now(), expires_at=clock.now(), **terms
     )
+    trained = making.submit(alice).training
     endpoint, _ = endpoints.create(alice.account.id, "https://example.com/hook", ["job.succeeded"])
     return {
         "webhook_id": str(endpoint.id),
@@ -54,6 +56,8 @@ def mine(alice, picture):
         "file_id": send(alice, encoded()).json()["id"],
         "key_id": str(alice.key_id),
         "topup_id": str(top_up.id),
+        "training_id": str(trained.id),
+        "adapter_id": str(trained.adapter_id),
     }
 
 

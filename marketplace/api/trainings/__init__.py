@@ -1,0 +1,1 @@
+"""Trainings of adapters over HTTP."""
