@@ -69,6 +69,7 @@ def parts(home: Path, ports: Ports) -> list[Part]:
             # no request tells it how it is called
             settings={"KILN_PUBLIC_URL": os.environ.get("KILN_PUBLIC_URL") or f"http://127.0.0.1:{ports.front}"},
         ),
+        Part("trainer", (*MANAGE, "train"), drain=60.0, one_thread=False),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. More
         # threads here than periodic tasks, each of which takes one at most: none waits for one that waits for Stripe.
         Part("maintenance", (*CELERY, "worker", *threads, "14", "-Q", "maintenance", "-n", "maintenance@%h", *quiet)),

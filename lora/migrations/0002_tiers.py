@@ -28,7 +28,7 @@ OPENING_ROWS = """
 INSERT INTO lora_tier (name, version, description, base_cost, floor, most_pictures, side, rank, most_steps,
                        versions_kept, service_class, may_publish, surcharge, active) VALUES
     ('sketch', 1, 'To try an idea: few pictures, a small adapter, trained when there is room.',
-     2000000, 589824, 20, 512, 8, 1000, 2, 'batch', false, 100, true),
+     2400000, 589824, 20, 512, 8, 1000, 2, 'batch', false, 100, true),
     ('craft', 1, 'For a style or a product: may be published and sold.',
      2500000, 589824, 60, 1024, 16, 2000, 5, 'standard', true, 50, true),
     ('brand', 1, 'For what must be right: many pictures, the most detail, no surcharge on pictures, next in turn.',

@@ -38,6 +38,9 @@ TAGS = {
     "jobs": "Buy pictures, follow them, cancel them, and see what they cost and why.",
     "images": "The same for clients that speak OpenAI's Images API.",
     "files": "Pictures that you send once and use in orders: to edit, to begin from, or as masks.",
+    "adapters": "Adapters (LoRA): trained from your pictures or sent, used in orders, shared.",
+    "trainings": "What becomes of a training: progress, samples, costs, and the versions that come of it.",
+    "tiers": "The tiers of trainings on sale. Needs no API key.",
     "models": "What can be ordered, with limits and defaults. Needs no API key.",
     "prices": "The price list in force. Needs no API key.",
     "balance": "Your Tokens, what is held, what expires and what was spent.",
@@ -52,6 +55,8 @@ TAGS = {
 """The sections of the API, by what people need first."""
 
 STARTED = {
+    "/v1/adapters": "/v1/trainings",
+    "/v1/adapters/{adapter_id}/trainings": "/v1/trainings",
     "/v1/images/generations": "/v1/jobs",
     "/v1/images/edits": "/v1/jobs",
     "/v1/webhooks/{webhook_id}/test": "/v1/webhooks/{webhook_id}/deliveries",

@@ -29,7 +29,9 @@ WITH_BODY = {
     422: "A value is wrong; `param` names it.",
 }
 QUERY = {422: "A parameter is wrong; `param` names it."}
-BUYING = {"/v1/jobs", "/v1/images/generations", "/v1/images/edits"}
+BUYING = {
+    "/v1/jobs", "/v1/images/generations", "/v1/images/edits", "/v1/adapters", "/v1/adapters/{adapter_id}/trainings",
+}  # fmt: skip
 PAYING = {
     409: "The first request with this Idempotency-Key is still being answered.",
     502: "Stripe refused this; nothing was bought.",
@@ -49,7 +51,7 @@ SENDING = {
 }
 KEYS = {403: "The API key that asks has a spend cap, or the account is switched off."}
 
-WEBHOOKS = {
+NAMED = {
     ("DELETE", "/v1/webhooks/{id}"): "delete_webhook",
     ("POST", "/v1/webhooks/{id}/secret"): "rotate_webhook_secret",
     ("POST", "/v1/webhooks/{id}/test"): "test_webhook",
@@ -59,6 +61,14 @@ WEBHOOKS = {
     ("GET", "/v1/account/webhook-deliveries"): "list_order_deliveries",
     ("GET", "/v1/account/notifications"): "get_notifications",
     ("PATCH", "/v1/account/notifications"): "change_notifications",
+    ("POST", "/v1/adapters"): "train_adapter",
+    ("POST", "/v1/adapters/{adapter_id}/trainings"): "train_version",
+    ("GET", "/v1/adapters/{adapter_id}/trainings"): "list_trainings_of_adapter",
+    ("POST", "/v1/trainings/quotes"): "quote_training",
+    ("POST", "/v1/trainings/{training_id}/cancel"): "cancel_training",
+    ("GET", "/v1/trainings/{training_id}/events"): "watch_training",
+    ("GET", "/v1/trainings/{training_id}/samples/{step}"): "download_samples",
+    ("POST", "/v1/trainings/{training_id}/steps/{step}/version"): "keep_step",
 }
 
 
@@ -128,6 +138,8 @@ class Schema(AutoSchema):
                 statuses[409] = "There are too many, or the webhook is disabled."
         if self.path == "/v1/keys" and self.method == "POST":
             statuses[409] = "The account has as many keys as it may."
+        if self.path == "/v1/adapters" and self.method == "POST":
+            statuses[409] = "The account has another adapter with this slug."
         if self.path == "/v1/topups/automatic" and self.method == "GET":
             statuses[404] = "There are none."
         if "{" in self.path:
@@ -144,10 +156,10 @@ class Schema(AutoSchema):
 
     def get_operation_id(self) -> str:
         noun = self.path.removeprefix("/v1/").split("/")[0]
+        if name := NAMED.get((self.method, self.path.replace("{webhook_id}", "{id}"))):
+            return name
         if self.path.endswith("/cancel"):
             return "cancel_job"
-        if name := WEBHOOKS.get((self.method, self.path.replace("{webhook_id}", "{id}"))):
-            return name
         if noun == "images":
             return {"generations": "generate_images", "edits": "edit_images"}[self.path.rpartition("/")[2]]
         if noun == "account":

@@ -29,7 +29,9 @@ from uuid import uuid4
 
 from django.conf import settings
 from django.db import connection
+from django.db.models.functions import Now
 
+from marketplace.jobs.models import ALIVE_WITHIN, Worker
 from marketplace.trainings import lifecycle, pictures, results, storage
 from marketplace.trainings.errors import LeaseLost
 from marketplace.trainings.models import Training
@@ -39,6 +41,8 @@ LOOK_SECONDS = 2.0
 LEAVE_SECONDS = 60.0
 RETRY_AFTER = timedelta(seconds=10)
 PR_SET_PDEATHSIG = 1
+# There is one here if this is there.
+GPU = Path("/dev/nvidiactl")
 INVALID, DIVERGED = 2, 1
 """Exit statuses of the process."""
 _libc = ctypes.CDLL(None)
@@ -87,7 +91,7 @@ class Trainer:
         """Train until told to stop; if the database is unavailable, wait for it."""
         while not self.stopping():
             try:
-                if (training := lifecycle.claim(self.name)) is not None:
+                if may_train() and (training := lifecycle.claim(self.name)) is not None:
                     self.train(training)
                     continue
             except Exception:
@@ -158,6 +162,14 @@ class Trainer:
         else:
             logger.warning("%s ended with %s: %s", training, status, run.last_words())
             lifecycle.fail(training, "trainer_failed", "The trainer failed.", retry=True, after=RETRY_AFTER)
+
+
+def may_train() -> bool:
+    """Return whether the device is free: a GPU that serves pictures is shared only if the operator allows it."""
+    if settings.TRAIN_BESIDE_SERVING or not GPU.exists():
+        return True
+    here = Worker.objects.filter(name__startswith=f"{socket.gethostname()}-")
+    return not here.filter(seen_at__gt=Now() - ALIVE_WITHIN).exists()
 
 
 def _start(training: Training, folder: Path) -> subprocess.Popen[str]:

@@ -18,6 +18,7 @@ from inference.models import catalog
 from inference.request import MAX_SEED, TILE
 from lora import models, tiers
 from lora.models import SLUG
+from lora.training_prices import LEAST_PICTURES
 from marketplace.api.bodies import Body, StrictSerializer
 from marketplace.api.errors import invalid
 from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Text, Tokens, Whole
@@ -51,7 +52,7 @@ class PictureOrder(StrictSerializer):
 
 class TrainingQuoteOrder(StrictSerializer):
     tier = Text(max_length=40, help_text="Of `GET /v1/tiers`.")
-    pictures = PictureOrder(many=True, min_length=4, max_length=MOST_PICTURES)
+    pictures = Array(child=PictureOrder(), min_length=LEAST_PICTURES, max_length=MOST_PICTURES)
     caption = Text(
         required=False, max_length=2000, line=False,
         help_text="Of pictures that have none; `{name}` stands for the name of the file.",
