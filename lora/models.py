@@ -163,6 +163,7 @@ class Tier(models.Model):
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
+        verbose_name = "training tier"
         constraints = [
             models.UniqueConstraint(fields=["name", "version"], name="tier_version_once"),
             models.UniqueConstraint(fields=["name"], condition=Q(active=True), name="tier_one_active_version"),

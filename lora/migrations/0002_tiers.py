@@ -64,6 +64,7 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
             ],
             options={
+                'verbose_name': 'training tier',
                 'constraints': [models.UniqueConstraint(fields=('name', 'version'), name='tier_version_once'), models.UniqueConstraint(condition=models.Q(('active', True)), fields=('name',), name='tier_one_active_version'), models.CheckConstraint(condition=models.Q(('base_cost__gt', 0), ('most_pictures__gte', 4), ('most_steps__gt', 0), ('rank__range', (1, 256)), ('side__gt', 0), ('version__gt', 0), ('versions_kept__gt', 0)), name='tier_in_range')],
             },
         ),

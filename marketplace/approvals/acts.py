@@ -22,9 +22,11 @@ from billing.payments import refunds, stripe
 from billing.prices import packs, price_lists
 from billing.prices.pricing import PriceList
 from billing.tokens import debts, wallets
+from lora import tiers
+from lora.training_prices import Terms
 from marketplace import closing
 from marketplace.accounts.models import Account
-from marketplace.jobs.models import Job
+from marketplace.jobs.models import Job, ServiceClass
 
 
 class Reference(NamedTuple):
@@ -296,6 +298,35 @@ class PackChange(Act):
 
 
 @dataclass(frozen=True)
+class TierChange(Act):
+    """A new version of a tier of trainings, in the units of `training_prices.Terms`, which replaces the one on sale."""
+
+    name: str
+    description: str
+    terms: dict[str, Any]
+
+    kind = "tier"
+    title = "Sell a tier of trainings"
+    permission = "approvals.ask_prices"
+
+    def check(self) -> None:
+        try:
+            terms = Terms(**self.terms)
+        except (TypeError, ValueError) as error:
+            raise Impossible(str(error)) from error
+        if terms.service_class not in ServiceClass.values:
+            raise Impossible(f"service_class must be one of {', '.join(ServiceClass.values)}.")
+
+    def carry_out(self, request: UUID) -> str:
+        return f"{tiers.publish(self.name, self.description, Terms(**self.terms))} is on sale"
+
+    def lines(self) -> Lines:
+        others = {name: str(value) for name, value in self.terms.items() if name != "base_cost"}
+        cost = show_tokens(self.terms["base_cost"])
+        return [("Tier", self.name), ("Description", self.description), ("1,000 steps", cost), *others.items()]
+
+
+@dataclass(frozen=True)
 class AccountClosing(Act):
     """An account closed for good, for a customer who cannot do it; what Tokens are left are forfeited."""
 
@@ -327,6 +358,7 @@ _ACTS: tuple[type[Act], ...] = (
     DebtWaiver,
     PriceListChange,
     PackChange,
+    TierChange,
     AccountClosing,
 )
 KINDS: dict[str, type[Act]] = {act.kind: act for act in _ACTS}

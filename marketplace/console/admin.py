@@ -6,4 +6,5 @@ from marketplace.console import customers as customers
 from marketplace.console import jobs as jobs
 from marketplace.console import money as money
 from marketplace.console import payments as payments
+from marketplace.console import trainings as trainings
 from marketplace.console import webhooks as webhooks

@@ -1,7 +1,8 @@
-"""The dialogs in which operators ask for an act, on the pages of accounts, jobs, top-ups, packs and price lists."""
+"""The dialogs in which operators ask for an act, on pages of accounts, jobs, top-ups, packs, tiers and price lists."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from decimal import Decimal
 from typing import Any, ClassVar, cast
 
@@ -19,6 +20,8 @@ from billing.errors import BillingError
 from billing.models import Clawback, Hold, Pack, TopUp
 from billing.payments import refunds
 from billing.prices import price_lists
+from lora import tiers
+from lora.models import Tier
 from marketplace.accounts.columns import ProseField
 from marketplace.accounts.models import Person
 from marketplace.approvals import acts, requests
@@ -196,6 +199,32 @@ class PackForm(AskForm):
 
     def make(self, given: dict[str, Any]) -> Act:
         return acts.PackChange(given["name"], given["tokens"], given["bonus"], given["prices"])
+
+
+class TierForm(AskForm):
+    """A new tier of trainings, or a new version of the tier on whose page the dialog is."""
+
+    permission = "ask_prices"
+    blamed = "base_cost"
+    name = forms.SlugField(max_length=40, widget=UnfoldAdminTextInputWidget)
+    description = forms.CharField(max_length=500, widget=UnfoldAdminTextInputWidget)
+    base_cost = TokensField(min_value=LEAST, help_text="Tokens for 1,000 steps at 1024 x 1024")
+    terms = JsonField(
+        help_text="floor in pixels, surcharge in thousandths of the price of a picture; service_class is the turn"
+    )
+
+    def prepare(self) -> None:
+        found = Tier.objects.filter(pk=self.object_id).first() or tiers.offered()[0]
+        terms = asdict(found.terms)
+        self.fields["base_cost"].initial = terms.pop("base_cost")
+        self.fields["terms"].initial = terms
+        if self.object_id is not None:
+            self.fields["name"].initial, self.fields["description"].initial = found.name, found.description
+            self.fields["name"].disabled = True
+
+    def make(self, given: dict[str, Any]) -> Act:
+        terms = {"base_cost": given["base_cost"], **given["terms"]}
+        return acts.TierChange(given["name"], given["description"], terms)
 
 
 class RejectForm(BaseDialogForm):  # type: ignore[misc]

@@ -10,6 +10,7 @@ from django.urls import reverse
 PAGES = (
     ("", "Dashboard", "dashboard", "index"),
     ("Work", "Jobs", "image", "jobs_job"),
+    ("Work", "Trainings", "model_training", "trainings_training"),
     ("Work", "Workers", "memory", "jobs_worker"),
     ("Customers", "Accounts", "storefront", "accounts_account"),
     ("Customers", "Tiers", "speed", "accounts_tier"),
@@ -25,6 +26,7 @@ PAGES = (
     ("Money", "Automatic top-ups", "autorenew", "billing_automatictopup"),
     ("Money", "Debts", "money_off", "billing_clawback"),
     ("Money", "Token packs", "sell", "billing_pack"),
+    ("Money", "Training tiers", "school", "lora_tier"),
     ("Money", "Price lists", "price_change", "billing_pricelistversion"),
     ("Control", "Approvals", "approval_delegation", "approvals_request"),
     ("Control", "Audit", "history_edu", "audit_record"),
