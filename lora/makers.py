@@ -8,6 +8,8 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from psycopg.errors import UniqueViolation
 
+from billing.models import Wallet
+from billing.tokens import wallets
 from lora.errors import HandleKept, HandleTaken
 from lora.models import Maker
 
@@ -16,7 +18,8 @@ GIVEN = "maker-"
 
 
 def ensure(account: UUID) -> Maker:
-    """Return an account as a maker, under a handle that is given to it if it has none yet."""
+    """Return an account as a maker, with a wallet for what it earns, and a given handle if it has none yet."""
+    wallets.create(account, Wallet.Kind.CREATOR)
     return Maker.objects.get_or_create(account=account, defaults={"handle": f"{GIVEN}{secrets.token_hex(6)}"})[0]
 
 

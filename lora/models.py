@@ -182,3 +182,27 @@ class Tier(models.Model):
     @property
     def terms(self) -> Terms:
         return Terms(**{each.name: getattr(self, each.name) for each in fields(Terms)})
+
+
+class Listing(models.Model):
+    """The terms under which everybody may use a version: never changed, only replaced by the next for that version.
+
+    `fee` is in thousandths of the price of a picture without adapters; `share` is how many thousandths of it the maker
+    gets.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    version = models.ForeignKey(Version, models.PROTECT, related_name="listings", db_index=False)
+    fee = models.PositiveIntegerField()
+    share = models.PositiveIntegerField()
+    licence = models.CharField(max_length=100)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = [models.Index(fields=["version", "-id"], name="listing_of_version")]
+        constraints = [
+            models.CheckConstraint(condition=Q(fee__range=(0, 10_000), share__range=(0, 1000)), name="listing_in_range")
+        ]
+
+    def __str__(self) -> str:
+        return f"listing {self.id} of {self.version}"

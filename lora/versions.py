@@ -1,6 +1,6 @@
 """Versions of adapters: begun, then ready or refused, each once; used, and deleted.
 
-Not for files: a version's are under the paths that are said here, in a storage that this package does not know.
+Not for files: `paths` says where a version's are, in a storage that this package does not know.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Count, Max, Q, QuerySet, Sum
+from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Sum
 from django.db.models.functions import Now
 
 from lora.errors import TooManyVersions, UnknownAdapter, UnknownVersion
-from lora.models import Adapter, Maker, Version
+from lora.models import Adapter, Listing, Maker, Version
 
 MIB = 1024**2
 # Versions that were deleted count for so long, so that no account fills the table.
@@ -84,9 +83,14 @@ def ready() -> QuerySet[Version]:
     return Version.objects.filter(status=Version.Status.READY, deleted_at=None, adapter__deleted_at=None)
 
 
-def pick(adapter: Adapter, number: int | None = None) -> Version:
-    """Return an adapter's version of this number, else its newest, that is ready. Raises UnknownVersion."""
+def pick(adapter: Adapter, number: int | None = None, *, listed: bool = False) -> Version:
+    """Return an adapter's version of this number, else its newest, that is ready, and `listed` if it must be.
+
+    Raises UnknownVersion.
+    """
     found = ready().filter(adapter=adapter, **({} if number is None else {"number": number}))
+    if listed:
+        found = found.filter(Exists(Listing.objects.filter(version=OuterRef("id"))))
     version = found.order_by("-number").first()
     if version is None:
         raise UnknownVersion
@@ -103,13 +107,3 @@ def delete(adapter: Adapter, number: int) -> None:
 def forget_file(version: Version) -> None:
     """Note that a version's file is not stored any more; it must have been deleted, or refused."""
     Version.objects.filter(id=version.id).update(stored=False)
-
-
-def path(adapter_id: UUID | str, number: int, sha256: str) -> str:
-    """Return where a ready version's canonical file is."""
-    return f"versions/{adapter_id}/{number}-{sha256}.safetensors"
-
-
-def incoming_path(version: Version) -> str:
-    """Return where what was sent is, until it is checked."""
-    return f"incoming/{version.adapter_id}/{version.number}"

@@ -202,6 +202,12 @@ JWT_LEEWAY = env.whole("KILN_JWT_LEEWAY", 30)
 JWT_CREATE = env.flag("KILN_JWT_CREATE")
 env.all_or_none("KILN_JWT_ISSUER", "KILN_JWT_AUDIENCE", "KILN_JWT_KEYS_URL")
 FILE_MB = env.whole("KILN_FILE_MB", 10)
+ADAPTER_MB = env.whole("KILN_ADAPTER_MB", 1024)
+ADAPTERS_KEPT = env.whole("KILN_ADAPTERS_KEPT", 100)
+ADAPTERS_KEPT_UNFUNDED = env.whole("KILN_ADAPTERS_KEPT_UNFUNDED", 3)
+ADAPTERS_KEPT_MB = env.whole("KILN_ADAPTERS_KEPT_MB", 20_480)
+ADAPTERS_CACHE = env.text("KILN_ADAPTERS_CACHE", str(KILN_HOME / "adapters-cache"))
+ADAPTERS_CACHE_MB = env.whole("KILN_ADAPTERS_CACHE_MB", 20_480)
 FILE_DAYS = env.whole("KILN_FILE_DAYS", 30)
 DATA_UPLOAD_MAX_MEMORY_SIZE = None  # `marketplace.api` bounds bodies, by address
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]

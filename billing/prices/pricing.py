@@ -1,6 +1,8 @@
 """The price of a job: the formula, and nothing else. Pure: no Django, no database, no clock.
 
-    unit = base_cost x pixels/1024² x steps/50 x √(max(L, floor)/100) x service class x operation
+    unit = base_cost x pixels/1024² x steps/50 x √(max(L, floor)/100) x service class x operation x adapters
+
+where adapters = 1 + the surcharge and the fee of each, and makers get their shares of the fees (`shares`).
 
 Amounts are integer milli-Tokens, factors integer thousandths. The whole product is squared, so that the root is one
 of integers, where `math.isqrt` is exact. No binary or decimal fraction is ever formed, and neither locale nor Decimal
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isqrt
 from typing import Any
 
@@ -28,6 +30,42 @@ def prompt_length(prompt: str) -> int:
     return len(unicodedata.normalize("NFC", prompt).strip())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterTerms:
+    """What a version of an adapter adds to a picture's price, in thousandths of the price without adapters.
+
+    All of `surcharge` is the platform's, and of `fee` all but `share` thousandths, which are the maker's.
+    """
+
+    adapter: str
+    version: int
+    surcharge: int = 0
+    fee: int = 0
+    share: int = 0
+    maker: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("surcharge", "fee", "share"):
+            _whole(name, getattr(self, name), least=0)
+        if self.share > MILLI:
+            raise ValueError("a maker's share is at most the whole fee")
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "adapter": self.adapter,
+            "version": self.version,
+            "surcharge": format_fraction(self.surcharge, 3),
+            "fee": format_fraction(self.fee, 3),
+            "share": format_fraction(self.share, 3),
+            "maker": self.maker,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> AdapterTerms:
+        rates = {name: parse_tokens(stored[name]) for name in ("surcharge", "fee", "share")}
+        return cls(adapter=stored["adapter"], version=stored["version"], maker=stored["maker"], **rates)
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What is to be priced. Sizes are in pixels; `input_pixels` is the area of what the model sees besides."""
@@ -40,6 +78,7 @@ class Order:
     n: int = 1
     service_class: str = "standard"
     input_pixels: int = 0
+    adapters: Sequence[AdapterTerms] = ()
 
     def __post_init__(self) -> None:
         for name in ("width", "height", "steps", "n"):
@@ -86,7 +125,7 @@ class Quote:
 
     `total` and `unit` (one picture) are in milli-Tokens, `price_list` is a version, `skipped_step` in thousandths.
     `factors` are decimal strings whose product, rounded up per picture, is the total; of these only "prompt" is
-    itself cut, to six decimals.
+    itself cut, to six decimals. `adapters` are the terms of the adapters that it is drawn with.
     """
 
     total: int
@@ -96,10 +135,11 @@ class Quote:
     price_list: int
     skipped_step: int
     factors: Mapping[str, str]
+    adapters: Sequence[AdapterTerms] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the quote as JSON, with amounts as decimal strings of Tokens."""
-        return {
+        stored: dict[str, Any] = {
             "total": format_tokens(self.total),
             "unit": format_tokens(self.unit),
             "n": self.n,
@@ -108,6 +148,9 @@ class Quote:
             "skipped_step": format_fraction(self.skipped_step, 3),
             "factors": dict(self.factors),
         }
+        if self.adapters:
+            stored["adapters"] = [each.as_json() for each in self.adapters]
+        return stored
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Quote:
@@ -120,6 +163,7 @@ class Quote:
             price_list=stored["price_list"],
             skipped_step=parse_tokens(stored["skipped_step"]),
             factors=dict(stored["factors"]),
+            adapters=tuple(AdapterTerms.from_json(each) for each in stored.get("adapters", ())),
         )
 
 
@@ -138,9 +182,10 @@ def quote(order: Order, price_list: PriceList) -> Quote:
     operation = _factor(price_list.operations, order.operation, UnknownOperation)
     length = max(prompt_length(order.prompt), price_list.prompt_floor)
     pixels = order.width * order.height + order.input_pixels
-    linear = price_list.base_cost * pixels * order.steps_due * service_class * operation
+    adapters = _adapters_factor(order.adapters)
+    linear = price_list.base_cost * pixels * order.steps_due * service_class * operation * adapters
     # The ten is there because √(length/100) = √length / 10.
-    unit = _ceil_div(_ceil_sqrt(linear * linear * length), FULL_PIXELS * FULL_STEPS * MILLI * MILLI * 10)
+    unit = _ceil_div(_ceil_sqrt(linear * linear * length), FULL_PIXELS * FULL_STEPS * MILLI**3 * 10)
     return Quote(
         total=order.n * unit,
         unit=unit,
@@ -155,8 +200,10 @@ def quote(order: Order, price_list: PriceList) -> Quote:
             "prompt": f"{isqrt(length * 10**10) // 10**6}.{isqrt(length * 10**10) % 10**6:06d}",
             "service_class": format_fraction(service_class, 3),
             "operation": format_fraction(operation, 3),
+            **({"adapters": format_fraction(adapters, 3)} if order.adapters else {}),
             "n": str(order.n),
         },
+        adapters=tuple(_terms(each) for each in order.adapters),
     )
 
 
@@ -179,6 +226,25 @@ def charge_canceled(quoted: Quote, outcomes: Sequence[ImageOutcome]) -> int:
     """
     unfinished = [outcome.steps_run for outcome in outcomes if not outcome.delivered]
     return charge(quoted, outcomes) + sum(quoted.unit * done // quoted.steps for done in unfinished)
+
+
+def shares(quoted: Quote, charge: int) -> dict[str, int]:
+    """Return the milli-Tokens of a charge that each maker gets, rounded down; the platform gets what remains."""
+    whole = _adapters_factor(quoted.adapters) * MILLI
+    split: dict[str, int] = {}
+    for terms in quoted.adapters:
+        if part := charge * terms.fee * terms.share // whole:
+            split[terms.maker] = split.get(terms.maker, 0) + part
+    return split
+
+
+def _adapters_factor(adapters: Sequence[AdapterTerms]) -> int:
+    return MILLI + sum(each.surcharge + each.fee for each in adapters)
+
+
+def _terms(each: AdapterTerms) -> AdapterTerms:
+    """Return the terms alone, of what may be more than that."""
+    return AdapterTerms(**{name.name: getattr(each, name.name) for name in fields(AdapterTerms)})
 
 
 def _picture(quoted: Quote, outcome: ImageOutcome) -> int:

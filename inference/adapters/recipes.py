@@ -71,15 +71,20 @@ def combine(adapters: Sequence[tuple[str | Path, float]]) -> Recipe:
 
     Raises InvalidRequest if two of them differ, or one is not valid.
     """
+    return agree([(path.name, read(path)) for path in (Path(path) for path, _ in adapters)])
+
+
+def agree(named: Sequence[tuple[str, Recipe]]) -> Recipe:
+    """Return what recipes, with the names of their adapters, say together. Raises InvalidRequest if two differ."""
     combined: dict[str, Any] = {}
     said_by: dict[str, str] = {}
-    for path in (Path(path) for path, _ in adapters):
-        said = {field: value for field, value in read(path)._asdict().items() if value is not None}
+    for name, recipe in named:
+        said = {field: value for field, value in recipe._asdict().items() if value is not None}
         if differ := [field for field in said if combined.get(field, said[field]) != said[field]]:
-            both = f"adapters {said_by[differ[0]]} and {path.name} cannot be combined"
+            both = f"adapters {said_by[differ[0]]} and {name} cannot be combined"
             raise InvalidRequest("adapters", f"{both}: their recipes differ in {differ[0]}")
         combined |= said
-        said_by |= dict.fromkeys(said, path.name)
+        said_by |= dict.fromkeys(said, name)
     return Recipe(**combined)
 
 

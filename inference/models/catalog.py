@@ -53,7 +53,11 @@ def defaults(card: ModelCard, adapters: Sequence[tuple[str | Path, float]] = ())
 
     Raises InvalidRequest if the recipes differ, or one is not valid.
     """
-    recipe = recipes.combine(adapters)
+    return by_recipe(card, recipes.combine(adapters))
+
+
+def by_recipe(card: ModelCard, recipe: recipes.Recipe) -> tuple[int, float]:
+    """Return steps and guidance scale of a recipe, else the model's."""
     return (
         card.default_steps if recipe.steps is None else recipe.steps,
         card.default_guidance_scale if recipe.guidance_scale is None else recipe.guidance_scale,

@@ -219,7 +219,7 @@ def lease() -> timedelta:
 
 def _deliver(job: Job, status: Status, charge: int, results: Sequence[Result], **terms: Any) -> None:
     _finish(job, status, charge, _receipt(results, charge), **terms)
-    _settle(job.id, charge)
+    _settle(job.id, charge, pricing.Quote.from_json(job.quote))
     Image.objects.bulk_create(result.image for result in results if result.image)
 
 
@@ -271,11 +271,19 @@ def _requeue(job: Job, **changes: object) -> None:
     _settle(job.id, 0)
 
 
-def _settle(job_id: UUID, charge: int) -> None:
+def _settle(job_id: UUID, charge: int, quoted: pricing.Quote | None = None) -> None:
+    """Capture the charge, of which the makers of the adapters in the quote get their shares, or release the hold."""
     if charge:
-        wallets.capture(job_id, charge)
+        wallets.capture(job_id, charge, _shares(quoted, charge) if quoted and quoted.adapters else None)
     else:
         wallets.release(job_id)
+
+
+def _shares(quoted: pricing.Quote, charge: int) -> list[wallets.Share]:
+    split = pricing.shares(quoted, charge)
+    made = [wallets.Share(UUID(maker), amount) for maker, amount in split.items()]
+    rest = charge - sum(split.values())
+    return [*made, wallets.Share("platform", rest)] if rest else made
 
 
 def _receipt(results: Sequence[Result], charge: int) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from billing.prices import pricing
 from inference.request import steps_due
+from marketplace.adapters.uses import Use
 
 _canonical = json.JSONEncoder(sort_keys=True).encode
 
@@ -50,6 +51,7 @@ class JobOrder(pricing.Order):
     metadata: dict[str, str] = field(default_factory=dict)
     webhook_url: str | None = None
 
+    adapters: tuple[Use, ...] = ()
     images: tuple[Input, ...] = ()
     mask: Input | None = None
     strength: float = 1.0
@@ -72,6 +74,8 @@ class JobOrder(pricing.Order):
         Input pictures are told by their content: the same one may come by another address, or be another file.
         """
         said = {name: getattr(self, name) for name in _SAID} | self._rarely_said()
+        if self.adapters:
+            said["adapters"] = [(each.adapter, each.version, each.scale) for each in self.adapters]
         if self.images:
             said |= self._with_inputs([each.sha256 for each in self.images], self.mask and self.mask.sha256)
         return hashlib.sha256(_canonical(said).encode()).digest()
@@ -80,6 +84,8 @@ class JobOrder(pricing.Order):
         """Return the part that workers need, as stored on the job."""
         names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "deterministic")
         wanted = {name: getattr(self, name) for name in (*names, "output_format", "cache")} | self._rarely_said()
+        if self.adapters:
+            wanted["adapters"] = [each.stored() for each in self.adapters]
         if self.images:
             wanted |= self._with_inputs([each.as_json() for each in self.images], self.mask and self.mask.as_json())
         return wanted
@@ -93,5 +99,15 @@ class JobOrder(pricing.Order):
 
 
 # without what only some orders say, so that the digests of the others stay, and what follows from input pictures
-_SOME_SAY = {"output_compression", "webhook_url", "input_pixels", "images", "mask", "strength", "extend", "box"}
+_SOME_SAY = {
+    "output_compression",
+    "webhook_url",
+    "input_pixels",
+    "adapters",
+    "images",
+    "mask",
+    "strength",
+    "extend",
+    "box",
+}
 _SAID = [each.name for each in fields(JobOrder) if each.name not in _SOME_SAY]

@@ -34,12 +34,14 @@ NO_PICTURE = ("cache", "webhook_url")
 def picture_key(job: Job, revision: str, *, from_latents: bool = False) -> bytes:
     """Hash (SHA-256) everything that determines a job's pictures, and whether they began from cached latents.
 
-    Of its input pictures that is their content, whichever files it is in.
+    Of its input pictures and its adapters that is their content, whichever files it is in.
     """
     order = {name: value for name, value in job.order.items() if name not in NO_PICTURE}
     if "images" in order:
         mask = order["mask"]
         order |= {"images": [each["sha256"] for each in order["images"]], "mask": mask and mask["sha256"]}
+    if "adapters" in order:
+        order["adapters"] = [[each["sha256"], each["scale"]] for each in order["adapters"]]
     made_of = [job.operation, job.model, revision, job.seed, job.n, order, *(["latents"] if from_latents else [])]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).digest()
 

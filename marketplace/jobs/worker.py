@@ -12,10 +12,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -40,6 +41,9 @@ from inference.latent_cache.stores import Store
 from inference.models import catalog
 from inference.request import Phase, Request
 from inference.state import Picture
+from marketplace.adapters import storage as adapter_files
+from marketplace.adapters import uses
+from marketplace.adapters.copies import Copies, Unavailable
 from marketplace.jobs import inputs, lifecycle, metrics, outbox, reuse, storage
 from marketplace.jobs.broadcast import Broadcast
 from marketplace.jobs.errors import LeaseLost
@@ -88,6 +92,8 @@ class Worker:
         self.engine = engine
         self.card = engine.card
         self.reuse = latent_cache
+        budget = settings.ADAPTERS_CACHE_MB * 1024**2
+        self.copies = Copies(Path(settings.ADAPTERS_CACHE), budget, adapter_files.fetch)
         self.tasks: dict[UUID, Task] = {}
         self.lock = threading.Lock()
         self.leaving = threading.Event()
@@ -158,21 +164,27 @@ class Worker:
         began = time.monotonic()
         try:
             images, mask = inputs.load(task.job, self.card)
-            made = (request_for(task.job, index, images, mask) for index in range(task.job.n))
-            task.requests = [replace(request, on_step=self.broadcast.note) for request in made]
-            task.futures = [self.engine.submit(request) for request in task.requests]
-            connection.close()  # back to the pool while the engine works
-            left = wait(task.futures, timeout=settings.JOB_SECONDS).not_done
-            if left:
-                self._cancel(task)
-                lifecycle.fail(task.job, "timed_out", "The job took too long.", retry=False)
-                return
-            self._conclude(task, time.monotonic() - began)
+            with self.copies.borrowed(uses.files(task.job.order)) as paths:
+                self._draw(task, images, mask, paths, began)
         except EngineStopped:
             lifecycle.give_back(task.job)
-        except (InvalidRequest, FileNotFoundError) as error:
+        except (InvalidRequest, FileNotFoundError, Unavailable) as error:
             self._cancel(task)
             self._fail(task.job, error)
+
+    def _draw(
+        self, task: Task, images: tuple[Pixels.Image, ...], mask: Pixels.Image | None, paths: list[str], began: float
+    ) -> None:
+        made = (request_for(task.job, index, images, mask, paths) for index in range(task.job.n))
+        task.requests = [replace(request, on_step=self.broadcast.note) for request in made]
+        task.futures = [self.engine.submit(request) for request in task.requests]
+        connection.close()  # back to the pool while the engine works
+        left = wait(task.futures, timeout=settings.JOB_SECONDS).not_done
+        if left:
+            self._cancel(task)
+            lifecycle.fail(task.job, "timed_out", "The job took too long.", retry=False)
+            return
+        self._conclude(task, time.monotonic() - began)
 
     def _conclude(self, task: Task, seconds: float) -> None:
         """Write the job's outcome: pictures, also those of a canceled job, or a failure."""
@@ -230,6 +242,8 @@ class Worker:
             code, told = "invalid_request", str(error)
         elif isinstance(error, FileNotFoundError):
             code, told = "input_gone", "A picture that this job was ordered with is no longer there."
+        elif isinstance(error, Unavailable | AdapterUnavailable):
+            code, told = "adapter_unavailable", "An adapter that this job was ordered with cannot be read now."
         elif isinstance(error, InferenceError):
             code = "engine_failed"
         lifecycle.fail(
@@ -290,9 +304,16 @@ class Worker:
 
 
 def request_for(
-    job: Job, index: int, images: tuple[Pixels.Image, ...] = (), mask: Pixels.Image | None = None
+    job: Job,
+    index: int,
+    images: tuple[Pixels.Image, ...] = (),
+    mask: Pixels.Image | None = None,
+    adapters: Sequence[str] = (),
 ) -> Request:
-    """Make the engine's request for picture `index` of a job from its input pictures; each has the next seed."""
+    """Make the engine's request for picture `index` of a job from its input pictures and the files of its adapters.
+
+    Each has the next seed.
+    """
     order = job.order
     left, top, right, bottom = order.get("extend", (0, 0, 0, 0))
     box = order.get("box")
@@ -312,6 +333,7 @@ def request_for(
         images=images,
         mask=mask,
         strength=order.get("strength", 1.0),
+        adapters=tuple(zip(adapters, uses.scales(order), strict=True)),
         extend=(left, top, right, bottom),
         box=box and (box[0], box[1], box[2], box[3]),
         use_cache=reuse.takes_latents(job),

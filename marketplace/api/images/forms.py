@@ -35,8 +35,14 @@ def body_of(form: QueryDict, fields: Mapping[str, serializers.Field[Any, Any, An
         if len(values) > 1 and "" not in path:
             raise invalid(name, "Must be there once.")
         for value in values:
-            _put(body, [name, *path], _typed(value, fields.get(name)))
+            _put(body, [name, *path], _typed(value, _at(fields.get(name), path)))
     return body
+
+
+def _at(field: Any, path: list[str]) -> Any:
+    """Return the field of an object in a list, of those that it declares; else the field itself."""
+    child = getattr(field, "child", None)
+    return child.fields.get(path[-1]) if isinstance(child, serializers.Serializer) and path else field
 
 
 def _typed(value: Any, field: Any) -> Any:

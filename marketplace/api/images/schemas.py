@@ -21,7 +21,7 @@ from marketplace.jobs.storage import FORMATS
 SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")
 DESCRIBED_SIZE = "^(auto|[0-9]{1,5}x[0-9]{1,5})$"
 QUALITIES = {"auto": 1.0, "low": 0.5, "medium": 1.0, "standard": 1.0, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
-"""Steps of each quality, as a share of the model's default."""
+"""Steps of each quality, as a share of the default of the model or its adapters."""
 TOLD = {"auto": "medium", "standard": "medium", "hd": "high"}
 """Qualities that an answer tells by another name."""
 ALIASES = {"num_inference_steps": "steps", "true_cfg_scale": "guidance_scale"}
@@ -185,10 +185,6 @@ def _order(
     options = OptionsSerializer().run_validation({name: said.pop(name) for name in said.keys() & names})
     rest = _sized(options["size"], said, card) | said
     rest.setdefault("operation", operation.value)
-    if options["quality"] != "auto" and "steps" not in rest:
-        rest["steps"] = min(
-            card.max_steps, jobs.MAX_STEPS, max(1, int(card.default_steps * QUALITIES[options["quality"]]))
-        )
     wish = Wish(
         event=event,
         quality=TOLD.get(options["quality"], options["quality"]),
@@ -196,7 +192,7 @@ def _order(
         streamed=options["stream"],
         partial_images=options["partial_images"],
     )
-    return jobs.order(rest, account_id), wish
+    return jobs.order(rest, account_id, QUALITIES[options["quality"]]), wish
 
 
 def _sized(size: str, said: dict[str, Any], card: ModelCard) -> dict[str, int]:

@@ -15,10 +15,15 @@ from django.http import HttpRequest
 from rest_framework import serializers
 
 from inference import pictures
+from inference.adapters.recipes import Recipe
 from inference.card import ModelCard
 from inference.errors import InvalidPicture
 from inference.models import catalog
+from inference.models.catalog import MAX_ADAPTER_SCALE, MAX_ADAPTERS
 from inference.request import MAX_SEED, Operation
+from marketplace.adapters import choice
+from marketplace.adapters.choice import NotUsable
+from marketplace.adapters.uses import Use, Wanted
 from marketplace.api.addresses import absolute
 from marketplace.api.bodies import Body, StoredBody, StrictSerializer
 from marketplace.api.errors import invalid
@@ -55,14 +60,30 @@ MAX_METADATA = 16
 MAX_IMAGES = 16
 MAX_EXTEND = 4096
 REPAINTS = (Operation.IMG2IMG, Operation.INPAINT, Operation.REDRAW)
+ADAPTER = "adapter/"
+"""How the name of an adapter begins where a model's may stand."""
 LABEL = Text(max_length=40, trim_whitespace=False)
+
+
+class AdapterUseSerializer(StrictSerializer):
+    """An adapter that an order is drawn with."""
+
+    id = Text(max_length=36, help_text="The id of an adapter of yours, shared with you, or published.")
+    version = Whole(
+        required=False, allow_null=True, default=None, min_value=1, max_value=2**31 - 1,
+        help_text="Default: the newest that is ready.",
+    )  # fmt: skip
+    scale = Number(
+        default=1.0, min_value=-MAX_ADAPTER_SCALE, max_value=MAX_ADAPTER_SCALE,
+        help_text="How strongly it changes the picture.",
+    )  # fmt: skip
 
 
 class OrderSerializer(StrictSerializer):
     """The body of `POST /v1/jobs` and `POST /v1/quotes`; what is left out takes the model's default."""
 
     operation = Choice(choices=OPERATIONS, default="generate")
-    model = Text(required=False, max_length=100, help_text="A name from `GET /v1/models`.")
+    model = Text(required=False, max_length=100, help_text="A name from `GET /v1/models`, or `adapter/HANDLE/SLUG`.")
     prompt = Text(max_length=MAX_PROMPT, allow_blank=True, trim_whitespace=False, line=False)
     negative_prompt = Text(max_length=MAX_PROMPT, allow_blank=True, default="", trim_whitespace=False, line=False)
     width = Whole(
@@ -104,7 +125,10 @@ class OrderSerializer(StrictSerializer):
         default=False,
         help_text="The same order with the same seed gives the same picture, bit for bit; it shares no batch.",
     )
-    adapters = Array(child=Object(), default=list, max_length=8)
+    adapters = Array(
+        child=AdapterUseSerializer(), default=list, max_length=MAX_ADAPTERS,
+        help_text="Their changes add up. Steps and guidance that are not said are those of their recipes.",
+    )  # fmt: skip
     service_class = Choice(choices=ServiceClass.choices, default="standard")
     output_format = Choice(choices=list(FORMATS), default="png")
     output_compression = Whole(
@@ -134,13 +158,22 @@ class OrderSerializer(StrictSerializer):
     def validate_webhook_url(self, url: str | None) -> str | None:
         return url and webhook_address(url)
 
-    def validate_adapters(self, adapters: list[Any]) -> list[Any]:
-        if adapters:
-            raise serializers.ValidationError("There is no such adapter.", code="unknown_adapter")
-        return adapters
+    def validate_model(self, model: str) -> str | Wanted:
+        """Return a model's name, or the adapter that stands in its place."""
+        if not model.startswith(ADAPTER):
+            return model
+        handle, _, slug = model.removeprefix(ADAPTER).partition("/")
+        return Wanted(named=(handle, slug))
+
+    def validate_adapters(self, adapters: list[dict[str, Any]]) -> list[Wanted]:
+        return [Wanted(**each) for each in adapters]
 
     def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
         card = _served(settings.MODEL, int(time.monotonic()))
+        if isinstance(attributes.get("model"), Wanted):
+            attributes["adapters"] = [attributes.pop("model"), *attributes["adapters"]]
+            if len(attributes["adapters"]) > MAX_ADAPTERS:
+                raise serializers.ValidationError({"adapters": [f"With the model's at most {MAX_ADAPTERS}."]})
         if attributes.setdefault("model", card.name) != card.name:
             raise serializers.ValidationError(
                 {"model": [f"This model is not served; {card.name} is."]}, code="unknown_model"
@@ -152,13 +185,9 @@ class OrderSerializer(StrictSerializer):
         if attributes["output_compression"] and attributes["output_format"] == "png":
             raise serializers.ValidationError({"output_compression": ["A PNG is compressed without loss."]})
         attributes.setdefault("cache", reuse.ON if attributes["seed"] is None else reuse.EXACT)
-        if attributes.setdefault("steps", card.default_steps) > card.max_steps:
-            raise serializers.ValidationError({"steps": [f"Must be at most {card.max_steps}."]})
         for name in ("prompt", "negative_prompt"):
             if len(attributes[name]) > card.max_prompt_length:
                 raise serializers.ValidationError({name: [f"Must have at most {card.max_prompt_length} characters."]})
-        if attributes.setdefault("guidance_scale", card.default_guidance_scale) > card.max_guidance_scale:
-            raise serializers.ValidationError({"guidance_scale": [f"Must be at most {card.max_guidance_scale:g}."]})
         return attributes
 
 
@@ -173,14 +202,17 @@ def _orders() -> OrderSerializer:
     return OrderSerializer()
 
 
-def order(body: Any, account_id: UUID) -> JobOrder:
-    """Return a request's body as an account's order. Raises ValidationError if it cannot be one, and what `inputs` do.
+def order(body: Any, account_id: UUID, pace: float = 1.0) -> JobOrder:
+    """Return a request's body as an account's order, which takes `pace` times the default steps if it says none.
+
+    Raises ValidationError if it cannot be one, and what `inputs` do.
 
     `run_validation` keeps no state in the serializer, so one serves all threads; a new one would copy all its fields.
     """
     values = _orders().run_validation(body)
-    values.pop("adapters")
     card = _served(settings.MODEL, int(time.monotonic()))
+    values["adapters"], recipe = _choose(account_id, values["adapters"], card)
+    _with_steps(values, card, recipe, pace)
     images, mask = values.pop("images"), values.pop("mask")
     strength, extend, box = values.pop("strength"), values.pop("extend", None), values.pop("box")
     plain = values["operation"] == Operation.GENERATE and not (images or mask or strength or extend or box)
@@ -190,6 +222,28 @@ def order(body: Any, account_id: UUID) -> JobOrder:
         values, card, [_look(account_id, f"images.{index}", source, card) for index, source in enumerate(images)],
         mask and _look(account_id, "mask", mask, card), strength, tuple(extend or (0, 0, 0, 0)), box and tuple(box),
     )  # fmt: skip
+
+
+def _choose(account_id: UUID, wanted: list[Wanted], card: ModelCard) -> tuple[tuple[Use, ...], Recipe]:
+    """Return the adapters of an order and their recipe. Raises Problem, of that field, if one cannot be used."""
+    try:
+        return choice.choose(account_id, wanted, card) if wanted else ((), Recipe())
+    except NotUsable as error:
+        by_model = wanted[0].named is not None
+        param = "model" if by_model and error.index == 0 else f"adapters.{error.index - by_model}"
+        raise invalid(param, error.message, error.code) from error
+
+
+def _with_steps(values: dict[str, Any], card: ModelCard, recipe: Recipe, pace: float) -> None:
+    """Let steps and guidance that were not asked for be the recipe's or the model's, and check them."""
+    steps, guidance_scale = catalog.by_recipe(card, recipe)
+    most = min(card.max_steps, MAX_STEPS)
+    if "steps" not in values:
+        values["steps"] = steps if pace == 1 else min(most, max(1, int(steps * pace)))
+    if values["steps"] > most:
+        raise serializers.ValidationError({"steps": [f"Must be at most {most}."]})
+    if values.setdefault("guidance_scale", guidance_scale) > card.max_guidance_scale:
+        raise serializers.ValidationError({"guidance_scale": [f"Must be at most {card.max_guidance_scale:g}."]})
 
 
 def with_inputs(
@@ -257,12 +311,24 @@ def _hits(name: str, pictures: list[dict[str, Any]]) -> Iterator[Any]:
     return (each[name] for each in pictures if each.get("tier", "none") != "none")
 
 
+class QuotedAdapterBody(StoredBody):
+    id = Text(of='row["adapter"]')
+    version = Whole()
+    surcharge = Text(help_text="Of the version, by how it was trained, as a share of the price without adapters.")
+    fee = Text(help_text="Of its maker; none for the maker and those it is shared with.")
+
+
 class QuoteBody(StoredBody):
     total = Tokens()
     unit = Tokens(help_text="One picture.")
     n = Whole()
     price_list = Whole()
     factors = Object(help_text="Each factor of the formula; their product, rounded up, is `unit`.")
+    adapters = QuotedAdapterBody(
+        many=True,
+        of=lambda quote: [QuotedAdapterBody.show(each) for each in quote.get("adapters", ())],
+        help_text="What each adapter adds; the factor `adapters` is 1 and the sum of these.",
+    )
 
 
 class ImageBody(Body):
@@ -307,6 +373,12 @@ class InputBody(StoredBody):
     height = Whole()
 
 
+class UsedAdapterBody(StoredBody):
+    id = Text()
+    version = Whole()
+    scale = Number()
+
+
 class JobErrorBody(Body):
     code = Text(of="row.error_code")
     message = Text(of="row.error_message")
@@ -345,6 +417,11 @@ class JobBody(Body):
         help_text="The pictures that it was ordered with.",
     )
     mask = InputBody(of='row.order.get("mask") if row.forgotten_at is None else None', allow_null=True)
+    adapters = UsedAdapterBody(
+        many=True,
+        of=lambda job: [UsedAdapterBody.show(each) for each in job.order.get("adapters", ())],
+        help_text="What it is drawn with, in the version that it was ordered in.",
+    )
     strength = Number(of='row.order.get("strength")', allow_null=True)
     extend = Array(child=Whole(), of='row.order.get("extend")', allow_null=True)
     box = Array(child=Whole(), of='row.order.get("box")', allow_null=True)

@@ -157,7 +157,7 @@ def test_a_form_says_everything_as_text(alice):
         ({"image": file(encoded()), "metadata[a][b]": "x"}, "metadata.a"),
         ({"images[]": "x", "images[][file_id]": "y"}, "images.0"),
         ({"image": file(encoded()), "adapters[]": "x", "adapters[][id]": "y"}, "adapters.0"),
-        ({"image": file(encoded()), "adapters[][id]": "x", "adapters[][scale]": "0.5"}, "adapters"),
+        ({"image": file(encoded()), "adapters[][id]": "x", "adapters[][scale]": "0.5"}, "adapters.0"),
         ({"image": file(encoded()), "mask": file(drawn("LA", (16, 16), (0, 0)))}, "mask"),
     ],
 )

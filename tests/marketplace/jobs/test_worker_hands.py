@@ -143,7 +143,7 @@ def test_what_a_cancel_would_cost_counts_finished_pictures_whole(worker, engine,
     ("error", "code"),
     [
         (BrokenPicture("nan"), "engine_failed"),
-        (AdapterUnavailable("no such file"), "engine_failed"),
+        (AdapterUnavailable("no such file"), "adapter_unavailable"),
         (InvalidRequest("width", "no schedule at this width"), "invalid_request"),
     ],
     ids=["broken", "adapter", "request"],
