@@ -72,7 +72,7 @@ def parts(home: Path, ports: Ports) -> list[Part]:
         Part("trainer", (*MANAGE, "train"), drain=60.0, one_thread=False),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. More
         # threads here than periodic tasks, each of which takes one at most: none waits for one that waits for Stripe.
-        Part("maintenance", (*CELERY, "worker", *threads, "14", "-Q", "maintenance", "-n", "maintenance@%h", *quiet)),
+        Part("maintenance", (*CELERY, "worker", *threads, "16", "-Q", "maintenance", "-n", "maintenance@%h", *quiet)),
         Part("beat", (*CELERY, "beat", "-s", str(home / "beat-schedule"), "-l", "warning")),
     ]
 
@@ -115,7 +115,8 @@ def _front(home: Path, ports: Ports) -> Part:
 
 def most_mebibytes() -> int:
     """More than any body that Kiln takes: what is beyond, the front does not even read."""
-    return 4 * int(os.environ.get("KILN_FILE_MB") or 10) + 1
+    file, adapter = int(os.environ.get("KILN_FILE_MB") or 10), int(os.environ.get("KILN_ADAPTER_MB") or 1024)
+    return max(4 * file, adapter) + 1
 
 
 def stripe_double(home: Path, port: int, own_port: int) -> tuple[Part, dict[str, str]]:

@@ -15,8 +15,11 @@ from django.db.models.functions import Now
 from psycopg.errors import UniqueViolation
 
 from lora import makers
-from lora.errors import SlugTaken, UnknownAdapter
+from lora.errors import SlugTaken, TooManyShared, UnknownAdapter
 from lora.models import Adapter, Shared, Version
+
+# Accounts that one adapter may be shared with.
+MOST_SHARED = 100
 
 
 def create(
@@ -81,8 +84,13 @@ def change(adapter: Adapter, **changes: Any) -> None:
 
 @transaction.atomic
 def share(adapter: Adapter, account: UUID) -> None:
-    """Let another account use an adapter; doing so again changes nothing."""
+    """Let another account use an adapter; doing so again changes nothing.
+
+    Whether there is such an account is not asked, so that nobody learns it. Raises TooManyShared.
+    """
     _locked(adapter)
+    if Shared.objects.filter(adapter=adapter).exclude(account=account).count() >= MOST_SHARED:
+        raise TooManyShared
     Shared.objects.get_or_create(adapter=adapter, account=account)
     private = Adapter.objects.filter(id=adapter.id, visibility=Adapter.Visibility.PRIVATE)
     private.update(visibility=Adapter.Visibility.SHARED)
@@ -100,9 +108,18 @@ def unshare(adapter: Adapter, account: UUID) -> None:
 
 @transaction.atomic
 def delete(adapter: Adapter) -> None:
-    """End an adapter for new orders, with all its versions. Deleting it again changes nothing."""
-    Adapter.objects.filter(id=adapter.id, deleted_at=None).update(deleted_at=Now())
+    """End an adapter for new orders, with all its versions, and forget its words. Again it changes nothing."""
+    forgotten = {"slug": "deleted", "name": "", "description": "", "trigger_words": []}
+    Adapter.objects.filter(id=adapter.id, deleted_at=None).update(deleted_at=Now(), **forgotten)
+    Shared.objects.filter(adapter=adapter).delete()
     Version.objects.filter(adapter=adapter, deleted_at=None).update(deleted_at=Now())
+
+
+def leave(account: UUID) -> None:
+    """Delete what an account owns, and end what others share with it."""
+    for adapter in own(account):
+        delete(adapter)
+    Shared.objects.filter(account=account).delete()
 
 
 def _visible(condition: Q) -> QuerySet[Adapter]:

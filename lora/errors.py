@@ -6,6 +6,7 @@ LoraError
 ├── SlugTaken           the account has another adapter under this name
 ├── HandleTaken         another maker has this handle
 ├── HandleKept          a handle that was chosen is kept
+├── TooManyShared       the adapter is shared with as many accounts as it may be
 ├── TooManyVersions     the account keeps as many versions, or bytes of them, as it may
 ├── UnknownTier         no tier of this name is on sale
 └── OutsideTier         a training that the tier does not allow
@@ -36,6 +37,10 @@ class HandleTaken(LoraError):
 
 class HandleKept(LoraError):
     """A second choice of a handle, by which others may know the maker."""
+
+
+class TooManyShared(LoraError):
+    """One more account than an adapter may be shared with."""
 
 
 class TooManyVersions(LoraError):

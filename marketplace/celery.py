@@ -30,6 +30,7 @@ PERIODS = {
     "keep_requests": 60,
     "keep_files": 300,
     "keep_trainings": settings.SWEEP_SECONDS,
+    "keep_adapters": 5,
     "watch_balances": 15,
     "keep_deliveries": 3600,
     "keep_forgetting": 60,

@@ -24,6 +24,7 @@ from billing.tokens import spending, wallets
 from lora import adapters
 from marketplace import keeping
 from marketplace.accounts.models import Account, ApiKey, Identity, Origin, Person
+from marketplace.adapters import uploads as adapter_files
 from marketplace.files import uploads
 from marketplace.jobs import forgetting, lifecycle, reuse
 from marketplace.jobs.models import FINAL, Job
@@ -78,8 +79,8 @@ def erase(account: Account) -> bool:
     It is done again for a while: a request that was under way when the account was closed may still leave something.
     """
     steps = (
-        _end_access, _end_jobs, _end_trainings, _forget_jobs, _forget_trainings, _remove_files, _remove_latents,
-        _leave_stripe, _tell_nothing, _forget_person,
+        _end_access, _end_jobs, _end_trainings, _forget_jobs, _forget_trainings, _remove_files, _remove_adapters,
+        _remove_latents, _leave_stripe, _tell_nothing, _forget_person,
     )  # fmt: skip
     done = [_done(account, step) for step in steps]
     if all(done):
@@ -147,6 +148,12 @@ def _remove_files(account: Account) -> None:
     if keeping.in_use(account.id):
         raise Unfinished
     uploads.delete_all(account.id)
+
+
+def _remove_adapters(account: Account) -> None:
+    adapters.leave(account.id)
+    if adapter_files.has_files(account.id):  # jobs of others may still be drawn with them
+        raise Unfinished
 
 
 def _remove_latents(account: Account) -> None:

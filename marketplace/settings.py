@@ -154,6 +154,7 @@ SPECTACULAR_SETTINGS = {
         "JobStatus": "marketplace.jobs.models.Status",
         "ServiceClass": "marketplace.jobs.models.ServiceClass",
         "HoldStatus": "billing.models.Hold.Status",
+        "VersionStatus": "lora.models.Version.Status",
         "LotKind": "billing.models.Lot.Kind",
         "TransferKind": "billing.models.Transfer.Kind",
         "TopUpStatus": "billing.models.TopUp.Status",

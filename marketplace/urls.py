@@ -12,6 +12,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from marketplace import home
 from marketplace.api import health, stripe_webhook
 from marketplace.api.account import views as account
+from marketplace.api.adapters import views as adapters
 from marketplace.api.catalogue import views as catalogue
 from marketplace.api.files import views as files
 from marketplace.api.images import views as images_api
@@ -55,7 +56,6 @@ urlpatterns = [
     path("v1/topups", topups.TopUps.as_view()),
     path("v1/topups/automatic", automatic.Automatic.as_view()),
     path("v1/topups/<uuid:topup_id>", topups.OneTopUp.as_view()),
-    path("v1/adapters", trainings.NewAdapters.as_view()),
     path("v1/keys", keys.Keys.as_view()),
     path("v1/keys/<uuid:key_id>", keys.OneKey.as_view()),
     path("v1/files", files.Files.as_view()),
@@ -70,6 +70,13 @@ urlpatterns = [
     path("v1/trainings/<uuid:training_id>/events", training_events.TrainingEvents.as_view()),
     path("v1/trainings/<uuid:training_id>/samples/<int:step>", trainings.TrainingSamples.as_view()),
     path("v1/trainings/<uuid:training_id>/steps/<int:step>/version", trainings.KeepStep.as_view()),
+    path("v1/adapters", adapters.Adapters.as_view()),
+    path("v1/adapters/<uuid:adapter_id>", adapters.OneAdapter.as_view()),
+    path("v1/adapters/<uuid:adapter_id>/versions", adapters.Versions.as_view()),
+    path("v1/adapters/<uuid:adapter_id>/versions/<int:number>", adapters.OneVersion.as_view()),
+    path("v1/adapters/<uuid:adapter_id>/versions/<int:number>/file", adapters.VersionFile.as_view()),
+    path("v1/adapters/<uuid:adapter_id>/shared/<uuid:account_id>", adapters.Sharing.as_view()),
+    path("v1/maker", adapters.OneMaker.as_view()),
     path("v1/images/generations", images_api.Generations.as_view()),
     path("v1/images/edits", images_api.Edits.as_view()),
     path("v1/images/variations", images_api.Variations.as_view()),

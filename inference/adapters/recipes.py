@@ -94,7 +94,7 @@ def read(path: Path) -> Recipe:
     """
     try:
         text = _inside(path) if (beside := _beside(path)) is None else beside
-        return _known(path.stem) if text is None else parse(text)
+        return known(path.stem) if text is None else parse(text)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("adapters", f"the recipe of adapter {path.name}: {error}") from error
 
@@ -139,7 +139,7 @@ def check_sampler(config: object) -> dict[str, Any]:
     return completed
 
 
-def _known(stem: str) -> Recipe:
+def known(stem: str) -> Recipe:
     """Return the recipe of a well-known adapter by the name of its file, else an empty one."""
     if not (named := _LIGHTNING.match(stem)):
         return Recipe()

@@ -32,6 +32,7 @@ from billing.errors import (
 )
 from inference.errors import InvalidPicture, InvalidRequest, ModelUnavailable
 from lora import errors as lora
+from lora.adapters import MOST_SHARED
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import UNKNOWN_KEY
 from marketplace.accounts.signing_keys import ProviderAway
@@ -237,6 +238,26 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     ),
     (InvalidPicture, lambda error: invalid("file", f"This file cannot be used: {error}.", "invalid_picture")),
     (QuotaReached, _quota),
+    (lora.UnknownVersion, lambda _: not_found("version")),
+    (lora.HandleTaken, lambda _: Problem(409, "conflict", "handle_taken", "This handle is taken.", "handle")),
+    (
+        lora.HandleKept,
+        lambda _: Problem(409, "conflict", "handle_kept", "A handle is chosen once, and you have one.", "handle"),
+    ),
+    (
+        lora.TooManyShared,
+        lambda _: Problem(409, "conflict", "too_many_shared", f"An adapter is shared with {MOST_SHARED} accounts."),
+    ),
+    (
+        lora.TooManyVersions,
+        lambda error: Problem(
+            409,
+            "conflict",
+            "adapter_quota_reached",
+            f"An account keeps {error.most} versions of adapters, fewer without Tokens, and {error.mebibytes} MiB of "
+            "them at most: delete some. What was deleted counts for a day.",
+        ),
+    ),
     (
         endpoints.TooMany,
         lambda _: Problem(409, "conflict", "too_many_webhooks", f"Delete one of your {endpoints.MOST} webhooks first."),

@@ -24,6 +24,8 @@ WITH_PICTURES = {"/v1/files": 1, "/v1/quotes": 2, "/v1/jobs": 2, "/v1/images/gen
 
 A data URL is a third longer than what it says.
 """
+WITH_ADAPTERS = re.compile("/v1/adapters(/[^/]+/versions)?")
+"""Addresses where adapters' files are sent."""
 GZIP = 16 + zlib.MAX_WBITS
 View = Callable[[HttpRequest], HttpResponse]
 
@@ -143,6 +145,8 @@ class Bodies:
 
 def most_bytes(path: str) -> int:
     """Return how large a body sent to this address may be."""
+    if WITH_ADAPTERS.fullmatch(path):
+        return int(settings.MAX_BODY_BYTES + settings.ADAPTER_MB * 1024**2)
     return int(settings.MAX_BODY_BYTES + settings.FILE_MB * 1024**2 * WITH_PICTURES.get(path, 0))
 
 

@@ -49,6 +49,11 @@ SENDING = {
     415: "The body is not a form.",
     422: "The file is not a picture that a model may have.",
 }
+SENDING_ADAPTERS = {
+    400: "The form cannot be read.",
+    409: "The slug is taken, or the account keeps as many versions as it may.",
+    415: "The body is not a form.",
+}
 KEYS = {403: "The API key that asks has a spend cap, or the account is switched off."}
 
 NAMED = {
@@ -61,7 +66,7 @@ NAMED = {
     ("GET", "/v1/account/webhook-deliveries"): "list_order_deliveries",
     ("GET", "/v1/account/notifications"): "get_notifications",
     ("PATCH", "/v1/account/notifications"): "change_notifications",
-    ("POST", "/v1/adapters"): "train_adapter",
+    ("POST", "/v1/adapters"): "create_adapter",
     ("POST", "/v1/adapters/{adapter_id}/trainings"): "train_version",
     ("GET", "/v1/adapters/{adapter_id}/trainings"): "list_trainings_of_adapter",
     ("POST", "/v1/trainings/quotes"): "quote_training",
@@ -69,6 +74,14 @@ NAMED = {
     ("GET", "/v1/trainings/{training_id}/events"): "watch_training",
     ("GET", "/v1/trainings/{training_id}/samples/{step}"): "download_samples",
     ("POST", "/v1/trainings/{training_id}/steps/{step}/version"): "keep_step",
+    ("DELETE", "/v1/adapters/{adapter_id}"): "delete_adapter",
+    ("POST", "/v1/adapters/{adapter_id}/versions"): "create_version",
+    ("DELETE", "/v1/adapters/{adapter_id}/versions/{number}"): "delete_version",
+    ("GET", "/v1/adapters/{adapter_id}/versions/{number}/file"): "download_version",
+    ("PUT", "/v1/adapters/{adapter_id}/shared/{account_id}"): "share_adapter",
+    ("DELETE", "/v1/adapters/{adapter_id}/shared/{account_id}"): "unshare_adapter",
+    ("GET", "/v1/maker"): "get_maker",
+    ("PATCH", "/v1/maker"): "choose_handle",
 }
 
 
@@ -128,6 +141,10 @@ class Schema(AutoSchema):
             statuses |= WAITING
         if self.method == "PUT" or (self.path == "/v1/topups" and self.method == "POST"):
             statuses |= PAYING
+        if self.path.startswith("/v1/adapters") and self.method == "POST":
+            statuses |= SENDING_ADAPTERS
+        if (self.path == "/v1/maker" and self.method == "PATCH") or self.path.endswith("/shared/{account_id}"):
+            statuses[409] = "The handle is taken or chosen already; or too many accounts share the adapter."
         if self.path == "/v1/files" and self.method == "POST":
             statuses |= SENDING
         if self.path.startswith("/v1/keys") and self.method in {"POST", "PATCH"}:

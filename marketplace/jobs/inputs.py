@@ -107,6 +107,12 @@ def in_use(account_id: UUID | None = None) -> set[UUID]:
     return {file for order in unfinished.values_list("order", flat=True).iterator() for file in _files(order)}
 
 
+def adapters_in_use() -> set[tuple[str, int]]:
+    """Return the adapters, with the numbers of their versions, that jobs which have not ended are drawn with."""
+    orders = Job.objects.filter(_UNFINISHED, order__has_key="adapters").values_list("order", flat=True)
+    return {(each["id"], each["version"]) for order in orders.iterator() for each in order["adapters"]}
+
+
 def forget(job: Job) -> None:
     """Delete the pictures that came with a job's order, but not those that other jobs need or that were uploaded."""
     for file in File.objects.filter(account_id=job.account_id, id__in=_files(job.order), inline=True):

@@ -10,9 +10,11 @@ from django.conf import settings
 
 from billing.payments import automatic, invoices, reconcile, refund_orders, stripe
 from billing.tokens import debts, lots, rollups
+from inference.models import catalog
 from marketplace import closing, keeping
 from marketplace.accounts import customers
 from marketplace.accounts.models import Account
+from marketplace.adapters import uploads
 from marketplace.approvals import requests
 from marketplace.audit import proof
 from marketplace.identifiers import uuid7
@@ -82,6 +84,13 @@ def keep_trainings() -> None:
     if found := trainings.expire_leases() + trainings.expire_holds():
         logger.warning("%s trainings had lost their trainers or their holds", found)
     pictures.clear()
+
+
+@periodic.task
+def keep_adapters() -> None:
+    """Check what was sent as adapters, and remove files that nobody needs any more."""
+    uploads.check_all(catalog.card(settings.MODEL))
+    uploads.remove_unused(inputs.adapters_in_use())
 
 
 @periodic.task

@@ -12,7 +12,7 @@ from django.core.files.base import File
 from django.core.files.storage import storages
 from django.db import transaction
 
-from lora import versions
+from lora import paths, versions
 from lora.errors import UnknownAdapter
 from lora.models import Version
 from lora.versions import Facts
@@ -83,7 +83,7 @@ def _version(training: Training, path: Path) -> Version | None:
     except UnknownAdapter:
         return None
     with path.open("rb") as opened:
-        name = versions.path(adapter.id, version.number, facts.sha256)
+        name = paths.ready(adapter.id, version.number, facts.sha256)
         storages["adapters"].save(name, File(opened))
     versions.accept(version, facts)
     version.refresh_from_db()

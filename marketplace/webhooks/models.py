@@ -29,6 +29,8 @@ class EventType(models.TextChoices):
     PAYMENT_FAILED = "payment.failed"
     ACTION_REQUIRED = "payment.action_required"
     WEBHOOK_DISABLED = "webhook.disabled"
+    ADAPTER_READY = "adapter.ready"
+    ADAPTER_REFUSED = "adapter.refused"
 
 
 # Asked for, never chosen.

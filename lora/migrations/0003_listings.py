@@ -13,7 +13,7 @@ CREATE TRIGGER listing_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON lora_lis
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('lora', '0001_initial'),
+        ('lora', '0002_tiers'),
     ]
 
     operations = [
