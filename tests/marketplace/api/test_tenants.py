@@ -13,6 +13,7 @@ from billing.tokens import wallets
 from marketplace.identifiers import uuid7
 from marketplace.jobs.models import Image
 from marketplace.webhooks import endpoints
+from tests.marketplace.adapters import goods
 from tests.marketplace.api.asking import buy, deliver
 from tests.marketplace.api.test_order_pictures import terms
 from tests.marketplace.files.test_uploads import encoded, send
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 METHODS = ("get", "post", "put", "patch", "delete")
 PUBLIC = {"v1/models", "v1/models/<str:name>", "v1/packs", "v1/prices", "v1/tiers"}
 """Addresses at which there is nothing of anybody."""
-NAMES = {"month": "2026-11", "step": "1"}
+NAMES = {"month": "2026-11", "step": "1", "number": "1"}
 """What else than ids is in addresses, and says nothing of whose it is."""
 
 
@@ -39,7 +40,7 @@ def parameters(route):
 
 
 @pytest.fixture
-def mine(alice, picture):
+def mine(alice, picture, tmp_path):
     """An id of alice's for every kind of id that an address has."""
     job = buy(alice)["id"]
     deliver(job, picture)
@@ -49,7 +50,11 @@ def mine(alice, picture):
     )
     trained = making.submit(alice).training
     endpoint, _ = endpoints.create(alice.account.id, "https://example.com/hook", ["job.succeeded"])
+    made = goods.adapter(alice)
+    goods.version(made, tmp_path)
     return {
+        "adapter_id": str(made.id),
+        "account_id": str(alice.account.id),
         "webhook_id": str(endpoint.id),
         "delivery_id": str(endpoints.test(endpoint).id),
         "job_id": job,
@@ -57,7 +62,6 @@ def mine(alice, picture):
         "key_id": str(alice.key_id),
         "topup_id": str(top_up.id),
         "training_id": str(trained.id),
-        "adapter_id": str(trained.adapter_id),
     }
 
 
@@ -87,6 +91,8 @@ def test_what_is_another_accounts_is_answered_as_what_is_nowhere(route, mine, al
         assert theirs[0] in {404, 405, 422}, (method, theirs)
     assert alice.get(f"/v1/jobs/{mine['job_id']}").status_code == 200
     assert alice.get(f"/v1/files/{mine['file_id']}").status_code == 200
+    [version] = alice.get(f"/v1/adapters/{mine['adapter_id']}").json()["versions"]
+    assert version["status"] == "ready"
     assert alice.get("/v1/keys").json()["data"][0]["revoked_at"] is None
 
 
