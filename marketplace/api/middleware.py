@@ -25,7 +25,7 @@ WITH_PICTURES = {"/v1/files": 1, "/v1/quotes": 2, "/v1/jobs": 2, "/v1/images/gen
 A data URL is a third longer than what it says.
 """
 WITH_ADAPTERS = re.compile("/v1/adapters(/[^/]+/versions)?")
-"""Addresses where adapters' files are sent."""
+"""Addresses where adapters' files are sent, in forms."""
 GZIP = 16 + zlib.MAX_WBITS
 View = Callable[[HttpRequest], HttpResponse]
 
@@ -143,9 +143,9 @@ class Bodies:
         return self.get_response(request)
 
 
-def most_bytes(path: str) -> int:
-    """Return how large a body sent to this address may be."""
-    if WITH_ADAPTERS.fullmatch(path):
+def most_bytes(path: str, content_type: str = "") -> int:
+    """Return how large a body of this type sent to this address may be."""
+    if WITH_ADAPTERS.fullmatch(path) and content_type.lower().startswith("multipart/form-data"):
         return int(settings.MAX_BODY_BYTES + settings.ADAPTER_MB * 1024**2)
     return int(settings.MAX_BODY_BYTES + settings.FILE_MB * 1024**2 * WITH_PICTURES.get(path, 0))
 
@@ -154,7 +154,7 @@ def _check_length(request: HttpRequest) -> None:
     if request.headers.get("Transfer-Encoding") and not request.META.get("CONTENT_LENGTH"):
         raise Problem(411, "invalid_request", "length_required", "Send a Content-Length.")
     length = request.META.get("CONTENT_LENGTH") or "0"
-    limit = most_bytes(request.path)
+    limit = most_bytes(request.path, request.META.get("CONTENT_TYPE", ""))
     if not LENGTH.fullmatch(length) or int(length) > limit:
         raise _too_large(limit)
 

@@ -18,7 +18,7 @@ from marketplace.adapters import uploads
 from marketplace.approvals import requests
 from marketplace.audit import proof
 from marketplace.identifiers import uuid7
-from marketplace.jobs import forgetting, sweeper
+from marketplace.jobs import forgetting, inputs, sweeper
 from marketplace.maintenance import periodic
 from marketplace.trainings import lifecycle as trainings
 from marketplace.trainings import pictures

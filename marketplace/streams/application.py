@@ -190,8 +190,9 @@ async def _body(scope: Scope, receive: Receive) -> IO[bytes] | None:
 
     One that Django refuses by its headers alone is not read: None.
     """
-    length = dict(scope["headers"]).get(b"content-length", b"").decode("latin-1")
-    if not LENGTH.fullmatch(length) or not 0 < int(length) <= most_bytes(scope["path"]):
+    headers = dict(scope["headers"])
+    length, kind = (headers.get(name, b"").decode("latin-1") for name in (b"content-length", b"content-type"))
+    if not LENGTH.fullmatch(length) or not 0 < int(length) <= most_bytes(scope["path"], kind):
         return None
     body = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - the caller closes it
     try:

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.http import FileResponse, QueryDict
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema
 from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
@@ -32,36 +32,36 @@ from marketplace.api.adapters.schemas import (
     VersionBody,
     VersionForm,
 )
-from marketplace.api.bodies import StrictSerializer
+from marketplace.api.bodies import ObjectParser, StrictSerializer
 from marketplace.api.errors import Problem, invalid, not_found
 from marketplace.api.images import forms
 from marketplace.api.pages import ListQuery, page
+from marketplace.api.trainings import views as trainings
+from marketplace.api.trainings.schemas import NewAdapterOrder, TrainingBody
 from marketplace.identifiers import uuid7
 
-
-class Received(APIView):
-    """A view that takes a file in a form."""
-
-    parser_classes = [MultiPartParser]
-
-    def handle_exception(self, error: Exception) -> Response:
-        if isinstance(error, UnsupportedMediaType):
-            message = "Send a form with the file: `Content-Type: multipart/form-data`."
-            error = Problem(415, "invalid_request", "not_multipart", message)
-        return super().handle_exception(error)
+MADE = PolymorphicProxySerializer(
+    component_name="MadeAdapter", serializers=[OneAdapterBody, TrainingBody], resource_type_field_name=None
+)
 
 
-class Adapters(Received):
+class Adapters(APIView):
+    parser_classes = [MultiPartParser, ObjectParser]
+
     @extend_schema(
-        request={"multipart/form-data": AdapterForm},
-        responses={202: OneAdapterBody},
-        summary="Make an adapter from a file",
+        request={"multipart/form-data": AdapterForm, "application/json": NewAdapterOrder},
+        responses={202: MADE},
+        parameters=[trainings.ONCE],
+        summary="Make an adapter, from a file or by a training",
     )
     def post(self, request: Request) -> Response:
-        """Its first version is checked after the answer: it becomes `ready` or `refused` within a minute or so.
+        """With a form, from its file: its first version is checked after the answer, and becomes `ready` or `refused`
+        within a minute or so; webhooks tell of it (`adapter.ready`, `adapter.refused`).
 
-        Webhooks tell of it (`adapter.ready`, `adapter.refused`).
+        With JSON, by a training: its price is held and it is queued; the adapter can be used once it has succeeded.
         """
+        if not isinstance(request.data, QueryDict):
+            return trainings.train_new(request)
         account_id, sent = caller(request).account_id, _fields(request, AdapterForm())
         card, file = catalog.card(settings.MODEL), sent.pop("file")
         _check_size(file)
@@ -110,7 +110,15 @@ class OneAdapter(APIView):
         return Response(status=204)
 
 
-class Versions(Received):
+class Versions(APIView):
+    parser_classes = [MultiPartParser]
+
+    def handle_exception(self, error: Exception) -> Response:
+        if isinstance(error, UnsupportedMediaType):
+            message = "Send a form with the file: `Content-Type: multipart/form-data`."
+            error = Problem(415, "invalid_request", "not_multipart", message)
+        return super().handle_exception(error)
+
     @extend_schema(
         request={"multipart/form-data": VersionForm}, responses={202: VersionBody}, summary="Send a further version"
     )

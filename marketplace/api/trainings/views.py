@@ -70,26 +70,6 @@ class Trainings(APIView):
         return Response(listed(request, mine(request)))
 
 
-class NewAdapters(APIView):
-    parser_classes = [ObjectParser]
-
-    @extend_schema(
-        request=NewAdapterOrder, responses={202: TrainingBody}, parameters=[ONCE], summary="Train a new adapter"
-    )
-    def post(self, request: Request) -> Response:
-        """Holds the price and queues the training; the adapter can be used once it has succeeded."""
-        body = NewAdapterOrder(data=request.data)
-        body.is_valid(raise_exception=True)
-        values = body.validated_data
-        account_id, card = caller(request).account_id, catalog.card(settings.MODEL)
-        named = {name: values[name] for name in ("slug", "name", "description", "trigger_words")}
-
-        def make() -> Adapter:
-            return adapters.create(uuid7(), account_id, base_model=card.name, base_revision=card.revision, **named)
-
-        return buy(request, values, named, make)
-
-
 class AdapterTrainings(APIView):
     parser_classes = [ObjectParser]
 
@@ -159,6 +139,20 @@ def buy(request: Request, values: dict[str, Any], target: dict[str, Any], adapte
     if submitted.replayed:
         headers["Idempotent-Replayed"] = "true"
     return Response(schemas.show(find(request, submitted.training.id)), status=202, headers=headers)
+
+
+def train_new(request: Request) -> Response:
+    """Answer an order of an adapter that is to be trained."""
+    body = NewAdapterOrder(data=request.data)
+    body.is_valid(raise_exception=True)
+    values = body.validated_data
+    account_id, card = caller(request).account_id, catalog.card(settings.MODEL)
+    named = {name: values[name] for name in ("slug", "name", "description", "trigger_words")}
+
+    def make() -> Adapter:
+        return adapters.create(uuid7(), account_id, base_model=card.name, base_revision=card.revision, **named)
+
+    return buy(request, values, named, make)
 
 
 def mine(request: Request) -> QuerySet[Training]:
