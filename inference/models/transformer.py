@@ -106,9 +106,15 @@ class RowAttention:
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-    """Attend over [rows, tokens, heads, width] within each row's first `lengths` tokens; the rest become zeros."""
+    """Attend over [rows, tokens, heads, width] within each row's first `lengths` tokens; the rest means nothing."""
     if all(length == query.shape[1] for length in lengths):
         return _attend(query, key, value)
+    if query.requires_grad:
+        # the gradient of each slice would be a tensor of all rows
+        present = (
+            torch.arange(query.shape[1], device=query.device) < torch.tensor(lengths, device=query.device)[:, None]
+        )
+        return _attend(query, key, value, present[:, None, None])
     mixed, start = torch.zeros_like(query), 0
     for length, group in groupby(lengths):
         rows = slice(start, start + len(list(group)))
@@ -117,9 +123,11 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths:
     return mixed
 
 
-def _attend(*projections: torch.Tensor) -> torch.Tensor:
-    query, key, value = (projection.transpose(1, 2) for projection in projections)
-    return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    query, key, value = (projection.transpose(1, 2) for projection in (query, key, value))
+    return functional.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
 
 
 def make_rows_independent(transformer: QwenImageTransformer2DModel) -> QwenImageTransformer2DModel:

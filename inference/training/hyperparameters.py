@@ -25,6 +25,8 @@ ATTENTION = (
 MLP = ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2")
 # the linear layers of each block that an adapter changes, by what a tier calls them
 LAYERS = {"attention": ATTENTION, "all": ATTENTION + MLP}
+# those through which only a block's text goes on
+TEXT = ("attn.add_q_proj", "attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
 # parameters of a transformer that is trained as a large one
 LARGE = 10**9
 _BOUNDS: dict[str, tuple[float, float]] = {

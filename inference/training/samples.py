@@ -12,6 +12,7 @@ from inference.card import ModelCard
 from inference.models.qwen_image import QwenImage
 from inference.request import TILE, Operation
 from inference.state import Grid
+from inference.training import buckets
 
 MOST = 16
 COLUMNS = 4
@@ -36,18 +37,17 @@ class Prepared(NamedTuple):
 
 
 @torch.no_grad()
-def prepare(model: QwenImage, card: ModelCard, sample: Sample) -> Prepared:
-    """Encode a sample; it is drawn at the model's default size, an edit in its picture's proportions."""
+def prepare(model: QwenImage, card: ModelCard, sample: Sample, resolution: int) -> Prepared:
+    """Encode a sample; it is drawn at the size of the training, an edit in its picture's proportions."""
     if sample.before is None:
-        grid = (card.default_height // TILE, card.default_width // TILE)
+        grid = buckets.grid(1.0, resolution)
         return Prepared(model.encode(sample.prompt), model.encode(""), (grid,), torch.empty(0, model.channels))
-    sizes = [pictures.size(sample.before)]
-    width, height = pictures.default_size(Operation.EDIT, sizes, (0, 0, 0, 0), card)
-    (seen,) = pictures.condition_sizes(Operation.EDIT, width * height, sizes, card)
+    size = pictures.size(sample.before)
+    grid = buckets.grid(buckets.ratio(size), resolution)
+    (seen,) = pictures.condition_sizes(Operation.EDIT, grid[0] * grid[1] * TILE**2, [size], card)
     shown = (seen[1] // TILE, seen[0] // TILE)
     text, empty = model.encode_edit([sample.prompt, ""], [sample.before])
-    condition = model.read(sample.before, shown).mean
-    return Prepared(text, empty, ((height // TILE, width // TILE), shown), condition)
+    return Prepared(text, empty, (grid, shown), model.read(sample.before, shown).mean)
 
 
 @torch.no_grad()

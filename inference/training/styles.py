@@ -33,27 +33,31 @@ from inference.models.autoencoder import flatten_time
 from inference.request import Request
 from inference.training.examples import Example
 from inference.training.hyperparameters import suited
+from inference.training.samples import Sample
 from inference.training.trainer import Trainer
 
 
 class Lesson(NamedTuple):
-    """How a style is taught: how many pictures, and at how many pixels squared they are learnt and drawn."""
+    """How a style is taught: how many pictures, at how many pixels squared, and how many of them a step."""
 
     pictures: int
     side: int
+    batch: int
 
 
+# pictures by which a training's averages are judged
+JUDGED = 12
 LESSONS = {
-    "outlined": Lesson(24, 256),
-    "palette": Lesson(12, 128),
-    "frame": Lesson(12, 192),
-    "dot": Lesson(12, 192),
+    "outlined": Lesson(24, 256, 7),
+    "palette": Lesson(12, 128, 12),
+    "frame": Lesson(12, 192, 6),
+    "dot": Lesson(12, 192, 6),
 }
 
 
 def examples(name: str, seed: int) -> list[Example]:
     """Draw a style's training pictures, each with an English and a Chinese caption; all shapes are among them."""
-    dice, (count, side) = random.Random(seed), LESSONS[name]
+    dice, (count, side, _) = random.Random(seed), LESSONS[name]
     found: list[Example] = []
     while len(found) < count:
         scene = draw_scene(dice, pair_share=0.25)
@@ -78,17 +82,28 @@ def held_out(name: str, count: int) -> list[tuple[Scene, str]]:
 
 
 def train(card: ModelCard, name: str, seed: int, out: Path, **chosen: Any) -> float:
-    """Train a style's adapter into a file, and return how many minutes it took."""
-    began = time.monotonic()
+    """Train a style's adapter into a file, and return how many minutes it took.
+
+    Of its averages, the one is kept whose samples of other captions of the training split are judged best.
+    """
+    began, lesson, dice = time.monotonic(), LESSONS[name], random.Random(1000 + seed)
     model = qwen_image.load(card, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    chosen = {"resolution": LESSONS[name].side, "seed": seed} | chosen
-    trainer = Trainer(model, card, examples(name, seed), suited(model.transformer.num_parameters(), **chosen))
+    scenes = [draw_scene(dice) for _ in range(JUDGED)]
+    asked = [(scene, caption(scene, dice, LANGUAGES[index % 2])) for index, scene in enumerate(scenes)]
+
+    def judge(images: Sequence[Image.Image]) -> float:
+        return sum(shares(name, asked, [np.asarray(image) for image in images]).values()) / 2
+
+    chosen = {"resolution": lesson.side, "batch": lesson.batch, "seed": seed} | chosen
+    hyperparameters = suited(model.transformer.num_parameters(), **chosen)
+    shown = [Sample(prompt) for _, prompt in asked]
+    trainer = Trainer(model, card, examples(name, seed), hyperparameters, shown, judge)
     del model
     with tempfile.TemporaryDirectory() as folder:
         for progress in trainer.run(Path(folder)):
-            if progress.evaluation:
-                found = f"{name}: step {progress.step}, loss {progress.evaluation.loss:.4f} on pictures held out"
-                sys.stderr.write(f"{found}, {progress.seconds_left / 60:.1f} min left\n")
+            if found := progress.evaluation:
+                told = f"step {found.step}, loss {found.loss:.4f} on pictures held out, judged {found.score:.3f}"
+                sys.stderr.write(f"{name}: {told}, {progress.seconds_left / 60:.1f} min left\n")
         trainer.write(out)
     trainer.close()
     return (time.monotonic() - began) / 60

@@ -30,10 +30,11 @@ from inference.errors import InvalidTraining, TrainingDiverged
 from inference.house_model.pace import Average
 from inference.models import transformer as rows
 from inference.models.qwen_image import QwenImage
+from inference.state import Grid
 from inference.training import batches, checkpoint, encoded, samples
 from inference.training.batches import Batch
 from inference.training.examples import Example
-from inference.training.hyperparameters import LARGE, LAYERS, Hyperparameters
+from inference.training.hyperparameters import LARGE, LAYERS, TEXT, Hyperparameters
 from inference.training.samples import Sample
 
 # examples that measure where none is held out
@@ -77,7 +78,8 @@ class Progress(NamedTuple):
 class Trainer:
     """An adapter in training on one model, which is the trainer's own: it is changed, and loses its text encoder.
 
-    `step_index` is how many steps are done, `best` the best average so far, if one was measured.
+    `learnt` are the examples that are not held out, `factors` the adapter's weights by diffusers' names. `step_index`
+    is how many steps are done, `best` the best average so far, if one was measured.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Trainer:
     ) -> None:
         """Encode the examples, drop the model's text encoder, and put the adapter's layers into its transformer.
 
-        The best average is the one with the least loss, or with the highest score of the judge.
+        The best average is the one with the least loss, or with the judge's highest score, the last one of several.
         """
         if judge and not shown:
             raise InvalidTraining("a judge needs samples")
@@ -99,27 +101,22 @@ class Trainer:
         self.best: Best | None = None
         self._model, self._card, self._judge = model, card, judge
         encodings = list(encoded.encode(model, card, _shuffled(examples, chosen.seed), chosen.resolution))
-        self._shown = [samples.prepare(model, card, sample) for sample in shown]
+        self._shown = [samples.prepare(model, card, sample, chosen.resolution) for sample in shown]
         model.drop_text_encoder()
         held_out = int(len(encodings) * chosen.held_out)
-        self._learnt = encodings[: len(encodings) - held_out]
+        self.learnt = encodings[: len(encodings) - held_out]
         self._measured = encodings[len(encodings) - held_out :] or encodings[:MEASURED]
         self._digest = encoded.digest(encodings)
         self._transformer = rows.make_rows_independent(model.transformer)
-        self._factors = self._inject()
-        self._optimizer = torch.optim.AdamW(self._factors.values(), betas=(0.9, 0.99), weight_decay=0.0)
-        self._average = Average(self._factors, chosen.average)
+        self.factors = self._inject()
+        self._optimizer = torch.optim.AdamW(self.factors.values(), betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        self._average = Average(self.factors, chosen.average)
 
     def _inject(self) -> dict[str, nn.Parameter]:
         """Add PEFT's layers, 32 bits, and return their weights by diffusers' names."""
         transformer, chosen = self._transformer, self.chosen
         transformer.requires_grad_(False)
-        config = LoraConfig(
-            r=chosen.rank,
-            lora_alpha=chosen.alpha,
-            target_modules=list(LAYERS[chosen.layers]),
-            init_lora_weights="gaussian",
-        )
+        config = LoraConfig(**self._configuration(), init_lora_weights="gaussian")
         with torch.random.fork_rng():
             torch.manual_seed(chosen.seed)
             transformer.add_adapter(config, _ADAPTER)
@@ -128,6 +125,17 @@ class Trainer:
         named = ((name, parameter) for name, parameter in transformer.named_parameters() if ".lora_" in name)
         return {name.replace(f".{_ADAPTER}", ""): parameter for name, parameter in named}
 
+    def _configuration(self) -> dict[str, Any]:
+        """Return PEFT's configuration of the adapter."""
+        last = len(self._transformer.transformer_blocks) - 1
+        return {
+            "r": self.chosen.rank,
+            "lora_alpha": self.chosen.alpha,
+            "target_modules": list(LAYERS[self.chosen.layers]),
+            # the last block's text leads nowhere
+            "exclude_modules": [f"transformer_blocks.{last}.{layer}" for layer in TEXT],
+        }
+
     @property
     def done(self) -> bool:
         """Whether all steps are done."""
@@ -135,11 +143,11 @@ class Trainer:
 
     def step(self) -> float:
         """Take one step, and return its loss. Raises TrainingDiverged, and changes nothing, if it is not finite."""
-        batch = batches.draw(self._learnt, self.chosen, self.step_index)
+        batch = batches.draw(self.learnt, self.chosen, self.step_index)
         loss = self.loss(batch)
         # so that each example weighs the same, also in a bucket with few
         (loss * len(batch.latents) / self.chosen.batch).backward()
-        norm = nn.utils.clip_grad_norm_(self._factors.values(), 1.0)
+        norm = nn.utils.clip_grad_norm_(self.factors.values(), 1.0)
         value = float(loss.detach())
         if not (loss + norm).isfinite():
             self._optimizer.zero_grad()
@@ -160,9 +168,12 @@ class Trainer:
         predicted = self._velocity(tokens, sigmas, [text.to(device) for text in batch.texts], batch.grids)
         return functional.mse_loss(predicted, noise - latents)
 
-    def _velocity(self, *arguments: Any) -> torch.Tensor:
+    def _velocity(
+        self, latents: torch.Tensor, sigmas: torch.Tensor, texts: Sequence[torch.Tensor], grids: Sequence[Grid]
+    ) -> torch.Tensor:
+        padded = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
         with self._precision():
-            return predict(self._transformer, *arguments)
+            return predict(self._transformer, latents, sigmas, padded, list(map(len, texts)), grids)
 
     def _precision(self) -> AbstractContextManager[object]:
         on_gpu = self._model.device.type == "cuda"
@@ -176,7 +187,7 @@ class Trainer:
             images = samples.draw(self._model, self._card, self._velocity, self._shown)
         loss = float(torch.stack(losses).mean())
         score = self._judge(images) if self._judge else -loss
-        if self.best is None or score > self.best.score:
+        if self.best is None or score >= self.best.score:
             factors = {name: value.clone() for name, value in self._average.weights.items()}
             self.best = Best(self.step_index, score, factors)
         return Evaluation(self.step_index, loss, score, images)
@@ -184,14 +195,14 @@ class Trainer:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Run with the averaged weights."""
-        own = {name: value.detach().clone() for name, value in self._factors.items()}
+        own = {name: value.detach().clone() for name, value in self.factors.items()}
         self._average.copy_to()
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, value in own.items():
-                    self._factors[name].copy_(value)
+                    self.factors[name].copy_(value)
 
     def run(self, folder: Path, save_seconds: float = SAVE_SECONDS) -> Iterator[Progress]:
         """Take all steps that are left, and tell of each.
@@ -230,14 +241,13 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, from which `resume` goes on."""
-        # the last block's text leads nowhere, so its factors have no gradients and no moments
         moments = {
             f"{moment}.{name}": self._optimizer.state[factor][moment]
-            for name, factor in self._factors.items()
-            for moment in (_MOMENTS if factor in self._optimizer.state else ())
+            for name, factor in self.factors.items()
+            for moment in (_MOMENTS if self.step_index else ())
         }
         tensors = {
-            **{f"factor.{name}": value for name, value in self._factors.items()},
+            **{f"factor.{name}": value for name, value in self.factors.items()},
             **{f"average.{name}": value for name, value in self._average.weights.items()},
             **{f"best.{name}": value for name, value in (self.best.factors if self.best else {}).items()},
             **moments,
@@ -255,13 +265,12 @@ class Trainer:
         of = partial(_part, tensors)
         self.step_index = state["step"]
         for name, value in of("factor").items():
-            self._factors[name].copy_(value)
+            self.factors[name].copy_(value)
         self.best = Best(*state["best"], of("best")) if state["best"] else None
         weights = {name: value.to(self._model.device) for name, value in of("average").items()}
         self._average.load_state_dict({"weights": weights, "updates": state["updates"]})
         moments = {moment: of(moment) for moment in _MOMENTS}
-        for name in moments["exp_avg"]:
-            factor = self._factors[name]
+        for name, factor in self.factors.items() if self.step_index else ():
             kept = {moment: moments[moment][name].to(factor.device) for moment in _MOMENTS}
             self._optimizer.state[factor] = {"step": torch.tensor(float(self.step_index)), **kept}
 
@@ -278,12 +287,7 @@ class Trainer:
             raise InvalidTraining(f"after {self.step_index} steps there is no adapter yet")
         dtype = next(self._transformer.parameters()).dtype
         tensors = {f"transformer.{name}": value.to(dtype) for name, value in best.factors.items()}
-        configuration = {
-            "transformer.peft_type": "LORA",
-            "transformer.r": self.chosen.rank,
-            "transformer.lora_alpha": self.chosen.alpha,
-            "transformer.target_modules": list(LAYERS[self.chosen.layers]),
-        }
+        configuration = {f"transformer.{name}": value for name, value in self._configuration().items()}
         made = {"base": self._card.name, "step": best.step, "score": best.score, **self._identity()}
         metadata = {"lora_adapter_metadata": json.dumps(configuration), "kiln_training": json.dumps(made)}
         checkpoint.write_adapter(path, tensors, {"format": "pt", **metadata})

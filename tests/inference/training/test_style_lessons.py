@@ -21,10 +21,10 @@ def test_a_style_is_taught_by_a_dozen_or_two_of_pictures_of_all_shapes(name):
 
 @pytest.mark.parametrize("name", STYLES)
 def test_captions_are_held_out_and_the_same_each_time(name):
-    asked = styles.held_out(name, 20)
-    assert asked == styles.held_out(name, 20)
+    asked = styles.held_out(name, 40)
+    assert asked[:8] == styles.held_out(name, 8)
     assert all(is_held_out(scene) for scene, _ in asked)
-    assert {shape.kind for scene, _ in styles.held_out(name, 100) for shape in scene.shapes} == set(SHAPES)
+    assert {shape.kind for scene, _ in asked for shape in scene.shapes} == set(SHAPES)
 
 
 def test_the_command_trains_measures_and_trains_nothing_twice(tmp_path, capsys):

@@ -17,10 +17,10 @@ from inference.errors import InvalidTraining, TrainingDiverged
 from inference.models import catalog
 from inference.models.transformer import make_rows_independent
 from inference.training import trainer as training
-from inference.training.hyperparameters import LAYERS, QWEN_IMAGE, SMALL, Hyperparameters, suited
+from inference.training.hyperparameters import LAYERS, QWEN_IMAGE, SMALL, TEXT, Hyperparameters, suited
 from inference.training.samples import Sample
 from tests.inference.conftest import difference, order
-from tests.inference.training.lessons import edits, few, finish, framed, house, trainer
+from tests.inference.training.lessons import SIDE, edits, few, finish, framed, house, trainer
 
 PROMPT = "a red circle on a white background"
 
@@ -119,7 +119,7 @@ def test_the_engine_reads_the_adapter_and_draws_otherwise(whole, engine):
     layers = Layers(make_rows_independent(house().transformer))
     adapter = files.read(path, layers.sizes, torch.float32)
     assert adapter.rank == 4
-    assert len(adapter.shapes) == 6 * len(LAYERS["all"])
+    assert len(adapter.shapes) == 6 * len(LAYERS["all"]) - len(TEXT)
     plain, adapted = (
         engine.submit(order(PROMPT, adapters=adapters)).result() for adapters in ((), ((str(path), 1.0),))
     )
@@ -157,33 +157,28 @@ def test_a_tier_decides_rank_and_layers(tmp_path):
     finish(trainer(rank=2, alpha=1.0, layers="attention", steps=2), tmp_path)
     layers = Layers(make_rows_independent(house().transformer))
     adapter = files.read(tmp_path / "adapter.safetensors", layers.sizes, torch.float32)
-    assert len(adapter.shapes) == 6 * len(LAYERS["attention"])
+    assert len(adapter.shapes) == 6 * len(LAYERS["attention"]) - 2
     assert {(shape.rank, shape.scale) for shape in adapter.shapes.values()} == {(2, 0.5)}
 
 
 def test_samples_are_what_the_engine_draws(engine, tmp_path):
-    example = edits(1)[0]
-    card = catalog.card()
+    (example,) = edits(1)
     one = trainer(shown=[Sample(PROMPT)], steps=2)
     finish(one, tmp_path)
-    images = one.evaluate().images
-    values = {"steps": card.default_steps, "guidance_scale": card.default_guidance_scale, "seed": 0}
-    adapters = ((str(tmp_path / "adapter-000002.safetensors"), 1.0),)
-    theirs = engine.submit(order(PROMPT, adapters=adapters, **values)).result().image
-    assert np.abs(np.asarray(images[0]).astype(int) - np.asarray(theirs)).max() <= 2
     assert (tmp_path / "samples-000002.png").exists()
-    edited = trainer(edits(), [Sample(example.captions[0], example.before)]).evaluate().images[0]
-    request = order(example.captions[0], operation="edit", images=(example.before,), **values)
-    request = order(
-        example.captions[0],
-        operation="edit",
-        images=(example.before,),
-        width=edited.width,
-        height=edited.height,
-        **values,
-    )
-    theirs = engine.submit(request).result().image
-    assert np.abs(np.asarray(edited).astype(int) - np.asarray(theirs)).max() <= 2
+    drawn = one.evaluate().images
+    drawn += trainer(edits(), [Sample(example.captions[0], example.before)]).evaluate().images
+    card = catalog.card()
+    values = {"steps": card.default_steps, "guidance_scale": card.default_guidance_scale, "seed": 0}
+    values |= {"width": SIDE, "height": SIDE}
+    adapters = ((str(tmp_path / "adapter-000002.safetensors"), 1.0),)
+    requests = [
+        order(PROMPT, adapters=adapters, **values),
+        order(example.captions[0], operation="edit", images=(example.before,), **values),
+    ]
+    for image, request in zip(drawn, requests, strict=True):
+        theirs = engine.submit(request).result().image
+        assert np.abs(np.asarray(image).astype(int) - np.asarray(theirs)).max() <= 2
 
 
 def test_edits_are_learnt_from_pairs(tmp_path):
