@@ -62,9 +62,9 @@ def measure(folder: str | Path, count: int = 400) -> dict[str, float]:
         for size in SIZES:
             some = count if max(size) < 512 else count // 8
             scenes = [draw_scene(dice, held_out=True) for _ in range(some)]
-            drawn, decoded = read_rightly(autoencoder, scenes, size, line)
+            drawn, kept = read_rightly(autoencoder, scenes, size, line)
             name = f"{size[0]}x{size[1]}, {f'outlined {line:.1%}' if line else 'filled'}"
-            found |= {f"{name}, as drawn": drawn, f"{name}, decoded": decoded}
+            found |= {f"{name}, as drawn": drawn, f"{name}, decoded": kept}
     for name, style in styles.STYLES.items():
         pictures = [styles.render(draw_scene(dice), style) for _ in range(count // 8)]
         errors = [np.abs(decoded(autoencoder, picture).astype(int) - picture).mean() for picture in pictures]

@@ -60,7 +60,10 @@ def pasted(name: str, picture: Pixels) -> Pixels:
 
 def _shapes(picture: Pixels) -> Mask:
     """Return where the shapes of a picture of the world are."""
-    return np.logical_or.reduce([np.zeros(picture.shape[:2], bool), *judge.segments(picture)])
+    shown = np.zeros(picture.shape[:2], bool)
+    for segment in judge.segments(picture):
+        shown |= segment
+    return shown
 
 
 def _near(picture: Pixels, colour: Rgb) -> Mask:

@@ -9,7 +9,7 @@ resumed from a checkpoint goes on as if it had never been stopped.
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -204,7 +204,7 @@ class Trainer:
                 for name, value in own.items():
                     self.factors[name].copy_(value)
 
-    def run(self, folder: Path, save_seconds: float = SAVE_SECONDS) -> Iterator[Progress]:
+    def run(self, folder: Path, save_seconds: float = SAVE_SECONDS) -> Generator[Progress]:
         """Take all steps that are left, and tell of each.
 
         Goes on from the checkpoint in `folder`, and leaves one there every `save_seconds`, at the end, and when the
@@ -266,7 +266,9 @@ class Trainer:
         self.step_index = state["step"]
         for name, value in of("factor").items():
             self.factors[name].copy_(value)
-        self.best = Best(*state["best"], of("best")) if state["best"] else None
+        if state["best"]:
+            step, score = state["best"]
+            self.best = Best(step, score, of("best"))
         weights = {name: value.to(self._model.device) for name, value in of("average").items()}
         self._average.load_state_dict({"weights": weights, "updates": state["updates"]})
         moments = {moment: of(moment) for moment in _MOMENTS}
