@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
@@ -54,9 +54,11 @@ def begin(adapter: Adapter, size: int) -> Version:
     return versions.begin(adapter, Version.Origin.UPLOADED, size, most=most, mebibytes=settings.ADAPTERS_KEPT_MB)
 
 
-def receive(version: Version, content: IO[Any], name: str, recipe: str) -> None:
-    """Keep a file as it came, to be checked, with its name and the recipe that was sent with it."""
-    Version.objects.filter(id=version.id).update(recipe={"name": name, "sent": recipe})
+def receive(
+    version: Version, content: IO[Any], name: str = "", recipe: str = "", facts: Mapping[str, Any] | None = None
+) -> None:
+    """Keep a file as it came, to be checked, with its name, the recipe that was sent with it, and other known facts."""
+    Version.objects.filter(id=version.id).update(recipe={"name": name, "sent": recipe, "facts": facts or {}})
     storage.put(paths.incoming(version.adapter_id, version.number), content)
 
 
@@ -66,7 +68,7 @@ def check_all(card: ModelCard) -> int:
     One that cannot be checked now holds up no other.
     """
     checked = 0
-    waiting = Version.objects.filter(status=Version.Status.CHECKING, origin=Version.Origin.UPLOADED, deleted_at=None)
+    waiting = Version.objects.filter(status=Version.Status.CHECKING, deleted_at=None)
     for version in waiting.select_related("adapter").order_by("id"):
         try:
             checked += check(version, card)
@@ -86,12 +88,12 @@ def check(version: Version, card: ModelCard) -> bool:
         if sent.stat().st_size != version.size:
             overdue = Version.objects.filter(id=version.id, created_at__lt=Now() - UNFINISHED).exists()
             return overdue and _refuse(version, "it was not received whole")
-        found = _checked(sent, canonical, card, version.recipe)
+        found = make_canonical(sent, canonical, card, version.recipe)
         if "refused" in found:
             return _refuse(version, found["refused"])
         with canonical.open("rb") as file:
             storage.put(paths.ready(version.adapter_id, version.number, found["sha256"]), file)
-        return _accept(version, Facts(**found))
+        return _accept(version, Facts(**found, **version.recipe.get("facts", {})))
 
 
 def remove_unused(in_use: Container[Place]) -> int:
@@ -121,8 +123,11 @@ def has_files(account_id: UUID) -> bool:
     return Version.objects.filter(adapter__owner_id=account_id, stored=True).exists()
 
 
-def _checked(sent: Path, canonical: Path, card: ModelCard, said: dict[str, str]) -> dict[str, Any]:
-    """Return what the process of the check says of a file."""
+def make_canonical(sent: Path, canonical: Path, card: ModelCard, said: Mapping[str, str]) -> dict[str, Any]:
+    """Write a file's canonical form in a process of its own; return what that says: the facts, or why it is refused.
+
+    `said` has the name and the recipe that came with it, if any did.
+    """
     command = [sys.executable, "-m", "inference.adapters.canonical", str(sent), str(canonical), "--model", card.path]
     command += [f"--name={said.get('name', '')}", f"--recipe={said.get('sent', '')}"]
     # nothing of the settings, in which secrets are, but where models are on this machine

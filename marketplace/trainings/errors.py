@@ -4,6 +4,8 @@ TrainingError
 ├── NotFound          no such training in this account
 ├── NotCancelable     it has already ended
 ├── QueueFull         as many of the account's trainings wait or run as may
+├── NotEnded          it has not ended yet
+├── Unusable          what was trained cannot be used, and why
 ├── NoSuchStep        there is no adapter of that step, or it is not kept any more
 ├── CostAboveMaximum  the quote exceeds the customer's max_cost
 ├── KeyReused         the idempotency key was used before, with another body
@@ -24,6 +26,14 @@ class NotFound(TrainingError):
 
 
 class NotCancelable(TrainingError):
+    pass
+
+
+class NotEnded(TrainingError):
+    pass
+
+
+class Unusable(TrainingError):
     pass
 
 

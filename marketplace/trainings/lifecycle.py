@@ -115,6 +115,14 @@ def keep_adapters(training: Training, paths: Iterable[str]) -> None:
 
 
 @transaction.atomic
+def note_version(training: Training, step: int, number: int) -> None:
+    """Note that the adapter of a step is a version, whose number this is. Raises LeaseLost."""
+    row = _held(training).select_for_update().first() or _lost()
+    found = [{**each, "version": number} if each["step"] == step else each for each in row.evaluations]
+    _held(training).update(evaluations=found)
+
+
+@transaction.atomic
 def complete(training: Training, version: Version) -> int:
     """End a training with its version (running → succeeded) and charge it; return the charge in milli-Tokens.
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
-from django.core.files.base import File
-from django.core.files.storage import storages
+from django.conf import settings
 from django.db import transaction
 
+from inference.models import catalog
 from lora import paths, versions
 from lora.errors import UnknownAdapter
 from lora.models import Version
 from lora.versions import Facts
+from marketplace.adapters import storage as files
+from marketplace.adapters import uploads
 from marketplace.trainings import lifecycle, storage
-from marketplace.trainings.errors import NoSuchStep, NotFound
+from marketplace.trainings.errors import NoSuchStep, NotEnded, NotFound, Unusable
 from marketplace.trainings.models import Training
 
 # An adapter that was paid for is kept, however many there are.
@@ -25,82 +26,89 @@ UNLIMITED = 2**31 - 1
 
 
 def deliver(training: Training, path: Path) -> None:
-    """End a training with the adapter in a file. Raises LeaseLost."""
-    version = _version(training, path)
-    with transaction.atomic():
-        if version is None:  # deleted meanwhile, as if it had been canceled at its last step
-            lifecycle.stop(training, training.steps, None)
-        else:
-            lifecycle.complete(training, version)
+    """End a training with the adapter in a file. Raises LeaseLost, and Unusable if the file cannot be used."""
+    training.refresh_from_db(fields=["evaluations"])
+    best = _best(training)
+    version = _version(training, path, best["step"] if best else training.steps)
+    if version is None:  # deleted meanwhile, as if it had been canceled at its last step
+        lifecycle.stop(training, training.steps, None)
+    else:
+        lifecycle.complete(training, version)
 
 
 def deliver_canceled(training: Training) -> None:
-    """End a training that was canceled while it ran, with its best adapter so far. Raises LeaseLost."""
+    """End a training that was canceled while it ran, with its best adapter so far. Raises as `deliver` does."""
     training.refresh_from_db(fields=["step", "evaluations"])
-    version, best = None, _best(training)
-    if best:
+    version = None
+    if best := _best(training):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "adapter.safetensors")
-            storage.fetch(best, path)
-            version = _version(training, path)
+            storage.fetch(best["adapter"], path)
+            version = _version(training, path, best["step"])
     lifecycle.stop(training, training.step, version)
 
 
+@transaction.atomic
 def keep(account_id: UUID, training_id: UUID, step: int) -> Version:
-    """Make the adapter of another step of a training a version, too, and return it; once for each.
+    """Make the adapter of another step a version, too, which is ready once it is checked; return it, once for each.
 
-    Raises NotFound, NoSuchStep, or UnknownAdapter if the adapter was deleted.
+    Raises NotFound, NotEnded, NoSuchStep, or UnknownAdapter if the adapter was deleted.
     """
-    training = Training.objects.filter(id=training_id, account_id=account_id).select_related("adapter").first()
+    mine = Training.objects.select_for_update(of=("self",)).filter(id=training_id, account_id=account_id)
+    training = mine.select_related("adapter", "tier").first()
     if training is None:
         raise NotFound
-    found = [each["adapter"] for each in training.evaluations if each["step"] == step and each["adapter"]]
-    if not found:
+    if not training.is_final:
+        raise NotEnded
+    found = next((each for each in training.evaluations if each["step"] == step and each["adapter"]), None)
+    if found is None:
         raise NoSuchStep
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "adapter.safetensors")
-        storage.fetch(found[0], path)
-        version = _version(training, path)
-    if version is None:
-        raise UnknownAdapter
+    if "version" in found:
+        return Version.objects.get(adapter=training.adapter, number=found["version"])
+    with storage.open_file(found["adapter"]) as opened:
+        size = opened.seek(0, 2)
+        version = versions.begin(training.adapter, Version.Origin.TRAINED, size, most=UNLIMITED, mebibytes=UNLIMITED)
+        opened.seek(0)
+        uploads.receive(version, opened, facts=_terms(training, step))
+    found["version"] = version.number
+    training.save(update_fields=["evaluations"])
     return version
 
 
-def _best(training: Training) -> str:
+def _best(training: Training) -> dict[str, Any] | None:
     kept = [each for each in training.evaluations if each["adapter"]]
-    return str(max(kept, key=lambda each: each["score"])["adapter"]) if kept else ""
+    return max(kept, key=lambda each: each["score"]) if kept else None
 
 
-def _version(training: Training, path: Path) -> Version | None:
-    """Return the version of the adapter in a file, the one there is already if so; None if the adapter was deleted."""
-    facts = _facts(training, path)
-    adapter = training.adapter
-    earlier = Version.objects.filter(adapter=adapter, sha256=facts.sha256, deleted_at=None).first()
-    if earlier:
-        return earlier
-    try:
-        version = versions.begin(adapter, Version.Origin.TRAINED, facts.size, most=UNLIMITED, mebibytes=UNLIMITED)
-    except UnknownAdapter:
-        return None
-    with path.open("rb") as opened:
-        name = paths.ready(adapter.id, version.number, facts.sha256)
-        storages["adapters"].save(name, File(opened))
-    versions.accept(version, facts)
-    version.refresh_from_db()
+def _version(training: Training, trained: Path, step: int) -> Version | None:
+    """Return the version of the adapter in a file, which is that of this step; None if the adapter was deleted.
+
+    Raises Unusable if the file is none that can be used.
+    """
+    path = trained.with_name("canonical.safetensors")
+    found = uploads.make_canonical(trained, path, catalog.card(settings.MODEL), {})
+    if "refused" in found:
+        raise Unusable(found["refused"])
+    facts = Facts(**found, **_terms(training, step))
+    with transaction.atomic():
+        try:
+            version = versions.begin(
+                training.adapter, Version.Origin.TRAINED, facts.size, most=UNLIMITED, mebibytes=UNLIMITED
+            )
+        except UnknownAdapter:
+            return None
+        with path.open("rb") as opened:
+            files.put(paths.ready(training.adapter_id, version.number, facts.sha256), opened)
+        versions.accept(version, facts)
+        lifecycle.note_version(training, step, version.number)
     return version
 
 
-def _facts(training: Training, path: Path) -> Facts:
-    content = path.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    ranks = [tensor["shape"][0] for name, tensor in header.items() if name.endswith("lora_A.weight")]
-    samples = [{"step": each["step"], "path": each["samples"]} for each in training.evaluations if each["samples"]]
-    return Facts(
-        sha256=hashlib.sha256(content).hexdigest(),
-        size=len(content),
-        rank=max(ranks),
-        layers=len(ranks),
-        samples=samples[-1:],
-        surcharge=training.tier.surcharge,
-    )
+def _terms(training: Training, step: int) -> dict[str, Any]:
+    """Return what a version has from its training: the tier's surcharge, and the samples that show what it draws."""
+    samples = [
+        {"step": step, "path": each["samples"]}
+        for each in training.evaluations
+        if each["step"] == step and each["samples"]
+    ]
+    return {"samples": samples, "surcharge": training.tier.surcharge}

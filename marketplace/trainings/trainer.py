@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +33,7 @@ from django.db.models.functions import Now
 
 from marketplace.jobs.models import ALIVE_WITHIN, Worker
 from marketplace.trainings import lifecycle, pictures, results, storage
-from marketplace.trainings.errors import LeaseLost
+from marketplace.trainings.errors import LeaseLost, Unusable
 from marketplace.trainings.models import Training
 
 HEARTBEAT_SECONDS = 1.0
@@ -148,10 +148,8 @@ class Trainer:
 
     def _conclude(self, run: Run, canceled: bool) -> None:
         status, training = run.process.returncode, run.training
-        if status == 0:
-            results.deliver(training, run.out)
-        elif canceled:
-            results.deliver_canceled(training)
+        if status == 0 or canceled:
+            self._deliver(run)
         elif self.stopping():
             _store_checkpoint(run)
             lifecycle.give_back(training)
@@ -162,6 +160,36 @@ class Trainer:
         else:
             logger.warning("%s ended with %s: %s", training, status, run.last_words())
             lifecycle.fail(training, "trainer_failed", "The trainer failed.", retry=True, after=RETRY_AFTER)
+
+    def _deliver(self, run: Run) -> None:
+        try:
+            with _alive(run.training):
+                if run.process.returncode == 0:
+                    results.deliver(run.training, run.out)
+                else:
+                    results.deliver_canceled(run.training)
+        except Unusable as error:
+            lifecycle.fail(run.training, "unusable", str(error), retry=False)
+
+
+@contextmanager
+def _alive(training: Training) -> Iterator[None]:
+    """Extend the lease from another thread while this one does what takes its time."""
+    done = threading.Event()
+
+    def beat() -> None:
+        with suppress(LeaseLost):
+            while not done.wait(HEARTBEAT_SECONDS):
+                lifecycle.heartbeat(training)
+        connection.close()
+
+    beating = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beating.join()
 
 
 def may_train() -> bool:

@@ -121,11 +121,12 @@ class TrainingSamples(APIView):
 
 
 class KeepStep(APIView):
-    @extend_schema(request=None, responses={201: KeptBody}, summary="Make the adapter of another step a version")
+    @extend_schema(request=None, responses={202: KeptBody}, summary="Make the adapter of another step a version")
     def post(self, request: Request, training_id: UUID, step: int) -> Response:
-        """The training's own version is the one with the least loss; you may like another better. Costs nothing."""
+        """The training's own version is the one with the least loss; you may like another better. Costs nothing, and is
+        ready within a minute or so, as a file that is sent (`GET /v1/adapters/{adapter_id}`)."""
         version = results.keep(caller(request).account_id, training_id, step)
-        return Response(KeptBody.show(version), status=201)
+        return Response(KeptBody.show(version), status=202)
 
 
 def buy(request: Request, values: dict[str, Any], target: dict[str, Any], adapter: Any) -> Response:

@@ -8,16 +8,19 @@ import time
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.core.files.storage import storages
 from django.db import connection
 
 from billing.tokens import wallets
 from devstack import processes
+from inference.models import catalog
 from lora.models import Version
+from marketplace.adapters import uploads
 from marketplace.audit.models import Record
 from marketplace.files.models import File
 from marketplace.trainings import lifecycle, pictures, results, storage
-from marketplace.trainings.errors import NoSuchStep, NotFound
+from marketplace.trainings.errors import NoSuchStep, NotEnded, NotFound
 from marketplace.trainings.models import Training
 from marketplace.trainings.trainer import Trainer
 from tests.marketplace.trainings import making
@@ -157,11 +160,23 @@ def test_the_adapter_of_another_step_can_be_kept_too(alice, bob, trainer):
     making.submit(alice, making.order(alice, steps=60))
     wait(ended)
     found = now()
+    assert sorted(each["step"] for each in found.evaluations) == [50, 60]
     made = {results.keep(alice.account.id, found.id, step).id for step in (50, 60, 50, 60)}
     assert len(made) == 2
     assert found.version_id in made
-    assert Version.objects.filter(status="ready").count() == 2
+    assert uploads.check_all(catalog.card(settings.MODEL)) == 1
+    first, second = Version.objects.order_by("number")
+    assert (first.status, second.status, second.origin) == ("ready", "ready", "trained")
+    assert (second.surcharge, second.rank) == (50, 16)
+    assert first.sha256 != second.sha256
+    assert first.samples[0]["step"] != second.samples[0]["step"]
     with pytest.raises(NoSuchStep):
         results.keep(alice.account.id, found.id, 51)
     with pytest.raises(NotFound):
         results.keep(bob.account.id, found.id, 50)
+
+
+def test_of_a_training_that_goes_on_nothing_is_kept_yet(alice):
+    training = making.submit(alice).training
+    with pytest.raises(NotEnded):
+        results.keep(alice.account.id, training.id, 50)
