@@ -16,6 +16,7 @@ BillingError
 ├── UnknownDebt              no claw-back has this id
 ├── ClawbackAbovePrice       more money is reported refunded or disputed than the lot cost
 ├── RefundAboveUnspent       a refund of more than the unspent Tokens of the top-up cost
+├── NothingMatured           less has matured of a maker's earnings than is to leave
 ├── IdempotencyMismatch      an idempotency key used again for something else
 ├── UnknownPack              nothing is sold under this name
 ├── UnknownCurrency          the pack has no price in it
@@ -160,6 +161,14 @@ class RefundAboveUnspent(BillingError):
     def __init__(self, refundable_minor: int) -> None:
         super().__init__(f"the unspent Tokens of this top-up cost {refundable_minor} in the smallest unit")
         self.refundable_minor = refundable_minor
+
+
+class NothingMatured(BillingError):
+    """Earnings that are not there to leave; `ready` milli-Tokens are."""
+
+    def __init__(self, ready: int) -> None:
+        super().__init__(f"{ready} milli-Tokens have matured")
+        self.ready = ready
 
 
 class IdempotencyMismatch(BillingError):

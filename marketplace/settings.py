@@ -156,7 +156,7 @@ SPECTACULAR_SETTINGS = {
         "HoldStatus": "billing.models.Hold.Status",
         "VersionStatus": "lora.models.Version.Status",
         "LotKind": "billing.models.Lot.Kind",
-        "TransferKind": "billing.models.Transfer.Kind",
+        "TransferKind": "billing.models.Transfer.CUSTOMER_KINDS",
         "TopUpStatus": "billing.models.TopUp.Status",
     },
 }
@@ -235,6 +235,7 @@ TRAIN_BESIDE_SERVING = env.flag("KILN_TRAIN_BESIDE_SERVING")
 TRAINING_SAVE_SECONDS = env.whole("KILN_TRAINING_SAVE_SECONDS", 60)
 TRAINING_HOLD_SECONDS = env.whole("KILN_TRAINING_HOLD_SECONDS", 7 * 24 * 3600)
 
+EARNINGS_DAYS = env.whole("KILN_EARNINGS_DAYS", 30)
 GRANT_LIMIT = env.whole("KILN_GRANT_LIMIT", 100_000)
 REFUND_LIMIT = env.whole("KILN_REFUND_LIMIT", 100_000)
 REFUND_LIMITS = env.money("KILN_REFUND_LIMITS", "eur:50.00,usd:50.00")

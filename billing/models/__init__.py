@@ -1,5 +1,10 @@
 """The tables of billing: Tokens, and the payments for them. They contain no behaviour."""
 
+from billing.models.earnings import Earning as Earning
+from billing.models.earnings import Exchange as Exchange
+from billing.models.earnings import Funding as Funding
+from billing.models.earnings import Marketing as Marketing
+from billing.models.earnings import Purse as Purse
 from billing.models.invoices import Invoice as Invoice
 from billing.models.invoices import Month as Month
 from billing.models.payments import AutomaticTopUp as AutomaticTopUp

@@ -78,6 +78,16 @@ class Transfer(models.Model):
         EXPIRY = "expiry"
         CLAWBACK = "clawback"
         SETTLEMENT = "settlement"
+        EXCHANGE = "exchange"
+        TAKEBACK = "takeback"
+        GIVEBACK = "giveback"
+        ADVANCE = "advance"
+        RECOVERY = "recovery"
+        PAYOUT = "payout"
+        PAYOUT_RETURN = "payout_return"
+
+    # The kinds with a customer at one end.
+    CUSTOMER_KINDS = Kind.choices[:8]
 
     source = models.ForeignKey(Wallet, models.PROTECT, related_name="outgoing", db_constraint=False, db_index=False)
     target = models.ForeignKey(Wallet, models.PROTECT, related_name="incoming", db_constraint=False, db_index=False)
@@ -86,8 +96,8 @@ class Transfer(models.Model):
     reference = models.UUIDField(null=True)
     idempotency_key = models.TextField()
     memo = models.TextField(db_default="")
-    # The balance of the customer's wallet after this transfer; one of the two always is a customer's.
-    balance = models.BigIntegerField()
+    # The balance of the customer's wallet after this transfer; null where neither of the two is a customer's.
+    balance = models.BigIntegerField(null=True)
     # Read once the wallet is locked, so that times of one wallet never go back (the migration `closed_months`).
     created_at = models.DateTimeField(db_default=Func(function="billing_moment"))
 
@@ -106,8 +116,20 @@ class Transfer(models.Model):
             models.CheckConstraint(condition=~Q(source=F("target")), name="transfer_between_two"),
             models.CheckConstraint(
                 condition=Q(kind__in=["grant", "purchase"])
-                | Q(kind__in=["capture", "refund", "expiry", "clawback", "settlement"], reference__isnull=False),
+                | Q(kind__in=["capture", "refund", "expiry", "clawback", "settlement"], reference__isnull=False)
+                | Q(kind__in=["exchange", "takeback", "giveback", "payout", "payout_return"], reference__isnull=False)
+                | Q(kind__in=["advance", "recovery"]),
                 name="transfer_kind_has_reference",
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    kind__in=["takeback", "giveback", "advance", "recovery", "payout", "payout_return"], balance=None
+                )
+                | Q(
+                    kind__in=["grant", "purchase", "capture", "refund", "expiry", "clawback", "settlement", "exchange"],
+                    balance__isnull=False,
+                ),
+                name="transfer_of_a_customer_has_balance",
             ),
             models.CheckConstraint(condition=~Q(idempotency_key=""), name="transfer_key_not_empty"),
             models.CheckConstraint(condition=Q(balance__gte=0), name="transfer_never_overdraws"),

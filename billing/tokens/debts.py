@@ -20,7 +20,7 @@ from django.db.models import BigIntegerField, Case, F, Q, Sum, TextField, Value,
 from billing import clock
 from billing.errors import ClawbackAbovePrice, IdempotencyMismatch, UnknownDebt, UnknownLot
 from billing.models import Clawback, Draw, Lot, Transfer, Wallet
-from billing.tokens import lots
+from billing.tokens import lots, takebacks
 from billing.tokens.withdrawals import withdraw
 
 
@@ -74,6 +74,7 @@ def pay(wallet_id: int) -> int:
         paid += sum(_settle(debt) for debt in owed)
     if paid:
         lots.allocate(wallet_id)
+    takebacks.follow(wallet_id)
     frozen = any(debt.owed for debt in owed)
     Wallet.objects.filter(pk=wallet_id).exclude(frozen=frozen).update(frozen=frozen)
     return paid

@@ -16,11 +16,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
-from billing.models import (
-    MINT_ID,
-    PLATFORM_ID,
-    Transfer,
-)
+from billing.models import MINT_ID, Transfer
 
 _INSERT = "INSERT INTO billing_transfer (source_id, target_id, amount, kind, reference, idempotency_key, memo, balance)"
 
@@ -35,12 +31,13 @@ captures AS (
         AS share (target, amount, later)
 )"""
 
-# Reads `target (id, balance)`; returns no row if the key was used before. Incoming Tokens are a lot from the start.
+# Reads `target (id, balance)`; returns no row if the key was used before. Incoming Tokens are a lot from the start, and
+# come from the wallet `source`: the mint, or a maker's.
 ISSUE = f"""
 issued AS (
     {_INSERT}
-    SELECT {MINT_ID}, id, %(amount)s::bigint, %(kind)s::text, %(reference)s::uuid, %(key)s::text, %(memo)s::text,
-           balance + %(amount)s::bigint
+    SELECT %(source)s::bigint, id, %(amount)s::bigint, %(kind)s::text, %(reference)s::uuid, %(key)s::text,
+           %(memo)s::text, balance + %(amount)s::bigint
     FROM target
     ON CONFLICT (idempotency_key) DO NOTHING
     RETURNING id, target_id, amount, created_at
@@ -62,18 +59,19 @@ withdrawn AS (
     FROM taken
 )"""
 
-# Reads `target (id, reference, balance)`; returns no row if the key was used before. The platform pays all of the
-# refund: a creator who got a share of the capture did the work, may have been paid out already, and has no stored
-# balance that a constraint could keep above zero.
-REFUND = f"""
+# Reads `target (id, reference, balance)`: one row per part of a refund, each with the sum of the parts after it.
+REFUNDS = f"""
 returned AS (
     {_INSERT}
-    SELECT {PLATFORM_ID}, id, %(amount)s::bigint, '{Transfer.Kind.REFUND}', reference, %(key)s::text,
-           %(memo)s::text, balance + %(amount)s::bigint
-    FROM target
-    ON CONFLICT (idempotency_key) DO NOTHING
-    RETURNING target_id, reference, amount
+    SELECT part.source, target.id, part.amount, '{Transfer.Kind.REFUND}', target.reference, part.key, %(memo)s::text,
+           target.balance + %(amount)s::bigint - part.later
+    FROM target, unnest(%(sources)s::bigint[], %(amounts)s::bigint[], %(laters)s::bigint[], %(keys)s::text[])
+        AS part (source, amount, later, key)
 )"""
+
+_MOVE = f"""
+{_INSERT} VALUES (%(source)s, %(target)s, %(amount)s, %(kind)s, %(reference)s, %(key)s, '', NULL)
+"""
 
 
 _LOCK = "SELECT id FROM billing_wallet WHERE owner = %s AND kind = 'customer' FOR NO KEY UPDATE"
@@ -96,6 +94,15 @@ def moment(owner: UUID) -> Iterator[datetime]:
         cursor.execute(_BEGIN, outer)
         yield cursor.fetchone()[0]
         cursor.execute(_END, outer)
+
+
+def move(source: int, target: int, amount: int, kind: Transfer.Kind, reference: UUID | None, key: str) -> None:
+    """Write a transfer between two wallets that are no customer's. The caller has locked the maker's."""
+    values = {
+        "source": source, "target": target, "amount": amount, "kind": kind.value, "reference": reference, "key": key,
+    }  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(_MOVE, values)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from django.db.models.functions import Now
 
 from billing.errors import NoWallet, UnknownHold
 from billing.models import Draw, Hold, Lot, LotCursor, Transfer, Wallet
-from billing.tokens import holds, runs, spending
+from billing.tokens import earnings, holds, runs, spending
 from billing.tokens.withdrawals import withdraw
 
 CHUNK = 1_000
@@ -79,11 +79,12 @@ class _Move(NamedTuple):
     amount: int
     reference: UUID | None
     created_at: datetime
+    other: int
 
 
 @dataclass
 class _Taken:
-    """What a job took from a lot (milli-Tokens, money), and how many of the Tokens it got `back`."""
+    """What a job took from a lot (milli-Tokens, money) for one wallet, and how many of the Tokens it got `back`."""
 
     lot: Lot
     amount: int = 0
@@ -94,12 +95,12 @@ class _Taken:
 # One snapshot: if these are all transfers beyond the cursor, lots and balance agree after applying them.
 _BEHIND = """
 SELECT statement_timestamp(), wallet.balance - wallet.held, wallet.held, wallet.balance,
-       move.id, move.kind, move.amount, move.reference, move.created_at
+       move.id, move.kind, move.amount, move.reference, move.created_at, move.other
 FROM billing_wallet AS wallet LEFT JOIN (
-    (SELECT id, kind, amount, reference, created_at FROM billing_transfer
+    (SELECT id, kind, amount, reference, created_at, source_id AS other FROM billing_transfer
      WHERE target_id = %(wallet)s AND id > %(after)s ORDER BY id LIMIT %(limit)s)
     UNION ALL
-    (SELECT id, kind, amount, reference, created_at FROM billing_transfer
+    (SELECT id, kind, amount, reference, created_at, target_id FROM billing_transfer
      WHERE source_id = %(wallet)s AND id > %(after)s ORDER BY id LIMIT %(limit)s)
     ORDER BY id LIMIT %(limit)s
 ) AS move ON true
@@ -108,12 +109,13 @@ ORDER BY move.id
 """
 
 _TAKEN = """
-SELECT transfer.reference, draw.lot_id, sum(draw.amount) FILTER (WHERE draw.amount > 0)::bigint,
+SELECT transfer.reference, CASE transfer.kind WHEN 'refund' THEN source_id ELSE target_id END, draw.lot_id,
+       sum(draw.amount) FILTER (WHERE draw.amount > 0)::bigint,
        sum(draw.money_minor) FILTER (WHERE draw.amount > 0)::bigint,
        -coalesce(sum(draw.amount) FILTER (WHERE draw.amount < 0), 0)::bigint
 FROM billing_transfer AS transfer JOIN billing_draw AS draw ON draw.transfer_id = transfer.id
 WHERE transfer.reference = ANY (%(references)s)
-GROUP BY 1, 2 ORDER BY min(draw.id)
+GROUP BY 1, 2, 3 ORDER BY min(draw.id)
 """
 
 _DRAWS = """
@@ -252,6 +254,7 @@ def _advance(wallet_id: int) -> Position | None:
         spending.follow(wallet_id, after=cursor.last_transfer_id, until=moves[-1].id)
         cursor.last_transfer_id = moves[-1].id
         _fold(wallet_id, moves)
+        earnings.follow(wallet_id, moves[0].id, moves[-1].id)
         cursor.save()
     if len(moves) == CHUNK:
         return None
@@ -266,7 +269,7 @@ def _open(wallet_id: int, last_transfer_id: int) -> list[Lot]:
 
 def _fold(wallet_id: int, moves: list[_Move]) -> None:
     """Apply the transfers to the lots in order, and write the resulting lots and draws."""
-    refunded = [move.reference for move in moves if move.kind == Transfer.Kind.REFUND]
+    refunded = [(move.reference, move.other) for move in moves if move.kind == Transfer.Kind.REFUND]
     fold = _Fold(_open(wallet_id, moves[-1].id), refunded)
     for move in moves:
         fold.apply(move)
@@ -282,16 +285,17 @@ def _fold(wallet_id: int, moves: list[_Move]) -> None:
 class _Fold:
     """Lots while transfers are applied to them, and the draws that result."""
 
-    def __init__(self, lots: list[Lot], refunded: list[UUID | None]) -> None:
+    def __init__(self, lots: list[Lot], refunded: list[tuple[UUID | None, int]]) -> None:
         self.lots = {lot.id: lot for lot in lots}
         self.draws: list[tuple[UUID, int, int, int]] = []
-        self.taken: dict[UUID | None, dict[UUID, _Taken]] = {reference: {} for reference in refunded}
+        # By the job and the wallet that was paid: what is refunded from a wallet was drawn for that wallet.
+        self.taken: dict[tuple[UUID | None, int], dict[UUID, _Taken]] = {each: {} for each in refunded}
         with connection.cursor() as database:
-            database.execute(_TAKEN, {"references": refunded})
-            rows = database.fetchall() if refunded else []
-        self.lots |= Lot.objects.in_bulk({row[1] for row in rows} - self.lots.keys())
-        for reference, lot_id, amount, money, back in rows:
-            self.taken[reference][lot_id] = _Taken(self.lots[lot_id], amount, money, back)
+            database.execute(_TAKEN, {"references": [reference for reference, _ in self.taken]})
+            rows = [row for row in database.fetchall() if row[:2] in self.taken] if refunded else []
+        self.lots |= Lot.objects.in_bulk({row[2] for row in rows} - self.lots.keys())
+        for reference, other, lot_id, amount, money, back in rows:
+            self.taken[reference, other][lot_id] = _Taken(self.lots[lot_id], amount, money, back)
 
     def apply(self, move: _Move) -> None:
         match move.kind:
@@ -322,15 +326,15 @@ class _Fold:
         price, drawn = lot.price_minor or 0, lot.amount - lot.remaining + amount
         money = max(0, price * drawn // lot.amount - lot.spent_minor)
         self._move(move, lot, amount, money)
-        if move.reference in self.taken:
-            taken = self.taken[move.reference].setdefault(lot.id, _Taken(lot))
+        if (paid := self.taken.get((move.reference, move.other))) is not None:
+            taken = paid.setdefault(lot.id, _Taken(lot))
             taken.amount += amount
             taken.money += money
 
     def _put_back(self, move: _Move) -> None:
         """Return a refund to the lots that were drawn from, last one first, with the same share of the money."""
         left = move.amount
-        for taken in reversed(self.taken[move.reference].values()):
+        for taken in reversed(self.taken[move.reference, move.other].values()):
             if not (amount := min(left, taken.amount - taken.back)):
                 continue
             before, after = (taken.money * back // taken.amount for back in (taken.back, taken.back + amount))

@@ -6,26 +6,39 @@ Repairs nothing: each violation needs somebody to investigate.
 from __future__ import annotations
 
 from django.db import connection
+from django.db.models import UniqueConstraint
 
 from billing.models import (
     MINT_ID,
     PLATFORM_ID,
     Clawback,
     Draw,
+    Earning,
+    Exchange,
+    Funding,
     Hold,
     Invoice,
     Lot,
     LotCursor,
+    Marketing,
     Month,
     PriceListVersion,
+    Purse,
     Rollup,
     Spending,
     Transfer,
     Wallet,
 )
 
-_MODELS = (Wallet, Transfer, Hold, Lot, Draw, LotCursor, Spending, Clawback, PriceListVersion, Rollup, Month, Invoice)
-_CONSTRAINTS = [rule.name for model in _MODELS for rule in model._meta.constraints]
+_MODELS = (
+    Wallet, Transfer, Hold, Lot, Draw, LotCursor, Spending, Clawback, PriceListVersion, Rollup, Month, Invoice, Earning,
+    Purse, Exchange, Marketing, Funding,
+)  # fmt: skip
+# A unique constraint with a condition is an index of PostgreSQL's.
+_CONSTRAINTS = [
+    rule.name for model in _MODELS for rule in model._meta.constraints
+    if not (isinstance(rule, UniqueConstraint) and rule.condition)
+]  # fmt: skip
 
 # Each returns its violations in one text column. Together they are one statement, hence one snapshot,
 # whatever the number of writers and the isolation level.
@@ -67,8 +80,12 @@ _VIOLATIONS = (
           OR (t.kind, s.kind, d.kind) NOT IN (
               ('grant', 'mint', 'customer'), ('purchase', 'mint', 'customer'),
               ('capture', 'customer', 'platform'), ('capture', 'customer', 'creator'),
-              ('refund', 'platform', 'customer'), ('expiry', 'customer', 'mint'),
-              ('clawback', 'customer', 'mint'), ('settlement', 'customer', 'mint'))""",
+              ('refund', 'platform', 'customer'), ('refund', 'creator', 'customer'), ('expiry', 'customer', 'mint'),
+              ('clawback', 'customer', 'mint'), ('settlement', 'customer', 'mint'),
+              ('exchange', 'creator', 'customer'), ('takeback', 'creator', 'platform'),
+              ('giveback', 'platform', 'creator'), ('advance', 'platform', 'creator'),
+              ('recovery', 'creator', 'platform'), ('payout', 'creator', 'mint'),
+              ('payout_return', 'mint', 'creator'))""",
     # Rolled-up sums equal the transfers up to their mark, and none was skipped on the way to the furthest mark.
     """SELECT format('wallet %s: %s rolled up to transfer %s, transfers say %s, and %s up to the furthest mark',
                      r.wallet_id, r.balance, r.last_transfer_id, t.own, t.furthest)
@@ -112,9 +129,11 @@ _VIOLATIONS = (
     """SELECT format('transfer %s: %s of %s to wallet %s, its lot is %s, %s of %s in wallet %s', t.id, t.kind,
                      t.amount, t.target_id, coalesce(l.id::text, 'missing'), l.kind, l.amount, l.wallet_id)
        FROM billing_transfer t FULL JOIN billing_lot l ON l.transfer_id = t.id
-       WHERE (t.kind IN ('grant', 'purchase') OR l.id IS NOT NULL)
+       LEFT JOIN billing_exchange x ON x.id = t.reference AND t.kind = 'exchange'
+       WHERE (t.kind IN ('grant', 'purchase', 'exchange') OR l.id IS NOT NULL)
          AND (l.wallet_id, l.amount, l.kind) IS DISTINCT FROM (
-             t.target_id, t.amount, CASE t.kind WHEN 'grant' THEN 'granted' WHEN 'purchase' THEN 'paid' END)""",
+             t.target_id, t.amount, CASE WHEN t.kind = 'grant' OR x.money_minor = 0 THEN 'granted'
+                                         WHEN t.kind = 'purchase' OR x.money_minor = l.price_minor THEN 'paid' END)""",
     # What is left of a lot follows from its draws, in Tokens and in money.
     """SELECT format('lot %s: %s of %s left, %s of %s spent, its draws say %s and %s', l.id, l.remaining, l.amount,
                      l.spent_minor, l.price_minor, coalesce(d.amount, 0), coalesce(d.money, 0))
@@ -170,11 +189,11 @@ _VIOLATIONS = (
           OR t.kind IN ('expiry', 'clawback') AND t.reference <> l.id
           OR t.kind = 'settlement' AND l.kind <> 'paid'
           OR (t.kind = 'refund') <> (d.amount < 0) OR d.amount::numeric * d.money_minor < 0""",
-    # A refund goes into the lots that its capture drew from, and what was refunded in full cost nothing.
+    # A refund goes, from whom the capture paid, into the lots that it drew for them; in full it cost nothing.
     """SELECT format('hold %s: %s and %s in money left of its draws from lot %s', t.reference, sum(d.amount),
                      sum(d.money_minor), d.lot_id)
        FROM billing_draw d JOIN billing_transfer t ON t.id = d.transfer_id AND t.kind IN ('capture', 'refund')
-       GROUP BY t.reference, d.lot_id
+       GROUP BY t.reference, CASE t.kind WHEN 'refund' THEN t.source_id ELSE t.target_id END, d.lot_id
        HAVING sum(d.amount) < 0 OR sum(d.money_minor) < 0 OR sum(d.amount) = 0 AND sum(d.money_minor) <> 0""",
     # What claw-backs collected equals their transfers, and whoever owes is frozen.
     """SELECT format('lot %s: claw-backs collected %s, transfers say %s', coalesce(c.lot_id, t.lot_id),
@@ -203,6 +222,80 @@ _VIOLATIONS = (
                GROUP BY lot_id) debt ON lot_id = id
            GROUP BY wallet_id) l ON l.wallet_id = w.id
        WHERE l.owed > 0 AND least(w.balance - w.held, l.payable) > 0""",
+    # Every draw of a transfer to a maker is an earning, and its refunds took the same back; nothing else is one.
+    """SELECT format('earning %s of wallet %s from lot %s: %s worth %s, %s and %s back, draws say %s, %s, %s and %s',
+                     coalesce(e.reference, d.reference), coalesce(e.maker_id, d.maker_id), coalesce(e.lot_id, d.lot_id),
+                     e.amount, e.money_minor, e.back, e.back_minor, d.amount, d.money, d.back, d.money_back)
+       FROM billing_earning e FULL JOIN (
+           SELECT t.reference, w.id AS maker_id, d.lot_id, l.kind, l.currency,
+                  sum(d.amount) FILTER (WHERE t.kind = 'capture') AS amount,
+                  sum(d.money_minor) FILTER (WHERE t.kind = 'capture') AS money,
+                  coalesce(-sum(d.amount) FILTER (WHERE t.kind = 'refund'), 0) AS back,
+                  coalesce(-sum(d.money_minor) FILTER (WHERE t.kind = 'refund'), 0) AS money_back
+           FROM billing_draw d JOIN billing_transfer t ON t.id = d.transfer_id AND t.kind IN ('capture', 'refund')
+           JOIN billing_lot l ON l.id = d.lot_id
+           JOIN billing_wallet w ON w.kind = 'creator'
+               AND w.id = CASE t.kind WHEN 'refund' THEN t.source_id ELSE t.target_id END
+           GROUP BY 1, 2, 3, 4, 5) d USING (reference, maker_id, lot_id)
+       WHERE (e.amount, e.back) IS DISTINCT FROM (d.amount, d.back) OR e.back + e.owed > e.amount
+          OR e.back_minor + e.owed_minor > e.money_minor OR e.owed = 0 AND e.owed_minor <> 0
+          OR d.kind = 'paid' AND (NOT e.weighed OR (e.money_minor, e.back_minor, e.currency)
+                                                   IS DISTINCT FROM (d.money, d.money_back, d.currency))
+          OR d.kind = 'granted' AND (NOT e.weighed AND e.money_minor <> 0
+                                     OR e.back_minor <> div(e.money_minor::numeric * e.back, e.amount))""",
+    # What customers owe for a lot is away from those who earned it, and never more of it.
+    """SELECT format('lot %s: %s are away from its earnings, %s are owed', lot_id, e.owed, coalesce(c.owed, 0))
+       FROM (SELECT lot_id, sum(owed) AS owed FROM billing_earning GROUP BY lot_id) e LEFT JOIN (
+           SELECT lot_id, sum(amount - collected) AS owed FROM billing_clawback WHERE settled_at IS NULL
+           GROUP BY lot_id) c USING (lot_id)
+       WHERE e.owed > coalesce(c.owed, 0)""",
+    # A maker's wallet is what the shares of captures came to, less what was taken back and what left, and not below 0.
+    """SELECT format('maker %s: the wallet has %s, the earnings say %s; away %s of %s, advanced %s of %s', w.id,
+                     t.total, e.kept + t.ahead + p.advanced - p.out, t.away, e.owed, p.advanced, t.advanced)
+       FROM billing_wallet w CROSS JOIN LATERAL (
+           SELECT coalesce(sum(amount), 0) AS total,
+                  coalesce(-sum(amount) FILTER (WHERE kind IN ('takeback', 'giveback')), 0) AS away,
+                  coalesce(sum(amount) FILTER (WHERE kind IN ('advance', 'recovery')), 0) AS advanced,
+                  coalesce(sum(amount) FILTER (WHERE kind = 'capture' AND id > followed), 0) AS ahead
+           FROM (SELECT id, kind, amount, coalesce((SELECT last_transfer_id FROM billing_lotcursor
+                                                    WHERE wallet_id = source_id), 0) AS followed
+                 FROM billing_transfer WHERE target_id = w.id
+                 UNION ALL SELECT id, kind, -amount, 0 FROM billing_transfer WHERE source_id = w.id) AS side) t
+       CROSS JOIN LATERAL (
+           SELECT coalesce(sum(amount - back - owed), 0) AS kept, coalesce(sum(owed), 0) AS owed
+           FROM billing_earning WHERE maker_id = w.id) e
+       CROSS JOIN LATERAL (
+           SELECT coalesce(sum(advanced), 0) AS advanced, coalesce(sum(out), 0) AS out
+           FROM billing_purse WHERE maker_id = w.id) p
+       WHERE w.kind = 'creator' AND (t.total < 0 OR t.total <> e.kept + t.ahead + p.advanced - p.out
+                                     OR t.away <> e.owed OR t.advanced <> p.advanced)""",
+    # What left a purse is what was exchanged, and what it lacks is advanced.
+    """SELECT format('purse %s: %s worth %s left it, exchanges say %s and %s; %s advanced, %s are missing', p.id, p.out,
+                     p.out_minor, x.amount, x.money, p.advanced, greatest(0, p.out - e.kept))
+       FROM billing_purse p CROSS JOIN LATERAL (
+           SELECT coalesce(sum(x.amount), 0) AS amount, coalesce(sum(x.money_minor), 0) AS money
+           FROM billing_exchange x WHERE x.purse_id = p.id) x
+       CROSS JOIN LATERAL (
+           SELECT coalesce(sum(amount - back - owed), 0) AS kept FROM billing_earning
+           WHERE maker_id = p.maker_id AND currency = p.currency AND weighed) e
+       WHERE (p.out, p.out_minor) <> (x.amount, x.money) OR p.advanced < p.out - e.kept""",
+    """SELECT format('exchange %s: %s worth %s, its transfer says %s to %s', x.id, x.amount, x.money_minor, t.amount,
+                     w.owner)
+       FROM billing_exchange x JOIN billing_purse p ON p.id = x.purse_id
+       JOIN billing_wallet maker ON maker.id = p.maker_id
+       FULL JOIN (SELECT * FROM billing_transfer WHERE kind = 'exchange') t ON t.reference = x.id
+       LEFT JOIN billing_wallet w ON w.id = t.target_id
+       WHERE (x.amount, maker.id, maker.owner) IS DISTINCT FROM (t.amount, t.source_id, w.owner)""",
+    # The marketing account paid no more than it was funded with, and what it paid is what earnings are worth by it.
+    """SELECT format('marketing account %s: %s funded, %s used, fundings say %s and earnings %s', m.currency,
+                     m.funded_minor, m.used_minor, f.total, e.total)
+       FROM billing_marketing m CROSS JOIN LATERAL (
+           SELECT coalesce(sum(amount_minor), 0) AS total FROM billing_funding WHERE account_id = m.currency) f
+       CROSS JOIN LATERAL (
+           SELECT coalesce(sum(e.money_minor - e.back_minor), 0) AS total
+           FROM billing_earning e JOIN billing_lot l ON l.id = e.lot_id AND l.kind = 'granted'
+           WHERE e.currency = m.currency) e
+       WHERE m.funded_minor <> f.total OR m.used_minor <> e.total OR m.used_minor > m.funded_minor""",
     # A month has what was transferred after the one before, and nothing of it came after it was closed.
     """SELECT format('month %s: it says %s to %s, transfers and the month before say %s to %s', m.id, m.opening,
                      m.closing, coalesce(before.closing, 0), coalesce(before.closing, 0) + coalesce(moved.total, 0))
@@ -247,7 +340,10 @@ _VIOLATIONS = (
                     ('lot_keeps_its_terms', 'billing_lot'), ('draw_append_only', 'billing_draw'),
                     ('clawback_kept', 'billing_clawback'), ('clawback_settled_once', 'billing_clawback'),
                     ('month_final', 'billing_month'), ('invoice_final', 'billing_invoice'),
-                    ('rollup_kept', 'billing_rollup'), ('rollup_moves_on', 'billing_rollup'),
+                    ('earning_kept', 'billing_earning'), ('earning_keeps_its_terms', 'billing_earning'),
+                    ('exchange_append_only', 'billing_exchange'), ('funding_append_only', 'billing_funding'),
+                    ('purse_kept', 'billing_purse'), ('rollup_kept', 'billing_rollup'),
+                    ('rollup_moves_on', 'billing_rollup'),
                     ('price_list_immutable', 'billing_pricelistversion')) AS needed (name, place)
        WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = needed.place::regclass
                          AND tgname = needed.name AND tgenabled IN ('O', 'A'))""",

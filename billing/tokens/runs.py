@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from django.db import DatabaseError, connection, transaction
 
-from billing.tokens import spending
+from billing.tokens import earnings, spending
 
 # Transfers per transaction: limits how long others wait for the lots of one of its wallets.
 BATCH = 5_000
@@ -30,7 +30,7 @@ _FOLLOW = f"""
 WITH move AS MATERIALIZED (
     SELECT wallet_id, last_transfer_id AS after, next.*
     FROM billing_lotcursor CROSS JOIN LATERAL (
-        SELECT id, kind, amount, reference, balance, created_at FROM billing_transfer
+        SELECT id, kind, amount, reference, balance, created_at, target_id FROM billing_transfer
         WHERE source_id = wallet_id AND id > last_transfer_id ORDER BY id LIMIT %(limit)s
     ) AS next
     WHERE wallet_id = ANY (%(wallets)s)
@@ -48,7 +48,7 @@ run AS MATERIALIZED (
 ),
 charge AS (SELECT move.* FROM move JOIN run USING (wallet_id)),
 lot AS (
-    SELECT id, wallet_id, amount, remaining, price_minor, spent_minor,
+    SELECT id, wallet_id, amount, remaining, price_minor, currency, spent_minor,
            sum(remaining) OVER (
                PARTITION BY wallet_id
                ORDER BY coalesce(expires_at > began, true), kind = 'paid', expires_at IS NULL, expires_at, transfer_id
@@ -75,8 +75,9 @@ draw AS (
     SELECT lot_id, transfer_id, drawn, spent - lag(spent, 1, before) OVER (PARTITION BY lot_id ORDER BY transfer_id)
     FROM priced
     ORDER BY transfer_id, top DESC
-    RETURNING lot_id, amount, money_minor
+    RETURNING lot_id, transfer_id, amount, money_minor
 ),
+earned AS ({earnings.EARNED}),
 drawn AS (
     UPDATE billing_lot SET remaining = remaining - taken.amount, spent_minor = spent_minor + taken.money_minor
     FROM (SELECT lot_id, sum(amount)::bigint AS amount, sum(money_minor)::bigint AS money_minor

@@ -1,7 +1,7 @@
 """Wallets: hold, capture, release, expire, grant, purchase, refund. Amounts are integer milli-Tokens.
 
-Every verb is one SQL statement. It is atomic, or part of the transaction that it is called in. If it changes
-nothing, a second statement finds out why and raises from the tree in `errors`. The hold is locked first, then
+Every verb but `refund` is one SQL statement. It is atomic, or part of the transaction that it is called in. If it
+changes nothing, a second statement finds out why and raises from the tree in `errors`. The hold is locked first, then
 the wallet, and never the platform's row. Two rare things take more: what comes free in a frozen wallet pays its debts
 (`debts`), in the same transaction if the caller holds one; and expired Tokens are taken (`lots`) before anything is
 held. Not for prices (pricing) or for reading transfers (ledger).
@@ -31,12 +31,11 @@ from billing.errors import (
     IdempotencyMismatch,
     InsufficientTokens,
     NoWallet,
-    RefundAboveCapture,
     UnknownHold,
 )
-from billing.models import PLATFORM_ID, Hold, Lot, Transfer, Wallet
+from billing.models import MINT_ID, PLATFORM_ID, Hold, Lot, Transfer, Wallet
 from billing.prepared import run
-from billing.tokens import debts, holds, ledger, lots
+from billing.tokens import debts, holds, ledger, lots, refunds
 from billing.tokens.lots import Balance
 
 KEY_LENGTH = 255
@@ -114,23 +113,6 @@ credited AS (
     RETURNING billing_wallet.id, frozen
 )
 SELECT lot.id, credited.id, frozen FROM lot, credited
-"""
-
-_REFUND = f"""
-WITH target AS (
-    SELECT wallet.id, hold.reference, wallet.balance FROM billing_hold AS hold
-    JOIN billing_wallet AS wallet ON wallet.id = hold.wallet_id
-    WHERE hold.reference = %(reference)s::uuid AND hold.refunded + %(amount)s::bigint <= hold.captured
-    FOR NO KEY UPDATE
-),
-{ledger.REFUND},
-marked AS (
-    UPDATE billing_hold SET refunded = refunded + returned.amount
-    FROM returned WHERE billing_hold.reference = returned.reference
-)
-UPDATE billing_wallet SET balance = balance + returned.amount
-FROM returned WHERE billing_wallet.id = returned.target_id
-RETURNING billing_wallet.id, frozen
 """
 
 
@@ -254,20 +236,11 @@ def purchase(
 
 
 def refund(reference: UUID, amount: int, key: str, memo: str = "") -> bool:
-    """Give back part or all of a charge, from the platform; return True, or False if this `key` already did.
+    """Give back part or all of a charge, from whom it went to; return True, or False if this `key` already did.
 
     Raises UnknownHold, RefundAboveCapture (also if nothing was captured) or IdempotencyMismatch.
     """
-    stored_key = _key("refund", key)
-    values = {"reference": reference, "amount": _milli(amount), "key": stored_key, "memo": memo}
-    if (row := run(_REFUND, values)) is not None:
-        _pay_debts(*row)
-        return True
-    charged = Hold.objects.filter(reference=reference).values_list("wallet__owner", flat=True).first()
-    if charged is None:
-        raise UnknownHold(reference)
-    _expect(stored_key, key, (charged, reference, amount), otherwise=RefundAboveCapture(reference))
-    return False
+    return refunds.make(refunds.Refund(reference, _milli(amount), _key("refund", key), memo))
 
 
 def issued(keys: Iterable[str]) -> set[str]:
@@ -292,8 +265,9 @@ def _issue(
     """Return the new lot's id, or None if the same was issued under this key before."""
     stored_key = _key(kind.value, key)
     values = {
-        "owner": owner, "amount": _milli(amount), "kind": kind.value, "key": stored_key, "memo": memo,
-        "reference": reference, "price_minor": price_minor, "currency": currency, "expires_at": expires_at,
+        "source": MINT_ID, "owner": owner, "amount": _milli(amount), "kind": kind.value, "key": stored_key,
+        "memo": memo, "reference": reference, "price_minor": price_minor, "currency": currency,
+        "expires_at": expires_at,
     }  # fmt: skip
     if (row := run(_ISSUE, values)) is not None:
         lot_id, *wallet = row

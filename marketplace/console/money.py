@@ -13,7 +13,6 @@ from django.utils.safestring import SafeString
 from billing.amounts import format_tokens, show_money
 from billing.models import (
     MINT_ID,
-    PLATFORM_ID,
     Clawback,
     Hold,
     PriceListVersion,
@@ -94,8 +93,8 @@ class WalletAdmin(OwnedTable):
     outgoing = column_of("Tokens out", lambda row: link_to_list(Transfer, "Transfers from this wallet", source=row.pk))
 
 
-# Grants and refunds have one source each, so the index by source finds them.
-SOURCES = {Transfer.Kind.GRANT: Q(source=MINT_ID), Transfer.Kind.REFUND: Q(source=PLATFORM_ID)}
+# All grants have one source, so the index by source finds them.
+SOURCES = {Transfer.Kind.GRANT: Q(source=MINT_ID)}
 KINDS = {kind.value: (str(kind.label), SOURCES.get(kind, Q()) & Q(kind=kind)) for kind in Transfer.Kind}
 
 

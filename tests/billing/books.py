@@ -14,7 +14,12 @@ from billing.tokens import proof
 HOUR = timedelta(hours=1)
 CONSTRAINTS = {
     "billing_wallet": ("wallet_never_overdrawn", "wallet_summed_stores_nothing"),
-    "billing_transfer": ("transfer_amount_positive", "transfer_between_two", "transfer_kind_has_reference"),
+    "billing_transfer": (
+        "transfer_amount_positive",
+        "transfer_between_two",
+        "transfer_kind_has_reference",
+        "transfer_of_a_customer_has_balance",
+    ),
     "billing_hold": (
         "hold_captured_within_amount",
         "hold_refunded_within_captured",
@@ -25,12 +30,17 @@ CONSTRAINTS = {
     "billing_lot": ("lot_within_amount", "lot_kind_has_price", "lot_empty_is_paid_for", "lot_spent_within_price"),
     "billing_draw": ("draw_money_follows_amount",),
     "billing_clawback": ("clawback_within_amount", "clawback_settled_says_how"),
+    "billing_earning": ("earning_within_amount", "earning_within_worth", "earning_worth_has_currency"),
+    "billing_purse": ("purse_in_range",),
+    "billing_exchange": ("exchange_in_range",),
+    "billing_marketing": ("marketing_within_funds",),
+    "billing_funding": ("funding_moves",),
 }
 
 
 def rows() -> list[Any]:
-    """Every wallet, hold, transfer, lot, draw and claw-back, as text."""
-    tables = ("wallet", "hold", "transfer", "lot", "draw", "clawback")
+    """Every wallet, hold, transfer, lot, draw, claw-back, and what makers have, as text."""
+    tables = ("wallet", "hold", "transfer", "lot", "draw", "clawback", "earning", "purse", "exchange", "marketing")
     with connection.cursor() as cursor:
         cursor.execute(" UNION ALL ".join(f"SELECT r::text FROM billing_{table} r" for table in tables) + " ORDER BY 1")
         return cursor.fetchall()

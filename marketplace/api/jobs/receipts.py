@@ -58,7 +58,7 @@ class ReceiptHoldBody(Body):
 
 class ReceiptTransferBody(Body):
     id = Whole()
-    kind = Choice(choices=Transfer.Kind.choices)
+    kind = Choice(choices=Transfer.CUSTOMER_KINDS)
     amount = Tokens(
         of=lambda move: move.amount if move.kind == Transfer.Kind.REFUND else -move.amount,
         help_text="Negative where it left the wallet.",

@@ -40,6 +40,7 @@ MOVES = {
     Transfer.Kind.EXPIRY: "Expired",
     Transfer.Kind.CLAWBACK: "Taken back, as their payment went back",
     Transfer.Kind.SETTLEMENT: "Paid for debts",
+    Transfer.Kind.EXCHANGE: "Earned with adapters",
 }
 TITLES = {Invoice.Kind.INVOICE: "Invoice", Invoice.Kind.CREDIT_NOTE: "Credit note"}
 Cells = list[list[Any]]

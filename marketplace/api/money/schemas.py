@@ -87,7 +87,8 @@ class BalanceBody(Body):
     )
 
 
-ONE = f"({'|'.join(Transfer.Kind.values)})"
+KINDS = [kind for kind, _ in Transfer.CUSTOMER_KINDS]
+ONE = f"({'|'.join(KINDS)})"
 
 
 class KindQuery(StrictSerializer):
@@ -101,8 +102,8 @@ class KindQuery(StrictSerializer):
     def validate_kind(self, kinds: str) -> list[str]:
         found = kinds.split(",")
         for kind in found:
-            if kind not in Transfer.Kind.values:
-                raise serializers.ValidationError(f"Must be of {', '.join(Transfer.Kind.values)}.")
+            if kind not in KINDS:
+                raise serializers.ValidationError(f"Must be of {', '.join(KINDS)}.")
         return found
 
 
@@ -112,7 +113,7 @@ class TransferQuery(KindQuery, ListQuery):
 
 class TransferBody(Body):
     id = Whole()
-    kind = Choice(choices=Transfer.Kind.choices)
+    kind = Choice(choices=Transfer.CUSTOMER_KINDS)
     amount = Tokens(help_text="Negative where it left the wallet.")
     balance = Tokens(help_text="What the wallet had after it, held Tokens included.")
     job = Identifier(of=lambda entry: _job(entry), allow_null=True, help_text="The job that was charged or refunded.")

@@ -32,7 +32,7 @@ class Lot:
 
 @dataclass
 class Drawn:
-    """By one job from one lot."""
+    """By one job from one lot, for the platform or the maker."""
 
     lot: Lot
     tokens: int = 0
@@ -50,7 +50,7 @@ class Lots:
 
     def __init__(self, transfers: list[tuple[str, int, Any]]) -> None:
         self.lots: list[Lot] = []
-        self.jobs: dict[UUID, dict[UUID, Drawn]] = {}
+        self.jobs: dict[tuple[UUID, str], dict[UUID, Drawn]] = {}
         for number, (kind, amount, named) in enumerate(transfers):
             for _ in range(amount if kind != "in" else 0):
                 getattr(self, kind)(named, number)
@@ -64,13 +64,13 @@ class Lots:
             lot for lot, _ in sorted(left, key=lambda it: (it[0].expires[0] != PAST, it[0].paid, it[0].expires, it[1]))
         ]
 
-    def capture(self, job: UUID, number: int) -> None:
+    def capture(self, job: tuple[UUID, str], number: int) -> None:
         lot = self.order()[0]
         drawn = self.jobs.setdefault(job, {}).setdefault(lot.id, Drawn(lot))
         drawn.tokens += 1
         drawn.cents += lot.take("capture")
 
-    def refund(self, job: UUID, number: int) -> None:
+    def refund(self, job: tuple[UUID, str], number: int) -> None:
         drawn = [each for each in self.jobs[job].values() if each.back < each.tokens][-1]
         cents = drawn.cents * (drawn.back + 1) // drawn.tokens - drawn.cents * drawn.back // drawn.tokens
         drawn.back += 1
@@ -87,6 +87,24 @@ class Lots:
 
     def settlement(self, _: None, number: int) -> None:
         next(lot for lot in self.order() if lot.paid).take("settlement")
+
+    def cost(self, job: UUID) -> dict[tuple[UUID, str], tuple[int, int]]:
+        """What a job took of each lot and did not get back, in Tokens and cents."""
+        found: dict[tuple[UUID, str], tuple[int, int]] = {}
+        for (reference, _), drawn in self.jobs.items():
+            for lot, currency, tokens, cents in [each.net for each in drawn.values() if reference == job]:
+                before = found.get((lot, currency), (0, 0))
+                found[lot, currency] = (before[0] + tokens, before[1] + cents)
+        return {lot: net for lot, net in found.items() if net[0]}
+
+    def away(self, lot: UUID, owed: int) -> dict[UUID, int]:
+        """What is away of the maker's earnings from a lot, by job, while so much is owed for it."""
+        gone = self.lot(lot).gone
+        back = sum(drawn[lot].back for drawn in self.jobs.values() if lot in drawn)
+        spent = gone.get("capture", 0) + gone.get("settlement", 0) - back
+        kept = {job: drawn[lot].tokens - drawn[lot].back for (job, whom), drawn in self.jobs.items()
+                if whom == "creator" and lot in drawn}  # fmt: skip
+        return {job: each * min(owed, spent) // spent for job, each in kept.items() if spent}
 
     def lot(self, lot: UUID) -> Lot:
         return next(each for each in self.lots if each.id == lot)

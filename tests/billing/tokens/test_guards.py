@@ -108,7 +108,7 @@ VALUES (1, (SELECT id FROM billing_wallet WHERE owner = %s), {amount}, {kind}, {
         ({"key": "''"}, "transfer_key_not_empty"),
         ({"key": "(SELECT max(idempotency_key) FROM billing_transfer)"}, "transfer_key_once"),
         ({"key": "NULL"}, "null value"),
-        ({"balance": "NULL"}, "null value"),
+        ({"balance": "NULL"}, "transfer_of_a_customer_has_balance"),
         ({"balance": "-1"}, "transfer_never_overdraws"),
     ],
 )

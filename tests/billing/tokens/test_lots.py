@@ -131,7 +131,9 @@ def test_a_shared_charge_costs_what_it_costs(bob, carol):
     assert lots.cost(job).money == {"eur": 10}
     wallets.refund(job, 70, "sorry")
     assert left(bob) == [970]
-    assert lots.cost(job).money == {"eur": 3}
+    assert lots.cost(job).money == {"eur": 4}  # of 3 cents 2 came back with 23 of 33 milli-Tokens, and of 7 cents 4
+    wallets.refund(job, 30, "the rest")
+    assert lots.cost(job).money == {}
 
 
 def test_a_refund_goes_back_into_the_lots_that_paid_the_last_one_first(bob):

@@ -252,12 +252,13 @@ def test_a_refund_comes_back_from_the_platform(alice, held):
     assert proof.check() == []
 
 
-def test_a_creators_share_survives_the_refund(alice, carol, held):
-    wallets.capture(held, 500_000, [Share(carol, 100_000), Share("platform", 400_000)])
-    wallets.refund(held, 500_000, "sorry")
+def test_a_refund_takes_from_the_maker_what_the_charge_gave_them(alice, carol, held):
+    wallets.capture(held, 500_000, [Share(carol, 100_001), Share("platform", 399_999)])
+    wallets.refund(held, 250_000, "half")
+    wallets.refund(held, 250_000, "the rest")
     assert wallets.balance(alice).total == 1_000_000
-    assert list(Transfer.objects.filter(target__owner=carol).values_list("amount", flat=True)) == [100_000]
-    assert not Transfer.objects.filter(source__owner=carol).exists()
+    given = Transfer.objects.filter(source__owner=carol).order_by("id").values_list("amount", flat=True)
+    assert list(given) == [50_000, 50_001]
     assert proof.check() == []
 
 
