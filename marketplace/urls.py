@@ -14,6 +14,7 @@ from marketplace.api import health, stripe_webhook
 from marketplace.api.account import views as account
 from marketplace.api.adapters import views as adapters
 from marketplace.api.catalogue import views as catalogue
+from marketplace.api.earnings import views as earnings
 from marketplace.api.files import views as files
 from marketplace.api.images import views as images_api
 from marketplace.api.jobs import events, images, receipts
@@ -53,6 +54,9 @@ urlpatterns = [
     path("v1/transfers.csv", money.TransfersCsv.as_view()),
     path("v1/invoices", invoices.Invoices.as_view()),
     path("v1/invoices/<month:month>.pdf", invoices.InvoicePdf.as_view()),
+    path("v1/earnings", earnings.Earnings.as_view()),
+    path("v1/earnings/spend", earnings.Spend.as_view()),
+    path("v1/earnings/summary", earnings.Summary.as_view()),
     path("v1/topups", topups.TopUps.as_view()),
     path("v1/topups/automatic", automatic.Automatic.as_view()),
     path("v1/topups/<uuid:topup_id>", topups.OneTopUp.as_view()),

@@ -110,6 +110,15 @@ def settle(makers: Iterable[int]) -> None:
                 _advance(maker_id, standing.currency, change)
 
 
+def recover() -> int:
+    """Recover what was advanced from earnings that came since; return for how many makers there was something."""
+    makers = list(Purse.objects.filter(advanced__gt=0).values_list("maker_id", flat=True).distinct())
+    for maker_id in makers:
+        with earnings.locked([maker_id]):
+            settle([maker_id])
+    return len(makers)
+
+
 def _move_owed(due: list[tuple[int, UUID, int, int, int, int]]) -> None:
     """Move what is newly away to the platform and what is not any more to its maker, a transfer a lot and maker."""
     changes: dict[tuple[UUID, int], int] = {}

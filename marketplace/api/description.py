@@ -47,6 +47,7 @@ TAGS = {
     "transfers": "Your statement: everything that came in or went out, also as CSV.",
     "packs": "The Token packs on sale. Needs no API key.",
     "topups": "Buy Tokens by card, once or whenever they run low.",
+    "earnings": "What your adapters earn, and how it is spent.",
     "invoices": "Your months, with invoices and credit notes as PDF.",
     "keys": "API keys, with spend caps.",
     "webhooks": "Your addresses that are told what happened.",

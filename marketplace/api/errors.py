@@ -21,6 +21,7 @@ from billing.errors import (
     CapBelowPrice,
     IdempotencyMismatch,
     InsufficientTokens,
+    NothingMatured,
     PaymentInFlight,
     PaymentsRefused,
     PaymentsUnavailable,
@@ -225,6 +226,15 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
         Busy,
         lambda _: Problem(
             503, "server", "busy", "Too many pictures are being fetched; send this again.", headers={"Retry-After": "2"}
+        ),
+    ),
+    (
+        NothingMatured,
+        lambda error: Problem(
+            409,
+            "conflict",
+            "nothing_matured",
+            f"{format_tokens(error.ready)} Tokens of your earnings have matured and are not gone yet.",
         ),
     ),
     (

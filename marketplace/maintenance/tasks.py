@@ -9,7 +9,7 @@ from uuid import UUID
 from django.conf import settings
 
 from billing.payments import automatic, invoices, reconcile, refund_orders, stripe
-from billing.tokens import debts, lots, rollups
+from billing.tokens import debts, lots, marketing, rollups, takebacks
 from inference.models import catalog
 from marketplace import closing, keeping
 from marketplace.accounts import customers
@@ -34,8 +34,10 @@ def sweep() -> None:
 
 @periodic.task
 def keep_lots() -> None:
-    """Bring the lots up to date. Debts come before expiry, since Tokens that return to a lot pay debts first."""
+    """Bring the lots up to date, and earnings with them. Debts come before expiry: what returns to a lot pays first."""
     lots.catch_up()
+    marketing.weigh()
+    takebacks.recover()
     debts.collect()
     lots.expire()
 

@@ -1,4 +1,4 @@
-"""Matured earnings become Tokens to spend, with their worth; what was taken back after that is a debt of the maker's."""
+"""Matured earnings become Tokens to spend, with their worth; what is taken back later is a debt of the maker's."""
 
 from uuid import UUID, uuid4
 
