@@ -163,7 +163,10 @@ def _run(books: Books, request: Request) -> Document:
         )
         raise Refused(404, f"{message} or we can help at https://support.stripe.com/.")
     route, names = found
-    raw = encoding.decode("&".join(filter(None, (request.query, request.body))))
+    if request.path.startswith("/v2/"):
+        raw = encoding.decode(request.query) | encoding.decode_json(request.body)
+    else:
+        raw = encoding.decode("&".join(filter(None, (request.query, request.body))))
     params = parameters.check(raw, route.params)
     paths = objects.expand_paths(params.get("expand") or [])
     call = Call(books, params, names, request.path, _account(request, route))
@@ -222,7 +225,8 @@ def _stored_answer(connection: sqlite3.Connection, key: str, request: Request, n
     if path != request.path:
         what = f"can only be used for the same endpoint they were first used for ('{request.path}' vs '{path}'). "
         raise Refused(400, f"Keys for idempotent requests {what}{advice}", kind="idempotency_error")
-    if encoding.decode(body) != encoding.decode(request.body):
+    decode = encoding.decode_json if path.startswith("/v2/") else encoding.decode
+    if decode(body) != decode(request.body):
         what = "can only be used with the same parameters they were first used with. "
         raise Refused(400, f"Keys for idempotent requests {what}{advice}", kind="idempotency_error")
     return {"status": row["status"], "body": row["body"], "id": first}

@@ -9,7 +9,18 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from devstack.stripe import balance, clockwork, connect, disputes, faults, payments, refunds, store, webhooks
+from devstack.stripe import (
+    balance,
+    clockwork,
+    connect,
+    disputes,
+    faults,
+    payments,
+    recipients,
+    refunds,
+    store,
+    webhooks,
+)
 from devstack.stripe.books import Books
 from devstack.stripe.cards import BY_NUMBER
 from devstack.stripe.errors import Document, Invalid
@@ -80,8 +91,10 @@ def _change_card(books: Books, _: Endpoint, given: Document, identifier: str) ->
 
 
 def _set_account(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
-    reason = given.pop("disabled_reason", None)
-    return connect.set_state(books, books.get("account", identifier), given, reason)
+    account, reason = books.get("account", identifier), given.pop("disabled_reason", None)
+    if recipient := given.pop("recipient", None):
+        recipients.set_status(books, account, recipient)
+    return connect.set_state(books, account, given, reason) if given or reason else account
 
 
 def _advance(books: Books, _: Endpoint, given: Document, __: str) -> Any:
@@ -129,7 +142,10 @@ CONTROLS = (
     Control("POST", "payment_intents/{id}/complete", _complete_payment, "{succeeded}: end an asynchronous payment"),
     Control("POST", "payment_methods/{id}", _change_card, "{number}: make a saved card behave like this test card"),
     Control(
-        "POST", "accounts/{id}", _set_account, "{payouts_enabled, charges_enabled, details_submitted, disabled_reason}"
+        "POST",
+        "accounts/{id}",
+        _set_account,
+        "{recipient, payouts_enabled, charges_enabled, details_submitted, disabled_reason}",
     ),
     Control("POST", "advance", _advance, "{seconds}: move the clock forward; what is due happens"),
     Control("GET", "deliveries", _deliveries, "every webhook delivery with its attempts"),

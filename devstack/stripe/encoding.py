@@ -1,5 +1,6 @@
-"""Stripe's parameter encoding: `line_items[0][price_data][currency]=usd&expand[]=customer` → nested dictionaries."""
+"""Stripe's parameter encodings, JSON or `line_items[0][price_data][currency]=usd&expand[]=customer` → dictionaries."""
 
+import json
 import re
 from typing import Any
 from urllib.parse import parse_qsl
@@ -24,6 +25,25 @@ def decode(text: str) -> dict[str, Any]:
     for name, value in pairs:
         _put(tree, _path(name), value, name)
     return tree
+
+
+def decode_json(text: str) -> dict[str, Any]:
+    """Return the JSON object of the API's second version in the same form. Raises Invalid for anything else."""
+    try:
+        document = json.loads(text or "{}")
+    except ValueError as error:
+        raise Invalid(f"Invalid request: {error}", stored=False) from None
+    if not isinstance(document, dict):
+        raise Invalid("Invalid request: a JSON object is expected", stored=False)
+    return {name: _as_text(value) for name, value in document.items() if value is not None}
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_text(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return {str(number): _as_text(each) for number, each in enumerate(value)}
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _path(name: str) -> list[str]:

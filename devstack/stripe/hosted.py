@@ -101,7 +101,8 @@ def _onboard(books: Books, account: Document, secret: str, form: dict[str, str] 
         return Page(pages.note("Express dashboard", f"{account['id']}: payouts enabled {account['payouts_enabled']}"))
     if form is None:
         return Page(pages.onboarding(account))
-    paying.complete_onboarding(books, account)
+    if form.get("later") != "yes":
+        paying.complete_onboarding(books, account)
     return Page("", 303, account["_return_url"])
 
 

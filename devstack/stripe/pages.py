@@ -63,7 +63,8 @@ def bank(waiting: Document) -> str:
 def onboarding(account: Document) -> str:
     """Return the page on which a creator completes the onboarding."""
     who = escape(account["email"] or account["id"])
-    return document("Onboarding", f'<p>{who}<form method="post"><button>Complete the onboarding</button></form>')
+    buttons = '<button>Complete the onboarding</button> <button name="later" value="yes">Later</button>'
+    return document("Onboarding", f'<p>{who}<form method="post">{buttons}</form>')
 
 
 def receipt(charge: Document) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import stripe
 
-from devstack.stripe import connect, customers, payments, sessions, setups
+from devstack.stripe import connect, customers, payments, recipients, sessions, setups
 from devstack.stripe.books import Books
 from devstack.stripe.cards import BY_NUMBER, REFUSALS
 from devstack.stripe.errors import Declined, Document, Invalid
@@ -58,6 +58,8 @@ def answer_bank(books: Books, waiting: Document, passed: bool) -> None:
 def complete_onboarding(books: Books, account: Document) -> None:
     """Complete an onboarding: the owner has given all details, and Stripe has accepted them."""
     connect.set_state(books, account, dict.fromkeys(connect.STATES, True))
+    if "_recipient" in account:
+        recipients.set_status(books, account, "active")
 
 
 def _method(books: Books, session: Document, form: Form) -> Document:

@@ -6,8 +6,20 @@ from typing import Any, NamedTuple
 
 from stripe import params as p
 from stripe.params import checkout, radar
+from stripe.params.v2 import core
 
-from devstack.stripe import balance, catalogue, connect, customers, disputes, payments, refunds, sessions, setups
+from devstack.stripe import (
+    balance,
+    catalogue,
+    connect,
+    customers,
+    disputes,
+    payments,
+    recipients,
+    refunds,
+    sessions,
+    setups,
+)
 from devstack.stripe.books import Call, Handler, listed, lists, retrieve
 from devstack.stripe.errors import Document, Invalid
 from devstack.stripe.store import field
@@ -97,6 +109,9 @@ ROUTES = (
     Route("GET", "/v1/transfers/{id}", retrieve("transfer"), p.TransferRetrieveParams),
     Route("GET", "/v1/transfers/{id}/reversals", connect.list_reversals, p.TransferListReversalsParams),
     Route("POST", "/v1/transfers/{id}/reversals", connect.reverse, p.TransferCreateReversalParams),
+    Route("POST", "/v2/core/account_links", recipients.create_link, core.AccountLinkCreateParams),
+    Route("POST", "/v2/core/accounts", recipients.create, core.AccountCreateParams),
+    Route("GET", "/v2/core/accounts/{id}", recipients.retrieve, core.AccountRetrieveParams),
 )  # fmt: skip
 PATTERNS = [(re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[\\w-]{1,255})", route.path)), route) for route in ROUTES]
 

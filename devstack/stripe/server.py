@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if url.path.startswith("/_control/"):
             self._control(url.path, body)
-        elif url.path.startswith("/v1/"):
+        elif url.path.startswith(("/v1/", "/v2/")):
             headers = {name.lower(): " ".join(value.splitlines()) for name, value in self.headers.items()}
             request = Request(self.command, url.path, url.query, body, headers, f"req_{random_text(14)}")
             self._answer(self.server.double.api.answer(request))

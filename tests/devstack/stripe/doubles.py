@@ -63,7 +63,7 @@ class Double:
     def reach(self, url):
         self.url = url
         self.client = stripe.StripeClient(KEY, base_addresses={"api": url})
-        self.v1 = self.client.v1
+        self.v1, self.v2 = self.client.v1, self.client.v2
 
     def control(self, path, method="POST", **body):
         headers = {"Content-Type": "application/json"}
