@@ -17,6 +17,9 @@ BillingError
 ├── ClawbackAbovePrice       more money is reported refunded or disputed than the lot cost
 ├── RefundAboveUnspent       a refund of more than the unspent Tokens of the top-up cost
 ├── NothingMatured           less has matured of a maker's earnings than is to leave
+├── CountryNotPaid           Stripe moves no money to makers there
+├── NotAPayee                a maker whom Stripe does not pay, or not yet
+├── PayoutBelowMinimum       less money has matured than is paid out
 ├── IdempotencyMismatch      an idempotency key used again for something else
 ├── UnknownPack              nothing is sold under this name
 ├── UnknownCurrency          the pack has no price in it
@@ -169,6 +172,32 @@ class NothingMatured(BillingError):
     def __init__(self, ready: int) -> None:
         super().__init__(f"{ready} milli-Tokens have matured")
         self.ready = ready
+
+
+class CountryNotPaid(BillingError):
+    """A country that Stripe moves no money to; what was earned can be spent as Tokens."""
+
+    def __init__(self, country: str) -> None:
+        super().__init__(f"nothing is paid out in {country!r}")
+        self.country = country
+
+
+class NotAPayee(BillingError):
+    """A maker who has not told Stripe where to pay, or whom it does not pay any more."""
+
+    def __init__(self, owner: UUID) -> None:
+        super().__init__(f"{owner} is not paid by Stripe")
+        self.owner = owner
+
+
+class PayoutBelowMinimum(BillingError):
+    """Matured money, in the currency's smallest unit, below the `least` that is paid out."""
+
+    def __init__(self, currency: str, ready_minor: int, least: int) -> None:
+        super().__init__(f"{ready_minor} of {currency} have matured, {least} are paid out at least")
+        self.currency = currency
+        self.ready_minor = ready_minor
+        self.least = least
 
 
 class IdempotencyMismatch(BillingError):

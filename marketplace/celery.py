@@ -27,6 +27,7 @@ PERIODS = {
     "roll_up": 300,
     "close_months": 300,
     "keep_payments": 15,
+    "keep_payouts": 60,
     "keep_requests": 60,
     "keep_files": 300,
     "keep_trainings": settings.SWEEP_SECONDS,

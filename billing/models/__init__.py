@@ -4,6 +4,8 @@ from billing.models.earnings import Earning as Earning
 from billing.models.earnings import Exchange as Exchange
 from billing.models.earnings import Funding as Funding
 from billing.models.earnings import Marketing as Marketing
+from billing.models.earnings import Payee as Payee
+from billing.models.earnings import Payout as Payout
 from billing.models.earnings import Purse as Purse
 from billing.models.invoices import Invoice as Invoice
 from billing.models.invoices import Month as Month

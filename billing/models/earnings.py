@@ -156,3 +156,89 @@ class Funding(models.Model):
 
     def __str__(self) -> str:
         return f"funding {self.pk}"
+
+
+class Payee(models.Model):
+    """A maker as Stripe's recipient; `account_id` is empty until Stripe has answered.
+
+    `news` is not empty while Stripe is still to be asked what has become of it. Each `attempt` at making it has its own
+    idempotency key.
+    """
+
+    class Status(models.TextChoices):
+        ONBOARDING = "onboarding"
+        ACTIVE = "active"
+        INACTIVE = "inactive"
+
+    owner = models.UUIDField(primary_key=True)
+    country = models.TextField()
+    email = models.TextField()
+    account_id = models.TextField(default="")
+    status = models.TextField(choices=Status, default=Status.ONBOARDING)
+    news = models.TextField(default="")
+    attempt = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = [models.Index("owner", condition=~Q(news=""), name="payee_with_news")]
+        constraints = [
+            models.UniqueConstraint(fields=["account_id"], condition=~Q(account_id=""), name="payee_account_once"),
+            models.CheckConstraint(condition=Q(country__regex="^[a-z]{2}$"), name="payee_has_country"),
+        ]
+
+    def __str__(self) -> str:
+        return f"payee {self.account_id or self.owner}"
+
+
+class Payout(models.Model):
+    """Matured earnings of one purse on their way to their maker as money, by one of Stripe's transfers.
+
+    Its Tokens and money left the purse when it was ordered. `back` and `back_minor` of them returned, because Stripe
+    refused, or reversed the transfer. It is due again at `due_at` until Stripe has answered; each `attempt` has its own
+    idempotency key.
+    """
+
+    class Status(models.TextChoices):
+        ORDERED = "ordered"
+        PAID = "paid"
+        FAILED = "failed"
+        REVERSED = "reversed"
+
+    id = models.UUIDField(primary_key=True)
+    purse = models.ForeignKey(Purse, models.PROTECT, related_name="payouts")
+    account_id = models.TextField()
+    amount = models.BigIntegerField()
+    money_minor = models.BigIntegerField()
+    back = models.BigIntegerField(default=0)
+    back_minor = models.BigIntegerField(default=0)
+    status = models.TextField(choices=Status, default=Status.ORDERED)
+    transfer_id = models.TextField(default="")
+    failure = models.TextField(default="")
+    attempt = models.PositiveIntegerField(default=0)
+    tries = models.PositiveIntegerField(default=0)
+    due_at = models.DateTimeField(db_default=Now())
+    idempotency_key = models.TextField()
+    created_at = models.DateTimeField(db_default=Now())
+    done_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [models.Index("due_at", condition=Q(status="ordered"), name="payout_due")]
+        constraints = [
+            models.UniqueConstraint(fields=["purse", "idempotency_key"], name="payout_once"),
+            models.UniqueConstraint(fields=["transfer_id"], condition=~Q(transfer_id=""), name="payout_transfer_once"),
+            models.CheckConstraint(
+                condition=Q(amount__gt=0, money_minor__gt=0, back__gte=0, back_minor__gte=0)
+                & Q(back__lte=F("amount"), back_minor__lte=F("money_minor")),
+                name="payout_in_range",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="ordered", transfer_id="", done_at=None, back=0)
+                | Q(status="paid", transfer_id__gt="", done_at__isnull=False)
+                | Q(status="failed", transfer_id="", failure__gt="", done_at__isnull=False, back=F("amount"))
+                | Q(status="reversed", transfer_id__gt="", done_at__isnull=False, back=F("amount")),
+                name="payout_done_says_how",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"payout {self.id}"

@@ -19,7 +19,7 @@ from django.db import transaction
 from billing import notices
 from billing.errors import PaymentMismatch
 from billing.models import Notice, Payer, Reversal, StripeEvent, TopUp
-from billing.payments import automatic, cards, refund_orders, reversals
+from billing.payments import automatic, cards, payees, payouts, refund_orders, reversals
 from billing.payments.refund_orders import Reason
 from billing.tokens import ledger, wallets
 
@@ -42,7 +42,8 @@ def apply(event: Document) -> str | None:
     with transaction.atomic():
         # A second delivery waits here until the first has ended.
         _, is_new = StripeEvent.objects.get_or_create(id=event["id"], defaults={"type": event["type"]})
-        return handler(event["data"]["object"]) if is_new else None
+        # Thin events only say what they are about.
+        return handler(event["data"]["object"] if "data" in event else event["related_object"]) if is_new else None
 
 
 def _completed(session: Document) -> str | None:
@@ -220,4 +221,6 @@ HANDLERS: dict[str, Callable[[Document], str | None]] = {
     "charge.dispute.funds_withdrawn": _dispute,
     "charge.dispute.funds_reinstated": _dispute,
     "radar.early_fraud_warning.created": _fraud_warned,
+    "transfer.reversed": payouts.reversed_at_stripe,
+    "v2.core.account[configuration.recipient].capability_status_updated": payees.note,
 }

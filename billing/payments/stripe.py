@@ -18,7 +18,7 @@ import stripe
 from django.conf import settings
 
 from billing.errors import BadSignature, PaymentInFlight, PaymentsRefused, PaymentsUnavailable
-from billing.models import RefundOrder, Reversal, TopUp
+from billing.models import Payee, Payout, RefundOrder, Reversal, TopUp
 
 TIMEOUT_SECONDS = 8.0
 GONE_BACK = {"charge_already_refunded", "charge_disputed"}
@@ -42,7 +42,7 @@ class Stripe:
         self._client = client
 
     @contextmanager
-    def attempt(self, row: TopUp | Reversal) -> Iterator[tuple[stripe.StripeClient, str]]:
+    def attempt(self, row: TopUp | Reversal | Payee | Payout) -> Iterator[tuple[stripe.StripeClient, str]]:
         """Yield the client and this row's idempotency key, which changes once Stripe has stored an error for it."""
         number = row.attempt
         try:
@@ -138,6 +138,25 @@ class Stripe:
                 "metadata": {"reversal": reversal.id},
             }
             return client.v1.refunds.create(order, {"idempotency_key": f"reversal:{key}"}).id
+
+    def transfer(self, payout: Payout) -> str:
+        """Transfer a payout's money, once however often and late it is called; return Stripe's id of the transfer.
+
+        Raises PaymentsUnavailable or PaymentsRefused.
+        """
+        with self.attempt(payout) as (client, key):
+            # Stripe forgets idempotency keys after a day, but not its transfers.
+            made = client.v1.transfers.list({"transfer_group": str(payout.id), "limit": 1})
+            if made.data:
+                return made.data[0].id
+            order: Any = {
+                "amount": payout.money_minor,
+                "currency": payout.purse.currency,
+                "destination": payout.account_id,
+                "transfer_group": str(payout.id),
+                "metadata": {"payout": str(payout.id)},
+            }
+            return client.v1.transfers.create(order, {"idempotency_key": f"payout:{key}"}).id
 
 
 def read_event(body: bytes, signature: str) -> dict[str, Any]:

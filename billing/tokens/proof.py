@@ -22,6 +22,7 @@ from billing.models import (
     LotCursor,
     Marketing,
     Month,
+    Payout,
     PriceListVersion,
     Purse,
     Rollup,
@@ -32,7 +33,7 @@ from billing.models import (
 
 _MODELS = (
     Wallet, Transfer, Hold, Lot, Draw, LotCursor, Spending, Clawback, PriceListVersion, Rollup, Month, Invoice, Earning,
-    Purse, Exchange, Marketing, Funding,
+    Purse, Exchange, Payout, Marketing, Funding,
 )  # fmt: skip
 # A unique constraint with a condition is an index of PostgreSQL's.
 _CONSTRAINTS = [
@@ -269,12 +270,14 @@ _VIOLATIONS = (
            FROM billing_purse WHERE maker_id = w.id) p
        WHERE w.kind = 'creator' AND (t.total < 0 OR t.total <> e.kept + t.ahead + p.advanced - p.out
                                      OR t.away <> e.owed OR t.advanced <> p.advanced)""",
-    # What left a purse is what was exchanged, and what it lacks is advanced.
-    """SELECT format('purse %s: %s worth %s left it, exchanges say %s and %s; %s advanced, %s are missing', p.id, p.out,
-                     p.out_minor, x.amount, x.money, p.advanced, greatest(0, p.out - e.kept))
+    # What left a purse is what was exchanged and paid out, and what it lacks is advanced.
+    """SELECT format('purse %s: %s worth %s left it, exchanges and payouts say %s and %s; %s advanced, %s missing',
+                     p.id, p.out, p.out_minor, x.amount, x.money, p.advanced, greatest(0, p.out - e.kept))
        FROM billing_purse p CROSS JOIN LATERAL (
-           SELECT coalesce(sum(x.amount), 0) AS amount, coalesce(sum(x.money_minor), 0) AS money
-           FROM billing_exchange x WHERE x.purse_id = p.id) x
+           SELECT coalesce(sum(amount), 0) AS amount, coalesce(sum(money), 0) AS money FROM (
+               SELECT amount, money_minor AS money FROM billing_exchange WHERE purse_id = p.id
+               UNION ALL
+               SELECT amount - back, money_minor - back_minor FROM billing_payout WHERE purse_id = p.id) AS each) x
        CROSS JOIN LATERAL (
            SELECT coalesce(sum(amount - back - owed), 0) AS kept FROM billing_earning
            WHERE maker_id = p.maker_id AND currency = p.currency AND weighed) e
@@ -286,6 +289,16 @@ _VIOLATIONS = (
        FULL JOIN (SELECT * FROM billing_transfer WHERE kind = 'exchange') t ON t.reference = x.id
        LEFT JOIN billing_wallet w ON w.id = t.target_id
        WHERE (x.amount, maker.id, maker.owner) IS DISTINCT FROM (t.amount, t.source_id, w.owner)""",
+    """SELECT format('payout %s: %s and %s back, its transfers say %s and %s', coalesce(p.id, t.reference), p.amount,
+                     p.back, t.amount, t.back)
+       FROM (SELECT payout.*, maker_id FROM billing_payout payout JOIN billing_purse purse ON purse.id = purse_id) p
+       FULL JOIN (
+           SELECT reference, coalesce(sum(amount) FILTER (WHERE kind = 'payout'), 0) AS amount,
+                  coalesce(sum(amount) FILTER (WHERE kind = 'payout_return'), 0) AS back,
+                  min(CASE kind WHEN 'payout' THEN source_id ELSE target_id END) AS maker_id,
+                  count(DISTINCT CASE kind WHEN 'payout' THEN source_id ELSE target_id END) AS makers
+           FROM billing_transfer WHERE kind IN ('payout', 'payout_return') GROUP BY 1) t ON t.reference = p.id
+       WHERE (p.amount, p.back, p.maker_id, 1) IS DISTINCT FROM (t.amount, t.back, t.maker_id, t.makers::int)""",
     # The marketing account paid no more than it was funded with, and what it paid is what earnings are worth by it.
     """SELECT format('marketing account %s: %s funded, %s used, fundings say %s and earnings %s', m.currency,
                      m.funded_minor, m.used_minor, f.total, e.total)
@@ -342,6 +355,7 @@ _VIOLATIONS = (
                     ('month_final', 'billing_month'), ('invoice_final', 'billing_invoice'),
                     ('earning_kept', 'billing_earning'), ('earning_keeps_its_terms', 'billing_earning'),
                     ('exchange_append_only', 'billing_exchange'), ('funding_append_only', 'billing_funding'),
+                    ('payout_kept', 'billing_payout'), ('payout_keeps_its_terms', 'billing_payout'),
                     ('purse_kept', 'billing_purse'), ('rollup_kept', 'billing_rollup'),
                     ('rollup_moves_on', 'billing_rollup'),
                     ('price_list_immutable', 'billing_pricelistversion')) AS needed (name, place)

@@ -7,7 +7,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from billing.errors import BadSignature
-from billing.payments import automatic, events, refund_orders, stripe
+from billing.payments import automatic, events, payees, refund_orders, stripe
 from marketplace.api.errors import Problem, respond
 from marketplace.approvals import requests
 
@@ -31,5 +31,7 @@ def _follow_up(kind: str) -> None:
     refund_orders.carry_out(stripe.from_settings())
     if kind == "payment_method":
         automatic.follow_cards(stripe.from_settings())
+    if kind == "v2":
+        payees.follow(stripe.from_settings())
     if kind == "refund":
         requests.note_sent_back()

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.conf import settings
 
-from billing.payments import automatic, invoices, reconcile, refund_orders, stripe
+from billing.payments import automatic, invoices, payees, payouts, reconcile, refund_orders, stripe
 from billing.tokens import debts, lots, marketing, rollups, takebacks
 from inference.models import catalog
 from marketplace import closing, keeping
@@ -60,6 +60,16 @@ def keep_payments() -> None:
         reached = stripe.from_settings()
         refund_orders.carry_out(reached)
         automatic.run(reached, uuid7, _open_accounts)
+
+
+@periodic.task
+def keep_payouts() -> None:
+    """Order the month's payouts, and have Stripe carry out those that are due."""
+    if settings.STRIPE_SECRET_KEY:
+        reached = stripe.from_settings()
+        payees.follow(reached)
+        payouts.order_monthly(uuid7)
+        payouts.carry_out(reached)
 
 
 @periodic.task

@@ -32,6 +32,7 @@ CONSTRAINTS = {
     "billing_clawback": ("clawback_within_amount", "clawback_settled_says_how"),
     "billing_earning": ("earning_within_amount", "earning_within_worth", "earning_worth_has_currency"),
     "billing_purse": ("purse_in_range",),
+    "billing_payout": ("payout_in_range", "payout_done_says_how"),
     "billing_exchange": ("exchange_in_range",),
     "billing_marketing": ("marketing_within_funds",),
     "billing_funding": ("funding_moves",),
@@ -40,7 +41,8 @@ CONSTRAINTS = {
 
 def rows() -> list[Any]:
     """Every wallet, hold, transfer, lot, draw, claw-back, and what makers have, as text."""
-    tables = ("wallet", "hold", "transfer", "lot", "draw", "clawback", "earning", "purse", "exchange", "marketing")
+    tables = ("wallet", "hold", "transfer", "lot", "draw", "clawback", "earning", "purse", "exchange", "payout",
+              "marketing")  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(" UNION ALL ".join(f"SELECT r::text FROM billing_{table} r" for table in tables) + " ORDER BY 1")
         return cursor.fetchall()

@@ -162,6 +162,8 @@ def test_what_is_dropped_to_make_damage_is_no_damage_to_the_rows(books):
         ("billing_earning", "earning_keeps_its_terms"),
         ("billing_exchange", "exchange_append_only"),
         ("billing_funding", "funding_append_only"),
+        ("billing_payout", "payout_kept"),
+        ("billing_payout", "payout_keeps_its_terms"),
         ("billing_purse", "purse_kept"),
     ],
 )

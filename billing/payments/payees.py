@@ -1,0 +1,89 @@
+"""Payees: makers whom Stripe may pay. Stripe asks them itself who they are; we keep only whether it pays them.
+
+The row is first, and its owner Stripe's idempotency key, so that a lost answer is asked for again. What an event says
+of a payee is only that there is news: Stripe is asked, at once and then by the periodic task. Not for the money
+(payouts).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import UUID
+
+from billing.errors import CountryNotPaid, PaymentsRefused, PaymentsUnavailable
+from billing.models import Payee
+from billing.payments.stripe import Stripe
+
+# Between these Stripe moves money for a platform of any of them (docs.stripe.com/connect/cross-border-payouts).
+COUNTRIES = frozenset({
+    "at", "be", "bg", "ca", "ch", "cy", "cz", "de", "dk", "ee", "es", "fi", "fr", "gb", "gr", "hr", "hu", "ie", "is",
+    "it", "li", "lt", "lu", "lv", "mt", "nl", "no", "pl", "pt", "ro", "se", "si", "sk", "us",
+})  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+def onboard(stripe: Stripe, owner: UUID, country: str, email: str, pages: tuple[str, str]) -> tuple[Payee, str]:
+    """Return the payee, and the address of Stripe's page where they say who they are and where to pay.
+
+    `pages` are where it leads if it has expired and when it is done. The country is kept from the first time on. Raises
+    CountryNotPaid, PaymentsUnavailable or PaymentsRefused.
+    """
+    if country not in COUNTRIES:
+        raise CountryNotPaid(country)
+    payee, _ = Payee.objects.get_or_create(owner=owner, defaults={"country": country, "email": email})
+    if not payee.account_id:
+        with stripe.attempt(payee) as (client, key):
+            made = client.v2.core.accounts.create(_account(payee), {"idempotency_key": f"payee:{key}"})
+        Payee.objects.filter(owner=owner, account_id="").update(account_id=made.id)
+        payee.refresh_from_db()
+    refresh_url, return_url = pages
+    case = {"refresh_url": refresh_url, "return_url": return_url}
+    order: Any = {
+        "account": payee.account_id,
+        "use_case": {"type": "account_onboarding", "account_onboarding": case},
+    }
+    with stripe.asking() as client:
+        return payee, client.v2.core.account_links.create(order).url
+
+
+def note(account: dict[str, Any]) -> str | None:
+    """Note that there is news of a payee. For `events`."""
+    found = Payee.objects.filter(account_id=account["id"])
+    return f"payee {account['id']}: may have changed" if found.update(news=account["id"]) else None
+
+
+def follow(stripe: Stripe) -> None:
+    """Ask Stripe of every payee with news. Failures are logged, and tried again later."""
+    for payee in Payee.objects.exclude(news=""):
+        try:
+            ask(stripe, payee)
+        except (PaymentsUnavailable, PaymentsRefused) as error:
+            logger.warning("%s: %s", payee, error)
+
+
+def ask(stripe: Stripe, payee: Payee) -> None:
+    """Ask Stripe whether it pays this payee. Raises PaymentsUnavailable or PaymentsRefused."""
+    if not payee.account_id:
+        return
+    with stripe.asking() as client:
+        found: Any = client.v2.core.accounts.retrieve(payee.account_id, {"include": ["configuration.recipient"]})
+    transfers = found.configuration.recipient.capabilities.stripe_balance.stripe_transfers.status
+    status = Payee.Status.ACTIVE if transfers == "active" else Payee.Status.INACTIVE
+    if status == Payee.Status.INACTIVE and payee.status == Payee.Status.ONBOARDING:
+        status = Payee.Status.ONBOARDING
+    # What came meanwhile is asked for again.
+    Payee.objects.filter(owner=payee.owner, news=payee.news).update(news="", status=status)
+    payee.refresh_from_db()
+
+
+def _account(payee: Payee) -> Any:
+    return {
+        "contact_email": payee.email,
+        "dashboard": "express",
+        "identity": {"country": payee.country},
+        "configuration": {"recipient": {"capabilities": {"stripe_balance": {"stripe_transfers": {"requested": True}}}}},
+        "defaults": {"responsibilities": {"fees_collector": "application", "losses_collector": "application"}},
+        "metadata": {"account": str(payee.owner)},
+    }

@@ -1,0 +1,212 @@
+"""Payouts, beside the double of Stripe: each is found there once, and what Stripe did not pay is the maker's again."""
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from billing import errors
+from billing.models import Payee, Payout
+from billing.payments import events, payees, payouts
+from billing.payments.stripe import Stripe
+from billing.tokens import earnings, exchanges, lots, proof, wallets
+from tests.billing.books import refused
+from tests.billing.payments.double import Double
+from tests.billing.tokens.test_earnings import charge, wallet
+
+pytestmark = pytest.mark.django_db
+
+CHANGED = "v2.core.account[configuration.recipient].capability_status_updated"
+PAGES = ("https://kiln.example/again", "https://kiln.example/earnings")
+
+
+class Bank:
+    """The double with money of the platform's in it, and Kiln's own way to it."""
+
+    def __init__(self) -> None:
+        self.double = Double()
+        self.stripe = Stripe(self.double.client)
+
+    def fund(self, amount: int) -> None:
+        order = {
+            "amount": amount, "currency": "eur", "payment_method": "pm_card_bypassPending", "confirm": True,
+            "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
+        }  # fmt: skip
+        self.double.client.v1.payment_intents.create(order)
+
+    def fault(self, kind: str, match: str = "POST /v1/transfers", count: int = 1) -> None:
+        self.double.control("faults", kind=kind, match=match, count=count)
+
+    def transfers(self) -> list[dict]:
+        return self.double.every("transfer")
+
+    def tell(self) -> None:
+        """Bring Kiln what Stripe has to say."""
+        for event in [*self.double.news(), *self.double.every("v2.core.event")]:
+            events.apply(event)
+        payees.follow(self.stripe)
+
+
+@pytest.fixture
+def bank():
+    made = Bank()
+    made.fund(100_000)
+    yield made
+    made.double.close()
+
+
+@pytest.fixture(autouse=True)
+def terms(settings):
+    settings.EARNINGS_DAYS = 0
+    settings.PAYOUT_MINIMUMS = {"eur": 1_000}
+    yield
+    assert proof.check() == []
+
+
+@pytest.fixture
+def maker(bank, carol) -> UUID:
+    """Carol, whom Stripe pays, and who also is a customer."""
+    wallets.create(carol)
+    _, page = payees.onboard(bank.stripe, carol, "de", "carol@example.com", PAGES)
+    bank.double.visit(page, agreed="yes")
+    bank.tell()
+    assert Payee.objects.get().status == "active"
+    return carol
+
+
+@pytest.fixture
+def job(bob, maker) -> UUID:
+    """A job of which the maker earned 4,000 milli-Tokens, worth 20.00 EUR."""
+    wallets.purchase(bob, 10_000, 5_000, "eur", "pi_1")
+    made = charge(bob, (maker, 4_000), ("platform", 4_000))
+    lots.catch_up()
+    return made
+
+
+def left(maker: UUID) -> tuple[int, int, int]:
+    (found,) = earnings.purses(earnings.maker_of(maker))
+    return found.amount, found.money_minor, found.advanced
+
+
+def order(maker: UUID, key: str = "now") -> Payout:
+    return payouts.order(maker, "eur", uuid4(), key)[0]
+
+
+def due() -> None:
+    Payout.objects.filter(status="ordered").update(due_at="2026-01-01T00:00:00Z")
+
+
+def test_what_has_matured_is_paid_out_once(bank, maker, job):
+    payout = order(maker)
+    assert (payout.status, payout.money_minor, left(maker)) == ("ordered", 2_000, (0, 0, 0))
+    again, replayed = payouts.order(maker, "eur", uuid4(), "now")
+    assert (again.id, replayed) == (payout.id, True)
+    assert payouts.carry_out(bank.stripe) == 1
+    assert payouts.carry_out(bank.stripe) == 0
+    payout.refresh_from_db()
+    (transfer,) = bank.transfers()
+    assert (payout.status, payout.transfer_id, transfer["amount"]) == ("paid", transfer["id"], 2_000)
+    assert wallet(maker) == 0
+
+
+@pytest.mark.parametrize("fault", ["error", "drop", "timeout_after", "drop_after", "error_after", "rate_limit"])
+def test_an_answer_that_is_lost_is_asked_for_again(bank, maker, job, fault):
+    payout = order(maker)
+    bank.fault(fault)
+    assert payouts.carry_out(bank.stripe) == 0
+    due()
+    bank.double.advance(2 * 86_400)  # Stripe has forgotten the key
+    assert payouts.carry_out(bank.stripe) == 1
+    payout.refresh_from_db()
+    assert [each["id"] for each in bank.transfers()] == [payout.transfer_id]
+
+
+def test_a_payout_waits_until_the_platforms_balance_suffices(bank, maker, job):
+    payout = order(maker)
+    spent = {"amount": 96_000, "currency": "eur", "destination": payout.account_id}
+    bank.double.client.v1.transfers.create(spent)
+    assert payouts.carry_out(bank.stripe) == 0
+    payout.refresh_from_db()
+    assert (payout.status, payout.failure) == ("ordered", "balance_insufficient")
+    bank.fund(10_000)
+    due()
+    assert payouts.carry_out(bank.stripe) == 1
+    payout.refresh_from_db()
+    assert (payout.status, payout.failure) == ("paid", "")
+
+
+def test_a_payee_whom_stripe_does_not_pay_any_more_gets_it_back(bank, maker, job):
+    payout = order(maker)
+    bank.double.control(f"accounts/{payout.account_id}", recipient="restricted")
+    assert payouts.carry_out(bank.stripe) == 1
+    payout.refresh_from_db()
+    assert (payout.status, payout.failure) == ("failed", "insufficient_capabilities_for_transfer")
+    assert (left(maker), wallet(maker)) == ((4_000, 2_000, 0), 4_000)
+    assert Payee.objects.get().status == "inactive"
+    refused(errors.NotAPayee, payouts.order, maker, "eur", uuid4(), "later")
+    bank.double.control(f"accounts/{payout.account_id}", recipient="active")
+    bank.tell()
+    assert order(maker, "later").status == "ordered"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_transfer_that_is_reversed_is_the_makers_again_in_part_or_whole(bank, maker, job, lost):
+    payout = order(maker)
+    if lost:
+        bank.fault("drop_after")
+    payouts.carry_out(bank.stripe)
+    transfer = bank.transfers()[0]["id"]
+    bank.double.client.v1.transfers.reversals.create(transfer, {"amount": 500})
+    bank.tell()
+    payout.refresh_from_db()
+    assert (payout.status, payout.back, left(maker)) == ("paid", 1_000, (1_000, 500, 0))
+    bank.double.client.v1.transfers.reversals.create(transfer)
+    bank.tell()
+    bank.tell()
+    payout.refresh_from_db()
+    assert (payout.status, left(maker), wallet(maker)) == ("reversed", (4_000, 2_000, 0), 4_000)
+
+
+def test_what_is_refunded_after_it_was_paid_out_is_a_debt_which_a_reversal_pays(bank, maker, job):
+    payout = order(maker)
+    payouts.carry_out(bank.stripe)
+    wallets.refund(job, 8_000, "sorry")
+    assert (left(maker), wallet(maker)) == ((-4_000, -2_000, 4_000), 0)
+    refused(errors.PayoutBelowMinimum, payouts.order, maker, "eur", uuid4(), "more")
+    bank.double.client.v1.transfers.reversals.create(bank.transfers()[0]["id"])
+    bank.tell()
+    payout.refresh_from_db()
+    assert (payout.status, left(maker), wallet(maker)) == ("reversed", (0, 0, 0), 0)
+
+
+def test_less_than_the_minimum_or_another_currency_is_not_paid_out(bank, maker, job, settings):
+    settings.PAYOUT_MINIMUMS = {"eur": 2_001, "usd": 1}
+    refused(errors.PayoutBelowMinimum, payouts.order, maker, "eur", uuid4(), "now")
+    refused(errors.PayoutBelowMinimum, payouts.order, maker, "usd", uuid4(), "now")
+    refused(errors.UnknownCurrency, payouts.order, maker, "jpy", uuid4(), "now")
+    assert bank.transfers() == []
+    exchanges.make(maker, None, "as Tokens")
+    assert wallets.balance(maker).total == 4_000
+
+
+def test_a_month_pays_out_once_what_reaches_the_minimum(bank, maker, job):
+    assert payouts.order_monthly(uuid4) == 1
+    assert payouts.order_monthly(uuid4) == 0
+    assert Payout.objects.get().money_minor == 2_000
+
+
+def test_makers_elsewhere_are_told_and_nothing_is_asked_of_stripe(bank, carol):
+    with pytest.raises(errors.CountryNotPaid):
+        payees.onboard(bank.stripe, carol, "br", "carol@example.com", PAGES)
+    assert (bank.double.every("account"), Payee.objects.count()) == ([], 0)
+
+
+def test_an_onboarding_whose_answer_was_lost_makes_no_second_account(bank, carol):
+    bank.fault("drop_after", "POST /v2/core/accounts")
+    with pytest.raises(errors.PaymentsUnavailable):
+        payees.onboard(bank.stripe, carol, "de", "carol@example.com", PAGES)
+    payee, page = payees.onboard(bank.stripe, carol, "de", "carol@example.com", PAGES)
+    assert [each["id"] for each in bank.double.every("account")] == [payee.account_id]
+    bank.double.visit(page, later="yes")
+    bank.tell()
+    assert Payee.objects.get().status == "onboarding"
+    refused(errors.NotAPayee, payouts.order, carol, "eur", uuid4(), "early")
