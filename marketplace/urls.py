@@ -14,6 +14,7 @@ from marketplace.api import health, stripe_webhook
 from marketplace.api.account import views as account
 from marketplace.api.adapters import views as adapters
 from marketplace.api.catalogue import views as catalogue
+from marketplace.api.earnings import statements
 from marketplace.api.earnings import views as earnings
 from marketplace.api.files import views as files
 from marketplace.api.images import views as images_api
@@ -22,6 +23,7 @@ from marketplace.api.jobs import views as jobs
 from marketplace.api.keys import views as keys
 from marketplace.api.money import invoices
 from marketplace.api.money import views as money
+from marketplace.api.payouts import views as payouts
 from marketplace.api.topups import automatic
 from marketplace.api.topups import views as topups
 from marketplace.api.trainings import events as training_events
@@ -36,7 +38,14 @@ class Month(StringConverter):
     regex = "[0-9]{4}-(?:0[1-9]|1[0-2])"
 
 
+class Year(StringConverter):
+    """A year in an address."""
+
+    regex = "[0-9]{4}"
+
+
 register_converter(Month, "month")
+register_converter(Year, "year")
 urlpatterns = [
     path("", home.home),
     path("favicon.ico", RedirectView.as_view(url=static("kiln/kiln.svg"))),
@@ -55,8 +64,14 @@ urlpatterns = [
     path("v1/invoices", invoices.Invoices.as_view()),
     path("v1/invoices/<month:month>.pdf", invoices.InvoicePdf.as_view()),
     path("v1/earnings", earnings.Earnings.as_view()),
+    path("v1/earnings.csv", statements.EarningsCsv.as_view()),
+    path("v1/earnings/years/<year:year>.csv", statements.YearCsv.as_view()),
+    path("v1/earnings/years/<year:year>.pdf", statements.YearPdf.as_view()),
     path("v1/earnings/spend", earnings.Spend.as_view()),
     path("v1/earnings/summary", earnings.Summary.as_view()),
+    path("v1/payouts", payouts.Payouts.as_view()),
+    path("v1/payouts/account", payouts.PayoutAccount.as_view()),
+    path("v1/payouts/<uuid:payout_id>", payouts.OnePayout.as_view()),
     path("v1/topups", topups.TopUps.as_view()),
     path("v1/topups/automatic", automatic.Automatic.as_view()),
     path("v1/topups/<uuid:topup_id>", topups.OneTopUp.as_view()),

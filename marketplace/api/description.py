@@ -48,6 +48,7 @@ TAGS = {
     "packs": "The Token packs on sale. Needs no API key.",
     "topups": "Buy Tokens by card, once or whenever they run low.",
     "earnings": "What your adapters earn, and how it is spent.",
+    "payouts": "What your adapters earned, as money.",
     "invoices": "Your months, with invoices and credit notes as PDF.",
     "keys": "API keys, with spend caps.",
     "webhooks": "Your addresses that are told what happened.",

@@ -15,16 +15,19 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils.cache import patch_vary_headers
 from rest_framework import exceptions as rest
 
-from billing.amounts import format_tokens
+from billing.amounts import format_tokens, show_money
 from billing.errors import (
     AccountFrozen,
     CapBelowPrice,
+    CountryNotPaid,
     IdempotencyMismatch,
     InsufficientTokens,
+    NotAPayee,
     NothingMatured,
     PaymentInFlight,
     PaymentsRefused,
     PaymentsUnavailable,
+    PayoutBelowMinimum,
     SpendCapReached,
     UnknownCurrency,
     UnknownOperation,
@@ -235,6 +238,33 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
             "conflict",
             "nothing_matured",
             f"{format_tokens(error.ready)} Tokens of your earnings have matured and are not gone yet.",
+        ),
+    ),
+    (
+        CountryNotPaid,
+        lambda error: invalid(
+            "country",
+            f"Nothing can be paid out in {error.country!r}: spend what you earned as Tokens (POST /v1/earnings/spend).",
+            "country_not_paid",
+        ),
+    ),
+    (
+        NotAPayee,
+        lambda _: Problem(
+            409,
+            "conflict",
+            "not_a_payee",
+            "Stripe does not pay you yet, or no longer: see GET /v1/payouts/account, and begin with a POST to it.",
+        ),
+    ),
+    (
+        PayoutBelowMinimum,
+        lambda error: Problem(
+            409,
+            "conflict",
+            "below_minimum",
+            f"{show_money(error.ready_minor, error.currency)} have matured, and at least"
+            f" {show_money(error.least, error.currency)} are paid out.",
         ),
     ),
     (

@@ -7,7 +7,7 @@ import pytest
 from django.urls import URLPattern, get_resolver
 
 from billing import clock
-from billing.models import TopUp
+from billing.models import Payout, Purse, TopUp, Wallet
 from billing.prices import packs
 from billing.tokens import wallets
 from marketplace.identifiers import uuid7
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 METHODS = ("get", "post", "put", "patch", "delete")
 PUBLIC = {"v1/models", "v1/models/<str:name>", "v1/packs", "v1/prices", "v1/tiers"}
 """Addresses at which there is nothing of anybody."""
-NAMES = {"month": "2026-11", "step": "1", "number": "1"}
+NAMES = {"month": "2026-11", "year": "2026", "step": "1", "number": "1"}
 """What else than ids is in addresses, and says nothing of whose it is."""
 
 
@@ -62,7 +62,15 @@ def mine(alice, picture, tmp_path):
         "key_id": str(alice.key_id),
         "topup_id": str(top_up.id),
         "training_id": str(trained.id),
+        "payout_id": str(payout(alice).id),
     }
+
+
+def payout(customer):
+    """A payout of a maker's, as if it had been ordered."""
+    wallets.create(customer.account.id, Wallet.Kind.CREATOR)
+    purse = Purse.objects.create(maker=Wallet.objects.get(owner=customer.account.id, kind="creator"), currency="eur")
+    return Payout.objects.create(id=uuid7(), purse=purse, amount=1, money_minor=1, idempotency_key="now")
 
 
 def filled(route, ids):
