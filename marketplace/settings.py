@@ -158,6 +158,8 @@ SPECTACULAR_SETTINGS = {
         "LotKind": "billing.models.Lot.Kind",
         "TransferKind": "billing.models.Transfer.CUSTOMER_KINDS",
         "TopUpStatus": "billing.models.TopUp.Status",
+        "PayeeStatus": "billing.models.Payee.Status",
+        "PayoutStatus": "billing.models.Payout.Status",
     },
 }
 UNFOLD = {

@@ -57,6 +57,13 @@ SENDING_ADAPTERS = {
 KEYS = {403: "The API key that asks has a spend cap, or the account is switched off."}
 
 NAMED = {
+    ("GET", "/v1/earnings.csv"): "download_earnings",
+    ("GET", "/v1/earnings/summary"): "get_earnings_summary",
+    ("GET", "/v1/earnings/years/{year}.csv"): "download_earnings_of_year",
+    ("GET", "/v1/earnings/years/{year}.pdf"): "print_earnings_of_year",
+    ("POST", "/v1/earnings/spend"): "spend_earnings",
+    ("GET", "/v1/payouts/account"): "get_payout_account",
+    ("POST", "/v1/payouts/account"): "set_payout_account",
     ("DELETE", "/v1/webhooks/{id}"): "delete_webhook",
     ("POST", "/v1/webhooks/{id}/secret"): "rotate_webhook_secret",
     ("POST", "/v1/webhooks/{id}/test"): "test_webhook",
