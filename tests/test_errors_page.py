@@ -13,7 +13,7 @@ UNHEARD = {"invalid", "max_string_length", "null_characters_not_allowed", "surro
 # codes that are made of parts, as they are written in the code
 MADE = {"f'{policy.name}_limit_reached'", "f'{error.whose}_{CAPS[error.period]}_reached'"}
 # codes that come from where they are found by themselves
-PASSED_ON = {"code", "str(code)", "job.error_code", "str(error.get_codes())", "error[0]"}
+PASSED_ON = {"code", "str(code)", "job.error_code", "str(error.get_codes())", "error[0]", "error.code"}
 
 
 def listed():
@@ -61,6 +61,8 @@ def written():
             note(node.args[2], status)
         elif called == "invalid" and len(node.args) > 2:
             note(node.args[2], 422)
+        elif called == "NotUsable":
+            note(node.args[1], 422)
         elif called == "ValidationError" and "code" in given:
             note(given["code"])
         elif called == "InvalidToken":

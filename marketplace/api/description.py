@@ -41,6 +41,7 @@ TAGS = {
     "adapters": "Adapters (LoRA): trained from your pictures or sent, used in orders, shared.",
     "trainings": "What becomes of a training: progress, samples, costs, and the versions that come of it.",
     "tiers": "The tiers of trainings on sale. Needs no API key.",
+    "maker": "The handle by which others name your adapters.",
     "models": "What can be ordered, with limits and defaults. Needs no API key.",
     "prices": "The price list in force. Needs no API key.",
     "balance": "Your Tokens, what is held, what expires and what was spent.",
