@@ -6,7 +6,8 @@ gave it `later` (see `marketplace.api.later`):
     Waiting   an order that waits for its job: its answer is made once the job has ended or time ran out
     Stream    server-sent events: the answer goes on while there is news of the job
 
-Bodies are read before a thread is taken, so slow clients cost none.
+Bodies are read before a thread is taken, so slow clients cost none. Large ones, which take room on the disk, are read
+from those alone whom Django knows, and a few at once.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ DRAIN_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b":\n\n"
 IN_MEMORY = 64 * 1024
+LARGE = 64 * 1024**2
+LARGE_SECONDS = 300.0
+LARGE_AT_ONCE, LARGE_OF_KEY = 8, 2
+"""How many large bodies are received at once, and how many of those with one API key."""
 OPEN = Gauge("kiln_streams", "Open streams and waiting orders", multiprocess_mode="livesum")
 
 logger = logging.getLogger(__name__)
@@ -62,6 +67,7 @@ class Application:
         self._django = django
         self._threads = ThreadPoolExecutor(THREADS, "django")
         self._open: Counter[tuple[UUID, type]] = Counter()
+        self._large: Counter[str] = Counter()
         self.hub: Hub
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +75,10 @@ class Application:
             await self._live(receive, send)
         elif scope["type"] == "http":
             with contextlib.suppress(Gone):
-                await self._serve(scope, receive, send)
+                if _length(scope) > LARGE:
+                    await self._serve_large(scope, receive, send)
+                else:
+                    await self._serve(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -92,11 +101,28 @@ class Application:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(self.hub.close))
 
+    async def _serve_large(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request with a large body if its key is known and there is a place; else it is not read."""
+        key = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+        known = await self._in_thread(partial(handler.call, self._django, handler.knock(scope)))
+        if known.status == 200 and (self._large[key] >= LARGE_OF_KEY or self._large.total() >= LARGE_AT_ONCE):
+            message = "Too many large files are being received; send this again."
+            known = handler.refusal(Problem(503, "server", "busy", message, headers={"Retry-After": "30"}), known)
+        if known.status != 200:
+            await _drain(receive)
+            await _send(send, known)
+            return
+        self._large[key] += 1
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            self._large -= Counter([key])
+
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await _body(scope, receive)
         except TimeoutError:
-            message = f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
+            message = f"The body did not arrive within {_patience(_length(scope)):.0f} seconds."
             problem = Problem(408, "invalid_request", "too_slow", message)
             nothing = Response(408, [("X-Request-Id", f"req_{secrets.token_hex(12)}")], b"")
             await _send(send, handler.refusal(problem, nothing))
@@ -185,6 +211,16 @@ class Application:
             self._open -= one
 
 
+def _length(scope: Scope) -> int:
+    """Return how long the body is said to be; 0 if that is not said."""
+    said = dict(scope["headers"]).get(b"content-length", b"").decode("latin-1")
+    return int(said) if LENGTH.fullmatch(said) else 0
+
+
+def _patience(length: int) -> float:
+    return LARGE_SECONDS if length > LARGE else BODY_SECONDS
+
+
 async def _body(scope: Scope, receive: Receive) -> IO[bytes] | None:
     """Return the request's body, beyond some size in a file. Raises Gone, and TimeoutError if it comes too slowly.
 
@@ -196,7 +232,7 @@ async def _body(scope: Scope, receive: Receive) -> IO[bytes] | None:
         return None
     body = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - the caller closes it
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(_patience(int(length))):
             more = True
             while more:
                 message = await receive()

@@ -1,6 +1,9 @@
 """Orders with adapters: who may use which, in which version, at what price, and who gets what of it."""
 
+import io
+
 import pytest
+from django.test.client import encode_multipart
 
 from billing.models import Transfer, Wallet
 from inference.models import catalog
@@ -8,6 +11,7 @@ from lora import adapters, listings, makers, versions
 from marketplace.jobs.models import Job
 from tests.marketplace.adapters import goods
 from tests.marketplace.api import asking
+from tests.marketplace.files.test_uploads import encoded
 from tests.marketplace.people import customer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
@@ -201,6 +205,39 @@ def test_steps_and_guidance_are_the_recipes_unless_they_are_said(carol, tmp_path
     assert quoted(carol, made)["factors"]["steps"] == "0.4"
     found = refused(carol, {**plain, "adapters": [{"id": str(each.id)} for each in (made, other)]})
     assert "recipes differ in steps" in found["message"]
+
+
+def openai(who, path, sent):
+    """Order by OpenAI's form; the job, which nobody draws."""
+    answer = who.post(path, sent)
+    assert answer.status_code == 503, answer.content
+    return Job.objects.latest("id")
+
+
+def test_openais_forms_take_adapters_and_an_adapter_in_the_models_place(carol, tmp_path):
+    made = goods.adapter(carol)
+    goods.version(made, tmp_path, recipe={"steps": 4})
+    makers.choose_handle(carol.account.id, "carol")
+    expected = [{"id": str(made.id), "version": 1, "sha256": versions.pick(made).sha256, "scale": 0.5}]
+    sent = {"prompt": "a red circle", "size": "256x256"}
+    path = "/v1/images/generations"
+    extra = openai(carol, path, {**sent, "adapters": [{"id": str(made.id), "scale": 0.5}], "quality": "high"})
+    assert (extra.order["adapters"], extra.order["steps"]) == (expected, 6)
+    named = openai(carol, path, {**sent, "model": "adapter/carol/glaze"})
+    assert (named.model, named.order["adapters"][0]["scale"], named.order["steps"]) == ("kiln-house", 1.0, 4)
+    form = {"prompt": "make it blue", "image": picture(), "adapters[][id]": str(made.id), "adapters[][scale]": "0.5"}
+    content = encode_multipart("edge", form)
+    answer = carol.post("/v1/images/edits", content, Content_Type="multipart/form-data; boundary=edge")
+    assert answer.status_code == 503, answer.content
+    assert Job.objects.latest("id").order["adapters"] == expected
+    both = {**sent, "model": "adapter/carol/glaze", "adapters": [{"id": str(made.id)}]}
+    assert asking.error(carol.post(path, both), 422)["code"] == "adapter_twice"
+
+
+def picture():
+    file = io.BytesIO(encoded())
+    file.name = "picture.png"
+    return file
 
 
 def test_a_retry_of_the_same_order_buys_once_and_other_adapters_are_another_order(carol, glaze):

@@ -11,11 +11,12 @@ from PIL import Image
 from inference.engine import Engine
 from inference.models import catalog
 from lora import adapters, paths, versions
-from marketplace.adapters import storage
+from marketplace.adapters import storage, uploads
 from marketplace.jobs import reuse
 from marketplace.jobs.models import Job
 from marketplace.jobs.worker import Worker
 from tests.marketplace.adapters import goods
+from tests.marketplace.adapters.test_adapter_uploads import sent
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 ORDER = {"prompt": "a red circle on a white background", "width": 64, "height": 64, "steps": 6, "seed": 3}
@@ -132,6 +133,15 @@ def test_a_storage_that_comes_back_is_only_a_later_attempt(worker, alice, glaze,
     settings.STORAGES = right
     shown, _ = finish(worker, alice, job["id"])
     assert (shown["status"], Job.objects.get().attempt) == ("succeeded", 2)
+
+
+def test_a_file_that_was_sent_draws_as_it_was_trained(worker, draw, alice, glaze, tmp_path):
+    _, right = draw(used(glaze), cache="off")
+    made = sent(alice, goods.weights(tmp_path / "sent.safetensors").read_bytes(), slug="sent")
+    assert uploads.check_all(worker.card) == 1
+    shown, found = draw({"id": made["id"]}, cache="off")
+    assert shown["adapters"] == [{"id": made["id"], "version": 1, "scale": 1.0}]
+    assert np.abs(found - right).max() <= 1
 
 
 def test_jobs_with_and_without_adapters_run_in_one_worker(draw, glaze, tmp_path, alice):
