@@ -8,6 +8,10 @@ LoraError
 ├── HandleKept          a handle that was chosen is kept
 ├── TooManyShared       the adapter is shared with as many accounts as it may be
 ├── TooManyVersions     the account keeps as many versions, or bytes of them, as it may
+├── NotPublishable      a version that may not be published, and why
+├── FeeOutsideBounds    a fee above what the operator allows
+├── PublicationPending  the adapter waits for the operator's decision already
+├── NotBought           only those who bought pictures with an adapter rate it
 ├── UnknownTier         no tier of this name is on sale
 └── OutsideTier         a training that the tier does not allow
 """
@@ -64,3 +68,23 @@ class OutsideTier(LoraError):
         self.field = field
         self.least = least
         self.most = most
+
+
+class NotPublishable(LoraError):
+    """A version that may not be published; the message says why."""
+
+
+class FeeOutsideBounds(LoraError):
+    """A fee above `most` thousandths of a picture's price."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"a fee is {most} thousandths of a picture's price at most")
+        self.most = most
+
+
+class PublicationPending(LoraError):
+    """A second wish to publish an adapter while the operator decides on the first."""
+
+
+class NotBought(LoraError):
+    """A rating by somebody who bought no picture with the adapter."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from django.db import transaction
 
+from billing.models import Wallet
+from billing.tokens import wallets
 from lora.errors import UnknownAdapter
 from lora.models import Adapter, Listing, Shared, Version
 
@@ -15,6 +17,7 @@ def publish(version: Version, *, fee: int, share: int, licence: str) -> Listing:
     if adapter.deleted_at:
         raise UnknownAdapter
     Adapter.objects.filter(id=adapter.id).update(visibility=Adapter.Visibility.PUBLISHED)
+    wallets.create(adapter.owner_id, Wallet.Kind.CREATOR)
     return Listing.objects.create(version=version, fee=fee, share=share, licence=licence)
 
 

@@ -49,6 +49,8 @@ class Adapter(models.Model):
     base_model = models.CharField(max_length=100)
     base_revision = models.CharField(max_length=64)
     visibility = models.CharField(max_length=10, choices=Visibility, default=Visibility.PRIVATE)
+    tags = ArrayField(models.CharField(max_length=40), default=list, blank=True)
+    uses = models.PositiveBigIntegerField(default=0, help_text="jobs that were charged, as of the last count")
     created_at = models.DateTimeField(db_default=Now())
     deleted_at = models.DateTimeField(null=True, editable=False)
 
@@ -112,6 +114,7 @@ class Version(models.Model):
     samples = models.JSONField(default=list, blank=True)
     score = models.PositiveIntegerField(null=True)
     surcharge = models.PositiveIntegerField(default=0)
+    may_publish = models.BooleanField(default=True)
     stored = models.BooleanField(default=True)
     created_at = models.DateTimeField(db_default=Now())
     deleted_at = models.DateTimeField(null=True, editable=False)
@@ -206,3 +209,100 @@ class Listing(models.Model):
 
     def __str__(self) -> str:
         return f"listing {self.id} of {self.version}"
+
+
+class Publication(models.Model):
+    """A maker's wish that everybody may use a version, and what the operator decided. `fee` is as in a listing."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        APPROVED = "approved"
+        REFUSED = "refused"
+        WITHDRAWN = "withdrawn"
+
+    id = models.UUIDField(primary_key=True)
+    version = models.ForeignKey(Version, models.PROTECT, related_name="publications", db_index=False)
+    adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="publications")
+    fee = models.PositiveIntegerField(help_text="thousandths of the price of a picture without adapters")
+    licence = models.CharField(max_length=100)
+    tags = ArrayField(models.CharField(max_length=40), default=list, blank=True)
+    status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
+    reason = models.CharField(max_length=500, default="", blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+    decided_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["adapter"], condition=Q(status="pending"), name="publication_one_pending"),
+            models.CheckConstraint(
+                condition=Q(status="pending", decided_at=None)
+                | Q(status__in=["approved", "refused", "withdrawn"], decided_at__isnull=False),
+                name="publication_decided_has_time",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"publication of {self.version}"
+
+
+class Usage(models.Model):
+    """How many jobs of an account were charged that were drawn with an adapter."""
+
+    adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="usage", db_index=False)
+    account = models.UUIDField()
+    jobs = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["adapter", "account"], name="usage_once")]
+
+    def __str__(self) -> str:
+        return f"{self.jobs} jobs of {self.account}"
+
+
+class Rating(models.Model):
+    """What a buyer thinks of an adapter, in stars."""
+
+    adapter = models.ForeignKey(Adapter, models.CASCADE, related_name="ratings", db_index=False)
+    account = models.UUIDField()
+    stars = models.PositiveSmallIntegerField()
+    rated_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["adapter", "account"], name="rating_once"),
+            models.CheckConstraint(condition=Q(stars__range=(1, 5)), name="rating_in_range"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.stars} stars"
+
+
+class Report(models.Model):
+    """Somebody's complaint about a published adapter, for the operator."""
+
+    class Reason(models.TextChoices):
+        ILLEGAL = "illegal"
+        COPYRIGHT = "copyright"
+        PERSON = "person"
+        MISLEADING = "misleading"
+        OTHER = "other"
+
+    id = models.UUIDField(primary_key=True)
+    adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="reports", db_index=False)
+    account = models.UUIDField()
+    reason = models.CharField(max_length=20, choices=Reason)
+    text = models.CharField(max_length=2000, default="", blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+    closed_at = models.DateTimeField(null=True)
+    outcome = models.CharField(max_length=500, default="", blank=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["-id"], condition=Q(closed_at=None), name="report_open")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["adapter", "account"], condition=Q(closed_at=None), name="report_one_open_each"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"report of {self.adapter}"

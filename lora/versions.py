@@ -34,6 +34,7 @@ class Facts:
     samples: Sequence[Mapping[str, Any]] = ()
     score: int | None = None
     surcharge: int = 0
+    may_publish: bool = True
 
 
 @transaction.atomic
@@ -68,6 +69,7 @@ def accept(version: Version, facts: Facts) -> bool:
             samples=list(facts.samples),
             score=facts.score,
             surcharge=facts.surcharge,
+            may_publish=facts.may_publish,
         )
     )
 

@@ -30,6 +30,7 @@ PERIODS = {
     "keep_payouts": 60,
     "keep_requests": 60,
     "keep_files": 300,
+    "keep_market": 60,
     "keep_trainings": settings.SWEEP_SECONDS,
     "keep_adapters": 5,
     "watch_balances": 15,

@@ -21,6 +21,7 @@ from marketplace.api.images import views as images_api
 from marketplace.api.jobs import events, images, receipts
 from marketplace.api.jobs import views as jobs
 from marketplace.api.keys import views as keys
+from marketplace.api.market import views as market
 from marketplace.api.money import invoices
 from marketplace.api.money import views as money
 from marketplace.api.payouts import views as payouts
@@ -80,6 +81,12 @@ urlpatterns = [
     path("v1/files", files.Files.as_view()),
     path("v1/files/<uuid:file_id>", files.OneFile.as_view()),
     path("v1/files/<uuid:file_id>/content", files.FileContent.as_view()),
+    path("v1/adapters/<uuid:adapter_id>/publication", market.OnePublication.as_view()),
+    path("v1/market", market.Catalogue.as_view()),
+    path("v1/market/<slug:handle>/<slug:slug>", market.OneOffer.as_view()),
+    path("v1/market/<slug:handle>/<slug:slug>/samples", market.OfferSamples.as_view()),
+    path("v1/market/<slug:handle>/<slug:slug>/rating", market.OfferRating.as_view()),
+    path("v1/market/<slug:handle>/<slug:slug>/reports", market.OfferReports.as_view()),
     path("v1/tiers", trainings.Tiers.as_view()),
     path("v1/adapters/<uuid:adapter_id>/trainings", trainings.AdapterTrainings.as_view()),
     path("v1/trainings", trainings.Trainings.as_view()),

@@ -39,6 +39,7 @@ TAGS = {
     "images": "The same for clients that speak OpenAI's Images API.",
     "files": "Pictures that you send once and use in orders: to edit, to begin from, or as masks.",
     "adapters": "Adapters (LoRA): trained from your pictures or sent, used in orders, shared.",
+    "market": "Adapters that everybody may use: the catalogue, ratings, reports. Looking needs no API key.",
     "trainings": "What becomes of a training: progress, samples, costs, and the versions that come of it.",
     "tiers": "The tiers of trainings on sale. Needs no API key.",
     "maker": "The handle by which others name your adapters.",

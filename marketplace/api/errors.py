@@ -219,6 +219,22 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     (trainings.QueueFull, _trainings_full),
     (lora.UnknownTier, lambda _: invalid("tier", "There is no such tier: see `GET /v1/tiers`.", "unknown_tier")),
     (lora.OutsideTier, _outside_tier),
+    (
+        lora.NotPublishable,
+        lambda error: Problem(409, "conflict", "not_publishable", f"{str(error)[:1].upper()}{str(error)[1:]}."),
+    ),
+    (
+        lora.FeeOutsideBounds,
+        lambda error: invalid("fee", f"Must be {format_fraction(error.most, 3)} at most.", "fee_outside_bounds"),
+    ),
+    (
+        lora.PublicationPending,
+        lambda _: Problem(409, "conflict", "publication_pending", "The operator has not decided on the last one yet."),
+    ),
+    (
+        lora.NotBought,
+        lambda _: Problem(403, "permission", "not_bought", "Only those who bought pictures with it rate an adapter."),
+    ),
     (lora.UnknownAdapter, lambda _: not_found("adapter")),
     (
         lora.SlugTaken,

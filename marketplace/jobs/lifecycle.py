@@ -26,6 +26,7 @@ from django.db.models.functions import Greatest, Now
 from billing import amounts
 from billing.prices import pricing
 from billing.tokens import holds, wallets
+from lora import opinions
 from marketplace.jobs import news, outbox, turns
 from marketplace.jobs.errors import LeaseLost, NotCancelable, NotFound
 from marketplace.jobs.models import Image, Job, Status
@@ -219,7 +220,10 @@ def lease() -> timedelta:
 
 def _deliver(job: Job, status: Status, charge: int, results: Sequence[Result], **terms: Any) -> None:
     _finish(job, status, charge, _receipt(results, charge), **terms)
-    _settle(job.id, charge, pricing.Quote.from_json(job.quote))
+    quoted = pricing.Quote.from_json(job.quote)
+    _settle(job.id, charge, quoted)
+    if charge and quoted.adapters:
+        opinions.count(job.account_id, {UUID(each.adapter) for each in quoted.adapters})
     Image.objects.bulk_create(result.image for result in results if result.image)
 
 
@@ -283,7 +287,8 @@ def _shares(quoted: pricing.Quote, charge: int) -> list[wallets.Share]:
     split = pricing.shares(quoted, charge)
     made = [wallets.Share(UUID(maker), amount) for maker, amount in split.items()]
     rest = charge - sum(split.values())
-    return [*made, wallets.Share("platform", rest)] if rest else made
+    # The platform's part is drawn first: granted Tokens, which are spent first, are no maker's loss as far as it goes.
+    return [wallets.Share("platform", rest), *made] if rest else made
 
 
 def _receipt(results: Sequence[Result], charge: int) -> dict[str, object]:

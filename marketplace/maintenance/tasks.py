@@ -11,6 +11,7 @@ from django.conf import settings
 from billing.payments import automatic, invoices, payees, payouts, reconcile, refund_orders, stripe
 from billing.tokens import debts, lots, marketing, rollups, takebacks
 from inference.models import catalog
+from lora import opinions
 from marketplace import closing, keeping
 from marketplace.accounts import customers
 from marketplace.accounts.models import Account
@@ -103,6 +104,11 @@ def keep_adapters() -> None:
     """Check what was sent as adapters, and remove files that nobody needs any more."""
     uploads.check_all(catalog.card(settings.MODEL))
     uploads.remove_unused(inputs.adapters_in_use())
+
+
+@periodic.task
+def keep_market() -> None:
+    opinions.sum_up()
 
 
 @periodic.task

@@ -111,4 +111,4 @@ def _terms(training: Training, step: int) -> dict[str, Any]:
         for each in training.evaluations
         if each["step"] == step and each["samples"]
     ]
-    return {"samples": samples, "surcharge": training.tier.surcharge}
+    return {"samples": samples, "surcharge": training.tier.surcharge, "may_publish": training.tier.may_publish}
