@@ -72,7 +72,7 @@ def parts(home: Path, ports: Ports) -> list[Part]:
         Part("trainer", (*MANAGE, "train"), drain=60.0, one_thread=False),
         # Apart from the worker, whose threads may all be waiting for pictures while leases need sweeping. More
         # threads here than periodic tasks, each of which takes one at most: none waits for one that waits for Stripe.
-        Part("maintenance", (*CELERY, "worker", *threads, "16", "-Q", "maintenance", "-n", "maintenance@%h", *quiet)),
+        Part("maintenance", (*CELERY, "worker", *threads, "24", "-Q", "maintenance", "-n", "maintenance@%h", *quiet)),
         Part("beat", (*CELERY, "beat", "-s", str(home / "beat-schedule"), "-l", "warning")),
     ]
 

@@ -151,6 +151,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": True, "tryItOutEnabled": True},
     "ENUM_NAME_OVERRIDES": {
+        "ReportReasonEnum": "lora.models.Report.Reason",
         "JobStatus": "marketplace.jobs.models.Status",
         "ServiceClass": "marketplace.jobs.models.ServiceClass",
         "HoldStatus": "billing.models.Hold.Status",

@@ -15,7 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils.cache import patch_vary_headers
 from rest_framework import exceptions as rest
 
-from billing.amounts import format_tokens, show_money
+from billing.amounts import format_fraction, format_tokens, show_money
 from billing.errors import (
     AccountFrozen,
     CapBelowPrice,

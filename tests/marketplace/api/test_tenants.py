@@ -21,9 +21,12 @@ from tests.marketplace.trainings import making
 
 pytestmark = pytest.mark.django_db(transaction=True)
 METHODS = ("get", "post", "put", "patch", "delete")
-PUBLIC = {"v1/models", "v1/models/<str:name>", "v1/packs", "v1/prices", "v1/tiers"}
+PUBLIC = {
+    "v1/models", "v1/models/<str:name>", "v1/packs", "v1/prices", "v1/tiers", "v1/market",
+    "v1/market/<slug:handle>/<slug:slug>", "v1/market/<slug:handle>/<slug:slug>/samples",
+}  # fmt: skip
 """Addresses at which there is nothing of anybody."""
-NAMES = {"month": "2026-11", "year": "2026", "step": "1", "number": "1"}
+NAMES = {"month": "2026-11", "year": "2026", "step": "1", "number": "1", "handle": "nobody", "slug": "nothing"}
 """What else than ids is in addresses, and says nothing of whose it is."""
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from inference.models import catalog
 from lora import adapters, makers
 from marketplace.files import uploads
+from marketplace.identifiers import uuid7
 from marketplace.trainings import submission
 from marketplace.trainings.orders import Picture, TrainingOrder
 
@@ -42,7 +43,7 @@ def adapter(customer, slug="glaze"):
     makers.ensure(customer.account.id)
     card = catalog.card(settings.MODEL)
     return adapters.create(
-        uuid4(), customer.account.id, slug=slug, name="Glaze", base_model=card.name, base_revision=card.revision
+        uuid7(), customer.account.id, slug=slug, name="Glaze", base_model=card.name, base_revision=card.revision
     )
 
 
