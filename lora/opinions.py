@@ -32,7 +32,7 @@ def sum_up() -> int:
     """Bring the uses that the catalogue shows up to date; return of how many adapters they changed."""
     with connection.cursor() as cursor:
         cursor.execute(_SUM)
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def rate(adapter: Adapter, account: UUID, stars: int) -> Rating:
