@@ -1,0 +1,202 @@
+"""A maker who is a customer, too: earns, spends what was earned, is paid out, and has it taken back, beside a model.
+
+The model follows every milli-Token and cent from its lot to the maker by the letter; payouts are those at Stripe.
+"""
+
+from collections import Counter
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from django.db.models import Sum
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, rule, run_state_machine_as_test
+
+from billing import errors
+from billing.models import Lot, Payout, Purse
+from billing.payments import events, payees, payouts
+from billing.payments.stripe import Stripe
+from billing.tokens import debts, earnings, exchanges, lots, marketing, takebacks
+from tests.billing.books import refused
+from tests.billing.payments.double import Double
+from tests.billing.tokens import naive
+from tests.billing.tokens.books_beside import OWNERS, Books, keys
+
+currencies = st.sampled_from(["eur", "usd"])
+FAULTS = ["", "", "error", "drop", "drop_after", "error_after"]
+
+
+class MakerStories(Books):
+    """Books whose first customer is also the maker, with Stripe's double beside."""
+
+    creator = OWNERS[0]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.double = Double()
+        self.stripe = Stripe(self.double.client)
+        for currency in ("eur", "usd"):
+            self.double.client.v1.payment_intents.create({
+                "amount": 100_000, "currency": currency, "payment_method": "pm_card_bypassPending", "confirm": True,
+                "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
+            })  # fmt: skip
+        pages = ("https://kiln.example/", "https://kiln.example/")
+        payee, page = payees.onboard(self.stripe, self.creator, "de", "carol@example.com", pages)
+        self.double.visit(page, agreed="yes")
+        payees.ask(self.stripe, payee)
+        self.left: Counter[str] = Counter()
+        """milli-Tokens by the currency of the purse that they left."""
+        self.left_minor: Counter[str] = Counter()
+        self.exchanged: dict[str, list[Any]] = {}
+        self.paid_out: dict[UUID, tuple[str, int, int]] = {}
+        self.double.news()
+
+    def teardown(self) -> None:
+        self.double.close()
+        super().teardown()
+
+    def purses(self) -> dict[str, tuple[int, int]]:
+        """What the model says is in each purse: all that was drawn for the maker, less what is away or has left."""
+        amount, money = Counter[str](), Counter[str]()
+        amount.subtract(self.left)
+        money.subtract(self.left_minor)
+        away = self.away()
+        for owner in OWNERS:
+            for (job, whom), drawn in self.lots_of(owner).jobs.items():
+                for lot, each in drawn.items() if whom == "creator" else ():
+                    kept, cents = each.net[2:]
+                    gone = away.get((job, lot), 0)
+                    amount[each.lot.currency] += kept - gone
+                    money[each.lot.currency] += cents - (cents * gone // kept if kept else 0)
+        return {currency: (amount[currency], money[currency]) for currency in {*amount, *money}}
+
+    def follow(self) -> dict[str, tuple[int, int]]:
+        """Have everything follow that runs behind; return the purses, which are now the model's."""
+        lots.catch_up()
+        marketing.weigh()
+        maker_id = earnings.maker_of(self.creator)
+        takebacks.recover()
+        found = {each.currency: each for each in earnings.purses(maker_id)}
+        expected = self.purses()
+        assert {currency: (each.amount, each.money_minor) for currency, each in found.items()} == {
+            currency: expected.get(currency, (0, 0)) for currency in found
+        }
+        assert all(expected[currency] == (0, 0) for currency in expected.keys() - found.keys())
+        assert all(each.advanced == max(0, -each.amount) for each in found.values())
+        return expected
+
+    @rule(key=keys)
+    def exchange(self, key: str) -> None:
+        purses = self.follow()
+        if key in self.exchanged:
+            assert [each.id for each in exchanges.make(self.creator, None, key)[0]] == self.exchanged[key]
+            return
+        ready = {currency: each for currency, each in sorted(purses.items()) if each[0] > 0}
+        if not ready:
+            refused(errors.NothingMatured, exchanges.make, self.creator, None, key)
+            return
+        made, _ = exchanges.make(self.creator, None, key)
+        self.exchanged[key] = [each.id for each in made]
+        worth = [(currency, amount, max(0, money)) for currency, (amount, money) in ready.items()]
+        assert [(each.purse.currency, each.amount, each.money_minor) for each in made] == worth
+        for exchange in made:
+            amount, money, currency = exchange.amount, exchange.money_minor, exchange.purse.currency
+            lot = Lot.objects.get(transfer__reference=exchange.id).id
+            terms = (lot, money > 0, amount, money, currency if money else "", (naive.NEVER, 0))
+            self.moved(self.creator, "in", amount, terms)
+            self.summed.update(mint=amount, creator=-amount)  # not from the mint
+            self.left[currency] += amount
+            self.left_minor[currency] += money
+        self.pay(self.creator)
+
+    @rule(currency=currencies)
+    def order_payout(self, currency: str) -> None:
+        amount, money = self.follow().get(currency, (0, 0))
+        if amount <= 0 or money <= 0:
+            refused(errors.PayoutBelowMinimum, payouts.order, self.creator, currency, uuid4(), str(uuid4()))
+            return
+        payout, _ = payouts.order(self.creator, currency, uuid4(), str(uuid4()))
+        assert (payout.amount, payout.money_minor) == (amount, money)
+        self.paid_out[payout.id] = (currency, amount, money)
+        self.left[currency] += amount
+        self.left_minor[currency] += money
+
+    @rule(fault=st.sampled_from(FAULTS))
+    def carry_out(self, fault: str) -> None:
+        if fault:
+            self.double.control("faults", kind=fault, match="POST /v1/transfers", count=1)
+        payouts.carry_out(self.stripe)
+        self.double.heal()
+        Payout.objects.filter(status="ordered").update(due_at="2026-01-01T00:00:00Z")
+
+    @rule(part=st.integers(1, 9), number=st.integers(0, 3))
+    def reverse(self, part: int, number: int) -> None:
+        """Stripe takes a transfer back, in part or whole, and says so, maybe before our own answer came."""
+        open_ = [each for each in self.double.every("transfer") if not each["reversed"]]
+        if not open_:
+            return
+        transfer = open_[number % len(open_)]
+        amount = min(part, transfer["amount"] - transfer["amount_reversed"])
+        self.double.client.v1.transfers.reversals.create(transfer["id"], {"amount": amount})
+        for event in self.double.news():
+            events.apply(event)
+            events.apply(event)
+        currency, tokens, money = self.paid_out[UUID(transfer["metadata"]["payout"])]
+        until, before = (
+            tokens * each // money for each in (transfer["amount_reversed"] + amount, transfer["amount_reversed"])
+        )
+        self.left[currency] -= until - before
+        self.left_minor[currency] -= amount
+        self.follow()
+
+    @rule(debt_id=Books.owed)
+    def win(self, debt_id: UUID) -> None:
+        """The disputed money comes back."""
+        if not self.debts[debt_id]["settled"]:
+            debts.void(debt_id, "won")
+            self.debts[debt_id]["settled"] = True
+            self.debts[debt_id]["money"] = 0
+            self.debts[debt_id]["amount"] = self.debts[debt_id]["collected"]
+            self.pay(self.debts[debt_id]["owner"])
+
+    @rule()
+    def everything_follows(self) -> None:
+        self.follow()
+
+    def beside(self) -> dict[str, int]:
+        away = sum(self.away().values())
+        advanced = sum(Purse.objects.values_list("advanced", flat=True))
+        out = Payout.objects.aggregate(amount=Sum("amount", default=0), back=Sum("back", default=0))
+        paid = out["amount"] - out["back"]
+        return {"creator": advanced - away - paid, "platform": away - advanced, "mint": paid}
+
+    @invariant()
+    def every_payout_is_at_stripe_once_and_no_other_is(self) -> None:
+        at_stripe = {UUID(each["metadata"]["payout"]): each for each in self.double.every("transfer")}
+        assert len(at_stripe) == len(self.double.every("transfer"))
+        for payout in Payout.objects.select_related("purse"):
+            transfer = at_stripe.pop(payout.id, None)
+            if payout.status == "ordered":
+                continue  # it may have been carried out, and its answer lost
+            assert transfer is not None
+            terms = (transfer["id"], transfer["amount"], transfer["currency"], transfer["amount_reversed"])
+            assert terms == (payout.transfer_id, payout.money_minor, payout.purse.currency, payout.back_minor)
+        assert not at_stripe
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.django_db
+def test_no_share_is_lost_or_doubled_whatever_becomes_of_it(settings: Any) -> None:
+    settings.EARNINGS_DAYS = 0
+    settings.PAYOUT_MINIMUMS = {"eur": 1, "usd": 1}
+    run_state_machine_as_test(MakerStories, settings=stories())
+
+
+def stories() -> settings:
+    return settings(
+        max_examples=settings.default.max_examples * 3 // 10,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
