@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from billing import clock
@@ -101,8 +102,10 @@ def carry_out(stripe: Stripe, limit: int = 100) -> int:
 def reversed_at_stripe(document: dict[str, Any]) -> str | None:
     """Return to the maker what Stripe took back of a payout's transfer. For `events`."""
     payout_id = (document.get("metadata") or {}).get("payout", "")
-    found = Payout.objects.filter(transfer_id=document["id"]) | Payout.objects.filter(id=_uuid(payout_id))
-    payout = found.select_related("purse").first()
+    known = Q(transfer_id=document["id"])
+    with suppress(ValueError):
+        known |= Q(id=UUID(payout_id))
+    payout = Payout.objects.select_related("purse").filter(known).first()
     if payout is None:
         return None
     with earnings.locked([payout.purse.maker_id]):
@@ -172,10 +175,3 @@ def _put_back(payout: Payout, amount: int, money_minor: int) -> None:
         key = f"payout_return:{payout.id}:{payout.back}"
         ledger.move(MINT_ID, maker_id, amount, Transfer.Kind.PAYOUT_RETURN, payout.id, key)
     takebacks.settle([maker_id])
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None

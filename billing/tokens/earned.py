@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid5
 
 from django.conf import settings
@@ -75,13 +76,13 @@ def page(
     maker_id = _maker(owner)
     if maker_id is None:
         return []
-    values = {
+    values: dict[str, Any] = {
         "maker": maker_id, "before": 2**63 - 1 if before is None else before, "limit": limit, "since": since,
         "until": until, "age": timedelta(days=settings.EARNINGS_DAYS),
     }  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(_PAGE, values)
-        return [Earned(*row[:8], json.loads(row[8]) if row[8] else {}) for row in cursor.fetchall()]
+        return [Earned(*row, worth=json.loads(worth or "{}")) for *row, worth in cursor.fetchall()]
 
 
 def purses(owner: UUID) -> list[Standing]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -136,8 +137,9 @@ def maker_of(owner: UUID) -> int:
 
 def purses(maker_id: int) -> list[Standing]:
     """Return what is in each of a maker's purses, as far as the lots have followed."""
+    values: dict[str, Any] = {"maker": maker_id, "age": timedelta(days=settings.EARNINGS_DAYS)}
     with connection.cursor() as cursor:
-        cursor.execute(_PURSES, {"maker": maker_id, "age": timedelta(days=settings.EARNINGS_DAYS)})
+        cursor.execute(_PURSES, values)
         return [Standing(*row) for row in cursor.fetchall()]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -98,7 +99,7 @@ def moment(owner: UUID) -> Iterator[datetime]:
 
 def move(source: int, target: int, amount: int, kind: Transfer.Kind, reference: UUID | None, key: str) -> None:
     """Write a transfer between two wallets that are no customer's. The caller has locked the maker's."""
-    values = {
+    values: dict[str, Any] = {
         "source": source, "target": target, "amount": amount, "kind": kind.value, "reference": reference, "key": key,
     }  # fmt: skip
     with connection.cursor() as cursor:

@@ -11,17 +11,17 @@ import pytest
 from django.db.models import Sum
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, invariant, multiple, rule, run_state_machine_as_test
 
 from billing import errors
 from billing.models import Lot, Payout, Purse
 from billing.payments import events, payees, payouts
 from billing.payments.stripe import Stripe
 from billing.tokens import debts, earnings, exchanges, lots, marketing, takebacks
-from tests.billing.books import refused
+from tests.billing.books import HOUR, refused
 from tests.billing.payments.double import Double
 from tests.billing.tokens import naive
-from tests.billing.tokens.books_beside import OWNERS, Books, keys
+from tests.billing.tokens.books_beside import OWNERS, Books, keys, owners
 
 currencies = st.sampled_from(["eur", "usd"])
 FAULTS = ["", "", "error", "drop", "drop_after", "error_after"]
@@ -85,6 +85,29 @@ class MakerStories(Books):
         assert all(expected[currency] == (0, 0) for currency in expected.keys() - found.keys())
         assert all(each.advanced == max(0, -each.amount) for each in found.values())
         return expected
+
+    @rule(target=Books.charged, owner=owners, currency=currencies, price=st.integers(2, 9))
+    def earn(self, owner: UUID, currency: str, price: int) -> Any:
+        """Tokens are bought and all that there are spent; the maker earns most of them."""
+        self.purchase(owner, 12, price, currency, naive.NEVER)
+        charge = self.spendable(owner)
+        if self.is_frozen(owner) or charge < 2:
+            return multiple()
+        return self.capture(self.hold(owner, charge, HOUR), charge, charge * 3 // 4)
+
+    @initialize(target=Books.charged, price=st.integers(2, 9))
+    def begin(self, price: int) -> Any:
+        """Something was earned in both currencies, from a customer and from the maker as one."""
+        jobs = [self.earn(owner, currency, price) for owner, currency in zip(OWNERS, ("usd", "eur"), strict=True)]
+        return multiple(*jobs)
+
+    @rule(currency=currencies, part=st.integers(1, 9))
+    def pay_out(self, currency: str, part: int) -> None:
+        """Most of what happens to payouts: one is paid, and then reversed in part."""
+        self.order_payout(currency)
+        self.carry_out("")
+        if part < 5:
+            self.reverse(part, part)
 
     @rule(key=keys)
     def exchange(self, key: str) -> None:
@@ -195,8 +218,8 @@ def test_no_share_is_lost_or_doubled_whatever_becomes_of_it(settings: Any) -> No
 
 def stories() -> settings:
     return settings(
-        max_examples=settings.default.max_examples * 3 // 10,
-        stateful_step_count=40,
+        max_examples=settings.default.max_examples * 6 // 10,
+        stateful_step_count=30,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
