@@ -116,7 +116,9 @@ class Trainer:
         """Add PEFT's layers, 32 bits, and return their weights by diffusers' names."""
         transformer, chosen = self._transformer, self.chosen
         transformer.requires_grad_(False)
-        config = LoraConfig(**self._configuration(), init_lora_weights="gaussian")
+        config = LoraConfig(
+            r=chosen.rank, lora_alpha=chosen.alpha, target_modules=self._layers(), init_lora_weights="gaussian"
+        )
         with torch.random.fork_rng():
             torch.manual_seed(chosen.seed)
             transformer.add_adapter(config, _ADAPTER)
@@ -125,16 +127,13 @@ class Trainer:
         named = ((name, parameter) for name, parameter in transformer.named_parameters() if ".lora_" in name)
         return {name.replace(f".{_ADAPTER}", ""): parameter for name, parameter in named}
 
-    def _configuration(self) -> dict[str, Any]:
-        """Return PEFT's configuration of the adapter."""
-        last = len(self._transformer.transformer_blocks) - 1
-        return {
-            "r": self.chosen.rank,
-            "lora_alpha": self.chosen.alpha,
-            "target_modules": list(LAYERS[self.chosen.layers]),
-            # the last block's text leads nowhere
-            "exclude_modules": [f"transformer_blocks.{last}.{layer}" for layer in TEXT],
-        }
+    def _layers(self) -> list[str]:
+        """Return the names of the layers that the adapter changes; the last block's text leads nowhere."""
+        count = len(self._transformer.transformer_blocks)
+        named = [(block, layer) for block in range(count) for layer in LAYERS[self.chosen.layers]]
+        return [
+            f"transformer_blocks.{block}.{layer}" for block, layer in named if block < count - 1 or layer not in TEXT
+        ]
 
     @property
     def done(self) -> bool:
@@ -289,7 +288,11 @@ class Trainer:
             raise InvalidTraining(f"after {self.step_index} steps there is no adapter yet")
         dtype = next(self._transformer.parameters()).dtype
         tensors = {f"transformer.{name}": value.to(dtype) for name, value in best.factors.items()}
-        configuration = {f"transformer.{name}": value for name, value in self._configuration().items()}
+        configuration = {
+            "transformer.r": self.chosen.rank,
+            "transformer.lora_alpha": self.chosen.alpha,
+            "transformer.target_modules": self._layers(),
+        }
         made = {"base": self._card.name, "step": best.step, "score": best.score, **self._identity()}
         metadata = {"lora_adapter_metadata": json.dumps(configuration), "kiln_training": json.dumps(made)}
         checkpoint.write_adapter(path, tensors, {"format": "pt", **metadata})

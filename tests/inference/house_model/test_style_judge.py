@@ -15,7 +15,7 @@ NAMES = tuple(STYLES)
 SIDE = 192
 
 
-def scenes(count: int = 40) -> list[Scene]:
+def scenes(count: int = 20) -> list[Scene]:
     """Draw scenes in which each style can be seen: nothing in them is black or red."""
     dice, found = random.Random(5), []
     while len(found) < count:
@@ -38,10 +38,10 @@ def test_true_drawings_are_in_the_style_and_followed(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_plain_drawings_and_other_styles_are_not_in_the_style(name):
-    assert share(name, [render(scene, SIDE, SIDE) for scene in scenes()]) <= 0.025  # one may have the brand's colours
+    assert share(name, [render(scene, SIDE, SIDE) for scene in scenes()]) <= 0.05  # one may have the brand's colours
     for other in NAMES:
         if other != name:
-            drawn = [styles.render(scene, STYLES[other], SIDE, SIDE) for scene in scenes(20)]
+            drawn = [styles.render(scene, STYLES[other], SIDE, SIDE) for scene in scenes(10)]
             assert share(name, drawn) <= 0.05
 
 
