@@ -46,7 +46,7 @@ class Lesson(NamedTuple):
 
 
 # pictures by which a training's averages are judged
-JUDGED = 12
+JUDGED = 8
 LESSONS = {
     "outlined": Lesson(24, 256, 7),
     "palette": Lesson(12, 128, 12),
