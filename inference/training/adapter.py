@@ -5,14 +5,16 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
+from itertools import cycle
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from inference.errors import InferenceError, TrainingDiverged
+from inference.errors import InferenceError, InvalidTraining, TrainingDiverged
 from inference.models import catalog, qwen_image
 from inference.training import examples
 from inference.training.examples import Example
@@ -21,6 +23,8 @@ from inference.training.samples import MOST, Sample
 from inference.training.trainer import SAVE_SECONDS, Progress, Trainer
 
 SAMPLES = 4
+# apart from 1, with which Python ends after any other error
+DIVERGED = 3
 DESCRIPTION = """Train an adapter (LoRA) from pictures.
 
 The captions of NAME.png, .jpg or .webp are the lines of NAME.txt beside it; one is shown at a time. Pictures without
@@ -35,7 +39,7 @@ EPILOG = """examples:
   python -m inference.training.adapter --pictures mugs --out mugs.safetensors --caption "a mug, {name}" --rank 8
   python -m inference "a red mug" --adapter mugs.safetensors --out mug.png
 
-Exit status: 0 done, 1 the training failed, 2 a bad argument or file, 130 interrupted."""
+Exit status: 0 done, 1 the trainer failed, 2 a bad argument or file, 3 a loss was not finite, 130 interrupted."""
 HELP = {
     "steps": "steps to take",
     "batch": "pictures a step",
@@ -59,9 +63,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train and return the exit status (see EPILOG)."""
     options = _parser().parse_args(arguments)
     logging.getLogger("peft").setLevel(logging.ERROR)
+    with _signals() as stopped:
+        return _run(options, stopped)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the signals that ask for an end, which comes after the present step."""
     stopped: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda got, _: stopped.append(got))
+    before = {
+        number: signal.signal(number, lambda got, _: stopped.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(options: argparse.Namespace, stopped: Sequence[int]) -> int:
     try:
         trainer = _trainer(options)
     except (InferenceError, OSError) as error:
@@ -73,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingDiverged as error:
         if trainer.best:
             trainer.write(options.out)
-        return _fail(f"{error}; {_result(trainer, options.out)}", 1)
+        return _fail(f"{error}; {_result(trainer, options.out)}", DIVERGED)
     except InferenceError as error:
         return _fail(error, 2)
     if not trainer.done:
@@ -131,10 +151,11 @@ def _trainer(options: argparse.Namespace) -> Trainer:
 
 
 def _samples(options: argparse.Namespace, given: Sequence[Example]) -> list[Sample]:
-    """Return what to draw: the prompts asked for, or some captions, of edits with the pictures that they change."""
-    if options.sample and given[0].before is None:
-        return [Sample(prompt) for prompt in options.sample[:MOST]]
-    return [Sample(example.captions[0], example.before) for example in given[:SAMPLES]]
+    """Return what to draw: the prompts asked for, or some captions; of edits with the pictures that they change."""
+    if len(options.sample) > MOST:
+        raise InvalidTraining(f"there must be at most {MOST} samples, not {len(options.sample)}")
+    prompts = options.sample or [example.captions[0] for example in given[:SAMPLES]]
+    return [Sample(prompt, example.before) for prompt, example in zip(prompts, cycle(given), strict=False)]
 
 
 def _train(trainer: Trainer, folder: Path, stopped: Sequence[int], options: argparse.Namespace) -> None:

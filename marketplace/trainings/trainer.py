@@ -43,7 +43,7 @@ RETRY_AFTER = timedelta(seconds=10)
 PR_SET_PDEATHSIG = 1
 # There is one here if this is there.
 GPU = Path("/dev/nvidiactl")
-INVALID, DIVERGED = 2, 1
+INVALID, DIVERGED = 2, 3
 """Exit statuses of the process."""
 _libc = ctypes.CDLL(None)
 

@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from diffusers import QwenImageTransformer2DModel
 from safetensors import safe_open
 
 from inference.adapters import files
@@ -16,6 +17,7 @@ from inference.adapters.layers import Layers
 from inference.errors import InvalidTraining, TrainingDiverged
 from inference.models import catalog
 from inference.models.transformer import make_rows_independent
+from inference.training import batches
 from inference.training import trainer as training
 from inference.training.hyperparameters import LAYERS, QWEN_IMAGE, SMALL, TEXT, Hyperparameters, suited
 from inference.training.samples import Sample
@@ -112,6 +114,29 @@ def test_numbers_that_break_stop_the_training_with_its_last_good_checkpoint(tmp_
     again = trainer()
     again.resume(tmp_path / training.CHECKPOINT)
     assert np.isfinite(again.step())
+
+
+def test_the_loss_is_that_of_diffusers_own_transformer():
+    one = trainer(framed())
+    batch = batches.draw(one.learnt, one.chosen, 0)
+    lengths = torch.tensor([[len(text)] for text in batch.texts])
+    assert len(set(lengths.flatten().tolist())) > 1
+    sigmas, (rows, columns) = batch.sigmas[:, None, None], batch.grids[0]
+    transformer = QwenImageTransformer2DModel.from_pretrained(catalog.HOUSE_MODEL, subfolder="transformer")
+    with torch.no_grad():
+        predicted = transformer(
+            hidden_states=(1 - sigmas) * batch.latents + sigmas * batch.noise,
+            encoder_hidden_states=torch.nn.utils.rnn.pad_sequence(batch.texts, batch_first=True),
+            encoder_hidden_states_mask=torch.arange(int(lengths.max()))[None] < lengths,
+            timestep=batch.sigmas,
+            img_shapes=[[(1, rows, columns)]] * len(batch.texts),
+        ).sample
+    theirs = (predicted - (batch.noise - batch.latents)).square().mean()
+    ours = one.loss(batch)
+    assert ours.requires_grad
+    torch.testing.assert_close(ours.detach(), theirs, rtol=1e-5, atol=0)
+    with torch.no_grad():  # row by row, without a mask
+        torch.testing.assert_close(one.loss(batch), theirs, rtol=1e-5, atol=0)
 
 
 def test_the_engine_reads_the_adapter_and_draws_otherwise(whole, engine):

@@ -1,12 +1,16 @@
 """`python -m inference.training.adapter`, as a person runs it."""
 
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from inference.models import catalog
 from inference.training import adapter
 from tests.inference.training.lessons import SIDE, framed
 
@@ -57,6 +61,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on(pictures, tmp_p
         (("--rank", "300"), "rank must be from 1 to 256"),
         (("--model", "/nowhere"), "no model folder"),
         (("--learning-rate", "nan"), "learning_rate must be"),
+        (("--sample", "a star") * 17, "at most 16 samples"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence_and_nothing_is_written(pictures, tmp_path, capsys, options, sentence):
@@ -74,6 +79,18 @@ def test_a_bad_picture_is_refused_in_a_sentence_and_nothing_is_written(tmp_path,
     assert adapter.main(arguments) == 2
     assert "it is a GIF" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_numbers_that_break_have_an_exit_status_of_their_own(pictures, tmp_path):
+    model, out = tmp_path / "model", tmp_path / "out.safetensors"
+    shutil.copytree(catalog.HOUSE_MODEL, model)
+    path = model / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["proj_out.weight"][0, 0] = torch.nan
+    save_file(weights, path, {"format": "pt"})
+    arguments = ["--pictures", str(pictures), "--out", str(out), "--model", str(model), *SMALL]
+    assert adapter.main(arguments) == 3
+    assert not out.exists()
 
 
 def test_help_tells_every_option(capsys):
