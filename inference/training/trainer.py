@@ -10,7 +10,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -108,6 +108,7 @@ class Trainer:
         self._measured = encodings[len(encodings) - held_out :] or encodings[:MEASURED]
         self._digest = encoded.digest(encodings)
         self._transformer = rows.make_rows_independent(model.transformer)
+        self._dtype: torch.dtype = next(self._transformer.parameters()).dtype
         self.factors = self._inject()
         self._optimizer = torch.optim.AdamW(self.factors.values(), betas=(0.9, 0.99), weight_decay=0.0, fused=True)
         self._average = Average(self.factors, chosen.average)
@@ -124,8 +125,10 @@ class Trainer:
             transformer.add_adapter(config, _ADAPTER)
         if transformer.num_parameters() >= LARGE:
             transformer.enable_gradient_checkpointing()
-        named = ((name, parameter) for name, parameter in transformer.named_parameters() if ".lora_" in name)
-        return {name.replace(f".{_ADAPTER}", ""): parameter for name, parameter in named}
+        found = {name: parameter for name, parameter in transformer.named_parameters() if ".lora_" in name}
+        for parameter in found.values():
+            parameter.data = parameter.data.float()
+        return {name.replace(f".{_ADAPTER}", ""): parameter for name, parameter in found.items()}
 
     def _layers(self) -> list[str]:
         """Return the names of the layers that the adapter changes; the last block's text leads nowhere."""
@@ -171,12 +174,9 @@ class Trainer:
         self, latents: torch.Tensor, sigmas: torch.Tensor, texts: Sequence[torch.Tensor], grids: Sequence[Grid]
     ) -> torch.Tensor:
         padded = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
-        with self._precision():
+        # factors and sums of a model in bf16 stay in 32 bits
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16):
             return predict(self._transformer, latents, sigmas, padded, list(map(len, texts)), grids)
-
-    def _precision(self) -> AbstractContextManager[object]:
-        on_gpu = self._model.device.type == "cuda"
-        return torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
 
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
@@ -273,7 +273,7 @@ class Trainer:
         moments = {moment: of(moment) for moment in _MOMENTS}
         for name, factor in self.factors.items() if self.step_index else ():
             kept = {moment: moments[moment][name].to(factor.device) for moment in _MOMENTS}
-            self._optimizer.state[factor] = {"step": torch.tensor(float(self.step_index)), **kept}
+            self._optimizer.state[factor] = {"step": torch.tensor(float(self.step_index), device=factor.device), **kept}
 
     def _identity(self) -> Mapping[str, Any]:
         """Return what must be the same for a checkpoint to go on from."""
@@ -286,8 +286,7 @@ class Trainer:
         """
         if (best := best or self.best) is None:
             raise InvalidTraining(f"after {self.step_index} steps there is no adapter yet")
-        dtype = next(self._transformer.parameters()).dtype
-        tensors = {f"transformer.{name}": value.to(dtype) for name, value in best.factors.items()}
+        tensors = {f"transformer.{name}": value.to(self._dtype) for name, value in best.factors.items()}
         configuration = {
             "transformer.r": self.chosen.rank,
             "transformer.lora_alpha": self.chosen.alpha,

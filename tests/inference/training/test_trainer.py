@@ -11,11 +11,12 @@ import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from inference.adapters import files
 from inference.adapters.layers import Layers
 from inference.errors import InvalidTraining, TrainingDiverged
-from inference.models import catalog
+from inference.models import catalog, qwen_image
 from inference.models.transformer import make_rows_independent
 from inference.training import batches
 from inference.training import trainer as training
@@ -137,6 +138,31 @@ def test_the_loss_is_that_of_diffusers_own_transformer():
     torch.testing.assert_close(ours.detach(), theirs, rtol=1e-5, atol=0)
     with torch.no_grad():  # row by row, without a mask
         torch.testing.assert_close(one.loss(batch), theirs, rtol=1e-5, atol=0)
+
+
+def test_a_large_model_keeps_fewer_activations_and_learns_the_same(monkeypatch):
+    one = trainer()
+    plain = [one.step() for _ in range(3)]
+    monkeypatch.setattr(training, "LARGE", 1)
+    model = house()
+    other = trainer(model=model)
+    assert model.transformer.gradient_checkpointing
+    assert [other.step() for _ in range(3)] == pytest.approx(plain, rel=1e-4)
+
+
+def test_a_model_in_16_bits_is_trained_with_factors_in_32(tmp_path, engine):
+    model = qwen_image.load(catalog.card(), torch.device("cpu"), torch.bfloat16)
+    one = trainer(model=model, steps=2)
+    losses = [progress.loss for progress in one.run(tmp_path)]
+    assert {factor.dtype for factor in one.factors.values()} == {torch.float32}
+    exact = trainer(steps=2)
+    assert losses == pytest.approx([exact.step(), exact.step()], rel=0.05)
+    path = tmp_path / "adapter-000002.safetensors"
+    assert {value.dtype for value in load_file(path).values()} == {torch.bfloat16}
+    engine.submit(order(PROMPT, adapters=((str(path), 1.0),))).result()
+    resumed = trainer(model=qwen_image.load(catalog.card(), torch.device("cpu"), torch.bfloat16), steps=2)
+    resumed.resume(tmp_path / training.CHECKPOINT)
+    assert resumed.done
 
 
 def test_the_engine_reads_the_adapter_and_draws_otherwise(whole, engine):
