@@ -18,8 +18,10 @@ from redis import Redis
 
 from devstack import processes
 from marketplace.jobs.models import Job
+from marketplace.trainings import lifecycle
 from tests.marketplace.sites import Site
 from tests.marketplace.streams.servers import read
+from tests.marketplace.trainings import making
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 ORDER = {"prompt": "a red circle on a white background", "width": 128, "height": 128, "steps": 40, "seed": 7}
@@ -222,3 +224,13 @@ def test_what_strangers_may_not_see_is_hidden_where_that_is_set(site, alice, mon
     assert client.ask("GET", "/metrics").status == 404
     assert client.ask("GET", "/readyz").status == 404
     assert client.json("GET", "/v1/balance")[0] == 200
+
+
+def test_a_training_is_watched_until_its_end_through_the_front(site, alice):
+    training = making.submit(alice).training
+    stream = Client(site, alice).ask("GET", f"/v1/trainings/{training.id}/events")
+    said = stream.readline()
+    while b"queue_position" not in said:
+        said = stream.readline()
+    lifecycle.cancel(alice.account.id, training.id)
+    assert [event["event"] for event in read(stream.read())] == ["ended"]
