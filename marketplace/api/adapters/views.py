@@ -204,12 +204,12 @@ def _fields(request: Request, form: StrictSerializer) -> dict[str, Any]:
     return checked
 
 
-def _check_size(file: UploadedFile) -> None:
+def _check_size(file: UploadedFile[Any]) -> None:
     if (file.size or 0) > settings.ADAPTER_MB * 1024**2:
         raise invalid("file", f"Must have at most {settings.ADAPTER_MB} MiB.", "file_too_large")
 
 
-def _receive(adapter: Adapter, file: UploadedFile, recipe: str) -> Version:
+def _receive(adapter: Adapter, file: UploadedFile[Any], recipe: str) -> Version:
     version = uploads.begin(adapter, file.size or 0)
     uploads.receive(version, file, file.name or "", recipe)
     return version

@@ -21,6 +21,7 @@ QUOTE = {
         "operation": "1",
         "n": "1",
     },
+    "adapters": [],
 }
 QUEUED: dict[str, Any] = {
     "id": "01a1fc35-d9b0-7c28-b357-b63e93188538",
@@ -38,6 +39,7 @@ QUEUED: dict[str, Any] = {
     "output_format": "png",
     "inputs": [],
     "mask": None,
+    "adapters": [],
     "strength": None,
     "extend": None,
     "box": None,
