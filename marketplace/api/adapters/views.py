@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
+from django.db import transaction
 from django.http import FileResponse, QueryDict
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema
@@ -18,7 +19,6 @@ from rest_framework.views import APIView
 
 from inference.models import catalog
 from lora import adapters, makers, versions
-from lora.models import Adapter, Version
 from marketplace.accounts.authentication import caller
 from marketplace.adapters import uploads
 from marketplace.api.adapters import schemas
@@ -66,12 +66,10 @@ class Adapters(APIView):
         card, file = catalog.card(settings.MODEL), sent.pop("file")
         _check_size(file)
         recipe = sent.pop("recipe")
-        made = adapters.create(uuid7(), account_id, base_model=card.name, base_revision=card.revision, **sent)
-        try:
-            _receive(made, file, recipe)
-        except Exception:
-            adapters.delete(made)
-            raise
+        with transaction.atomic():
+            made = adapters.create(uuid7(), account_id, base_model=card.name, base_revision=card.revision, **sent)
+            version = uploads.begin(made, file.size or 0)
+        uploads.receive(version, file, file.name or "", recipe)
         return Response(schemas.show_one(made, account_id), status=202, headers={"Location": f"/v1/adapters/{made.id}"})
 
     @extend_schema(
@@ -130,7 +128,8 @@ class Versions(APIView):
         card = catalog.card(settings.MODEL)
         if (found.base_model, found.base_revision) != (card.name, card.revision):
             raise invalid(None, "This adapter is for a model that is not served now.", "adapter_of_other_model")
-        version = _receive(found, sent["file"], sent["recipe"])
+        version = uploads.begin(found, sent["file"].size or 0)
+        uploads.receive(version, sent["file"], sent["file"].name or "", sent["recipe"])
         return Response(VersionBody.show(version), status=202, headers={"Location": f"/v1/adapters/{found.id}"})
 
 
@@ -207,12 +206,6 @@ def _fields(request: Request, form: StrictSerializer) -> dict[str, Any]:
 def _check_size(file: UploadedFile[Any]) -> None:
     if (file.size or 0) > settings.ADAPTER_MB * 1024**2:
         raise invalid("file", f"Must have at most {settings.ADAPTER_MB} MiB.", "file_too_large")
-
-
-def _receive(adapter: Adapter, file: UploadedFile[Any], recipe: str) -> Version:
-    version = uploads.begin(adapter, file.size or 0)
-    uploads.receive(version, file, file.name or "", recipe)
-    return version
 
 
 def _number(number: int) -> int:

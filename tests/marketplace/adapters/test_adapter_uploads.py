@@ -200,7 +200,6 @@ def test_a_form_that_cannot_be_is_refused_and_leaves_nothing(alice, lora, settin
     for param, fields in wrong.items():
         assert error(send(alice, good, **fields), 422)["param"] == param
     assert error(alice.post("/v1/adapters", {"slug": "x"}), 422)["code"] == "required"
-    assert error(alice.post("/v1/adapters/" + str(uuid.uuid4()) + "/versions", {}), 415)["code"] == "not_multipart"
     padded = b'{"slug": "x"}' + b" " * 100_000
     assert error(alice.post("/v1/adapters", padded), 413)["code"] == "body_too_large"
     assert error(send(alice, b""), 422)["param"] == "file"
@@ -221,14 +220,38 @@ def test_an_account_keeps_so_many_and_one_without_tokens_fewer(alice, bob, lora,
     for who, most in ((alice, 2), (bob, 1)):
         for number in range(most):
             sent(who, lora(), slug=f"s{number}")
+        rows = Adapter.objects.count(), Version.objects.count()
         assert error(send(who, lora(), slug="more"), 409)["code"] == "adapter_quota_reached"
+        assert (Adapter.objects.count(), Version.objects.count()) == rows
         assert who.get("/v1/adapters").json()["data"][0]["slug"] == f"s{most - 1}"
+
+
+def test_each_accounts_first_file_is_checked_before_anybodys_second(alice, bob, lora):
+    for slug in ("one", "two", "three"):
+        sent(alice, lora(), slug=slug)
+    sent(bob, lora(), slug="four")
+    waiting = Version.objects.select_related("adapter").order_by("id")
+    assert [version.adapter.slug for version in uploads._in_turn(waiting)] == ["one", "four", "two", "three"]
+
+
+def test_a_check_that_was_cut_short_is_done_again(alice, lora):
+    made = sent(alice, lora())
+    check()
+    [ready] = stored()
+    right = content(alice.get(f"/v1/adapters/{made['id']}/versions/1/file"))
+    again = sent(alice, lora(), slug="again")
+    half = storages["adapters"].save(f"versions/{again['id']}/{ready}", io.BytesIO(b"half"))
+    assert half.endswith(ready)
+    check()
+    assert content(alice.get(f"/v1/adapters/{again['id']}/versions/1/file")) == right
+    assert stored() == [ready, ready]
 
 
 def test_further_versions_are_taken_by_orders_once_they_are_ready(alice, bob, lora):
     made = sent(alice, lora())
     check()
     path = f"/v1/adapters/{made['id']}/versions"
+    assert error(alice.post(path, {}), 415)["code"] == "not_multipart"
     assert sent(alice, lora(1), path)["number"] == 2
     order = {"prompt": "x", "width": 256, "height": 256, "adapters": [{"id": made["id"]}]}
     assert alice.post("/v1/quotes", order).json()["adapters"][0]["version"] == 1
