@@ -13,12 +13,13 @@ from tests.marketplace.api.test_tenants import routes
 pytestmark = pytest.mark.django_db(transaction=True)
 METHODS = ("get", "post", "put", "patch", "delete")
 DESCRIBED = yaml.safe_load((Path(__file__).parents[3] / "docs" / "openapi.yaml").read_text())["paths"]
+NAMES = {"month": "2026-11", "year": "2026", "int": "1"}
 RETIRED = {"v1/images/variations"}
 
 
 def path_of(route):
     """The address with an id of nothing: what is refused here is refused before anything is looked for."""
-    return "/" + re.sub(r"<(\w+):\w+>", lambda found: {"month": "2026-11"}.get(found[1], str(uuid4())), route)
+    return "/" + re.sub(r"<(\w+):\w+>", lambda found: NAMES.get(found[1], str(uuid4())), route)
 
 
 def ask(client, customer, method, path, **headers):
