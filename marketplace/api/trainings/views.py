@@ -84,7 +84,7 @@ class AdapterTrainings(APIView):
         body = TrainingOrderBody(data=request.data)
         body.is_valid(raise_exception=True)
         adapter = adapters.find(caller(request).account_id, adapter_id)
-        return buy(request, body.validated_data, {"id": str(adapter_id)}, lambda: adapter)
+        return buy(request, body.validated_data, {"further version of": str(adapter_id)}, lambda: adapter)
 
     @extend_schema(parameters=[ListQuery], responses={200: TrainingList}, summary="List an adapter's trainings")
     def get(self, request: Request, adapter_id: UUID) -> Response:
