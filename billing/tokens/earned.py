@@ -82,7 +82,7 @@ def page(
     }  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(_PAGE, values)
-        return [Earned(*row, worth=json.loads(worth or "{}")) for *row, worth in cursor.fetchall()]
+        return [Earned(*(*row[:8], json.loads(row[8] or "{}"))) for row in cursor.fetchall()]
 
 
 def purses(owner: UUID) -> list[Standing]:
