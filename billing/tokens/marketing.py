@@ -1,4 +1,4 @@
-"""The marketing account: what the operator pays makers for the Tokens that were granted, at a price a Token.
+"""The marketing account: what the operator pays makers for the Tokens that were granted, at a price for 1,000 Tokens.
 
 Whether it pays for an earning is decided once, in the order in which the earnings were made, soon after the lots have
 followed. Without funds, or without an account, such earnings are worth no money. Not for who may fund it.
@@ -13,11 +13,13 @@ from billing.errors import IdempotencyMismatch
 from billing.models import Earning, Funding, Marketing
 
 CHUNK = 1_000
+# A price is that of 1,000 Tokens, as a Token costs less than the smallest unit of most currencies.
+PRICED = 1_000_000
 
 
 @transaction.atomic
 def fund(currency: str, price_minor: int, amount_minor: int, key: str) -> bool:
-    """Put money into the account in this currency, once for the key, and have it pay this price a Token from now on.
+    """Put money into the account in this currency, once for the key, and have it pay this price for 1,000 Tokens from now on.
 
     It becomes the one that pays. A negative amount takes out what was not used. Return False if the key did this
     before. Raises IdempotencyMismatch; IntegrityError if less than that is left.
@@ -65,7 +67,7 @@ def _pay(account: Marketing, earning: Earning) -> None:
     until = account.weighed + earning.amount
     price, left = account.price_minor, account.funded_minor - account.used_minor
     most = left * earning.amount // max(1, earning.amount - earning.back)
-    worth = min(price * until // 1000 - price * account.weighed // 1000, most)
+    worth = min(price * until // PRICED - price * account.weighed // PRICED, most)
     if not left:
         return
     account.weighed = until

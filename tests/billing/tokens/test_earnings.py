@@ -135,10 +135,10 @@ def test_granted_tokens_are_worth_what_the_marketing_account_pays_as_far_as_it_g
     early = charge(bob, (carol, 1_500), ("platform", 500))
     lots.catch_up()
     assert worth(carol) == {"": (1_500, 0)}  # there was no account
-    assert marketing.fund("eur", 7, 12, "first") is True
-    assert marketing.fund("eur", 7, 12, "first") is False
+    assert marketing.fund("eur", 7_000, 12, "first") is True
+    assert marketing.fund("eur", 7_000, 12, "first") is False
     with pytest.raises(errors.IdempotencyMismatch):
-        marketing.fund("eur", 7, 13, "first")
+        marketing.fund("eur", 7_000, 13, "first")
     job = charge(bob, (carol, 1_100), ("platform", 900))
     charge(bob, (carol, 1_900), ("platform", 100))
     lots.catch_up()
@@ -152,7 +152,7 @@ def test_granted_tokens_are_worth_what_the_marketing_account_pays_as_far_as_it_g
 
 
 def test_shares_below_a_cent_add_up_in_the_marketing_account(bob, carol):
-    marketing.fund("eur", 10, 1_000, "first")
+    marketing.fund("eur", 10_000, 1_000, "first")
     wallets.grant(bob, 10_000, "gift")
     for _ in range(40):
         charge(bob, (carol, 25), ("platform", 75))
@@ -161,13 +161,13 @@ def test_shares_below_a_cent_add_up_in_the_marketing_account(bob, carol):
 
 
 def test_the_marketing_account_is_not_emptied_below_what_it_paid(bob, carol):
-    marketing.fund("eur", 10, 10, "first")
+    marketing.fund("eur", 10_000, 10, "first")
     wallets.grant(bob, 1_000, "gift")
     charge(bob, (carol, 500), ("platform", 500))
     lots.catch_up()
     assert worth(carol) == {"eur": (500, 5)}
-    refused(IntegrityError, marketing.fund, "eur", 10, -6, "too much")
-    assert marketing.fund("eur", 10, -5, "what is left") is True
+    refused(IntegrityError, marketing.fund, "eur", 10_000, -6, "too much")
+    assert marketing.fund("eur", 10_000, -5, "what is left") is True
     assert proof.check() == []
 
 
