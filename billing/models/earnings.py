@@ -117,8 +117,8 @@ class Exchange(models.Model):
 class Marketing(models.Model):
     """The operator's account that gives earnings from granted Tokens a worth, in one currency; the row may be missing.
 
-    1,000 Tokens are worth `price_minor`. `funded_minor` is the sum of its fundings, `used_minor` what earnings hold of it;
-    `weighed` milli-Tokens were paid for, so that what is less than the smallest unit adds up.
+    1,000 Tokens are worth `price_minor`. `funded_minor` is the sum of its fundings, `used_minor` what earnings hold of
+    it; `weighed` milli-Tokens were paid for, so that what is less than the smallest unit adds up.
     """
 
     currency = models.TextField(primary_key=True)

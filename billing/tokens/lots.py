@@ -125,7 +125,7 @@ SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::bigint[])
 
 _RECENT = """
 WITH moved AS (
-    SELECT CASE WHEN kind IN ('grant', 'purchase', 'refund') THEN target_id ELSE source_id END AS wallet_id,
+    SELECT CASE WHEN kind IN ('grant', 'purchase', 'refund', 'exchange') THEN target_id ELSE source_id END AS wallet_id,
            max(id) AS id
     FROM billing_transfer WHERE created_at > statement_timestamp() - interval '10 minutes'
     GROUP BY 1

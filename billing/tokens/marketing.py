@@ -19,10 +19,10 @@ PRICED = 1_000_000
 
 @transaction.atomic
 def fund(currency: str, price_minor: int, amount_minor: int, key: str) -> bool:
-    """Put money into the account in this currency, once for the key, and have it pay this price for 1,000 Tokens from now on.
+    """Put money into the account in this currency, once for the key, and have it pay this price from now on.
 
-    It becomes the one that pays. A negative amount takes out what was not used. Return False if the key did this
-    before. Raises IdempotencyMismatch; IntegrityError if less than that is left.
+    It becomes the one that pays, so much for 1,000 Tokens. A negative amount takes out what was not used. Return False
+    if the key did this before. Raises IdempotencyMismatch; IntegrityError if less than that is left.
     """
     Marketing.objects.get_or_create(
         currency=currency, defaults={"price_minor": price_minor, "is_open": not Marketing.objects.exists()}

@@ -52,6 +52,7 @@ def test_what_has_matured_becomes_lots_that_keep_their_worth(maker, earned):
     assert ([(each.purse.currency, each.amount, each.money_minor) for each in made], again) == (
         [("", 30, 0), ("eur", 70, 35)], False,
     )  # fmt: skip
+    assert lots.catch_up() == 1
     found = [(lot.kind, lot.amount, lot.price_minor, lot.currency) for lot in lots.position(maker).lots]
     assert found == [("granted", 30, None, ""), ("paid", 70, 35, "eur")]
     assert (wallet(maker), wallets.balance(maker).total) == (0, 100)
