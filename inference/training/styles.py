@@ -51,7 +51,7 @@ LESSONS = {
     "outlined": Lesson(24, 256, 7),
     "palette": Lesson(12, 128, 12),
     "frame": Lesson(12, 192, 6),
-    "dot": Lesson(12, 192, 6),
+    "dot": Lesson(24, 256, 7),
 }
 
 
