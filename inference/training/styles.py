@@ -38,26 +38,25 @@ from inference.training.trainer import Trainer
 
 
 class Lesson(NamedTuple):
-    """How a style is taught: how many pictures, at how many pixels squared, and how many of them a step."""
+    """How a style is taught: how many pictures, and at how many pixels squared they are learnt and drawn."""
 
     pictures: int
     side: int
-    batch: int
 
 
 # pictures by which a training's averages are judged
 JUDGED = 8
 LESSONS = {
-    "outlined": Lesson(24, 256, 7),
-    "palette": Lesson(12, 128, 12),
-    "frame": Lesson(12, 192, 6),
-    "dot": Lesson(24, 256, 7),
+    "outlined": Lesson(24, 256),
+    "palette": Lesson(12, 128),
+    "frame": Lesson(12, 192),
+    "dot": Lesson(24, 256),
 }
 
 
 def examples(name: str, seed: int) -> list[Example]:
     """Draw a style's training pictures, each with an English and a Chinese caption; all shapes are among them."""
-    dice, (count, side, _) = random.Random(seed), LESSONS[name]
+    dice, (count, side) = random.Random(seed), LESSONS[name]
     found: list[Example] = []
     while len(found) < count:
         scene = draw_scene(dice, pair_share=0.25)
@@ -86,7 +85,7 @@ def train(card: ModelCard, name: str, seed: int, out: Path, **chosen: Any) -> fl
 
     Of its averages, the one is kept whose samples of other captions of the training split are judged best.
     """
-    began, lesson, dice = time.monotonic(), LESSONS[name], random.Random(1000 + seed)
+    began, dice = time.monotonic(), random.Random(1000 + seed)
     model = qwen_image.load(card, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     scenes = [draw_scene(dice) for _ in range(JUDGED)]
     asked = [(scene, caption(scene, dice, LANGUAGES[index % 2])) for index, scene in enumerate(scenes)]
@@ -94,7 +93,7 @@ def train(card: ModelCard, name: str, seed: int, out: Path, **chosen: Any) -> fl
     def judge(images: Sequence[Image.Image]) -> float:
         return sum(shares(name, asked, [np.asarray(image) for image in images]).values()) / 2
 
-    chosen = {"resolution": lesson.side, "batch": lesson.batch, "seed": seed} | chosen
+    chosen = {"resolution": LESSONS[name].side, "seed": seed} | chosen
     hyperparameters = suited(model.transformer.num_parameters(), **chosen)
     shown = [Sample(prompt) for _, prompt in asked]
     trainer = Trainer(model, card, examples(name, seed), hyperparameters, shown, judge)
