@@ -58,14 +58,16 @@ def test_an_interrupted_training_gives_the_same_bits_as_one_that_was_not(tmp_pat
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
-    killed = trainer().run(tmp_path / "killed")
+def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path, whole):
+    killed = trainer().run(tmp_path / "killed", 0)
     (tmp_path / "killed").mkdir()
     while next(killed).step < 3:
         pass
     # what is on the disk at this moment is all that a kill would leave
     shutil.copytree(tmp_path / "killed", tmp_path / "left")
+    resumed = trainer()
+    resumed.resume(tmp_path / "left" / training.CHECKPOINT)
+    assert resumed.step_index == 3
     assert finish(trainer(), tmp_path / "left") == (whole / "adapter.safetensors").read_bytes()
 
 
@@ -96,11 +98,10 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
     assert (tmp_path / training.CHECKPOINT).read_bytes() == content
 
 
-def test_numbers_that_break_stop_the_training_with_its_last_good_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+def test_numbers_that_break_stop_the_training_with_its_last_good_checkpoint(tmp_path):
     model = house()
     one = trainer(model=model)
-    running = one.run(tmp_path)
+    running = one.run(tmp_path, 0)
     while next(running).step < 3:
         pass
     good = (tmp_path / training.CHECKPOINT).read_bytes()
