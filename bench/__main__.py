@@ -18,6 +18,7 @@ NAMES = (
     "streams",
     "engine",
     "adapters",
+    "many_adapters",
     "step_cache",
     "latent_cache",
     "trainer",

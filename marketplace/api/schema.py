@@ -106,6 +106,15 @@ def bases() -> list[type]:
     return [Body, StoredBody, *get_lib_doc_excludes()]  # type: ignore[no-untyped-call]
 
 
+CONFLICTS = {
+    ("POST", "/v1/adapters/{adapter_id}/publication"): "The version may not be published, or one waits for a decision.",
+    ("POST", "/v1/trainings/{training_id}/steps/{step}/version"): "The training has not ended.",
+    ("POST", "/v1/earnings/spend"): "So much has not matured.",
+    ("POST", "/v1/payouts"): "Stripe does not pay you yet, too little has matured, or the key is in flight.",
+    ("POST", "/v1/payouts/account"): "It was made for another country, or the request is still being answered.",
+}
+
+
 class Schema(AutoSchema):
     def _get_response_bodies(self, direction: Any = "response") -> dict[str, Any]:
         """Return what the view declares, and the errors that its kind of request can meet.
@@ -155,7 +164,8 @@ class Schema(AutoSchema):
             statuses |= SPENDING
         if self.path.startswith("/v1/images/"):
             statuses |= WAITING
-        if self.method == "PUT" or (self.path == "/v1/topups" and self.method == "POST"):
+        paying = self.path.startswith("/v1/topups") or self.path == "/v1/payouts/account"
+        if paying and self.method in {"PUT", "POST"}:
             statuses |= PAYING
         if self.path.startswith("/v1/adapters") and self.method == "POST":
             statuses |= SENDING_ADAPTERS
@@ -181,6 +191,10 @@ class Schema(AutoSchema):
             statuses |= {429: "The account has too many open streams.", 503: "There are too many open streams."}
         if self.path.endswith("/cancel"):
             statuses[409] = "It has already ended."
+        if (self.method, self.path) in CONFLICTS:
+            statuses[409] = CONFLICTS[self.method, self.path]
+        if self.path.endswith("/rating") and self.method == "PUT":
+            statuses[403] = "Only those who bought pictures with it rate an adapter; or the account is switched off."
         if self.path == "/v1/account" and self.method == "DELETE":
             statuses |= WITH_BODY | KEYS | {409: "Tokens are left."}
         if self.path == "/v1/jobs/{job_id}" and self.method == "DELETE":

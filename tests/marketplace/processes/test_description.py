@@ -31,6 +31,7 @@ def test_every_endpoint_does_what_its_description_says(shop, live_server, settin
         "--phases", f"{PHASES},coverage" if full else PHASES, "--max-examples", "30" if full else "5", "--no-color",
     ]  # fmt: skip
     found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert found.returncode == 0, found.stdout[-20_000:] + found.stderr[-5_000:]
+    lines = "\n".join(line[:500] for line in found.stdout.splitlines())  # some bodies have millions of characters
+    assert found.returncode == 0, lines[-40_000:] + found.stderr[-5_000:]
     assert all(kind.objects.exists() for kind in (Job, TopUp))
     assert bob.get("/v1/balance").status_code == 200, "its own key was revoked, so that nothing more was asked"

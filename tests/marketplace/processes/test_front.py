@@ -113,6 +113,16 @@ def test_a_real_job_is_watched_and_waited_for_through_the_front(site, alice):
     assert client.json("GET", "/v1/jobs/01a1fc35-d9b0-7c28-b357-b63e93188538/events")[0] == 404
 
 
+def test_a_training_is_watched_until_its_end_through_the_front(site, alice):
+    training = making.submit(alice).training
+    stream = Client(site, alice).ask("GET", f"/v1/trainings/{training.id}/events")
+    said = stream.readline()
+    while b"queue_position" not in said:
+        said = stream.readline()
+    lifecycle.cancel(alice.account.id, training.id)
+    assert [event["event"] for event in read(stream.read().lstrip())] == ["ended"]
+
+
 def test_what_is_sent_meets_the_same_limits_through_the_front(site, alice):
     client = Client(site, alice)
     packed = gzip.compress(json.dumps(ORDER).encode())
@@ -224,13 +234,3 @@ def test_what_strangers_may_not_see_is_hidden_where_that_is_set(site, alice, mon
     assert client.ask("GET", "/metrics").status == 404
     assert client.ask("GET", "/readyz").status == 404
     assert client.json("GET", "/v1/balance")[0] == 200
-
-
-def test_a_training_is_watched_until_its_end_through_the_front(site, alice):
-    training = making.submit(alice).training
-    stream = Client(site, alice).ask("GET", f"/v1/trainings/{training.id}/events")
-    said = stream.readline()
-    while b"queue_position" not in said:
-        said = stream.readline()
-    lifecycle.cancel(alice.account.id, training.id)
-    assert [event["event"] for event in read(stream.read())] == ["ended"]

@@ -17,7 +17,7 @@ TOOLS = (
 )  # fmt: skip
 DESCRIPTION = ROOT / "docs" / "openapi.yaml"
 OVERRIDES = {
-    "content_type_overrides": {"image/*": "application/octet-stream", "application/pdf": "application/octet-stream"}
+    "content_type_overrides": dict.fromkeys(["image/*", "image/png", "application/pdf"], "application/octet-stream")
 }
 
 PYTHON_CLIENT = """
