@@ -185,6 +185,8 @@ class Schema(AutoSchema):
             statuses[409] = "The account has another adapter with this slug."
         if self.path == "/v1/topups/automatic" and self.method == "GET":
             statuses[404] = "There are none."
+        if self.path == "/v1/payouts/account" and self.method == "GET":
+            statuses[404] = "There is none."
         if "{" in self.path:
             statuses[404] = "Unknown, or another customer's."
         if self.path.endswith("/events"):
