@@ -74,8 +74,17 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that may take long begin first, so that no process is left alone with one."""
-    items.sort(key=lambda item: -getattr(item.get_closest_marker("timeout"), "args", (0,))[0])
+    """Tests that may take long begin first, some in each process, so that no process is left alone with one.
+
+    xdist gives each process a part of the list, in its order; who is ready takes from the end of another's.
+    """
+    limits = {item: getattr(item.get_closest_marker("timeout"), "args", (0,))[0] for item in items}
+    long = sorted((item for item in items if limits[item]), key=lambda item: -limits[item])
+    short = [item for item in items if not limits[item]]
+    ends = [len(short) * part // _processes for part in range(_processes + 1)]
+    items[:] = [
+        item for part in range(_processes) for item in (*long[part::_processes], *short[ends[part] : ends[part + 1]])
+    ]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
