@@ -72,9 +72,11 @@ def refuse(publication: Publication, reason: str) -> bool:
 
 @transaction.atomic
 def withdraw(adapter: Adapter, reason: str = "") -> None:
-    """End an adapter's publication for new orders, and what waits for a decision. Doing so again changes nothing."""
-    pending = Publication.objects.filter(adapter=adapter, status=Publication.Status.PENDING)
-    pending.update(status=Publication.Status.WITHDRAWN, reason=reason[:500], decided_at=Now())
+    """End an adapter's publication for new orders, and forget what waits for a decision. Again it changes nothing."""
+    mine = Publication.objects.filter(adapter=adapter)
+    mine.filter(status=Publication.Status.PENDING).delete()
+    approved = mine.filter(status=Publication.Status.APPROVED)
+    approved.update(status=Publication.Status.WITHDRAWN, reason=reason[:500], decided_at=Now())
     listings.withdraw(adapter)
 
 

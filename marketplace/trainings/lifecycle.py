@@ -19,7 +19,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
-from django.db.models.functions import Now
+from django.db.models.functions import Greatest, Now
 
 from billing.tokens import holds, wallets
 from lora import training_prices
@@ -101,7 +101,7 @@ def evaluated(training: Training, evaluation: Mapping[str, Any]) -> list[dict[st
         row = _held(training).select_for_update().first() or _lost()
         kept = [each for each in row.evaluations if each["step"] != evaluation["step"]]
         found = sorted([*kept, dict(evaluation)], key=lambda each: int(each["step"]))
-        _held(training).update(evaluations=found)
+        _held(training).update(evaluations=found, step=Greatest("step", int(evaluation["step"])))
     return found
 
 

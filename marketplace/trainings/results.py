@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -17,6 +17,7 @@ from lora.models import Version
 from lora.versions import Facts
 from marketplace.adapters import storage as files
 from marketplace.adapters import uploads
+from marketplace.jobs.models import Status
 from marketplace.trainings import lifecycle, storage
 from marketplace.trainings.errors import NoSuchStep, NotEnded, NotFound, Unusable
 from marketplace.trainings.models import Training
@@ -25,27 +26,37 @@ from marketplace.trainings.models import Training
 UNLIMITED = 2**31 - 1
 
 
+class Made(NamedTuple):
+    """The canonical file of an adapter after so many steps, and what its version is to say."""
+
+    path: Path
+    step: int
+    facts: Facts
+
+
 def deliver(training: Training, path: Path) -> None:
-    """End a training with the adapter in a file. Raises LeaseLost, and Unusable if the file cannot be used."""
+    """End a training with the adapter in a file, both or neither. Raises LeaseLost, and Unusable if it is none."""
     training.refresh_from_db(fields=["evaluations"])
     best = _best(training)
-    version = _version(training, path, best["step"] if best else training.steps)
-    if version is None:  # deleted meanwhile, as if it had been canceled at its last step
-        lifecycle.stop(training, training.steps, None)
-    else:
-        lifecycle.complete(training, version)
+    made = _canonical(training, path, best["step"] if best else training.steps)
+    with transaction.atomic():
+        if (version := _version(training, made)) is None:  # deleted meanwhile, as if canceled at its last step
+            lifecycle.stop(training, training.steps, None)
+        else:
+            lifecycle.complete(training, version)
 
 
 def deliver_canceled(training: Training) -> None:
     """End a training that was canceled while it ran, with its best adapter so far. Raises as `deliver` does."""
     training.refresh_from_db(fields=["step", "evaluations"])
-    version = None
-    if best := _best(training):
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        made = None
+        if best := _best(training):
             path = Path(folder, "adapter.safetensors")
             storage.fetch(best["adapter"], path)
-            version = _version(training, path, best["step"])
-    lifecycle.stop(training, training.step, version)
+            made = _canonical(training, path, best["step"])
+        with transaction.atomic():
+            lifecycle.stop(training, training.step, _version(training, made) if made else None)
 
 
 @transaction.atomic
@@ -61,7 +72,7 @@ def keep(account_id: UUID, training_id: UUID, step: int) -> Version:
     if not training.is_final:
         raise NotEnded
     found = next((each for each in training.evaluations if each["step"] == step and each["adapter"]), None)
-    if found is None:
+    if found is None or training.status == Status.FAILED:  # it cost nothing, so nothing of it is given
         raise NoSuchStep
     if "version" in found:
         return Version.objects.get(adapter=training.adapter, number=found["version"])
@@ -80,27 +91,26 @@ def _best(training: Training) -> dict[str, Any] | None:
     return max(kept, key=lambda each: each["score"]) if kept else None
 
 
-def _version(training: Training, trained: Path, step: int) -> Version | None:
-    """Return the version of the adapter in a file, which is that of this step; None if the adapter was deleted.
-
-    Raises Unusable if the file is none that can be used.
-    """
+def _canonical(training: Training, trained: Path, step: int) -> Made:
+    """Write the canonical form of the adapter of this step beside it. Raises Unusable if it cannot be used."""
     path = trained.with_name("canonical.safetensors")
     found = uploads.make_canonical(trained, path, catalog.card(settings.MODEL), {})
     if "refused" in found:
         raise Unusable(found["refused"])
-    facts = Facts(**found, **_terms(training, step))
-    with transaction.atomic():
-        try:
-            version = versions.begin(
-                training.adapter, Version.Origin.TRAINED, facts.size, most=UNLIMITED, mebibytes=UNLIMITED
-            )
-        except UnknownAdapter:
-            return None
-        with path.open("rb") as opened:
-            files.put(paths.ready(training.adapter_id, version.number, facts.sha256), opened)
-        versions.accept(version, facts)
-        lifecycle.note_version(training, step, version.number)
+    return Made(path, step, Facts(**found, **_terms(training, step)))
+
+
+def _version(training: Training, made: Made) -> Version | None:
+    """Write the version, in the transaction that ends the training; None if the adapter was deleted."""
+    facts, trained = made.facts, Version.Origin.TRAINED
+    try:
+        version = versions.begin(training.adapter, trained, facts.size, most=UNLIMITED, mebibytes=UNLIMITED)
+    except UnknownAdapter:
+        return None
+    with made.path.open("rb") as opened:
+        files.put(paths.ready(training.adapter_id, version.number, facts.sha256), opened)
+    versions.accept(version, facts)
+    lifecycle.note_version(training, made.step, version.number)
     return version
 
 

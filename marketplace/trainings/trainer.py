@@ -45,6 +45,11 @@ PR_SET_PDEATHSIG = 1
 GPU = Path("/dev/nvidiactl")
 INVALID, DIVERGED = 2, 3
 """Exit statuses of the process."""
+# What the process finds in its environment: where programs, models and devices are, and how many threads to use.
+PASSED = (
+    "CUDA", "HF_", "HOME", "LANG", "LC_", "LD_LIBRARY_PATH", "MKL_", "NVIDIA", "OMP_", "PATH", "PYTORCH", "TMPDIR",
+    "TORCH",
+)  # fmt: skip
 _libc = ctypes.CDLL(None)
 
 logger = logging.getLogger(__name__)
@@ -227,8 +232,13 @@ def _start(training: Training, folder: Path) -> subprocess.Popen[str]:
     with (folder / "errors").open("w") as errors:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
-            preexec_fn=die_with_parent,
+            env=_passed(), preexec_fn=die_with_parent,
         )  # fmt: skip
+
+
+def _passed() -> dict[str, str]:
+    """Return the environment of the process, without settings and their secrets: it reads what customers sent."""
+    return {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
 
 
 def _take(run: Run) -> bool:

@@ -109,6 +109,11 @@ def test_what_is_ended_is_gone_for_all_but_its_maker(alice, carol, glaze, publis
     assert client.get(published).status_code == 404
     assert alice.get(f"/v1/adapters/{glaze.id}").status_code == 404
     assert carol.get(f"/v1/adapters/{glaze.id}").json()["visibility"] == "private"
+    assert carol.get(f"/v1/adapters/{glaze.id}/publication").json()["status"] == "withdrawn"
+    for _ in range(3):
+        assert carol.post(f"/v1/adapters/{glaze.id}/publication", TERMS).status_code == 202
+        carol.delete(f"/v1/adapters/{glaze.id}/publication")
+    assert Publication.objects.count() == 1, "what was never decided leaves nothing behind"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from billing.tokens import wallets
 from devstack import processes
 from inference.models import catalog
 from lora.models import Version
+from lora.versions import Facts
 from marketplace.adapters import uploads
 from marketplace.audit.models import Record
 from marketplace.files.models import File
@@ -174,6 +175,33 @@ def test_the_adapter_of_another_step_can_be_kept_too(alice, bob, trainer):
         results.keep(alice.account.id, found.id, 51)
     with pytest.raises(NotFound):
         results.keep(bob.account.id, found.id, 50)
+
+
+def test_of_a_training_that_failed_and_cost_nothing_no_step_is_kept(alice):
+    making.submit(alice)
+    training = lifecycle.claim("t1")
+    lifecycle.evaluated(training, {"step": 50, "loss": 0.1, "score": -0.1, "samples": "", "adapter": "somewhere"})
+    lifecycle.fail(training, "diverged", "The loss is not finite.", retry=False)
+    with pytest.raises(NoSuchStep):
+        results.keep(alice.account.id, training.id, 50)
+    assert not Version.objects.exists()
+
+
+def test_a_version_is_there_only_once_its_training_has_been_charged(alice, tmp_path, monkeypatch):
+    making.submit(alice)
+    training = lifecycle.claim("t1")
+    made = results.Made(tmp_path / "adapter", 50, Facts(sha256="ab" * 32, size=4, rank=4, layers=2))
+    made.path.write_bytes(b"bits")
+    monkeypatch.setattr(results, "_canonical", lambda *_: made)
+
+    def crash(*_):
+        raise SystemError
+
+    monkeypatch.setattr(lifecycle, "_tell", crash)  # the last thing that the end of a training does
+    with pytest.raises(SystemError):
+        results.deliver(training, tmp_path / "adapter")
+    assert not Version.objects.exists()
+    assert wallets.balance(alice.account.id).held == training.quoted
 
 
 def test_of_a_training_that_goes_on_nothing_is_kept_yet(alice):
