@@ -12,6 +12,7 @@ overwrite its successor's work.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,6 +34,8 @@ from marketplace.jobs.models import Image, Job, Status
 from marketplace.webhooks import events
 
 MAX_ATTEMPTS = 3
+LOOK_AGAIN_SECONDS = 0.0, 0.005, 0.025, 0.1
+"""The pauses before each look for a job whose turn it is."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +73,18 @@ def claim(job_id: UUID, worker: str, sent: datetime | None = None) -> Job | None
     """Claim a job (queued → running with a lease) upon the message of `job_id`, `sent` at that time.
 
     Return the job of the same service class whose turn it is, or None if there is none.
+
+    Whoever finds none looks again: a statement that waited for its job's dispatcher sees the other jobs as they were
+    before, and one passes over jobs that others have locked for a moment. A message that served nobody would leave a
+    job waiting for the sweeper.
     """
     values = {"job": job_id, "sent": sent, "worker": worker, "lease": lease()}
-    job = next(iter(Job.objects.raw(turns.CLAIM, values)), None)
-    if job:
-        news.changed(job.id)
-    return job
+    for pause in LOOK_AGAIN_SECONDS:
+        time.sleep(pause)
+        if job := next(iter(Job.objects.raw(turns.CLAIM, values)), None):
+            news.changed(job.id)
+            return job
+    return None
 
 
 def heartbeat(worker: str, progress: Mapping[UUID, Progress]) -> dict[UUID, bool]:

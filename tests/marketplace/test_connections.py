@@ -12,6 +12,7 @@ from billing.models import Wallet
 from marketplace.addresses import ROOT
 from marketplace.jobs.models import Job
 from marketplace.postgresql import base
+from tests.threads import database_setting
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -89,9 +90,8 @@ ORDER = {"prompt": "a red circle", "cache": "off"}
 
 
 def test_a_request_that_waits_for_a_lock_is_told_to_come_again_and_has_bought_nothing(alice, locked):
-    with connection.cursor() as cursor:
-        cursor.execute("SET lock_timeout = '50ms'")
-    answer = alice.post("/v1/jobs", ORDER)
+    with database_setting("lock_timeout", "50ms"):
+        answer = alice.post("/v1/jobs", ORDER)
     assert (answer.status_code, answer.json()["error"]["code"], answer["Retry-After"]) == (503, "unavailable", "2")
     assert not Job.objects.exists()
     assert alice.balance == (1_000_000, 0)

@@ -3,17 +3,20 @@
 import random
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 from redis import Redis
 
 from billing.tokens import wallets
+from devstack.processes import wait_until
 from marketplace.jobs import lifecycle, outbox, submission, sweeper, turns
 from marketplace.jobs.models import Job
+from tests.threads import together
 
 pytestmark = [pytest.mark.django_db]
 
@@ -40,6 +43,12 @@ def submit(customer, order, count=1, now=None, **changes):
 def claimed(job_id, sent=None):
     job = lifecycle.claim(job_id, "w1", sent)
     return job and job.id
+
+
+def somebody_waits():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM pg_locks WHERE NOT granted")
+        return cursor.fetchone() is not None
 
 
 def test_one_job_is_not_kept_waiting_by_another_accounts_many(alice, bob, order):
@@ -119,7 +128,38 @@ def test_many_hands_at_once_take_each_job_once(alice, bob, order):
     for hand in hands:
         hand.join()
     assert not errors
-    taken += [claimed(message) for message in messages]  # duplicates: whom a race left waiting
-    assert sorted(filter(None, taken)) == sorted(messages)
+    assert sorted(taken, key=str) == sorted(messages, key=str), "each message found a job"
     for job in Job.objects.all():
         lifecycle.stop(job, [], {})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_message_that_comes_before_its_dispatcher_has_ended_and_lost_its_job_serves_another(alice, order):
+    """Whoever waited for the dispatcher still sees the table as it was before: nobody else was there to be served."""
+    first, second = (submission.submit(alice.account.id, order()).job.id for _ in range(2))
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            outbox.send_waiting()
+            early = pool.submit(lambda: (claimed(first), connection.close())[0])
+            assert wait_until(somebody_waits, 10)
+            assert claimed(second) == first, "whose turn it is"
+        assert early.result(10) == second
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_message_is_lost_among_many_hands_that_are_faster_than_the_dispatcher(alice, bob, order, full):
+    for round_ in range(60 if full else 12):
+        jobs = [submission.submit(each.account.id, order()).job.id for each in (alice, bob) * 4]
+        ready = threading.Barrier(len(jobs) + 1)
+
+        def publish(messages, sent, ready=ready):
+            ready.wait(10)
+
+        def hand(number, jobs=jobs, ready=ready):
+            if number == len(jobs):
+                return outbox.send_waiting(publish=publish)
+            ready.wait(10)
+            return claimed(jobs[number])
+
+        found = together(len(jobs) + 1, hand)
+        assert sorted(found[:-1], key=str) == sorted(jobs, key=str), f"round {round_}"
