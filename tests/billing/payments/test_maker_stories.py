@@ -24,6 +24,7 @@ from tests.billing.tokens import naive
 from tests.billing.tokens.books_beside import OWNERS, Books, keys, owners
 
 currencies = st.sampled_from(["eur", "usd"])
+parts = st.lists(st.integers(1, 9), max_size=3)
 FAULTS = ["", "", "error", "drop", "drop_after", "error_after"]
 
 
@@ -101,13 +102,15 @@ class MakerStories(Books):
         jobs = [self.earn(owner, currency, price) for owner, currency in zip(OWNERS, ("usd", "eur"), strict=True)]
         return multiple(*jobs)
 
-    @rule(currency=currencies, part=st.integers(1, 9))
-    def pay_out(self, currency: str, part: int) -> None:
-        """Most of what happens to payouts: one is paid, and then reversed in part."""
-        self.order_payout(currency)
-        self.carry_out("")
-        if part < 5:
-            self.reverse(part, part)
+    @rule(target=Books.charged, owner=owners, currency=currencies, price=st.integers(2, 40), parts=parts)
+    def pay_out(self, owner: UUID, currency: str, price: int, parts: list[int]) -> Any:
+        """Most of what happens to payouts: what was earned is paid, and then reversed in parts."""
+        job = self.earn(owner, currency, price)
+        if self.order(currency):
+            self.carry_out("")
+            for part in parts:
+                self.reverse(part, -1)
+        return job
 
     @rule(key=keys)
     def exchange(self, key: str) -> None:
@@ -135,15 +138,20 @@ class MakerStories(Books):
 
     @rule(currency=currencies)
     def order_payout(self, currency: str) -> None:
+        self.order(currency)
+
+    def order(self, currency: str) -> bool:
+        """Order a payout, which is refused if there is nothing."""
         amount, money = self.follow().get(currency, (0, 0))
         if amount <= 0 or money <= 0:
             refused(errors.PayoutBelowMinimum, payouts.order, self.creator, currency, uuid4(), str(uuid4()))
-            return
+            return False
         payout, _ = payouts.order(self.creator, currency, uuid4(), str(uuid4()))
         assert (payout.amount, payout.money_minor) == (amount, money)
         self.paid_out[payout.id] = (currency, amount, money)
         self.left[currency] += amount
         self.left_minor[currency] += money
+        return True
 
     @rule(fault=st.sampled_from(FAULTS))
     def carry_out(self, fault: str) -> None:
