@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, multiple, rule, run_state_machine_as_test
 
 from billing import errors
-from billing.models import Lot, Payout, Purse
+from billing.models import Lot, Payee, Payout, Purse
 from billing.payments import events, payees, payouts
 from billing.payments.stripe import Stripe
 from billing.tokens import debts, earnings, exchanges, lots, marketing, takebacks
@@ -25,7 +25,9 @@ from tests.billing.tokens.books_beside import OWNERS, Books, keys, owners
 
 currencies = st.sampled_from(["eur", "usd"])
 parts = st.lists(st.integers(1, 9), max_size=3)
+prices = st.integers(2, 40)
 FAULTS = ["", "", "error", "drop", "drop_after", "error_after"]
+faults = st.sampled_from(FAULTS)
 
 
 class MakerStories(Books):
@@ -51,6 +53,7 @@ class MakerStories(Books):
         self.left_minor: Counter[str] = Counter()
         self.exchanged: dict[str, list[Any]] = {}
         self.paid_out: dict[UUID, tuple[str, int, int]] = {}
+        self.refused: set[UUID] = set()
         self.double.news()
 
     def teardown(self) -> None:
@@ -90,11 +93,28 @@ class MakerStories(Books):
     @rule(target=Books.charged, owner=owners, currency=currencies, price=st.integers(2, 9))
     def earn(self, owner: UUID, currency: str, price: int) -> Any:
         """Tokens are bought and all that there are spent; the maker earns most of them."""
-        self.purchase(owner, 12, price, currency, naive.NEVER)
+        return self.sell(owner, currency, price)[1]
+
+    def sell(self, owner: UUID, currency: str, price: int) -> tuple[Any, Any]:
+        """Return what was bought, and the job that all was spent on, or none."""
+        bought = self.purchase(owner, 12, price, currency, naive.NEVER)
         charge = self.spendable(owner)
         if self.is_frozen(owner) or charge < 2:
-            return multiple()
-        return self.capture(self.hold(owner, charge, HOUR), charge, charge * 3 // 4)
+            return bought, multiple()
+        return bought, self.capture(self.hold(owner, charge, HOUR), charge, charge * 3 // 4)
+
+    @rule(target=Books.charged, owner=owners, currency=currencies, price=prices, is_paid=st.booleans(), won=prices)
+    def dispute(self, owner: UUID, currency: str, price: int, is_paid: bool, won: int) -> Any:
+        """A payment is disputed after it was spent, and mostly won, maybe after the maker was paid out."""
+        bought, job = self.sell(owner, currency, price)
+        if is_paid and self.order(currency):
+            self.carry_out("")
+        debt_id = self.claw_back(bought, min(won, price), str(uuid4()))
+        self.follow()
+        if won > price // 4:
+            self.win(debt_id)
+            self.follow()
+        return job
 
     @initialize(target=Books.charged, price=st.integers(2, 9))
     def begin(self, price: int) -> Any:
@@ -102,14 +122,34 @@ class MakerStories(Books):
         jobs = [self.earn(owner, currency, price) for owner, currency in zip(OWNERS, ("usd", "eur"), strict=True)]
         return multiple(*jobs)
 
-    @rule(target=Books.charged, owner=owners, currency=currencies, price=st.integers(2, 40), parts=parts)
-    def pay_out(self, owner: UUID, currency: str, price: int, parts: list[int]) -> Any:
+    @rule(target=Books.charged, owner=owners, currency=currencies, price=prices, fault=faults, parts=parts)
+    def pay_out(self, owner: UUID, currency: str, price: int, fault: str, parts: list[int]) -> Any:
         """Most of what happens to payouts: what was earned is paid, and then reversed in parts."""
         job = self.earn(owner, currency, price)
         if self.order(currency):
-            self.carry_out("")
+            self.carry_out(fault)
             for part in parts:
                 self.reverse(part, -1)
+        return job
+
+    @rule(target=Books.charged, owner=owners, currency=currencies, price=prices, fault=faults)
+    def refuse(self, owner: UUID, currency: str, price: int, fault: str) -> Any:
+        """Stripe does not pay the maker for a while: what is not there by then is the maker's again."""
+        job = self.earn(owner, currency, price)
+        self.order(currency)
+        self.carry_out(fault)
+        payee = Payee.objects.get()
+        self.double.control(f"accounts/{payee.account_id}", recipient="restricted")
+        self.carry_out("")
+        there = {UUID(each["metadata"]["payout"]) for each in self.double.every("transfer")}
+        for payout_id in self.paid_out.keys() - there - self.refused:
+            gone, amount, money = self.paid_out[payout_id]
+            self.left[gone] -= amount
+            self.left_minor[gone] -= money
+            self.refused.add(payout_id)
+        self.double.control(f"accounts/{payee.account_id}", recipient="active")
+        payees.follow(self.stripe)
+        self.follow()
         return job
 
     @rule(key=keys)
@@ -153,7 +193,7 @@ class MakerStories(Books):
         self.left_minor[currency] += money
         return True
 
-    @rule(fault=st.sampled_from(FAULTS))
+    @rule(fault=faults)
     def carry_out(self, fault: str) -> None:
         if fault:
             self.double.control("faults", kind=fault, match="POST /v1/transfers", count=1)
@@ -186,9 +226,7 @@ class MakerStories(Books):
         """The disputed money comes back."""
         if not self.debts[debt_id]["settled"]:
             debts.void(debt_id, "won")
-            self.debts[debt_id]["settled"] = True
-            self.debts[debt_id]["money"] = 0
-            self.debts[debt_id]["amount"] = self.debts[debt_id]["collected"]
+            self.debts[debt_id] |= {"settled": True, "void": True}
             self.pay(self.debts[debt_id]["owner"])
 
     @rule()
@@ -210,6 +248,9 @@ class MakerStories(Books):
             transfer = at_stripe.pop(payout.id, None)
             if payout.status == "ordered":
                 continue  # it may have been carried out, and its answer lost
+            if payout.id in self.refused:
+                assert (payout.status, payout.back_minor, transfer) == ("failed", payout.money_minor, None)
+                continue
             assert transfer is not None
             terms = (transfer["id"], transfer["amount"], transfer["currency"], transfer["amount_reversed"])
             assert terms == (payout.transfer_id, payout.money_minor, payout.purse.currency, payout.back_minor)

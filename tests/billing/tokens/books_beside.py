@@ -152,8 +152,8 @@ class Books(RuleBasedStateMachine):
     @rule(target=owed, bought=bought, money=st.integers(1, 9), key=keys)
     def claw_back(self, bought, money, key):
         owner, lot_id, price = bought
-        earlier = [debt for debt in self.debts.values() if debt["lot"] == lot_id]
-        gone_back = sum(debt["money"] for debt in earlier)
+        earlier = [self.demanded(debt) for debt in self.debts.values() if debt["lot"] == lot_id]
+        gone_back = sum(money for money, _ in earlier)
         money = min(money, price - gone_back) or money
         arguments = (lot_id, money, "dispute", key)
         standing = self.keys.get(("clawback", key))
@@ -172,13 +172,20 @@ class Books(RuleBasedStateMachine):
         unspent, lapsed = lot.left + lot.gone.get("clawback", 0), lot.gone.get("expiry", 0)
         share = lot.amount * (gone_back + money) // price
         demand = min(share, unspent) + max(0, share - unspent - lapsed)
-        amount = max(0, demand - sum(debt["amount"] for debt in earlier))
+        amount = max(0, demand - sum(tokens for _, tokens in earlier))
         debt = debts.claw_back(*arguments)
         self.keys["clawback", key] = (lot_id, money)
         self.debts[debt.id] = {"owner": owner, "lot": lot_id, "money": money, "amount": amount, "collected": 0}
-        self.debts[debt.id]["settled"] = not amount
+        self.debts[debt.id] |= {"settled": not amount, "void": False}
         self.pay(owner)
         return debt.id
+
+    @staticmethod
+    def demanded(debt: dict[str, Any]) -> tuple[int, int]:
+        """Money and milli-Tokens that count as demanded; of a debt whose money came back, what had been collected."""
+        if not debt["void"]:
+            return debt["money"], debt["amount"]
+        return debt["money"] * debt["collected"] // max(1, debt["amount"]), debt["collected"]
 
     def pay(self, owner: UUID) -> int:
         """What the model pays of a customer's debts: of their own lots, and then of other paid ones that are good."""
