@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
@@ -43,6 +45,7 @@ class Earning(models.Model):
         indexes = [
             models.Index("maker", "transfer", name="earning_by_maker"),
             models.Index("id", condition=Q(weighed=False), name="earning_to_weigh"),
+            BrinIndex("created_at", autosummarize=True, name="earning_by_time"),
         ]
         constraints = [
             models.UniqueConstraint(fields=["reference", "maker", "lot"], name="earning_once"),
@@ -142,6 +145,11 @@ class Marketing(models.Model):
     def __str__(self) -> str:
         return f"marketing account in {self.currency}"
 
+    @property
+    def left_minor(self) -> int:
+        """What makers can still be paid with it."""
+        return self.funded_minor - self.used_minor
+
 
 class Funding(models.Model):
     """Money that the operator put into the marketing account, or took out if negative; never changed."""
@@ -161,8 +169,9 @@ class Funding(models.Model):
 class Payee(models.Model):
     """A maker as Stripe's recipient; `account_id` is empty until Stripe has answered.
 
-    `news` is not empty while Stripe is still to be asked what has become of it. Each `attempt` at making it has its own
-    idempotency key.
+    `news` is not empty while Stripe is still to be asked what has become of it. `capability` is Stripe's word for
+    whether it may get transfers, and `missing` what Stripe still wants, as of `asked_at`. Each `attempt` at making it
+    has its own idempotency key.
     """
 
     class Status(models.TextChoices):
@@ -175,6 +184,9 @@ class Payee(models.Model):
     email = models.TextField()
     account_id = models.TextField(default="")
     status = models.TextField(choices=Status, default=Status.ONBOARDING)
+    capability = models.TextField(default="", db_default="")
+    missing = ArrayField(models.TextField(), default=list, db_default=[])
+    asked_at = models.DateTimeField(null=True)
     news = models.TextField(default="")
     attempt = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField(db_default=Now())

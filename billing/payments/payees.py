@@ -11,6 +11,8 @@ import logging
 from typing import Any
 from uuid import UUID
 
+from django.db.models.functions import Now
+
 from billing.errors import CountryNotPaid, PaymentsRefused, PaymentsUnavailable
 from billing.models import Payee
 from billing.payments.stripe import Stripe
@@ -20,6 +22,9 @@ COUNTRIES = frozenset({
     "at", "be", "bg", "ca", "ch", "cy", "cz", "de", "dk", "ee", "es", "fi", "fr", "gb", "gr", "hr", "hu", "ie", "is",
     "it", "li", "lt", "lu", "lv", "mt", "nl", "no", "pl", "pt", "ro", "se", "si", "sk", "us",
 })  # fmt: skip
+
+INCLUDED: Any = ["configuration.recipient", "requirements"]
+MOST_MISSING = 50
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +69,27 @@ def follow(stripe: Stripe) -> None:
 
 
 def ask(stripe: Stripe, payee: Payee) -> None:
-    """Ask Stripe whether it pays this payee. Raises PaymentsUnavailable or PaymentsRefused."""
+    """Ask Stripe whether it pays this payee, and what it still wants. Raises PaymentsUnavailable or PaymentsRefused."""
     if not payee.account_id:
         return
     with stripe.asking() as client:
-        found: Any = client.v2.core.accounts.retrieve(payee.account_id, {"include": ["configuration.recipient"]})
-    transfers = found.configuration.recipient.capabilities.stripe_balance.stripe_transfers.status
-    status = Payee.Status.ACTIVE if transfers == "active" else Payee.Status.INACTIVE
+        found: Any = client.v2.core.accounts.retrieve(payee.account_id, {"include": INCLUDED})
+    transfers = found.configuration.recipient.capabilities.stripe_balance.stripe_transfers
+    status = Payee.Status.ACTIVE if transfers.status == "active" else Payee.Status.INACTIVE
     if status == Payee.Status.INACTIVE and payee.status == Payee.Status.ONBOARDING:
         status = Payee.Status.ONBOARDING
+    said = {"status": status, "capability": transfers.status, "missing": _missing(found, transfers), "asked_at": Now()}
     # What came meanwhile is asked for again.
-    Payee.objects.filter(owner=payee.owner, news=payee.news).update(news="", status=status)
+    Payee.objects.filter(owner=payee.owner, news=payee.news).update(news="", **said)
     payee.refresh_from_db()
+
+
+def _missing(account: Any, transfers: Any) -> list[str]:
+    """Return why the capability is not active, and what the payee or Stripe has still to do, in Stripe's words."""
+    why = [f"{each.code} ({each.resolution})" for each in transfers.status_details or ()]
+    entries = account.requirements.entries if account.requirements else None
+    wanted = [f"{each.description}, from the {each.awaiting_action_from}" for each in entries or ()]
+    return [text[:200] for text in (*why, *wanted)[:MOST_MISSING]]
 
 
 def _account(payee: Payee) -> Any:

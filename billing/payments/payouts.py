@@ -99,6 +99,11 @@ def carry_out(stripe: Stripe, limit: int = 100) -> int:
     return sum(_carry_out(stripe, payout) for payout in due.select_related("purse")[:limit])
 
 
+def hurry(payout_id: UUID) -> bool:
+    """Have a payout that waits tried again now; return False if Stripe has answered."""
+    return bool(Payout.objects.filter(pk=payout_id, status=Payout.Status.ORDERED).update(due_at=Now()))
+
+
 def reversed_at_stripe(document: dict[str, Any]) -> str | None:
     """Return to the maker what Stripe took back of a payout's transfer. For `events`."""
     payout_id = (document.get("metadata") or {}).get("payout", "")

@@ -1,4 +1,4 @@
-"""What makers earned, exchanged and were paid out, month by month and in a year, as tax reports need it. Reads only.
+"""What makers earned, exchanged and were paid out, by month, year, and in all, as tax reports need it. Reads only.
 
 Months and years are those of a time zone. What was taken back counts in the month of the earning: a later statement may
 say less of an earlier month, as its refunds and disputes come in.
@@ -29,14 +29,14 @@ side AS (
 SELECT to_char(created_at AT TIME ZONE %(zone)s, 'YYYY-MM'), currency, sum(amount)::bigint, sum(gone)::bigint,
        sum(worth)::bigint, sum(exchanged)::bigint, sum(exchanged_minor)::bigint, sum(paid)::bigint,
        sum(paid_minor)::bigint
-FROM side WHERE to_char(created_at AT TIME ZONE %(zone)s, 'YYYY') = %(year)s
+FROM side WHERE %(year)s::text IS NULL OR to_char(created_at AT TIME ZONE %(zone)s, 'YYYY') = %(year)s
 GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Of one currency in one month, or in the year if `month` is empty: milli-Tokens, money in its smallest unit."""
+    """Of one currency in one month, or in all if `month` is empty: milli-Tokens, money in its smallest unit."""
 
     month: str
     currency: str
@@ -51,10 +51,23 @@ class Totals:
 
 def of(owner: UUID, year: str, zone: str) -> list[Totals]:
     """Return the months of a year in which anything happened, and then the year's totals, each by currency."""
+    months = _months(owner, year, zone)
+    return [*months, *_sums(months)]
+
+
+def ever(owner: UUID) -> list[Totals]:
+    """Return a maker's totals since the beginning, by currency."""
+    return _sums(_months(owner, None, "UTC"))
+
+
+def _months(owner: UUID, year: str | None, zone: str) -> list[Totals]:
     with connection.cursor() as cursor:
         cursor.execute(_MONTHS, {"owner": owner, "year": year, "zone": zone})
-        months = [Totals(*row) for row in cursor.fetchall()]
-    return [*months, *(_sum(months, currency) for currency in sorted({each.currency for each in months}))]
+        return [Totals(*row) for row in cursor.fetchall()]
+
+
+def _sums(months: list[Totals]) -> list[Totals]:
+    return [_sum(months, currency) for currency in sorted({each.currency for each in months})]
 
 
 def _sum(months: list[Totals], currency: str) -> Totals:

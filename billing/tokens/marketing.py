@@ -65,7 +65,7 @@ def _weigh() -> int:
 def _pay(account: Marketing, earning: Earning) -> None:
     """Give an earning its worth, as far as the account's money goes; what was refunded already costs nothing."""
     until = account.weighed + earning.amount
-    price, left = account.price_minor, account.funded_minor - account.used_minor
+    price, left = account.price_minor, account.left_minor
     most = left * earning.amount // max(1, earning.amount - earning.back)
     worth = min(price * until // PRICED - price * account.weighed // PRICED, most)
     if not left:

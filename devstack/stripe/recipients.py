@@ -12,6 +12,8 @@ from devstack.stripe.objects import random_text
 
 LINK_SECONDS = 300
 CAPABILITY_CHANGED = "v2.core.account[configuration.recipient].capability_status_updated"
+CAPABILITY = "stripe_balance.stripe_transfers"
+DUE = ["identity.individual.date_of_birth", "configuration.recipient.default_outbound_destination"]
 STATUSES = ("active", "pending", "restricted", "rejected", "unsupported")
 # Between these Stripe moves money for a platform of any of them.
 SELF_SERVE = {
@@ -46,9 +48,10 @@ def create(call: Call) -> Document:
 
 
 def retrieve(call: Call) -> Document:
-    """Handle `GET /v2/core/accounts/{id}`; configuration is shown only if it is to be included."""
-    document = shown(call.books.get("account", call.names["id"]))
+    """Handle `GET /v2/core/accounts/{id}`; configuration and requirements are shown only if they are to be included."""
+    account = call.books.get("account", call.names["id"])
     included = call.params.get("include") or []
+    document = shown(account) | {"requirements": _requirements(account) if "requirements" in included else None}
     return document if "configuration.recipient" in included else document | {"configuration": None}
 
 
@@ -108,6 +111,25 @@ def shown(account: Document) -> Document:
         "livemode": False,
         "metadata": account["metadata"],
     }
+
+
+def _requirements(account: Document) -> Document:
+    past_due = {"status": "past_due", "time": None}
+    restricted = {"capability": CAPABILITY, "configuration": "recipient", "deadline": {"status": "past_due"}}
+    due = [] if account["_recipient"] in ("active", "rejected", "unsupported") else DUE
+    entries = [
+        {
+            "awaiting_action_from": "user",
+            "description": description,
+            "errors": [],
+            "impact": {"restricts_capabilities": [restricted]},
+            "minimum_deadline": past_due,
+            "reference": None,
+            "requested_reasons": [{"code": "routine_onboarding"}],
+        }
+        for description in due
+    ]
+    return {"alternatives": [], "entries": entries, "summary": {"minimum_deadline": past_due} if due else None}
 
 
 def _emit(books: Books, kind: str, account: Document) -> None:

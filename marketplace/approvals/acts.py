@@ -6,97 +6,28 @@ Who may ask and approve is decided in `requests`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Model, QuerySet
+from django.db import IntegrityError
+from django.db.models import QuerySet
 
 from billing.amounts import LARGEST, MILLI, format_tokens, show_money, show_tokens
-from billing.currencies import step
+from billing.currencies import CURRENCIES, step
 from billing.errors import RefundAboveUnspent
-from billing.models import Clawback, Hold, PriceListVersion, TopUp
+from billing.models import Clawback, Hold, Marketing, PriceListVersion, TopUp
 from billing.payments import refunds, stripe
 from billing.prices import packs, price_lists
 from billing.prices.pricing import PriceList
-from billing.tokens import debts, wallets
+from billing.tokens import debts, marketing, wallets
 from lora import tiers
 from lora.training_prices import Terms
 from marketplace import closing
 from marketplace.accounts.models import Account
+from marketplace.approvals.act import Act, Impossible, Lines, Reference, TokensAct
 from marketplace.jobs.models import Job, ServiceClass
-
-
-class Reference(NamedTuple):
-    """A row that an act is about, shown as `text`."""
-
-    model: type[Model]
-    key: object
-    text: str
-
-
-Lines = list[tuple[str, str | Reference]]
-
-
-class Impossible(Exception):
-    """An act cannot be carried out; the message tells the operator why."""
-
-
-@dataclass(frozen=True)
-class Act(ABC):
-    """One kind of act with its arguments."""
-
-    kind: ClassVar[str]
-    title: ClassVar[str]
-    permission: ClassVar[str]
-    has_finish: ClassVar[bool] = False
-
-    @property
-    def size(self) -> int:
-        """How much this act counts towards `limit`."""
-        return 0
-
-    @property
-    def limit(self) -> int | None:
-        """How much of this one person may do alone in 24 hours; None if it always takes a second person."""
-        return None
-
-    @property
-    def counted_with(self) -> dict[str, Any]:
-        """Which earlier acts of this kind count towards the same limit, as a filter of requests; all by default."""
-        return {}
-
-    @abstractmethod
-    def check(self) -> None:
-        """Check that the act could be carried out now. Raises Impossible if it could not."""
-
-    @abstractmethod
-    def carry_out(self, request: UUID) -> str:
-        """Do it in the caller's transaction, once for each request, and return the outcome in words."""
-
-    def finish(self, request: UUID) -> str:
-        """Do the part outside our database, after the commit, and return the outcome. Safe to call again."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def lines(self) -> Lines:
-        """Describe to people what is asked for."""
-
-
-class TokensAct(Act):
-    """An act about an `amount` of milli-Tokens."""
-
-    amount: int
-
-    @property
-    def size(self) -> int:
-        return self.amount
-
-    @property
-    def limit(self) -> int:
-        return settings.REFUND_LIMIT * MILLI
 
 
 @dataclass(frozen=True)
@@ -327,6 +258,50 @@ class TierChange(Act):
 
 
 @dataclass(frozen=True)
+class MarketingFunding(Act):
+    """Money for makers who were paid with granted Tokens, of which 1,000 are worth a price from then on.
+
+    A negative amount takes out what was not used. It always takes a second person.
+    """
+
+    currency: str
+    price_minor: int
+    amount_minor: int
+
+    kind = "marketing_funding"
+    title = "Fund the marketing account"
+    permission = "approvals.ask_funding"
+
+    def check(self) -> None:
+        if self.currency not in CURRENCIES or self.price_minor < 1 or not self.amount_minor:
+            raise Impossible("A funding must have a currency, a price above 0, and an amount.")
+        if not -LARGEST < self.amount_minor < LARGEST or self.price_minor > LARGEST:
+            raise Impossible("This is more money than the books can hold.")
+        if self.amount_minor + (left := self._left()) < 0:
+            raise Impossible(f"Of what was put in, {show_money(left, self.currency)} are left; no more can be taken out.")
+
+    def carry_out(self, request: UUID) -> str:
+        self.check()
+        try:
+            marketing.fund(self.currency, self.price_minor, self.amount_minor, f"request {request}")
+        except IntegrityError as error:  # makers were paid with it meanwhile
+            raise Impossible("Less than that is left in the meantime.") from error
+        return f"{show_money(self._left(), self.currency)} are left in the marketing account"
+
+    def lines(self) -> Lines:
+        amount = show_money(abs(self.amount_minor), self.currency)
+        return [
+            ("Put in" if self.amount_minor > 0 else "Taken out", amount),
+            ("1,000 granted Tokens are worth", show_money(self.price_minor, self.currency)),
+            ("Left now", show_money(self._left(), self.currency)),
+        ]
+
+    def _left(self) -> int:
+        account = Marketing.objects.filter(pk=self.currency).first()
+        return account.left_minor if account else 0
+
+
+@dataclass(frozen=True)
 class AccountClosing(Act):
     """An account closed for good, for a customer who cannot do it; what Tokens are left are forfeited."""
 
@@ -359,6 +334,7 @@ _ACTS: tuple[type[Act], ...] = (
     PriceListChange,
     PackChange,
     TierChange,
+    MarketingFunding,
     AccountClosing,
 )
 KINDS: dict[str, type[Act]] = {act.kind: act for act in _ACTS}

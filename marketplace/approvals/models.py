@@ -52,6 +52,7 @@ class Request(models.Model):
             ("ask_grant", "Can grant Tokens"),
             ("ask_refund", "Can refund jobs and top-ups"),
             ("ask_prices", "Can change prices and packs"),
+            ("ask_funding", "Can fund the marketing account"),
             ("decide_request", "Can approve and reject what others ask for"),
         )
         indexes = [

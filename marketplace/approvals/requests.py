@@ -8,7 +8,7 @@ ApprovalError
 ├── NotAllowed       this person may not ask for this, or may not decide
 ├── OwnRequest       the person who asked cannot approve or reject
 ├── AlreadyDecided   it was executed, rejected or expired before
-└── Refused          it could not be carried out (acts.Impossible, or billing refused)
+└── Refused          it could not be carried out (Impossible, or billing refused)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from billing.errors import BillingError, IdempotencyMismatch, PaymentsRefused, P
 from billing.payments import refunds
 from marketplace.accounts.models import Person
 from marketplace.approvals import acts
-from marketplace.approvals.acts import Act
+from marketplace.approvals.act import Act, Impossible
 from marketplace.approvals.models import Request
 from marketplace.audit import trail
 from marketplace.identifiers import uuid7
@@ -87,13 +87,13 @@ def ask(person: Person, act: Act, reason: str, request_id: UUID | None = None) -
 
 
 def check(act: Act, request_id: UUID) -> None:
-    """Check that an act could be carried out now. Raises acts.Impossible if not, unless this id was asked for before.
+    """Check that an act could be carried out now. Raises Impossible if not, unless this id was asked for before.
 
     Must not be called inside a transaction: a check may take locks in another order than carrying out does.
     """
     try:
         act.check()
-    except acts.Impossible:
+    except Impossible:
         if not Request.objects.filter(id=request_id).exists():
             raise
 
@@ -181,7 +181,7 @@ def _refusals() -> Iterator[None]:
         yield
     except IdempotencyMismatch:
         raise
-    except (acts.Impossible, BillingError) as error:
+    except (Impossible, BillingError) as error:
         raise Refused(str(error)) from error
 
 

@@ -135,5 +135,7 @@ TRIGGERS = (
     "audit_person", "audit_person_changed", "audit_password", "audit_right_given", "audit_right_taken",
     "audit_group_joined", "audit_group_left", "audit_group_right_given", "audit_group_right_taken", "audit_request",
     "audit_tier", "audit_job_forgotten", "audit_identity_linked", "audit_identity_unlinked", "audit_origin_linked",
-    "audit_origin_unlinked", "audit_account_closed",
+    "audit_origin_unlinked", "audit_account_closed", "audit_shared", "audit_unshared", "audit_adapter_deleted",
+    "audit_version_deleted", "audit_publication", "audit_report_closed", "audit_training_tier",
+    "audit_training_tier_switched", "audit_funding",
 )  # fmt: skip

@@ -17,7 +17,7 @@ from unfold.forms import BaseDialogForm
 
 from marketplace.accounts.models import Person
 from marketplace.approvals import requests
-from marketplace.approvals.acts import Act, Reference
+from marketplace.approvals.act import Act, Reference
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import ApprovalError
 from marketplace.audit.models import Record

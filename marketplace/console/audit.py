@@ -16,7 +16,9 @@ from marketplace.console.tables import ReadOnlyTable, choices, column, column_of
 ACTS = (
     "grant", "refund", "request.pending", "request.executed", "request.rejected", "price_list.published",
     "pack.published", "pack.switched", "wallet.frozen", "debt.waived", "key.made", "key.revoked",
-    "key.capped", "account.changed", "login", "login.failed", "person.changed", "right.given",
+    "key.capped", "adapter.shared", "adapter.unshared", "adapter.deleted", "version.deleted", "publication.approved",
+    "publication.refused", "publication.withdrawn", "report.closed", "training_tier.published",
+    "training_tier.switched", "marketing.funded", "payout.hurried", "payee.asked", "account.changed", "login", "login.failed", "person.changed", "right.given",
 )  # fmt: skip
 
 

@@ -12,12 +12,17 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from unfold.decorators import action
 from unfold.forms import BaseDialogForm
-from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminDecimalFieldWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from billing.amounts import format_money, format_tokens
-from billing.currencies import decimals
+from billing.currencies import CURRENCIES, decimals
 from billing.errors import BillingError
-from billing.models import Clawback, Hold, Pack, TopUp
+from billing.models import Clawback, Hold, Marketing, Pack, TopUp
 from billing.payments import refunds
 from billing.prices import price_lists
 from lora import tiers
@@ -25,7 +30,7 @@ from lora.models import Tier
 from marketplace.accounts.columns import ProseField
 from marketplace.accounts.models import Person
 from marketplace.approvals import acts, requests
-from marketplace.approvals.acts import Act
+from marketplace.approvals.act import Act, Impossible
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import ApprovalError
 from marketplace.console.tables import PlainDecimalField, TokensField
@@ -51,6 +56,9 @@ class AskPermissions:
 
     def has_ask_prices_permission(self, request: HttpRequest, object_id: object = None) -> bool:
         return bool(request.user.has_perm(acts.PriceListChange.permission))
+
+    def has_ask_funding_permission(self, request: HttpRequest, object_id: object = None) -> bool:
+        return bool(request.user.has_perm(acts.MarketingFunding.permission))
 
     def has_ask_closing_permission(self, request: HttpRequest, object_id: object = None) -> bool:
         return bool(request.user.has_perm(acts.AccountClosing.permission))
@@ -91,7 +99,7 @@ class AskForm(BaseDialogForm):  # type: ignore[misc]
             self.act = self.make(given)
             try:
                 requests.check(self.act, given["request_id"])
-            except acts.Impossible as error:
+            except Impossible as error:
                 self.add_error(self.blamed, str(error))
         return cast(dict[str, Any], given)
 
@@ -130,10 +138,7 @@ class PaymentRefundForm(AskForm):
         self.fields["amount"].help_text = f"Up to {most}: the price of the Tokens that are neither spent nor held."
 
     def clean_amount(self) -> int:
-        minor = self.cleaned_data["amount"] * _units(self.top_up.currency)
-        if minor != int(minor):
-            raise forms.ValidationError(f"{self.top_up.currency.upper()} has no unit that small.")
-        return int(minor)
+        return _minor(self.cleaned_data["amount"], self.top_up.currency)
 
     def make(self, given: dict[str, Any]) -> Act:
         return acts.PaymentRefund(str(self.object_id), given["amount"], self.top_up.currency)
@@ -153,6 +158,41 @@ class ClosingForm(AskForm):
 
     def make(self, given: dict[str, Any]) -> Act:
         return acts.AccountClosing(str(self.object_id))
+
+
+class FundingForm(AskForm):
+    """Money put into the marketing account, or taken out, in the currency on whose page the dialog is if it is there."""
+
+    permission = "ask_funding"
+    currency = forms.ChoiceField(
+        choices=[(name, name.upper()) for name in sorted(CURRENCIES)], widget=UnfoldAdminSelectWidget, initial="eur"
+    )
+    amount = PlainDecimalField(
+        max_digits=12, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget,
+        help_text="What is put in; less than 0 takes out what was not used.",
+    )  # fmt: skip
+    price = PlainDecimalField(
+        min_value=0, max_digits=12, decimal_places=3, widget=UnfoldAdminDecimalFieldWidget,
+        help_text="What makers get for 1,000 granted Tokens from now on.",
+    )  # fmt: skip
+
+    def prepare(self) -> None:
+        if account := Marketing.objects.filter(pk=self.object_id).first():
+            self.fields["currency"].initial, self.fields["currency"].disabled = account.currency, True
+            self.fields["price"].initial = format_money(account.price_minor, account.currency)
+
+    def clean(self) -> dict[str, Any]:
+        given = self.cleaned_data
+        for name in ("amount", "price"):
+            if name in given and "currency" in given:
+                try:
+                    given[name] = _minor(given[name], given["currency"])
+                except forms.ValidationError as error:
+                    self.add_error(name, error)
+        return super().clean()
+
+    def make(self, given: dict[str, Any]) -> Act:
+        return acts.MarketingFunding(given["currency"], given["price"], given["amount"])
 
 
 class PriceListForm(AskForm):
@@ -282,5 +322,9 @@ def address(request_id: object) -> str:
     return reverse("admin:approvals_request_change", args=[request_id])
 
 
-def _units(currency: str) -> int:
-    return int(10 ** decimals(currency))
+def _minor(amount: Decimal, currency: str) -> int:
+    """Return an amount in the currency's smallest unit. Raises ValidationError if it has a part of one."""
+    minor = amount.scaleb(decimals(currency))
+    if minor != int(minor):
+        raise forms.ValidationError(f"{currency.upper()} has no unit that small.")
+    return int(minor)

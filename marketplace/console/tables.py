@@ -79,6 +79,8 @@ class Table(ModelAdmin):  # type: ignore[misc]
     ordering: ClassVar[Sequence[str]] = ("-pk",)
     sortable_by = ()
     empty_value_display = NOTHING
+    empty = ""
+    """What will be in the list, for when there is nothing yet."""
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return BoundedChangeList

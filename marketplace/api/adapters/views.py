@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +40,7 @@ from marketplace.api.images import forms
 from marketplace.api.pages import ListQuery, page
 from marketplace.api.trainings import views as trainings
 from marketplace.api.trainings.schemas import NewAdapterOrder, TrainingBody
+from marketplace.audit import trail
 from marketplace.identifiers import uuid7
 
 MADE = PolymorphicProxySerializer(
@@ -104,7 +107,8 @@ class OneAdapter(APIView):
     @extend_schema(responses={204: None}, summary="Delete an adapter")
     def delete(self, request: Request, adapter_id: UUID) -> Response:
         """Nobody orders with it from now on. What was ordered before is still drawn; then its files are removed."""
-        adapters.delete(adapters.find(caller(request).account_id, adapter_id))
+        with _acting(request) as account_id:
+            adapters.delete(adapters.find(account_id, adapter_id))
         return Response(status=204)
 
 
@@ -137,7 +141,8 @@ class OneVersion(APIView):
     @extend_schema(responses={204: None}, summary="Delete a version")
     def delete(self, request: Request, adapter_id: UUID, number: int) -> Response:
         """Nobody orders with it from now on. What was ordered before is still drawn; then its file is removed."""
-        versions.delete(adapters.find(caller(request).account_id, adapter_id), _number(number))
+        with _acting(request) as account_id:
+            versions.delete(adapters.find(account_id, adapter_id), _number(number))
         return Response(status=204)
 
 
@@ -164,15 +169,17 @@ class Sharing(APIView):
     @extend_schema(request=None, responses={204: None}, summary="Share an adapter with an account")
     def put(self, request: Request, adapter_id: UUID, account_id: UUID) -> Response:
         """By the account's id, as its owner sees it in `GET /v1/account`. Whether there is one is not told."""
-        found = adapters.find(caller(request).account_id, adapter_id)
-        if account_id == found.owner_id:
-            raise invalid("account_id", "It is yours already.")
-        adapters.share(found, account_id)
+        with _acting(request) as owner:
+            found = adapters.find(owner, adapter_id)
+            if account_id == owner:
+                raise invalid("account_id", "It is yours already.")
+            adapters.share(found, account_id)
         return Response(status=204)
 
     @extend_schema(responses={204: None}, summary="Share an adapter with an account no longer")
     def delete(self, request: Request, adapter_id: UUID, account_id: UUID) -> Response:
-        adapters.unshare(adapters.find(caller(request).account_id, adapter_id), account_id)
+        with _acting(request) as owner:
+            adapters.unshare(adapters.find(owner, adapter_id), account_id)
         return Response(status=204)
 
 
@@ -186,6 +193,14 @@ class OneMaker(APIView):
         chosen = MakerChange(data=request.data)
         chosen.is_valid(raise_exception=True)
         return Response(MakerBody.show(makers.choose_handle(caller(request).account_id, **chosen.validated_data)))
+
+
+@contextmanager
+def _acting(request: Request) -> Iterator[UUID]:
+    """Open a transaction in the audit of which the caller's account is the actor, and yield the account."""
+    account_id = caller(request).account_id
+    with trail.acting(f"account {account_id}"):
+        yield account_id
 
 
 def _fields(request: Request, form: StrictSerializer) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from marketplace.api.market.schemas import (
     ReportOrder,
 )
 from marketplace.api.pages import page
+from marketplace.audit import trail
 from marketplace.identifiers import uuid7
 
 MOST_SORTED = 100
@@ -68,7 +69,9 @@ class OnePublication(APIView):
     @extend_schema(responses={204: None}, summary="End an adapter's publication")
     def delete(self, request: Request, adapter_id: UUID) -> Response:
         """Nobody orders with it from now on but you and those it is shared with; what was ordered is still drawn."""
-        publications.withdraw(adapters.find(caller(request).account_id, adapter_id))
+        account_id = caller(request).account_id
+        with trail.acting(f"account {account_id}"):
+            publications.withdraw(adapters.find(account_id, adapter_id))
         return Response(status=204)
 
 

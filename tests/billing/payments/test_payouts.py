@@ -134,6 +134,33 @@ def test_a_payout_waits_until_the_platforms_balance_suffices(bank, maker, job):
     assert (payout.status, payout.failure) == ("paid", "")
 
 
+def test_a_payout_that_waits_can_be_hurried_and_one_that_was_answered_not(bank, maker, job):
+    payout = order(maker)
+    bank.fault("error")
+    assert payouts.carry_out(bank.stripe) == 0
+    assert payouts.carry_out(bank.stripe) == 0, "the pause is not over"
+    assert payouts.hurry(payout.id)
+    assert payouts.carry_out(bank.stripe) == 1
+    assert not payouts.hurry(payout.id)
+    assert payouts.carry_out(bank.stripe) == 0
+    assert len(bank.transfers()) == 1
+
+
+def test_what_stripe_still_wants_of_a_payee_is_kept(bank, carol):
+    payee, page = payees.onboard(bank.stripe, carol, "de", "carol@example.com", PAGES)
+    payees.ask(bank.stripe, payee)
+    assert (payee.status, payee.capability) == ("onboarding", "restricted")
+    assert payee.missing == [
+        "requirements_past_due (provide_info)",
+        "identity.individual.date_of_birth, from the user",
+        "configuration.recipient.default_outbound_destination, from the user",
+    ]
+    bank.double.visit(page, agreed="yes")
+    bank.tell()
+    payee.refresh_from_db()
+    assert (payee.status, payee.capability, payee.missing) == ("active", "active", [])
+
+
 def test_a_payee_whom_stripe_does_not_pay_any_more_gets_it_back(bank, maker, job):
     payout = order(maker)
     bank.double.control(f"accounts/{payout.account_id}", recipient="restricted")

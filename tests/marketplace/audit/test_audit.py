@@ -14,9 +14,12 @@ from django.test import Client
 from billing.models import Wallet
 from billing.prices import packs, price_lists
 from billing.tokens import debts, wallets
+from lora import publications, tiers
 from marketplace.accounts.models import STANDARD, Person
 from marketplace.audit import proof, trail
 from marketplace.audit.models import Record
+from tests.marketplace.api.test_market import ready
+from tests.marketplace.trainings import making
 from tests.threads import database_setting, together
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -100,6 +103,44 @@ def test_caps_and_accounts_that_are_switched_off_name_who_did_it(operator, alice
     assert (customer, capped, key["daily_cap"]) == (f"account {alice.account.id}", "key.capped", 5_000)
     assert (actor, changed) == (f"person {operator.pk} operator@example.com", "account.changed")
     assert (account["is_active"], account["monthly_cap"]) == (False, 7_500)
+
+
+def test_shares_and_deletions_of_adapters_name_the_account(alice, bob):
+    adapter = making.adapter(alice)
+    version = ready(adapter)
+    before, address = len(acts()), f"/v1/adapters/{adapter.id}"
+    for _ in range(2):  # again is nothing new
+        assert alice.put(f"{address}/shared/{bob.account.id}", {}).status_code == 204
+    for _ in range(2):
+        assert alice.delete(f"{address}/shared/{bob.account.id}").status_code == 204
+    assert alice.delete(f"{address}/versions/{version.number}").status_code == 204
+    assert alice.delete(address).status_code == 204
+    found = acts()[before:]
+    assert [act for _, act, _ in found] == ["adapter.shared", "adapter.unshared", "version.deleted", "adapter.deleted"]
+    assert {actor for actor, _, _ in found} == {f"account {alice.account.id}"}
+    assert [details.get("account") for _, _, details in found[:2]] == [str(bob.account.id)] * 2
+    assert [details.get("adapter_id") for _, _, details in found[:3]] == [str(adapter.id)] * 3
+    assert bob.delete(address).status_code == 404
+    assert len(acts()) == before + 4
+
+
+def test_what_operators_decide_in_the_market_is_recorded(alice):
+    adapter = making.adapter(alice)
+    ready(adapter)
+    asked = publications.ask(uuid4(), adapter, None, fee=250, licence="any-use", most=1000)
+    before = len(acts())
+    with trail.acting("person 1 op@example.com"):
+        publications.approve(asked, 700)
+    tier = tiers.find("craft")
+    with trail.acting("person 1 op@example.com"):
+        tiers.stop(tier)
+    assert alice.delete(f"/v1/adapters/{adapter.id}/publication").status_code == 204
+    assert [act for _, act, _ in acts()[before:]] == [
+        "publication.approved", "training_tier.switched", "publication.withdrawn",
+    ]  # fmt: skip
+    assert [actor for actor, _, _ in acts()[before:]] == [
+        "person 1 op@example.com", "person 1 op@example.com", f"account {alice.account.id}",
+    ]  # fmt: skip
 
 
 def test_an_act_that_is_rolled_back_leaves_no_record(alice):

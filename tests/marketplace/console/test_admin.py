@@ -27,7 +27,8 @@ pytestmark = pytest.mark.django_db
 LISTS = (
     "jobs/job", "jobs/worker", "accounts/account", "accounts/apikey", "accounts/person", "accounts/tier", "auth/group",
     "billing/wallet", "billing/hold", "billing/transfer", "billing/pricelistversion", "billing/pack",
-    "billing/topup", "billing/automatictopup", "audit/record", "approvals/request",
+    "billing/topup", "billing/automatictopup", "audit/record", "approvals/request", "lora/maker", "billing/earning",
+    "billing/payout", "billing/payee", "billing/marketing",
 )  # fmt: skip
 UNKNOWN = "01a1fe8f-d576-7a0d-b330-5968c97979f7"
 NARROWED = (

@@ -10,7 +10,7 @@ from django.urls import reverse
 from lora import tiers
 from lora.models import Tier
 from marketplace.approvals import acts
-from marketplace.approvals.acts import Impossible
+from marketplace.approvals.act import Impossible
 from marketplace.identifiers import uuid7
 from marketplace.trainings import lifecycle
 from marketplace.trainings.models import Training
