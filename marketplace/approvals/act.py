@@ -1,4 +1,4 @@
-"""What an act is that operators ask for: its arguments, its limit, and how it is carried out. The kinds are in `acts`."""
+"""What an act of operators is: its arguments, its limit, and how it is carried out. The kinds are in `acts`."""
 
 from __future__ import annotations
 

@@ -278,7 +278,7 @@ class MarketingFunding(Act):
         if not -LARGEST < self.amount_minor < LARGEST or self.price_minor > LARGEST:
             raise Impossible("This is more money than the books can hold.")
         if self.amount_minor + (left := self._left()) < 0:
-            raise Impossible(f"Of what was put in, {show_money(left, self.currency)} are left; no more can be taken out.")
+            raise Impossible(f"No more than the {show_money(left, self.currency)} that are left can be taken out.")
 
     def carry_out(self, request: UUID) -> str:
         self.check()

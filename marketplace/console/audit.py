@@ -15,10 +15,11 @@ from marketplace.console.tables import ReadOnlyTable, choices, column, column_of
 # The names that the audit's triggers and the log-ins write.
 ACTS = (
     "grant", "refund", "request.pending", "request.executed", "request.rejected", "price_list.published",
-    "pack.published", "pack.switched", "wallet.frozen", "debt.waived", "key.made", "key.revoked",
-    "key.capped", "adapter.shared", "adapter.unshared", "adapter.deleted", "version.deleted", "publication.approved",
+    "pack.published", "pack.switched", "wallet.frozen", "debt.waived", "key.made", "key.revoked", "key.capped",
+    "adapter.shared", "adapter.unshared", "adapter.deleted", "version.deleted", "publication.approved",
     "publication.refused", "publication.withdrawn", "report.closed", "training_tier.published",
-    "training_tier.switched", "marketing.funded", "payout.hurried", "payee.asked", "account.changed", "login", "login.failed", "person.changed", "right.given",
+    "training_tier.switched", "marketing.funded", "payout.hurried", "payee.asked", "account.changed", "login",
+    "login.failed", "person.changed", "right.given",
 )  # fmt: skip
 
 

@@ -161,7 +161,7 @@ class ClosingForm(AskForm):
 
 
 class FundingForm(AskForm):
-    """Money put into the marketing account, or taken out, in the currency on whose page the dialog is if it is there."""
+    """Money put into the marketing account, or taken out; on an account's page it is in its currency."""
 
     permission = "ask_funding"
     currency = forms.ChoiceField(

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin import SimpleListFilter
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.expressions import RawSQL
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
@@ -18,6 +18,8 @@ from billing import clock
 from billing.amounts import format_money, format_tokens, show_money
 from billing.models import Earning, Payee, Payout, Transfer
 from billing.tokens import earned, maker_years
+from billing.tokens.earnings import Standing
+from billing.tokens.maker_years import Totals
 from lora.models import Adapter, Maker
 from marketplace.accounts.models import Account
 from marketplace.console.tables import (
@@ -32,7 +34,6 @@ from marketplace.console.tables import (
     link,
     link_to_list,
     mono,
-    tokens,
     tokens_of,
 )
 from marketplace.jobs.models import Job
@@ -78,34 +79,43 @@ class MakerAdmin(OwnedTable):
 
     @column("In sum")
     def purses(self, row: Maker) -> SafeString | str:
-        """Show what was earned and what became of it, a row for each currency."""
-        standing = {each.currency: each for each in earned.purses(row.pk)}
-        lines = []
-        for each in maker_years.ever(row.pk):
-            now = standing[each.currency]
-            lines += [
-                format_html(
-                    "<tr><th>{}</th>{}</tr>",
-                    each.currency.upper() or "without worth",
-                    format_html_join("", '<td class="kiln-number">{}<br>{}</td>', (
-                        (format_tokens(amount), NOTHING if minor is None else show_money(minor, each.currency))
-                        for amount, minor in (
-                            (each.earned, None),
-                            (each.taken_back, None),
-                            (max(0, now.matured), _worth(now.currency, max(0, now.matured_minor))),
-                            (each.exchanged, _worth(now.currency, each.exchanged_minor)),
-                            (each.paid_out, _worth(now.currency, each.paid_out_minor)),
-                            (max(0, now.advanced), _worth(now.currency, max(0, -now.money_minor))),
-                        )
-                    )),
-                )
-            ]  # fmt: skip
-        head = format_html_join("", '<th class="kiln-number">{}</th>', ((title,) for title in _TITLES))
-        table = '<div class="kiln-scroll"><table class="kiln-table"><thead><tr><th></th>{}</tr></thead>{}</table></div>'
-        return format_html(table, head, format_html_join("", "{}", ((line,) for line in lines))) if lines else NOTHING
+        """Show what was earned and what became of it, a column for each currency."""
+        ever, now = maker_years.ever(row.pk), {each.currency: each for each in earned.purses(row.pk)}
+        sums = [_sums(each, now.get(each.currency, Standing(each.currency, 0, 0, 0, 0, 0))) for each in ever]
+        head = format_html_join("", "<th>{}</th>", ((each.currency.upper() or "without worth",) for each in ever))
+        lines = format_html_join("", "<tr><th>{}</th>{}</tr>", (
+            (title, format_html_join("", "<td>{}</td>", ((each[title],) for each in sums))) for title in sums[0]
+        )) if sums else ""  # fmt: skip
+        return format_html('<table class="kiln-table"><tr><th></th>{}</tr>{}</table>', head, lines) if sums else NOTHING
 
 
-_TITLES = ("Earned", "Taken back or away", "Matured, not out", "Exchanged", "Paid out", "Debt")
+def _sums(ever: Totals, now: Standing) -> dict[str, str]:
+    """Return, by title, the Tokens of a purse and what they are worth."""
+
+    def both(milli: int, minor: int) -> str:
+        return f"{format_tokens(milli)}, {show_money(minor, ever.currency)}" if ever.currency else format_tokens(milli)
+
+    return {
+        "Earned": format_tokens(ever.earned),
+        "Taken back or away": format_tokens(ever.taken_back),
+        "Exchanged": both(ever.exchanged, ever.exchanged_minor),
+        "Paid out": both(ever.paid_out, ever.paid_out_minor),
+        "Left": both(max(0, now.amount), max(0, now.money_minor)),
+        "Matured": both(now.ready, now.ready_minor),
+        "Debt": both(now.advanced, max(0, -now.money_minor)),
+    }
+
+
+class OfMakers(OwnedTable):
+    """Read-only pages of what makers have: each row has its maker's `handle` and account, too."""
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        handle = Subquery(Maker.objects.filter(pk=OuterRef(self.owner)).values("handle"))
+        rows: QuerySet[Any] = super().get_queryset(request).annotate(handle=handle, maker_account=F(self.owner))
+        return rows
+
+    maker_shown = column_of("Maker", lambda row: link(Maker, row.maker_account, row.handle or row.maker_account))
+    account_shown = column_of("Account", lambda row: link(Account, row.maker_account, row.email or row.maker_account))
 
 
 class Months(SimpleListFilter):
@@ -127,11 +137,10 @@ class Months(SimpleListFilter):
 
 
 @admin.register(Earning)
-class EarningAdmin(OwnedTable):
+class EarningAdmin(OfMakers):
     empty = "Each picture that somebody else drew with a published adapter is here, with what its maker got of it."
-    list_display = ("earning", "maker_shown", "adapters", "amount_shown", "worth", "gone", "matures", "created_at")
+    list_display = ("earning", "adapters", "amount_shown", "worth", "gone", "matures", "created_at")
     list_filter = (Months, choices("state", {"away": ("Away", Q(owed__gt=0)), "back": ("Taken back", Q(back__gt=0))}))
-    list_select_related = ("maker",)
     owner = "maker__owner"
     search_fields = ("reference",)
     search_help_text = (
@@ -139,11 +148,11 @@ class EarningAdmin(OwnedTable):
         f" {FAR:,} earnings in the month"
     )
     fields = (
-        "maker_shown", "adapters", "amount_shown", "worth", "back_shown", "owed_shown", "matures", "job", "transfer_shown",
-        "created_at",
+        "maker_shown", "account_shown", "adapters", "amount_shown", "worth", "back_shown", "owed_shown", "matures",
+        "job", "transfer_shown", "created_at",
     )  # fmt: skip
     readonly_fields = fields
-    amount_shown = tokens_of("amount", "Tokens")
+    amount_shown = column_of("Tokens", lambda row: format_tokens(row.amount))
     back_shown = tokens_of("back", "Taken back")
     owed_shown = tokens_of("owed", "Away")
 
@@ -169,8 +178,9 @@ class EarningAdmin(OwnedTable):
         return rows.filter(Exists(drawn), pk__in=newest)
 
     earning = column_of("Earning", lambda row: f"Earning {row.pk}")
-    maker_shown = column_of("Maker", lambda row: link(Maker, row.maker.owner, row.email or row.maker.owner))
-    adapters = column_of("Adapter", lambda row: row.adapters_used or NOTHING)
+    adapters = column_of(
+        "Adapter", lambda row: format_html('<div class="kiln-break">{}</div>', row.adapters_used or NOTHING)
+    )
     job = column_of("Job", lambda row: link(Job, row.reference, mono(row.reference)))
     transfer_shown = column_of("Capture", lambda row: link(Transfer, row.transfer_id, f"Transfer {row.transfer_id}"))
 
@@ -180,15 +190,13 @@ class EarningAdmin(OwnedTable):
             return "not decided yet"
         return show_money(row.money_minor, row.currency) if row.currency else "nothing"
 
-    @column("Taken back or away")
+    @column("Gone")
     def gone(self, row: Earning) -> str:
         if not (gone := row.back + row.owed):
             return NOTHING
         minor = row.back_minor + row.owed_minor
-        return f"{tokens(gone)}, {format_money(minor, row.currency)}" if row.currency else tokens(gone)
+        return f"{format_tokens(gone)}, {format_money(minor, row.currency)}" if row.currency else format_tokens(gone)
 
-    matures = column_of("Matures", lambda row: row.created_at + timedelta(days=settings.EARNINGS_DAYS))
-
-
-def _worth(currency: str, minor: int) -> int | None:
-    return minor if currency else None
+    @column("Matures")
+    def matures(self, row: Earning) -> str:
+        return f"{row.created_at + timedelta(days=settings.EARNINGS_DAYS):%Y-%m-%d}"

@@ -55,6 +55,7 @@ class OutcomeForm(BaseDialogForm):  # type: ignore[misc]
 
 @admin.register(Adapter)
 class AdapterAdmin(OwnedTable):
+    empty = "Adapters that customers send or train are here, with their versions and samples."
     list_display = ("adapter", "name", "owner_shown", "visibility_shown", "versions_shown", "uses", "created_at")
     list_filter = ("visibility",)
     list_select_related = ("owner",)
@@ -117,6 +118,7 @@ _FIGURE = (
 class PublicationAdmin(ReadOnlyTable):
     """What makers ask to publish. One operator decides; each decision is in the audit."""
 
+    empty = "What makers ask to publish waits here for your decision."
     list_display = ("publication", "status_shown", "fee_shown", "licence", "tags", "created_at", "decided_at")
     list_filter = ("status",)
     list_select_related = ("version__adapter__owner",)
@@ -187,6 +189,7 @@ class PublicationAdmin(ReadOnlyTable):
 
 @admin.register(Report)
 class ReportAdmin(ReadOnlyTable):
+    empty = "Complaints about published adapters are here until somebody closes them."
     list_display = ("report", "reason", "state", "created_at", "closed_at")
     list_select_related = ("adapter__owner",)
     fields = (*list_display, "text", "outcome", "account")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.contrib import admin, messages
 from django.db.models import OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -18,11 +16,11 @@ from billing.amounts import format_money, show_money
 from billing.errors import PaymentsRefused, PaymentsUnavailable
 from billing.models import Funding, Marketing, Payee, Payout
 from billing.payments import payees, payouts, stripe
-from lora.models import Maker
 from marketplace.accounts.models import Account
 from marketplace.approvals.models import Request
 from marketplace.audit import trail
 from marketplace.console import dialogs
+from marketplace.console.earnings import OfMakers
 from marketplace.console.tables import (
     NOTHING,
     OwnedTable,
@@ -47,17 +45,17 @@ PAYEE_COLOURS = {"onboarding": "info", "active": "success", "inactive": "danger"
 
 
 @admin.register(Payout)
-class PayoutAdmin(OwnedTable):
+class PayoutAdmin(OfMakers):
     empty = "What makers have earned leaves as money each month, and when they ask; each payout is here."
-    list_display = ("payout", "status_shown", "maker", "money", "amount_shown", "why", "created_at", "done_at")
+    list_display = ("created_at", "status_shown", "maker_shown", "money", "why", "done_at")
     list_filter = (choices("status", {name: (label, Q(status=name)) for name, label in Payout.Status.choices}),)
-    list_select_related = ("purse__maker",)
+    list_select_related = ("purse",)
     owner = "purse__maker__owner"
     search_fields = ("id",)
     search_help_text = "Payout or account id, full e-mail address, or Stripe's transfer (tr_…) or account (acct_…)"
     fields = (
-        "status_shown", "maker", "money", "amount_shown", "returned", "why", "transfer_id", "account_shown", "tries",
-        "due", "created_at", "done_at",
+        "payout", "status_shown", "maker_shown", "account_shown", "money", "amount_shown", "returned", "why",
+        "transfer_id", "payee", "tries", "due", "created_at", "done_at",
     )  # fmt: skip
     readonly_fields = fields
     actions_detail = ("ask_again",)
@@ -106,18 +104,12 @@ class PayoutAdmin(OwnedTable):
     transfer_id = column_of("Stripe's transfer", lambda row: row.transfer_id or NOTHING)
     due = column_of("Stripe is asked at", lambda row: row.due_at if row.status == Payout.Status.ORDERED else NOTHING)
 
-    @column("Maker")
-    def maker(self, row: Any) -> SafeString:
-        return link(Maker, row.purse.maker.owner, row.email or row.purse.maker.owner)
-
     @column("Returned to the maker")
     def returned(self, row: Payout) -> str:
         money = show_money(row.back_minor, row.purse.currency)
         return f"{money}, {tokens(row.back)}" if row.back or row.back_minor else NOTHING
 
-    @column("Stripe's account")
-    def account_shown(self, row: Payout) -> SafeString:
-        return link(Payee, row.purse.maker.owner, row.account_id)
+    payee = column_of("Stripe's account", lambda row: link(Payee, row.maker_account, row.account_id))
 
 
 @admin.register(Payee)
@@ -217,9 +209,7 @@ class MarketingAdmin(dialogs.AskPermissions, ReadOnlyTable):
     actions_detail = ("fund_more",)
 
     fund = dialogs.asking("Fund", "add", dialogs.FundingForm, "Fund the marketing account", dialogs.SECOND_PERSON)
-    fund_more = dialogs.asking(
-        "Fund", "add", dialogs.FundingForm, "Fund the marketing account", dialogs.SECOND_PERSON
-    )
+    fund_more = dialogs.asking("Fund", "add", dialogs.FundingForm, "Fund the marketing account", dialogs.SECOND_PERSON)
 
     account = column_of("Currency", lambda row: row.currency.upper())
     state = column_of("State", lambda row: "pays" if row.is_open else "at rest", {"pays": "success"})

@@ -83,6 +83,7 @@ class TierAdmin(dialogs.AskPermissions, ReadOnlyTable):
 
 @admin.register(Training)
 class TrainingAdmin(ReadOnlyTable):
+    empty = "Trainings that customers order are here, with how they go on and what they show."
     list_display = ("training", "adapter", "account_shown", "status_shown", "progress", "cost", "created_at")
     list_filter = ("status",)
     list_select_related = ("adapter__owner", "tier", "account__owner", "version")

@@ -71,9 +71,14 @@ def test_a_maker_is_shown_in_sum(operator, carol, uses, settings):
 
 def test_an_earning_names_the_capture_the_adapter_and_when_it_matures(operator, carol, glaze, uses, settings):
     settings.EARNINGS_DAYS = 30
-    first, second = Earning.objects.order_by("id")
+    first, _ = Earning.objects.order_by("id")
     shown = page(operator, "billing/earning", first)
-    for wanted in ("carol/glaze version 1", f"Transfer {first.transfer_id}", uses[0]["id"], f"{first.money_minor / 100}"):
+    for wanted in (
+        "carol/glaze version 1",
+        f"Transfer {first.transfer_id}",
+        uses[0]["id"],
+        f"{first.money_minor / 100}",
+    ):
         assert wanted in shown, wanted
     matures = first.created_at + timedelta(days=30)
     assert f"{matures:%Y-%m-%d}" in shown or matures.strftime("%B") in shown
@@ -104,7 +109,9 @@ def test_earnings_are_filtered_by_month_and_a_page_asks_as_much_for_many(operato
     assert "Nothing found" in text(operator, "billing/earning/?month=2025-01")
 
 
-@pytest.mark.parametrize("kind", ["billing/earning", "billing/payout", "billing/payee", "billing/marketing", "lora/maker"])
+@pytest.mark.parametrize(
+    "kind", ["billing/earning", "billing/payout", "billing/payee", "billing/marketing", "lora/maker"]
+)
 def test_an_empty_list_says_what_will_be_there_and_is_not_for_everybody(operator, kind):
     assert "kiln-muted max-w-xl" in text(operator, f"{kind}/")
     assert staff("view_job").get(f"/admin/{kind}/").status_code == 403
@@ -228,7 +235,11 @@ def test_a_grant_is_worth_what_the_account_pays(operator, bob, glaze, picture):
     marketing.fund("eur", 500_00, 100_000, "first")
     wallets.grant(bob.account.id, 2_000, "gift")
     _use(bob, glaze, picture)
+    maker = makers.ensure(glaze.owner_id)
+    assert "without worth" in page(operator, "lora/maker", maker)
+    assert "not decided yet" in text(operator, "billing/earning/")
     marketing.weigh()
+    assert "EUR" in page(operator, "lora/maker", maker)
     assert Job.objects.count() == 1
     assert Marketing.objects.get().used_minor > 0
     assert "Paid to makers" in page(operator, "billing/marketing", Marketing.objects.get())
