@@ -1,4 +1,4 @@
-"""What customers should be told of their payments: written with what happened, in its transaction, and taken from here.
+"""What owners should be told of their payments and payouts: written with what happened, taken from here.
 
 Who tells them, and how, is not known to billing.
 """
@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from billing.amounts import format_money
-from billing.models import Notice, TopUp
+from billing.models import Notice, Payout, TopUp, Wallet
 
 
 def write(owner: UUID, kind: Notice.Kind, **data: Any) -> None:
@@ -22,6 +22,13 @@ def about(top_up: TopUp, kind: Notice.Kind, **data: Any) -> None:
     price = format_money(top_up.price_minor, top_up.currency)
     terms = {"price": price, "currency": top_up.currency, "automatic": top_up.automatic}
     write(top_up.owner, kind, topup=str(top_up.id), **terms, **data)
+
+
+def of_payout(payout: Payout, kind: Notice.Kind, **data: Any) -> None:
+    """Write down what became of a payout."""
+    amount, currency = format_money(payout.money_minor, payout.purse.currency), payout.purse.currency
+    owner = Wallet.objects.values_list("owner", flat=True).get(id=payout.purse.maker_id)
+    write(owner, kind, payout=str(payout.id), amount=amount, currency=currency, **data)
 
 
 def take(limit: int = 100) -> list[Notice]:

@@ -71,13 +71,18 @@ def refuse(publication: Publication, reason: str) -> bool:
 
 
 @transaction.atomic
-def withdraw(adapter: Adapter, reason: str = "") -> None:
-    """End an adapter's publication for new orders, and forget what waits for a decision. Again it changes nothing."""
+def withdraw(adapter: Adapter, reason: str = "") -> list[Publication]:
+    """End an adapter's publication for new orders, and forget what waits for a decision. Again it changes nothing.
+
+    Return those that were approved and have ended.
+    """
     mine = Publication.objects.filter(adapter=adapter)
     mine.filter(status=Publication.Status.PENDING).delete()
-    approved = mine.filter(status=Publication.Status.APPROVED)
+    approved = mine.filter(status=Publication.Status.APPROVED).select_related("adapter", "version")
+    ended = list(approved.select_for_update(of=("self",), no_key=True))
     approved.update(status=Publication.Status.WITHDRAWN, reason=reason[:500], decided_at=Now())
     listings.withdraw(adapter)
+    return ended
 
 
 def _decide(publication: Publication, status: Publication.Status, reason: str = "") -> bool:

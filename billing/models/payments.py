@@ -187,6 +187,9 @@ class Notice(models.Model):
         SWITCHED_OFF = "topup.switched_off"
         PAYMENT_FAILED = "payment.failed"
         ACTION_REQUIRED = "payment.action_required"
+        PAYOUT_PAID = "payout.paid"
+        PAYOUT_FAILED = "payout.failed"
+        PAYOUT_REVERSED = "payout.reversed"
 
     id = models.BigAutoField(primary_key=True)
     owner = models.UUIDField()

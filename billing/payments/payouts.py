@@ -20,7 +20,8 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from billing import clock
+from billing import clock, notices
+from billing.amounts import format_money
 from billing.errors import (
     IdempotencyMismatch,
     NotAPayee,
@@ -29,7 +30,7 @@ from billing.errors import (
     PayoutBelowMinimum,
     UnknownCurrency,
 )
-from billing.models import MINT_ID, Payee, Payout, Transfer
+from billing.models import MINT_ID, Notice, Payee, Payout, Transfer
 from billing.payments.stripe import Stripe
 from billing.tokens import earned, earnings, ledger, marketing, takebacks
 
@@ -149,6 +150,7 @@ def _refused(payout: Payout, error: PaymentsRefused) -> bool:
         if not Payout.objects.filter(pk=payout.pk, status=Payout.Status.ORDERED).update(**failed, **whole):
             return False
         _put_back(payout, payout.amount, payout.money_minor)
+        notices.of_payout(payout, Notice.Kind.PAYOUT_FAILED, failure=error.code or str(error))
         if error.code == NO_CAPABILITY:
             Payee.objects.filter(account_id=payout.account_id).update(status=Payee.Status.INACTIVE, news="refused")
     return True
@@ -156,7 +158,8 @@ def _refused(payout: Payout, error: PaymentsRefused) -> bool:
 
 def _paid(payout: Payout, transfer_id: str) -> None:
     open_ = Payout.objects.filter(pk=payout.pk, status=Payout.Status.ORDERED)
-    open_.update(status=Payout.Status.PAID, transfer_id=transfer_id, failure="", done_at=Now())
+    if open_.update(status=Payout.Status.PAID, transfer_id=transfer_id, failure="", done_at=Now()):
+        notices.of_payout(payout, Notice.Kind.PAYOUT_PAID)
     payout.refresh_from_db()
 
 
@@ -169,6 +172,7 @@ def _return(payout: Payout, reversed_minor: int) -> str | None:
     _put_back(payout, back - payout.back, money - payout.back_minor)
     status = Payout.Status.REVERSED if money == payout.money_minor else Payout.Status.PAID
     Payout.objects.filter(pk=payout.pk).update(back=back, back_minor=money, status=status)
+    notices.of_payout(payout, Notice.Kind.PAYOUT_REVERSED, returned=format_money(money, payout.purse.currency))
     return f"{payout}: {money} of {payout.money_minor} came back"
 
 

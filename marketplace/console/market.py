@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse
@@ -18,11 +17,11 @@ from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from billing.amounts import format_fraction
-from lora import opinions, publications
+from lora import opinions
 from lora.errors import UnknownAdapter
 from lora.models import Adapter, Publication, Report, Version
 from marketplace.accounts.columns import ProseField
-from marketplace.adapters import storage
+from marketplace.adapters import publishing, storage
 from marketplace.audit import trail
 from marketplace.console.tables import (
     NOTHING,
@@ -148,7 +147,7 @@ class PublicationAdmin(ReadOnlyTable):
     def approve(self, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
         try:
             with trail.acting(operator(request)):
-                done = publications.approve(self._row(object_id), settings.MARKET_SHARE)
+                done = publishing.approve(self._row(object_id))
         except UnknownAdapter:
             done = False
         return self._answer(request, object_id, done, "Published.")
@@ -161,11 +160,11 @@ class PublicationAdmin(ReadOnlyTable):
     )
     def refuse(self, request: HttpRequest, form: ReasonForm, object_id: str) -> HttpResponse:
         with trail.acting(operator(request)):
-            done = publications.refuse(self._row(object_id), form.cleaned_data["reason"])
+            done = publishing.refuse(self._row(object_id), form.cleaned_data["reason"])
         return self._answer(request, object_id, done, "Refused; its maker can read why.")
 
     def _row(self, object_id: str) -> Publication:
-        return Publication.objects.select_related("version").get(pk=object_id)
+        return Publication.objects.select_related("version", "adapter").get(pk=object_id)
 
     def _answer(self, request: HttpRequest, object_id: str, done: bool, text: str) -> HttpResponse:
         if done:
@@ -214,7 +213,7 @@ class ReportAdmin(ReadOnlyTable):
         row = Report.objects.select_related("adapter").get(pk=object_id)
         with trail.acting(operator(request)):
             if opinions.close(row, form.cleaned_data["outcome"]) and form.cleaned_data["take_down"]:
-                publications.withdraw(row.adapter, form.cleaned_data["outcome"])
+                publishing.take_down(row.adapter, form.cleaned_data["outcome"])
         return HttpResponse(headers={"HX-Redirect": reverse("admin:lora_report_change", args=[object_id])})
 
     report = column_of("Adapter", lambda row: str(row.adapter))

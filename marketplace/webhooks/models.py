@@ -31,6 +31,12 @@ class EventType(models.TextChoices):
     WEBHOOK_DISABLED = "webhook.disabled"
     ADAPTER_READY = "adapter.ready"
     ADAPTER_REFUSED = "adapter.refused"
+    PUBLICATION_APPROVED = "publication.approved"
+    PUBLICATION_REFUSED = "publication.refused"
+    PUBLICATION_WITHDRAWN = "publication.withdrawn"
+    PAYOUT_PAID = "payout.paid"
+    PAYOUT_FAILED = "payout.failed"
+    PAYOUT_REVERSED = "payout.reversed"
 
 
 # Asked for, never chosen.
@@ -38,7 +44,9 @@ TEST = "webhook.test"
 # Those that are also sent by e-mail.
 MAILED = (
     EventType.BALANCE_LOW, EventType.CAP_REACHED, EventType.SWITCHED_OFF, EventType.PAYMENT_FAILED,
-    EventType.ACTION_REQUIRED, EventType.WEBHOOK_DISABLED,
+    EventType.ACTION_REQUIRED, EventType.WEBHOOK_DISABLED, EventType.PUBLICATION_APPROVED,
+    EventType.PUBLICATION_REFUSED, EventType.PUBLICATION_WITHDRAWN, EventType.PAYOUT_PAID, EventType.PAYOUT_FAILED,
+    EventType.PAYOUT_REVERSED,
 )  # fmt: skip
 
 

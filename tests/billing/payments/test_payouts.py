@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from billing import errors
-from billing.models import Payee, Payout
+from billing.models import Notice, Payee, Payout
 from billing.payments import events, payees, payouts
 from billing.payments.stripe import Stripe
 from billing.tokens import earnings, exchanges, lots, proof, wallets
@@ -91,6 +91,11 @@ def order(maker: UUID, key: str = "now") -> Payout:
     return payouts.order(maker, "eur", uuid4(), key)[0]
 
 
+def told(maker: UUID) -> list[tuple[str, dict]]:
+    """What the maker is to be told."""
+    return list(Notice.objects.filter(owner=maker).order_by("id").values_list("kind", "data"))
+
+
 def due() -> None:
     Payout.objects.filter(status="ordered").update(due_at="2026-01-01T00:00:00Z")
 
@@ -106,6 +111,7 @@ def test_what_has_matured_is_paid_out_once(bank, maker, job):
     (transfer,) = bank.transfers()
     assert (payout.status, payout.transfer_id, transfer["amount"]) == ("paid", transfer["id"], 2_000)
     assert wallet(maker) == 0
+    assert told(maker) == [("payout.paid", {"payout": str(payout.id), "amount": "20.00", "currency": "eur"})]
 
 
 @pytest.mark.parametrize("fault", ["error", "drop", "timeout_after", "drop_after", "error_after", "rate_limit"])
@@ -169,6 +175,9 @@ def test_a_payee_whom_stripe_does_not_pay_any_more_gets_it_back(bank, maker, job
     assert (payout.status, payout.failure) == ("failed", "insufficient_capabilities_for_transfer")
     assert (left(maker), wallet(maker)) == ((4_000, 2_000, 0), 4_000)
     assert Payee.objects.get().status == "inactive"
+    assert [(kind, data["failure"]) for kind, data in told(maker)] == [
+        ("payout.failed", "insufficient_capabilities_for_transfer")
+    ]
     refused(errors.NotAPayee, payouts.order, maker, "eur", uuid4(), "later")
     bank.double.control(f"accounts/{payout.account_id}", recipient="active")
     bank.tell()
@@ -191,6 +200,9 @@ def test_a_transfer_that_is_reversed_is_the_makers_again_in_part_or_whole(bank, 
     bank.tell()
     payout.refresh_from_db()
     assert (payout.status, left(maker), wallet(maker)) == ("reversed", (4_000, 2_000, 0), 4_000)
+    assert [(kind, data.get("returned")) for kind, data in told(maker)] == [
+        ("payout.paid", None), ("payout.reversed", "5.00"), ("payout.reversed", "20.00"),
+    ]  # fmt: skip
 
 
 def test_what_is_refunded_after_it_was_paid_out_is_a_debt_which_a_reversal_pays(bank, maker, job):

@@ -6,12 +6,19 @@ from django.urls import reverse
 from lora import market, opinions, publications
 from lora.errors import UnknownAdapter
 from lora.models import Listing, Publication, Report
+from marketplace.adapters import publishing
 from marketplace.identifiers import uuid7
+from marketplace.webhooks.models import Delivery
 from tests.marketplace.api.test_market import ready
 from tests.marketplace.trainings import making
 
 pytestmark = pytest.mark.django_db
 SENT = {"_form_submitted": "on"}
+
+
+def told():
+    """What makers are told by e-mail."""
+    return list(Delivery.objects.filter(channel="mail").order_by("id").values_list("type", "data"))
 
 
 @pytest.fixture
@@ -39,6 +46,8 @@ def test_a_publication_is_approved_under_the_operators_share(admin_client, asked
     admin_client.post(address, SENT)
     admin_client.post(address, SENT)
     assert (Listing.objects.get().share, Publication.objects.get().status) == (650, "approved")
+    glaze = {"adapter": str(asked.adapter_id), "slug": "glaze", "version": 1}
+    assert told() == [("publication.approved", glaze)], "once, however often it was approved"
     assert address not in admin_client.get(reverse("admin:lora_publication_change", args=[asked.id])).content.decode()
 
 
@@ -49,6 +58,8 @@ def test_a_publication_is_refused_with_a_reason(admin_client, asked):
     admin_client.post(address, SENT | {"reason": "Too alike."})
     assert (Publication.objects.get().status, Publication.objects.get().reason) == ("refused", "Too alike.")
     assert not Listing.objects.exists()
+    ((kind, data),) = told()
+    assert (kind, data["slug"], data["reason"]) == ("publication.refused", "glaze", "Too alike.")
 
 
 def test_a_report_is_closed_and_its_adapter_taken_down(admin_client, asked, bob):
@@ -59,6 +70,10 @@ def test_a_report_is_closed_and_its_adapter_taken_down(admin_client, asked, bob)
     assert Report.objects.get().closed_at
     with pytest.raises(UnknownAdapter):
         market.find(asked.adapter.owner.handle, "glaze")
+    ((kind, data),) = told()
+    assert (kind, data["reason"]) == ("publication.withdrawn", "It was theirs.")
+    publishing.take_down(asked.adapter, "again")
+    assert len(told()) == 1
 
 
 def test_whoever_may_only_look_decides_nothing(client, django_user_model, asked):

@@ -114,7 +114,8 @@ def told_terms():
 
 DATA = {
     "available": "1", "threshold": "2", "price": "5.00", "daily_cap": "6.00", "currency": "eur", "failure": "declined",
-    "reason": "gone", "url": "https://example.com/<b>", "pack": "small",
+    "reason": "gone", "url": "https://example.com/<b>", "pack": "small", "slug": "glaze", "version": 2,
+    "amount": "20.00", "returned": "7.00",
 }  # fmt: skip
 
 

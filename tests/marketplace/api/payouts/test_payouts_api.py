@@ -10,6 +10,8 @@ from pypdf import PdfReader
 from billing.models import Payee, Payout, Wallet
 from billing.tokens import lots, wallets
 from devstack import processes
+from marketplace.webhooks import events
+from marketplace.webhooks.models import Delivery
 from tests.marketplace.api.earnings.test_earnings_pages import use
 from tests.marketplace.shops import heard
 
@@ -65,6 +67,16 @@ def test_a_maker_is_paid_out_once_stripe_says_that_it_pays_them(shop, payee):
     assert payee.get("/v1/payouts").json()["data"] == [payout]
     assert payee.get(f"/v1/payouts/{payout['id']}").json() == payout
     assert payee.get("/v1/earnings/summary").json()["purses"][0]["amount"] == "0"
+
+
+def test_payouts_are_told_by_webhook_and_e_mail(payee):
+    order = {"url": "https://example.com/hook", "types": ["payout.paid", "payout.failed"]}
+    assert payee.post("/v1/webhooks", order).status_code == 201
+    payout = payee.post("/v1/payouts", {"currency": "eur"}).json()
+    events.tell_notices()
+    told = list(Delivery.objects.order_by("channel").values_list("channel", "type", "data"))
+    data = {"payout": payout["id"], "amount": "20.00", "currency": "eur"}
+    assert told == [("endpoint", "payout.paid", data), ("mail", "payout.paid", data)]
 
 
 def test_a_capability_that_is_lost_stops_payouts(shop, payee):
