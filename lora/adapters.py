@@ -14,9 +14,9 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from psycopg.errors import UniqueViolation
 
-from lora import makers
+from lora import makers, publications
 from lora.errors import SlugTaken, TooManyShared, UnknownAdapter
-from lora.models import Adapter, Shared, Version
+from lora.models import Adapter, Publication, Shared, Version
 
 # Accounts that one adapter may be shared with.
 MOST_SHARED = 100
@@ -109,17 +109,12 @@ def unshare(adapter: Adapter, account: UUID) -> None:
 @transaction.atomic
 def delete(adapter: Adapter) -> None:
     """End an adapter for new orders, with all its versions, and forget its words. Again it changes nothing."""
-    forgotten = {"slug": "deleted", "name": "", "description": "", "trigger_words": []}
+    publications.withdraw(adapter)
+    forgotten = {"slug": "deleted", "name": "", "description": "", "trigger_words": [], "tags": []}
     Adapter.objects.filter(id=adapter.id, deleted_at=None).update(deleted_at=Now(), **forgotten)
+    Publication.objects.filter(adapter=adapter).exclude(tags=[]).update(tags=[])
     Shared.objects.filter(adapter=adapter).delete()
     Version.objects.filter(adapter=adapter, deleted_at=None).update(deleted_at=Now())
-
-
-def leave(account: UUID) -> None:
-    """Delete what an account owns, and end what others share with it."""
-    for adapter in own(account):
-        delete(adapter)
-    Shared.objects.filter(account=account).delete()
 
 
 def _visible(condition: Q) -> QuerySet[Adapter]:

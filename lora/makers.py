@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from hashlib import sha256
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -11,10 +12,11 @@ from psycopg.errors import UniqueViolation
 from billing.models import Wallet
 from billing.tokens import wallets
 from lora.errors import HandleKept, HandleTaken
-from lora.models import Maker
+from lora.models import Maker, RetiredHandle
 
-# A handle that nobody chose begins so, and no chosen one does.
+# A handle that nobody chose begins so, and so does that of an account that is closed; no chosen one does.
 GIVEN = "maker-"
+CLOSED = "closed-"
 
 
 def ensure(account: UUID) -> Maker:
@@ -29,7 +31,7 @@ def choose_handle(account: UUID, handle: str) -> Maker:
     Raises HandleTaken, or HandleKept if it has chosen another before.
     """
     ensure(account)
-    if handle.startswith(GIVEN):
+    if handle.startswith((GIVEN, CLOSED)) or RetiredHandle.objects.filter(digest=_digest(handle)).exists():
         raise HandleTaken
     try:
         with transaction.atomic():
@@ -42,3 +44,17 @@ def choose_handle(account: UUID, handle: str) -> Maker:
     if not changed and maker.handle != handle:
         raise HandleKept
     return maker
+
+
+@transaction.atomic
+def retire(account: UUID) -> None:
+    """Take a maker's handle away; nobody gets it again, as others may still order by it."""
+    maker = Maker.objects.select_for_update(no_key=True).filter(account=account).first()
+    if maker is None or maker.handle.startswith(CLOSED):
+        return
+    RetiredHandle.objects.get_or_create(digest=_digest(maker.handle))
+    Maker.objects.filter(account=account).update(handle=f"{CLOSED}{account.hex}")
+
+
+def _digest(handle: str) -> bytes:
+    return sha256(handle.encode()).digest()

@@ -32,6 +32,15 @@ class Maker(models.Model):
         return self.handle
 
 
+class RetiredHandle(models.Model):
+    """The SHA-256 of a handle whose account was closed: nobody gets it again."""
+
+    digest = models.BinaryField(primary_key=True, max_length=32)
+
+    def __str__(self) -> str:
+        return f"handle {bytes(self.digest).hex()}"
+
+
 class Adapter(models.Model):
     """An account's adapter for one base model, and who may use it. `owner_id` is the account's id."""
 

@@ -59,6 +59,11 @@ def report(report_id: UUID, adapter: Adapter, account: UUID, reason: str, text: 
     return Report.objects.create(id=report_id, adapter=adapter, account=account, reason=reason, text=text)
 
 
+def forget(account: UUID) -> None:
+    """Forget what an account wrote in its reports; that it reported, and why, stays."""
+    Report.objects.filter(account=account).exclude(text="").update(text="")
+
+
 def close(report: Report, outcome: str) -> bool:
     """Close a report with what became of it; return False if it was closed before."""
     return bool(Report.objects.filter(id=report.id, closed_at=None).update(closed_at=Now(), outcome=outcome[:500]))

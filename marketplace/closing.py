@@ -1,8 +1,9 @@
 """Accounts that are closed for good: whoever owned one is forgotten, and its books stay.
 
-`close` ends everything that acts for the account, in one transaction. What takes longer, or others must answer for, is
-done by `erase`, right after that and again by a periodic task, until all of it is done: jobs that still run, what
-storages have, Stripe, and the person, whose name the invoices of the running month still need.
+`close` ends everything that acts for the account, and its adapters for others, in one transaction. What takes longer,
+or others must answer for, is done by `erase`, right after that and again by a periodic task, until all of it is done:
+jobs that still run, what storages have, Stripe, and the person, whose name the invoices of the running month still
+need.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from django.contrib.admin.models import LogEntry
 from django.db import transaction
 from django.db.models.functions import Now
 
-from billing.models import Notice
-from billing.payments import leaving, stripe
-from billing.tokens import spending, wallets
-from lora import adapters
+from billing.models import Notice, Payout
+from billing.payments import leaving as payments
+from billing.payments import stripe
+from billing.tokens import earned, spending, wallets
+from billing.tokens.earnings import Standing
+from lora import leaving as market
 from marketplace import keeping
 from marketplace.accounts.models import Account, ApiKey, Identity, Origin, Person
 from marketplace.adapters import uploads as adapter_files
@@ -44,11 +47,29 @@ MOST_JOBS = 500
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class TokensLeft(Exception):
-    """The account still has Tokens, in milli-Tokens, held ones included, which would be forfeited."""
+@dataclass(eq=False)
+class SomethingLeft(Exception):
+    """What an account still has, which would be forfeited: milli-Tokens, held ones included, and earnings.
 
-    left: int
+    Money on its way to the maker (`payouts`) would still arrive; what of it came back would be forfeited.
+    """
+
+    tokens: int
+    purses: list[Standing]
+    payouts: list[Payout]
+
+    def __bool__(self) -> bool:
+        return bool(self.tokens or self.purses or self.payouts)
+
+    @property
+    def earned(self) -> int:
+        """The milli-Tokens of the earnings."""
+        return sum(each.amount for each in self.purses)
+
+    @property
+    def worth(self) -> dict[str, int]:
+        """What the earnings are worth, by currency."""
+        return {each.currency: each.money_minor for each in self.purses if each.currency}
 
 
 class Unfinished(Exception):
@@ -56,21 +77,28 @@ class Unfinished(Exception):
 
 
 @transaction.atomic
-def close(account_id: UUID, *, forfeit: bool = False) -> int:
-    """Close an account; return the milli-Tokens that are forfeited. Closing it again changes nothing.
+def close(account_id: UUID, *, forfeit: bool = False) -> SomethingLeft:
+    """Close an account; return what is forfeited. Closing it again changes nothing.
 
-    Raises TokensLeft if there are any, unless they may be forfeited.
+    Raises SomethingLeft if there is anything, unless it may be forfeited.
     """
     spending.lock(account_id)
     account = Account.objects.select_for_update().get(id=account_id)
-    found = wallets.balance(account_id)
-    left = found.available + found.held
+    left = left_of(account_id)
     if account.closed_at is None:
         if left and not forfeit:
-            raise TokensLeft(left)
+            raise left
         Account.objects.filter(id=account_id).update(is_active=False, closed_at=Now(), to_erase=True)
         _end_access(account)
     return left
+
+
+def left_of(account_id: UUID) -> SomethingLeft:
+    """Return what an account would lose by being closed. A maker's debts are not among it: they stay the platform's."""
+    found = wallets.balance(account_id)
+    purses = [each for each in earned.purses(account_id) if each.amount > 0]
+    under_way = Payout.objects.filter(purse__maker__owner=account_id, status=Payout.Status.ORDERED)
+    return SomethingLeft(found.available + found.held, purses, list(under_way.select_related("purse").order_by("id")))
 
 
 def erase(account: Account) -> bool:
@@ -110,6 +138,8 @@ def _end_access(account: Account) -> None:
     ApiKey.objects.filter(account=account, revoked_at=None).update(revoked_at=Now())
     for table in (Identity, Origin, Endpoint, Preferences):
         table._default_manager.filter(account=account).delete()
+    market.leave(account.id)
+    payments.end_payouts(account.id)
 
 
 def _end_jobs(account: Account) -> None:
@@ -129,9 +159,7 @@ def _end_trainings(account: Account) -> None:
 
 
 def _forget_trainings(account: Account) -> None:
-    """Delete the account's adapters, and forget how they were made."""
-    for adapter in adapters.own(account.id):
-        adapters.delete(adapter)
+    """Forget how the account's adapters were made."""
     for training in Training.objects.filter(account=account, status__in=FINAL).exclude(order={}):
         pictures.forget(training)
 
@@ -151,7 +179,6 @@ def _remove_files(account: Account) -> None:
 
 
 def _remove_adapters(account: Account) -> None:
-    adapters.leave(account.id)
     if adapter_files.has_files(account.id):  # jobs of others may still be drawn with them
         raise Unfinished
 
@@ -163,9 +190,9 @@ def _remove_latents(account: Account) -> None:
 def _leave_stripe(account: Account) -> None:
     """End what can still be paid, and delete the customer at Stripe. Without Stripe there must be neither."""
     if settings.STRIPE_SECRET_KEY:
-        has_left = leaving.leave(stripe.from_settings(), account.id)
+        has_left = payments.leave(stripe.from_settings(), account.id)
     else:
-        has_left = leaving.has_left(account.id)
+        has_left = payments.has_left(account.id)
     if not has_left:
         raise Unfinished
 
@@ -181,9 +208,9 @@ def _forget_person(account: Account) -> None:
 
     A person who owns other accounts, or is an operator, stays; the account alone loses its name.
     """
-    if not leaving.is_invoiced(account.id):
+    if not payments.is_invoiced(account.id):
         raise Unfinished
-    leaving.forget_person(account.id)
+    payments.forget_person(account.id)
     Account.objects.filter(id=account.id).update(name=CLOSED)
     ApiKey.objects.filter(account=account).update(name=CLOSED)
     about, owner = [str(account.id)], account.owner

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db.models import Q
 
 from billing.errors import PaymentsRefused
-from billing.models import Month, Payer, Reversal, TopUp
+from billing.models import Month, Payee, Payer, Reversal, TopUp
 from billing.payments import automatic, cards, checkout
 from billing.payments.cards import Answer
 from billing.payments.stripe import MISSING, Stripe
@@ -39,6 +39,11 @@ def leave(stripe: Stripe, owner: UUID) -> bool:
                 raise
         payer.delete()
     return True
+
+
+def end_payouts(owner: UUID) -> None:
+    """Forget whom Stripe pays for an owner, so that nothing more is paid out but what was ordered."""
+    Payee.objects.filter(owner=owner).delete()
 
 
 def has_left(owner: UUID) -> bool:

@@ -44,7 +44,7 @@ from marketplace.api.bodies import Body, TooMuchText
 from marketplace.api.browsing import page, prefers_page
 from marketplace.api.fields import Text
 from marketplace.api.limits import headers
-from marketplace.closing import TokensLeft
+from marketplace.closing import SomethingLeft
 from marketplace.files.errors import QuotaReached
 from marketplace.jobs import errors as jobs
 from marketplace.jobs.inputs import Busy
@@ -101,6 +101,25 @@ def _capped(error: SpendCapReached) -> Problem:
         f" {error.resets_at:%Y-%m-%dT%H:%M:%SZ}."
     )
     return Problem(402, "payment", f"{error.whose}_{CAPS[error.period]}_reached", message)
+
+
+def _left(error: SomethingLeft) -> Problem:
+    """Name all that an account would lose by being closed, and the ways to keep it."""
+    what, ways = [], []
+    if error.tokens:
+        what.append(f"{format_tokens(error.tokens)} Tokens")
+        ways.append("spend the Tokens or ask for a refund")
+    if error.earned:
+        worth = "".join(f", worth {show_money(minor, currency)}" for currency, minor in error.worth.items())
+        what.append(f"{format_tokens(error.earned)} Tokens of earnings{worth}")
+        ways.append("spend the earnings or be paid out")
+    for each in error.payouts:
+        what.append(f"a payout of {show_money(each.money_minor, each.purse.currency)}, which is under way")
+    if error.payouts:
+        ways.append("wait for the payout")
+    code = "earnings_left" if error.earned or error.payouts else "tokens_left"
+    message = f"Still there: {'; '.join(what)}. To keep it, {', '.join(ways)}; or say `forfeit`."
+    return Problem(409, "conflict", code, message)
 
 
 def _too_dear(error: jobs.CostAboveMaximum | trainings.CostAboveMaximum) -> Problem:
@@ -283,15 +302,7 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
             f" {show_money(error.least, error.currency)} are paid out.",
         ),
     ),
-    (
-        TokensLeft,
-        lambda error: Problem(
-            409,
-            "conflict",
-            "tokens_left",
-            f"{format_tokens(error.left)} Tokens are left: spend them, ask for a refund, or say `forfeit`.",
-        ),
-    ),
+    (SomethingLeft, lambda error: _left(error)),
     (
         jobs.NotEnded,
         lambda _: Problem(409, "conflict", "not_ended", "The job has not ended: cancel it first."),

@@ -318,12 +318,16 @@ class AccountClosing(Act):
     def carry_out(self, request: UUID) -> str:
         self.check()
         left = closing.close(UUID(self.account), forfeit=True)
-        return f"closed, with {show_tokens(left)} forfeited; what it had is being removed"
+        gone = ", ".join([show_tokens(left.tokens), *(f"earnings of {each}" for each in _earnings(left))])
+        return f"closed, with {gone} forfeited; what it had is being removed"
 
     def lines(self) -> Lines:
-        left = wallets.balance(UUID(self.account))
-        account = _account(Account.objects.filter(pk=self.account))
-        return [account, ("Tokens that are forfeited", show_tokens(left.available + left.held))]
+        left = closing.left_of(UUID(self.account))
+        lines: Lines = [_account(Account.objects.filter(pk=self.account))]
+        lines.append(("Tokens that are forfeited", show_tokens(left.tokens)))
+        lines += [("Earnings that are forfeited", each) for each in _earnings(left)]
+        paid = [show_money(each.money_minor, each.purse.currency) for each in left.payouts]
+        return lines + [("Payout that still arrives", each) for each in paid]
 
 
 _ACTS: tuple[type[Act], ...] = (
@@ -342,6 +346,15 @@ KINDS: dict[str, type[Act]] = {act.kind: act for act in _ACTS}
 
 def read(kind: str, arguments: dict[str, Any]) -> Act:
     return KINDS[kind](**arguments)
+
+
+def _earnings(left: closing.SomethingLeft) -> list[str]:
+    return [
+        f"{show_tokens(each.amount)} worth {show_money(each.money_minor, each.currency)}"
+        if each.currency
+        else f"{show_tokens(each.amount)} without worth"
+        for each in left.purses
+    ]
 
 
 def _account(found: QuerySet[Account]) -> tuple[str, Reference]:

@@ -1,6 +1,7 @@
 """An account that is closed: nothing acts for it any more, nothing tells of its person, and its books stay."""
 
 import json
+from uuid import UUID, uuid4
 
 import pytest
 from django.conf import settings
@@ -8,11 +9,16 @@ from django.core.files.storage import storages
 from django.db import connection
 from django.db.models.functions import Now
 
-from billing.models import Payer, TopUp, Transfer
-from billing.tokens import wallets
+from billing.amounts import format_tokens
+from billing.models import Payee, Payer, Payout, TopUp, Transfer
+from billing.payments import payouts
+from billing.tokens import earnings, lots, wallets
 from inference.models import catalog
+from lora import publications
+from lora.models import Publication, Report
 from marketplace import closing
 from marketplace.accounts.models import Account, ApiKey, Identity, Person
+from marketplace.adapters import uploads as adapter_files
 from marketplace.approvals import acts, requests
 from marketplace.audit.models import Record
 from marketplace.files import uploads
@@ -22,9 +28,13 @@ from marketplace.jobs.models import Image, Job
 from marketplace.maintenance.tasks import keep_forgetting
 from marketplace.webhooks import endpoints
 from marketplace.webhooks.models import Endpoint
+from tests.marketplace import people
+from tests.marketplace.adapters.test_adapter_uploads import settle as let_deletions_be_long_ago
 from tests.marketplace.api.asking import buy, deliver, error
 from tests.marketplace.api.money import months
+from tests.marketplace.api.test_market import ready
 from tests.marketplace.files.test_uploads import encoded, send
+from tests.marketplace.trainings import making
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_is_right")]
 SECRET = "a very private wish"
@@ -208,3 +218,146 @@ def test_an_operator_who_owns_an_account_stays_one(alice):
     close(alice, confirm="alice@example.com", forfeit=True)
     account = Account.objects.select_related("owner").get(id=alice.account.id)
     assert (account.name, account.owner.email) == ("closed account", "alice@example.com")
+
+
+# --- a maker's account ---
+
+
+@pytest.fixture
+def carol():
+    """A maker without Tokens, known as carol."""
+    made = people.customer("carol", 0)
+    assert made.patch("/v1/maker", {"handle": "carol"}).status_code == 200
+    return made
+
+
+@pytest.fixture
+def glaze(carol):
+    """Carol's adapter, published, with another publication pending."""
+    adapter = making.adapter(carol)
+    ready(adapter)
+    terms = {"fee": 250, "licence": "any-use", "tags": ["blue"], "most": 1000}
+    publications.approve(publications.ask(uuid4(), adapter, None, **terms), 700)
+    publications.ask(uuid4(), adapter, None, **terms)
+    return adapter
+
+
+@pytest.fixture
+def used(bob, glaze, picture):
+    """One use of it, which bob paid with Tokens that he had bought."""
+    wallets.purchase(bob.account.id, 10_000, 50_000, "eur", "pi_1")
+    job = buy(bob, adapters=[{"id": str(glaze.id)}])["id"]
+    deliver(job, picture)
+    lots.catch_up()
+    return job
+
+
+def left(customer):
+    (found,) = earnings.purses(earnings.maker_of(customer.account.id))
+    return found.amount, found.money_minor
+
+
+def test_earnings_are_named_once_and_then_forfeited(carol, used):
+    tokens, minor = left(carol)
+    moved = list(Transfer.objects.values())
+    refused = error(close(carol, confirm="carol@example.com"), 409)
+    assert refused["code"] == "earnings_left"
+    assert f"{format_tokens(tokens)} Tokens of earnings, worth {minor / 100:.2f} EUR" in refused["message"]
+    assert carol.get("/v1/maker").json()["handle"] == "carol"
+    assert Publication.objects.filter(status="approved").exists()
+    body = close(carol, confirm="carol@example.com", forfeit=True).json()
+    assert (body["forfeited"], body["forfeited_earnings"]) == ("0", format_tokens(tokens))
+    assert body["forfeited_worth"] == {"eur": f"{minor / 100:.2f}"}
+    assert (left(carol), list(Transfer.objects.values())) == ((tokens, minor), moved), "the books stay"
+
+
+def test_what_was_spent_is_not_left(carol, used, settings):
+    settings.EARNINGS_DAYS = 0
+    assert carol.post("/v1/earnings/spend", {}).status_code == 201
+    assert error(close(carol, confirm="carol@example.com"), 409)["code"] == "tokens_left"
+
+
+def test_a_payout_under_way_is_named_and_still_arrives(carol, used, settings):
+    settings.EARNINGS_DAYS, settings.PAYOUT_MINIMUMS = 0, {"eur": 1}
+    Payee.objects.create(owner=carol.account.id, country="de", email="c@x.de", account_id="acct_1", status="active")
+    payout, _ = payouts.order(carol.account.id, "eur", uuid4(), "now")
+    refused = error(close(carol, confirm="carol@example.com"), 409)
+    assert (refused["code"], "a payout of" in refused["message"]) == ("earnings_left", True)
+    assert Payee.objects.exists()
+    assert close(carol, confirm="carol@example.com", forfeit=True).status_code == 200
+    payout.refresh_from_db()
+    assert (payout.status, Payee.objects.exists()) == ("ordered", False)
+    assert "c@x.de" not in dump()
+
+
+def test_nothing_is_paid_out_monthly_any_more(carol, used, settings):
+    settings.EARNINGS_DAYS, settings.PAYOUT_MINIMUMS = 0, {"eur": 1}
+    Payee.objects.create(owner=carol.account.id, country="de", email="c@x.de", account_id="acct_1", status="active")
+    close(carol, confirm="carol@example.com", forfeit=True)
+    assert payouts.order_monthly(uuid4) == 0
+    assert not Payout.objects.exists()
+
+
+def test_a_maker_with_a_debt_may_leave(carol, used, settings):
+    settings.EARNINGS_DAYS = 0
+    carol.post("/v1/earnings/spend", {})
+    wallets.refund(UUID(used), 1_000, "sorry")
+    lots.catch_up()
+    assert earnings.purses(earnings.maker_of(carol.account.id))[0].advanced > 0
+    assert error(close(carol, confirm="carol@example.com"), 409)["code"] == "tokens_left"
+    body = close(carol, confirm="carol@example.com", forfeit=True).json()
+    assert (body["forfeited_earnings"], body["forfeited_worth"]) == ("0", {})
+
+
+def test_adapters_end_at_once_and_what_was_ordered_is_drawn(carol, bob, glaze, used, picture, client):
+    order = {"adapters": [{"id": str(glaze.id)}]}
+    queued = buy(bob, **order)["id"]
+    assert client.get("/v1/market").json()["data"]
+    assert close(carol, confirm="carol@example.com", forfeit=True).status_code == 200
+    assert client.get("/v1/market").json()["data"] == []
+    assert error(bob.post("/v1/jobs", {"prompt": "x", **order}), 422)["code"] == "unknown_adapter"
+    assert sorted(Publication.objects.values_list("status", flat=True)) == ["withdrawn"]
+    deliver(queued, picture)
+    assert Job.objects.get(id=queued).status == "succeeded"
+    keep_forgetting()
+    assert Account.objects.get(id=carol.account.id).to_erase, "its files are still there"
+    let_deletions_be_long_ago()
+    adapter_files.remove_unused(set())
+    settle()
+    keep_forgetting()
+    assert not Account.objects.get(id=carol.account.id).to_erase
+
+
+def test_a_handle_is_nobodys_any_more(carol, bob, glaze):
+    close(carol, confirm="carol@example.com", forfeit=True)
+    for handle in ("carol", f"closed-{bob.account.id.hex}"):
+        assert error(bob.patch("/v1/maker", {"handle": handle}), 409)["code"] == "handle_taken"
+    assert bob.patch("/v1/maker", {"handle": "bob"}).status_code == 200
+    settle()
+    keep_forgetting()
+    for word in ("carol", "blue"):
+        assert word not in dump("django_session").replace("glaze", ""), word
+
+
+def test_what_somebody_wrote_in_reports_is_forgotten(carol, bob, glaze):
+    bob.post("/v1/market/carol/glaze/reports", {"reason": "copyright", "text": SECRET})
+    assert Report.objects.get().text == SECRET
+    close(bob, confirm="bob@example.com", forfeit=True)
+    assert (Report.objects.get().text, Report.objects.get().reason) == ("", "copyright")
+
+
+def test_a_training_is_canceled_and_its_adapter_ends(carol):
+    wallets.grant(carol.account.id, 1_000_000, "enough")
+    training = making.submit(carol).training
+    close(carol, confirm="carol@example.com", forfeit=True)
+    settle()
+    keep_forgetting()
+    training.refresh_from_db()
+    assert (training.status, training.order, training.adapter.slug) == ("canceled", {}, "deleted")
+    assert not Account.objects.get(id=carol.account.id).to_erase
+
+
+def test_an_operator_sees_what_is_forfeited(carol, used):
+    tokens, minor = left(carol)
+    act = acts.AccountClosing(str(carol.account.id))
+    assert ("Earnings that are forfeited", f"{format_tokens(tokens)} Tokens worth {minor / 100:.2f} EUR") in act.lines()

@@ -7,11 +7,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing.amounts import format_tokens
 from marketplace import closing, text
 from marketplace.accounts import origins, periods
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
+from marketplace.api.account import schemas
 from marketplace.api.account.schemas import AccountBody, AccountChange, AccountClosing, ClosedBody
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.errors import invalid
@@ -50,7 +50,8 @@ class OneAccount(APIView):
         pictures, prompts, files, webhooks, saved cards, and your name and e-mail address once the month's invoice is
         written. This cannot be undone. Not for a key that has a cap.
 
-        Send `{"confirm": "<your e-mail address>", "forfeit": false}`; `forfeit` gives up the Tokens that are left.
+        Send `{"confirm": "<your e-mail address>", "forfeit": false}`; `forfeit` gives up the Tokens and earnings that
+        are left. Adapters end for everybody; jobs that were ordered with them are still drawn.
         """
         refuse_capped(request)
         order = AccountClosing(data=request.data)
@@ -62,7 +63,7 @@ class OneAccount(APIView):
             left = closing.close(account.id, forfeit=order.validated_data["forfeit"])
         closing.erase(account)
         account.refresh_from_db()
-        return Response(ClosedBody.show(account, forfeited=format_tokens(left)))
+        return Response(ClosedBody.show(account, **schemas.forfeited(left)))
 
 
 def _normal(email: str) -> str | None:
