@@ -27,7 +27,8 @@ def about(top_up: TopUp, kind: Notice.Kind, **data: Any) -> None:
 def of_payout(payout: Payout, kind: Notice.Kind, **data: Any) -> None:
     """Write down what became of a payout."""
     amount, currency = format_money(payout.money_minor, payout.purse.currency), payout.purse.currency
-    owner = Wallet.objects.values_list("owner", flat=True).get(id=payout.purse.maker_id)
+    owner = Wallet.objects.get(id=payout.purse.maker_id).owner
+    assert owner is not None, "a purse is a maker's"
     write(owner, kind, payout=str(payout.id), amount=amount, currency=currency, **data)
 
 

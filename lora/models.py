@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from lora.training_prices import Terms
+from lora.training_prices import LAYERS, Terms
 
 SLUG = r"^[a-z0-9](-?[a-z0-9])*$"
 MAX_SLUG = 40
@@ -171,6 +171,7 @@ class Tier(models.Model):
     service_class = models.CharField(max_length=20)
     may_publish = models.BooleanField()
     surcharge = models.PositiveIntegerField(help_text="thousandths of the price of each picture")
+    layers = models.CharField(max_length=20, default="all", db_default="all", help_text="those that are trained")
     active = models.BooleanField(default=True)
     created_at = models.DateTimeField(db_default=Now())
 
@@ -186,6 +187,7 @@ class Tier(models.Model):
                 ),
                 name="tier_in_range",
             ),
+            models.CheckConstraint(condition=Q(layers__in=LAYERS), name="tier_layers_known"),
         ]  # fmt: skip
 
     def __str__(self) -> str:

@@ -18,6 +18,9 @@ from lora.errors import OutsideTier
 FULL_PIXELS = 1024 * 1024
 FULL_STEPS = 1000
 LEAST_PICTURES = 4
+# Which layers of the model an adapter changes, in the trainer's words.
+LAYERS = ("attention", "all")
+TEXTS = ("service_class", "layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class Terms:
     """What one version of a tier costs and allows.
 
     `base_cost` is in milli-Tokens for 1,000 steps at 1024²; `floor` is the area in pixels below which a training costs
-    no less; `surcharge` is in thousandths of the price of a picture drawn with the adapter.
+    no less; `surcharge` is in thousandths of the price of a picture drawn with the adapter. `layers` are those that are
+    trained: fewer are sooner trained, and change less.
     """
 
     base_cost: int
@@ -38,16 +42,19 @@ class Terms:
     service_class: str
     may_publish: bool
     surcharge: int
+    layers: str = "all"
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value, least = getattr(self, each.name), 0 if each.name in ("floor", "surcharge") else 1
-            if each.name not in ("service_class", "may_publish"):
+            if each.name not in (*TEXTS, "may_publish"):
                 _whole(each.name, value, least)
         if self.most_pictures < LEAST_PICTURES:
             raise ValueError(f"most_pictures must be at least {LEAST_PICTURES}")
         if self.rank > 256:
             raise ValueError("rank must be at most 256")
+        if self.layers not in LAYERS:
+            raise ValueError(f"layers must be one of {', '.join(LAYERS)}, not {self.layers!r}")
 
 
 @dataclass(frozen=True, slots=True)

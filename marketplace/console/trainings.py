@@ -78,7 +78,8 @@ class TierAdmin(dialogs.AskPermissions, ReadOnlyTable):
 
     @column("Allows")
     def allows(self, row: Tier) -> str:
-        return f"{row.most_pictures} pictures at {row.side}², rank {row.rank}, {row.most_steps} steps"
+        sizes = f"{row.most_pictures} pictures at {row.side}², rank {row.rank}, {row.most_steps} steps"
+        return f"{sizes}, {row.layers} layers"
 
 
 @admin.register(Training)

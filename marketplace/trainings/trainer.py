@@ -219,6 +219,7 @@ def _start(training: Training, folder: Path) -> subprocess.Popen[str]:
         *(sys.executable, "-m", "inference.training.adapter", "--json", "--pictures", str(shown)),
         *("--out", str(folder / "adapter.safetensors"), "--model", settings.MODEL),
         *("--steps", str(order["steps"]), "--resolution", str(order["side"]), "--rank", str(terms.rank)),
+        *("--layers", terms.layers),
         *("--seed", str(order["seed"]), "--save-seconds", str(settings.TRAINING_SAVE_SECONDS)),
         *(word for prompt in order["samples"] for word in ("--sample", prompt)),
     ]

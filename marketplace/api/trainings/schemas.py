@@ -18,7 +18,7 @@ from inference.models import catalog
 from inference.request import MAX_SEED, TILE
 from lora import models, tiers
 from lora.models import SLUG
-from lora.training_prices import LEAST_PICTURES
+from lora.training_prices import LAYERS, LEAST_PICTURES
 from marketplace.api.bodies import Body, StrictSerializer
 from marketplace.api.errors import invalid
 from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Text, Tokens, Whole
@@ -98,6 +98,7 @@ class TierBody(Body):
     most_pictures = Whole()
     resolution = Whole(of="row.side", help_text="Pixels of a side, at most.")
     rank = Whole()
+    layers = Choice(choices=[(each, each) for each in LAYERS], help_text="Those of the model that are trained.")
     most_steps = Whole()
     versions_kept = Whole(help_text="Adapters of earlier steps that can be compared and kept.")
     service_class = Choice(choices=ServiceClass.choices)

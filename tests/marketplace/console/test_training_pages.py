@@ -93,7 +93,15 @@ def test_a_tier_is_published_by_an_act_that_needs_a_second_person():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rank": 0}, {"service_class": "soon"}, {"colour": "red"}, {"base_cost": "3"}, {"most_pictures": 3}]
+    "wrong",
+    [
+        {"rank": 0},
+        {"layers": "some"},
+        {"service_class": "soon"},
+        {"colour": "red"},
+        {"base_cost": "3"},
+        {"most_pictures": 3},
+    ],
 )
 def test_terms_that_make_no_sense_are_impossible(wrong):
     with pytest.raises(Impossible):

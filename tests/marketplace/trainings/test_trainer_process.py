@@ -5,17 +5,23 @@ import random
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from django.conf import settings
 from django.core.files.storage import storages
 from django.db import connection
 
 from billing.tokens import wallets
 from devstack import processes
+from inference.house_model.architecture import LAYERS as BLOCKS
 from inference.models import catalog
+from inference.training import hyperparameters
+from lora import tiers
 from lora.models import Version
+from lora.training_prices import LAYERS
 from lora.versions import Facts
 from marketplace.adapters import uploads
 from marketplace.audit.models import Record
@@ -92,6 +98,21 @@ def test_a_training_becomes_a_version_and_its_pictures_are_deleted(alice, traine
     assert (record.object, record.details) == (f"training {found.id}", {"files": 6})
     stored = storages["adapters"].listdir(f"trainings/{found.id}")[1]
     assert not [name for name in stored if "checkpoint" in name]
+
+
+def test_a_tier_with_fewer_layers_trains_only_those(alice, trainer, tmp_path):
+    assert set(LAYERS) == set(hyperparameters.LAYERS), "the tier's words are the trainer's"
+    terms = replace(tiers.find("sketch").terms, layers="attention")
+    tiers.publish("sketch", "Only how things look at one another.", terms)
+    assert alice.get("/v1/tiers").json()["data"][0]["layers"] == "attention"
+    making.submit(alice, making.order(alice, tier="sketch", steps=2))
+    wait(ended)
+    version = Version.objects.get()
+    with uploads.open_file(version) as content:
+        names = list(safetensors.torch.load(content.read()))
+    assert names
+    assert all(".attn." in name for name in names), names
+    assert version.layers == BLOCKS * len(hyperparameters.ATTENTION) - 2, "the last block's text leads nowhere"
 
 
 def test_killed_at_random_again_and_again_it_ends_as_if_nothing_had_happened(alice, trainer, full, settings):
