@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -49,7 +50,9 @@ class TrainingOrder:
         wanted = asdict(self)
         return {name: wanted[name] for name in ("pictures", "side", "steps", "seed", "samples")}
 
-    def digest(self, target: dict[str, Any]) -> bytes:
-        """Return the SHA-256 of the order and of the adapter that it is for."""
-        said = [asdict(self), target]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
+def digest(said: Mapping[str, Any]) -> bytes:
+    """Return the SHA-256 of what a customer said, in JSON, by which orders under the same idempotency key are compared.
+
+    What follows from it changes with time: seeds are drawn, files deleted, tiers replaced.
+    """
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -50,7 +49,7 @@ def quote(order: TrainingOrder) -> tuple[Tier, Quote]:
 def submit(
     account_id: UUID,
     order: TrainingOrder,
-    target: dict[str, Any],
+    digest: bytes,
     adapter: Callable[[], Adapter],
     *,
     key_id: UUID | None = None,
@@ -58,19 +57,16 @@ def submit(
 ) -> Submitted:
     """Hold the price and queue the training, and make its adapter, all or nothing.
 
-    `adapter` finds or makes it, within the transaction; `target` says in JSON what is meant by it. Raises what `quote`,
-    `wallets.hold`, `caps.check` and `adapter` raise, QueueFull, `keys.Revoked`, and KeyReused if the idempotency key
-    came with another order before.
+    `adapter` finds or makes it, within the transaction; `digest` is that of what was said (`orders.digest`). Raises
+    what `quote`, `wallets.hold`, `caps.check` and `adapter` raise, QueueFull, `keys.Revoked`, and KeyReused if the
+    idempotency key came with another order before.
     """
-    digest = order.digest(target)
-    if idempotency_key and (earlier := _replay(account_id, digest, idempotency_key)):
-        return earlier
     try:
         training = _buy(account_id, order, digest, adapter, key_id, idempotency_key or None)
     except (BillingError, LoraError, TrainingError):
         if key_id:
             keys.confirm(key_id)
-        if idempotency_key and (earlier := _replay(account_id, digest, idempotency_key)):
+        if earlier := replay(account_id, digest, idempotency_key):
             return earlier
         raise
     return Submitted(training, replayed=False)
@@ -115,9 +111,10 @@ def _buy(
     )
 
 
-def _replay(account_id: UUID, digest: bytes, idempotency_key: str) -> Submitted | None:
+def replay(account_id: UUID, digest: bytes, idempotency_key: str | None) -> Submitted | None:
+    """Return what the idempotency key has bought. Raises KeyReused if it came with another order."""
     found = Training.objects.filter(account_id=account_id, idempotency_key=idempotency_key).first()
-    if found is None:
+    if not idempotency_key or found is None:
         return None
     if bytes(found.order_digest) != digest:
         raise KeyReused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -35,7 +36,7 @@ from marketplace.api.trainings.schemas import (
     TrainingQuoteOrder,
 )
 from marketplace.identifiers import uuid7
-from marketplace.trainings import lifecycle, results, storage, submission
+from marketplace.trainings import lifecycle, orders, results, storage, submission
 from marketplace.trainings.models import Training
 
 ONCE = OpenApiParameter(
@@ -83,8 +84,8 @@ class AdapterTrainings(APIView):
         """Holds the price and queues the training; what comes of it is the adapter's next version."""
         body = TrainingOrderBody(data=request.data)
         body.is_valid(raise_exception=True)
-        adapter = adapters.find(caller(request).account_id, adapter_id)
-        return buy(request, body.validated_data, {"further version of": str(adapter_id)}, lambda: adapter)
+        account_id, target = caller(request).account_id, {"further version of": str(adapter_id)}
+        return buy(request, body.validated_data, target, lambda: adapters.find(account_id, adapter_id))
 
     @extend_schema(parameters=[ListQuery], responses={200: TrainingList}, summary="List an adapter's trainings")
     def get(self, request: Request, adapter_id: UUID) -> Response:
@@ -129,12 +130,16 @@ class KeepStep(APIView):
         return Response(KeptBody.show(version), status=202)
 
 
-def buy(request: Request, values: dict[str, Any], target: dict[str, Any], adapter: Any) -> Response:
-    """Answer an order of a training, checked already."""
-    key = idempotency_key(request)
-    order = schemas.order(values, caller(request).account_id)
-    submitted = submission.submit(
-        caller(request).account_id, order, target, adapter, key_id=caller(request).key_id, idempotency_key=key
+def buy(request: Request, values: dict[str, Any], target: dict[str, Any], adapter: Callable[[], Adapter]) -> Response:
+    """Answer an order of a training, checked already; what was bought before is not looked at again."""
+    key, account_id, digest = idempotency_key(request), caller(request).account_id, orders.digest(values | target)
+    submitted = submission.replay(account_id, digest, key) or submission.submit(
+        account_id,
+        schemas.order(values, account_id),
+        digest,
+        adapter,
+        key_id=caller(request).key_id,
+        idempotency_key=key,
     )
     headers = {"Location": f"/v1/trainings/{submitted.training.id}"}
     if submitted.replayed:

@@ -11,7 +11,7 @@ from lora import versions
 from lora.models import Adapter, Version
 from lora.versions import Facts
 from marketplace.files.models import File
-from marketplace.trainings import lifecycle
+from marketplace.trainings import lifecycle, pictures
 from marketplace.trainings.models import Training
 from tests.marketplace.streams.servers import read
 from tests.marketplace.trainings import making
@@ -75,6 +75,22 @@ def test_a_new_adapter_is_bought_seen_and_listed(alice, wanted):
     listed = alice.get(f"/v1/adapters/{shown['adapter']['id']}/trainings").json()["data"]
     assert [each["id"] for each in listed] == [further.json()["id"], shown["id"]]
     assert Adapter.objects.count() == 1
+
+
+def test_an_order_sent_again_is_the_same_though_its_seed_was_drawn_and_its_files_are_gone(alice, wanted):
+    del wanted["seed"]
+    bought = alice.post("/v1/adapters", {**wanted, **NEW}, Idempotency_Key="k").json()
+    assert alice.post("/v1/adapters", {**wanted, **NEW}, Idempotency_Key="k").json()["id"] == bought["id"]
+    lifecycle.cancel(alice.account.id, Training.objects.get().id)
+    assert pictures.clear() == 1
+    assert not File.objects.exists()
+    again = alice.post("/v1/adapters", {**wanted, **NEW}, Idempotency_Key="k")
+    assert (again.status_code, again["Idempotent-Replayed"], again.json()["id"]) == (202, "true", bought["id"])
+    other = alice.post("/v1/adapters", {**wanted, **NEW, "seed": 2}, Idempotency_Key="k")
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    further = alice.post(f"/v1/adapters/{bought['adapter']['id']}/trainings", wanted, Idempotency_Key="k")
+    assert further.json()["error"]["code"] == "idempotency_key_reused"
+    assert Training.objects.count() == 1
 
 
 def test_the_caption_of_all_names_each_file(alice, wanted, files):

@@ -11,7 +11,7 @@ from inference.models import catalog
 from lora import adapters, makers
 from marketplace.files import uploads
 from marketplace.identifiers import uuid7
-from marketplace.trainings import submission
+from marketplace.trainings import orders, submission
 from marketplace.trainings.orders import Picture, TrainingOrder
 
 COLOURS = [(220, 40, 40), (40, 160, 60), (40, 80, 220), (245, 215, 50), (245, 140, 30), (140, 60, 180)]
@@ -50,4 +50,5 @@ def adapter(customer, slug="glaze"):
 def submit(customer, wanted=None, slug=None, **options):
     wanted = wanted or order(customer)
     slug = slug or f"glaze-{uuid4().hex[:8]}"
-    return submission.submit(customer.account.id, wanted, {"slug": slug}, lambda: adapter(customer, slug), **options)
+    said = orders.digest(wanted.as_json() | {"slug": slug})
+    return submission.submit(customer.account.id, wanted, said, lambda: adapter(customer, slug), **options)
