@@ -50,6 +50,7 @@ class TrainingOrder:
         wanted = asdict(self)
         return {name: wanted[name] for name in ("pictures", "side", "steps", "seed", "samples")}
 
+
 def digest(said: Mapping[str, Any]) -> bytes:
     """Return the SHA-256 of what a customer said, in JSON, by which orders under the same idempotency key are compared.
 

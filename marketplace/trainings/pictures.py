@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from marketplace.audit import trail
 from marketplace.files import uploads
 from marketplace.files.models import File
+from marketplace.jobs import inputs
 from marketplace.jobs.models import FINAL
 from marketplace.trainings import storage
 from marketplace.trainings.models import Training
@@ -59,16 +60,19 @@ def forget(training: Training) -> None:
 
 
 def _clear(training: Training) -> None:
-    """Delete a training's checkpoints, and its pictures unless they are to stay or another one needs them."""
+    """Delete a training's checkpoints, its captions, and its pictures unless they are to stay or something needs them."""
     kept = {each[kind] for each in training.evaluations for kind in ("samples", "adapter") if each[kind]}
     storage.keep_only(training, kept)
     files = set() if training.keep_pictures else set(_files(training.order))
-    needed = in_use(training.account_id)
+    needed = in_use(training.account_id) | inputs.in_use(training.account_id)
     deleted = files - needed
     for file in File.objects.filter(account_id=training.account_id, id__in=files):
         uploads.delete(file, needed)
+    nameless = [{"file": "", "before": ""} for _ in training.order.get("pictures", ())]
     with trail.acting("trainings"):
-        Training.objects.filter(id=training.id).update(cleared_at=Now())
+        Training.objects.filter(id=training.id).update(
+            cleared_at=Now(), order=training.order and {**training.order, "pictures": nameless}
+        )
         if deleted:
             trail.record("trainings", "training pictures deleted", f"training {training.id}", {"files": len(deleted)})
 

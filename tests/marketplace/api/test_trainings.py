@@ -10,6 +10,7 @@ from billing.tokens import wallets
 from lora import versions
 from lora.models import Adapter, Version
 from lora.versions import Facts
+from marketplace import keeping
 from marketplace.files.models import File
 from marketplace.trainings import lifecycle, pictures
 from marketplace.trainings.models import Training
@@ -182,6 +183,21 @@ def test_a_file_is_kept_while_a_training_needs_it(alice, wanted, files):
     assert alice.delete(f"/v1/files/{files[0]}").status_code == 204
     assert alice.get(f"/v1/files/{files[0]}").status_code == 404
     assert File.objects.filter(id=files[0]).exists()
+
+
+def test_a_training_that_ends_takes_no_picture_from_a_job_and_forgets_what_was_said_of_them(alice, wanted, files):
+    bought = alice.post("/v1/adapters", {**wanted, **NEW}).json()
+    edit = {"operation": "img2img", "prompt": "a fox", "images": [files[0]], "strength": 0.5}
+    job = alice.post("/v1/jobs", edit).json()
+    alice.post(f"/v1/trainings/{bought['id']}/cancel")
+    assert pictures.clear() == 1
+    assert [str(each) for each in File.objects.values_list("id", flat=True)] == [files[0]]
+    assert alice.get(f"/v1/files/{files[0]}").status_code == 404
+    assert "square" not in json.dumps(Training.objects.get().order)
+    shown = alice.get(f"/v1/trainings/{bought['id']}").json()
+    assert (shown["pictures"], shown["seed"], shown["cost"]["captured"]) == (6, 1, "0")
+    alice.post(f"/v1/jobs/{job['id']}/cancel")
+    assert keeping.expire() == 1
 
 
 def test_a_running_one_shows_loss_time_left_and_samples_and_is_canceled_for_its_steps(alice, wanted):
