@@ -43,7 +43,10 @@ def find(handle: str, slug: str) -> Adapter:
 def listings(adapters: Iterable[Adapter]) -> dict[UUID, Listing]:
     """Return the terms of each adapter's newest version that is listed, by the adapter's id."""
     usable = Listing.objects.filter(
-        version__adapter__in=list(adapters), version__status=Version.Status.READY, version__deleted_at=None
+        version__adapter__in=list(adapters),
+        version__status=Version.Status.READY,
+        version__deleted_at=None,
+        ended_at=None,
     )
     newest = usable.select_related("version").order_by("version__adapter_id", "-version__number", "-id")
     return {each.version.adapter_id: each for each in newest.distinct("version__adapter_id")}

@@ -199,7 +199,7 @@ class Tier(models.Model):
 
 
 class Listing(models.Model):
-    """The terms under which everybody may use a version: never changed, only replaced by the next for that version.
+    """The terms under which everybody may use a version: never changed, only replaced by the next, or ended for good.
 
     `fee` is in thousandths of the price of a picture without adapters; `share` is how many thousandths of it the maker
     gets.
@@ -211,6 +211,7 @@ class Listing(models.Model):
     share = models.PositiveIntegerField()
     licence = models.CharField(max_length=100)
     created_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         indexes = [models.Index(fields=["version", "-id"], name="listing_of_version")]

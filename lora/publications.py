@@ -56,7 +56,7 @@ def latest(adapter: Adapter) -> Publication | None:
 def approve(publication: Publication, share: int) -> bool:
     """List a pending publication's version; its maker gets `share` thousandths of the fee. False if it is not pending.
 
-    Raises UnknownAdapter if the adapter was deleted meanwhile.
+    Raises UnknownAdapter or UnknownVersion if it was deleted meanwhile.
     """
     if not _decide(publication, Publication.Status.APPROVED):
         return False

@@ -92,7 +92,7 @@ def pick(adapter: Adapter, number: int | None = None, *, listed: bool = False) -
     """
     found = ready().filter(adapter=adapter, **({} if number is None else {"number": number}))
     if listed:
-        found = found.filter(Exists(Listing.objects.filter(version=OuterRef("id"))))
+        found = found.filter(Exists(Listing.objects.filter(version=OuterRef("id"), ended_at=None)))
     version = found.order_by("-number").first()
     if version is None:
         raise UnknownVersion

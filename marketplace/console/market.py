@@ -18,7 +18,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from billing.amounts import format_fraction
 from lora import opinions
-from lora.errors import UnknownAdapter
+from lora.errors import UnknownAdapter, UnknownVersion
 from lora.models import Adapter, Publication, Report, Version
 from marketplace.accounts.columns import ProseField
 from marketplace.adapters import publishing, storage
@@ -148,7 +148,7 @@ class PublicationAdmin(ReadOnlyTable):
         try:
             with trail.acting(operator(request)):
                 done = publishing.approve(self._row(object_id))
-        except UnknownAdapter:
+        except (UnknownAdapter, UnknownVersion):
             done = False
         return self._answer(request, object_id, done, "Published.")
 

@@ -60,7 +60,7 @@ def forget(training: Training) -> None:
 
 
 def _clear(training: Training) -> None:
-    """Delete a training's checkpoints, its captions, and its pictures unless they are to stay or something needs them."""
+    """Delete a training's checkpoints, its captions, and its pictures unless they are to stay or are needed."""
     kept = {each[kind] for each in training.evaluations for kind in ("samples", "adapter") if each[kind]}
     storage.keep_only(training, kept)
     files = set() if training.keep_pictures else set(_files(training.order))

@@ -5,10 +5,12 @@ from uuid import UUID
 import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
+from django.db import IntegrityError
 
 from billing.models import Earning
 from billing.tokens import lots, wallets
 from lora import opinions, publications, versions
+from lora.errors import UnknownVersion
 from lora.models import Adapter, Listing, Publication, Report, Version
 from lora.versions import Facts
 from tests.marketplace.api.asking import buy, deliver
@@ -114,6 +116,32 @@ def test_what_is_ended_is_gone_for_all_but_its_maker(alice, carol, glaze, publis
         assert carol.post(f"/v1/adapters/{glaze.id}/publication", TERMS).status_code == 202
         carol.delete(f"/v1/adapters/{glaze.id}/publication")
     assert Publication.objects.count() == 1, "what was never decided leaves nothing behind"
+
+
+def test_a_version_that_was_taken_down_does_not_come_back_with_another(alice, carol, glaze, published):
+    publications.withdraw(glaze, "illegal")
+    ready(glaze)
+    carol.post(f"/v1/adapters/{glaze.id}/publication", TERMS | {"version": 2, "fee": "0.5"})
+    assert publications.approve(Publication.objects.get(status="pending"), 700)
+    order = {"prompt": "x", "adapters": [{"id": str(glaze.id), "version": 1}]}
+    refused = alice.post("/v1/quotes", order)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unknown_version")
+    assert [each["number"] for each in alice.get(f"/v1/adapters/{glaze.id}").json()["versions"]] == [2]
+    assert alice.post("/v1/quotes", {**order, "adapters": [{"id": str(glaze.id)}]}).status_code == 200
+    with pytest.raises(IntegrityError):
+        Listing.objects.filter(version__number=1).update(ended_at=None)
+    with pytest.raises(IntegrityError):
+        Listing.objects.update(fee=0)
+
+
+def test_a_version_that_was_deleted_meanwhile_is_not_published(carol, glaze, client):
+    ready(glaze)
+    carol.post(f"/v1/adapters/{glaze.id}/publication", TERMS | {"version": 2})
+    carol.delete(f"/v1/adapters/{glaze.id}/versions/2")
+    with pytest.raises(UnknownVersion):
+        publications.approve(Publication.objects.get(), 700)
+    assert (Publication.objects.get().status, Listing.objects.count()) == ("pending", 0)
+    assert carol.get(f"/v1/adapters/{glaze.id}").json()["visibility"] == "private"
 
 
 @pytest.mark.parametrize(
