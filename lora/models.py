@@ -59,7 +59,7 @@ class Adapter(models.Model):
     base_revision = models.CharField(max_length=64)
     visibility = models.CharField(max_length=10, choices=Visibility, default=Visibility.PRIVATE)
     tags = ArrayField(models.CharField(max_length=40), default=list, blank=True)
-    uses = models.PositiveBigIntegerField(default=0, help_text="jobs that were charged, as of the last count")
+    uses = models.PositiveBigIntegerField(default=0, help_text="buyers' jobs that were charged, as of the last count")
     created_at = models.DateTimeField(db_default=Now())
     deleted_at = models.DateTimeField(null=True, editable=False)
 
@@ -258,7 +258,7 @@ class Publication(models.Model):
 
 
 class Usage(models.Model):
-    """How many jobs of an account were charged that were drawn with an adapter."""
+    """How many jobs of a buyer were charged that were drawn with an adapter: not its maker, who pays no fee."""
 
     adapter = models.ForeignKey(Adapter, models.PROTECT, related_name="usage", db_index=False)
     account = models.UUIDField()

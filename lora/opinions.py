@@ -12,7 +12,10 @@ from lora.errors import NotBought
 from lora.models import Adapter, Rating, Report, Usage
 
 _COUNT = """
-INSERT INTO lora_usage (adapter_id, account, jobs) SELECT id, %(account)s, 1 FROM lora_adapter WHERE id = ANY(%(ids)s)
+INSERT INTO lora_usage (adapter_id, account, jobs)
+SELECT id, %(account)s, 1 FROM lora_adapter AS adapter
+WHERE id = ANY(%(ids)s) AND owner_id <> %(account)s
+  AND NOT EXISTS (SELECT FROM lora_shared WHERE adapter_id = adapter.id AND account = %(account)s)
 ON CONFLICT (adapter_id, account) DO UPDATE SET jobs = lora_usage.jobs + 1
 """
 _SUM = """
@@ -23,7 +26,11 @@ WHERE lora_adapter.id = counted.adapter_id AND lora_adapter.uses <> counted.jobs
 
 
 def count(account: UUID, adapter_ids: Iterable[UUID]) -> None:
-    """Count a charged job that was drawn with these adapters, in the transaction of the charge."""
+    """Count a charged job that was drawn with these adapters, in the transaction of the charge.
+
+    Makers, and those with whom they share an adapter, pay no fee: they buy nothing, so neither the catalogue's order
+    nor its stars are theirs to make.
+    """
     with connection.cursor() as cursor:
         cursor.execute(_COUNT, {"account": account, "ids": sorted(adapter_ids)})
 

@@ -1,4 +1,7 @@
-"""Listings end: a version that was taken down does not come back with the publication of another one."""
+"""Listings end: a version that was taken down does not come back with the publication of another one.
+
+And only buyers count as users: neither makers nor those with whom an adapter is shared.
+"""
 
 from django.db import migrations, models
 
@@ -37,6 +40,17 @@ CREATE TRIGGER listing_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON lora_lis
     FOR EACH STATEMENT EXECUTE FUNCTION lora_refuse();
 """
 
+FREE = """
+DELETE FROM lora_usage AS usage USING lora_adapter AS adapter
+WHERE adapter.id = usage.adapter_id
+  AND (adapter.owner_id = usage.account
+       OR EXISTS (SELECT FROM lora_shared AS shared
+                  WHERE shared.adapter_id = adapter.id AND shared.account = usage.account));
+DELETE FROM lora_rating AS rating
+WHERE NOT EXISTS (SELECT FROM lora_usage AS usage
+                  WHERE usage.adapter_id = rating.adapter_id AND usage.account = rating.account);
+"""
+
 
 class Migration(migrations.Migration):
 
@@ -53,4 +67,10 @@ class Migration(migrations.Migration):
         migrations.RunSQL("DROP TRIGGER listing_immutable ON lora_listing;", IMMUTABLE),
         migrations.RunSQL(END, migrations.RunSQL.noop),
         migrations.RunSQL(GUARD, UNGUARD),
+        migrations.RunSQL(FREE, migrations.RunSQL.noop),
+        migrations.AlterField(
+            model_name='adapter',
+            name='uses',
+            field=models.PositiveBigIntegerField(default=0, help_text="buyers' jobs that were charged, as of the last count"),
+        ),
     ]

@@ -74,7 +74,7 @@ class OfferBody(Body):
     price = Text(given=True, help_text="Tokens of a picture with it at the model's default size, steps and class.")
     licence = Text(given=True)
     score = Number(given=True, allow_null=True)
-    uses = Whole(help_text="Jobs that were charged.")
+    uses = Whole(help_text="Buyers' jobs that were charged.")
     rating = Number(given=True, allow_null=True, help_text="The mean of the stars.")
     ratings = Whole(given=True)
     samples = Text(given=True, allow_null=True, help_text="Where a picture of its samples is.")

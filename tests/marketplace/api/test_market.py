@@ -93,6 +93,23 @@ def test_buying_with_it_pays_the_maker_and_lets_the_buyer_rate_it(alice, bob, ca
     assert bob.get(published).json()["rating"] is None
 
 
+def test_uses_and_stars_are_those_of_buyers(alice, bob, carol, glaze, published, picture, client):
+    with_it = {"adapters": [{"id": str(glaze.id)}]}
+    assert carol.put(f"/v1/adapters/{glaze.id}/shared/{alice.account.id}", {}).status_code == 204
+    for friend in (carol, alice):
+        deliver(buy(friend, **with_it)["id"], picture)
+        refused = friend.put(f"{published}/rating", {"stars": 5})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_bought")
+    opinions.sum_up()
+    assert client.get(published).json()["uses"] == 0
+    wallets.grant(bob.account.id, 10_000, "to buy with")
+    deliver(buy(bob, **with_it)["id"], picture)
+    assert bob.put(f"{published}/rating", {"stars": 2}).status_code == 200
+    opinions.sum_up()
+    offer = client.get(published).json()
+    assert (offer["uses"], offer["rating"], offer["ratings"]) == (1, 2.0, 1)
+
+
 def test_the_terms_of_what_was_ordered_stay_whatever_comes_after(alice, carol, glaze, published, picture):
     job = buy(alice, adapters=[{"id": str(glaze.id)}])
     carol.post(f"/v1/adapters/{glaze.id}/publication", TERMS | {"fee": "1"})
