@@ -30,7 +30,7 @@ Size = tuple[int, int]
 
 # marks a picture for the text encoder; in a prompt it would stand for one that is not there
 PLACEHOLDER = "<|image_pad|>"
-_PLACEHOLDERS = (PLACEHOLDER, "<|video_pad|>")
+PLACEHOLDERS = (PLACEHOLDER, "<|video_pad|>")
 # the sides of a condition picture are multiples of this, in pixels
 _MULTIPLE = 32
 # the autoencoder makes one latent of each cell of 8 by 8 pixels
@@ -96,7 +96,7 @@ def check_terms(terms: Terms, sizes: Sequence[Size], mask: Size | None) -> None:
     _check_extend(terms, sizes)
     _check_box(terms, sizes)
     if terms.operation == Operation.EDIT:
-        for name, placeholder in product(("prompt", "negative_prompt"), _PLACEHOLDERS):
+        for name, placeholder in product(("prompt", "negative_prompt"), PLACEHOLDERS):
             if placeholder in getattr(terms, name):
                 raise InvalidRequest(name, f"{name} must not contain {placeholder}")
 

@@ -3,10 +3,12 @@
 import argparse
 import json
 import logging
+import math
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from itertools import cycle
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from inference.card import ModelCard
 from inference.errors import InferenceError, InvalidTraining, TrainingDiverged
 from inference.models import catalog, qwen_image
 from inference.training import examples
@@ -82,12 +85,13 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _run(options: argparse.Namespace, stopped: Sequence[int]) -> int:
+    folder = options.out.with_name(f"{options.out.name}.training")
     try:
+        _check_place(options.out)
         trainer = _trainer(options)
+        folder.mkdir(parents=True, exist_ok=True)
     except (InferenceError, OSError) as error:
         return _fail(error, 2)
-    folder = options.out.with_name(f"{options.out.name}.training")
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         _train(trainer, folder, stopped, options)
     except TrainingDiverged as error:
@@ -101,6 +105,15 @@ def _run(options: argparse.Namespace, stopped: Sequence[int]) -> int:
     trainer.write(options.out)
     sys.stdout.write(f"{_result(trainer, options.out)}\n")
     return 0
+
+
+def _check_place(out: Path) -> None:
+    """Raise InvalidTraining if no file can be written there, before anything that takes its time."""
+    if out.is_dir():
+        raise InvalidTraining(f"{out} is a folder; name the file to write")
+    parent = next(each for each in out.absolute().parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InvalidTraining(f"{out} cannot be written: {parent} is not a folder that may be written to")
 
 
 def _fail(reason: object, status: int) -> int:
@@ -133,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="tell of each step in a line of JSON on standard output")
     parser.add_argument(
-        "--save-seconds", type=float, default=SAVE_SECONDS, metavar="S", help="from one checkpoint to the next"
+        "--save-seconds", type=_seconds, default=SAVE_SECONDS, metavar="S", help="from one checkpoint to the next"
     )
     parser.add_argument("--layers", choices=LAYERS, help="layers that the adapter changes (default: all)")
     kinds = {field.name: type(field.default) for field in fields(Hyperparameters)}
@@ -142,18 +155,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+
+
 def _trainer(options: argparse.Namespace) -> Trainer:
     card = catalog.card(options.model)
     given = examples.read(options.pictures, card, options.caption)
+    shown = _samples(options, given, card)
     model = qwen_image.load(card, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     chosen = {field.name: getattr(options, field.name) for field in fields(Hyperparameters)}
-    return Trainer(model, card, given, suited(model.transformer.num_parameters(), **chosen), _samples(options, given))
+    return Trainer(model, card, given, suited(model.transformer.num_parameters(), **chosen), shown)
 
 
-def _samples(options: argparse.Namespace, given: Sequence[Example]) -> list[Sample]:
+def _samples(options: argparse.Namespace, given: Sequence[Example], card: ModelCard) -> list[Sample]:
     """Return what to draw: the prompts asked for, or some captions; of edits with the pictures that they change."""
     if len(options.sample) > MOST:
         raise InvalidTraining(f"there must be at most {MOST} samples, not {len(options.sample)}")
+    for prompt in options.sample:
+        examples.check_words("a sample", prompt, card, edits=given[0].before is not None)
     prompts = options.sample or [example.captions[0] for example in given[:SAMPLES]]
     return [Sample(prompt, example.before) for prompt, example in zip(prompts, cycle(given), strict=False)]
 

@@ -65,14 +65,17 @@ def check(examples: Sequence[Example], card: ModelCard) -> None:
         if not 1 <= len(example.captions) <= MOST_CAPTIONS:
             raise InvalidTraining(f"{example.name} must have from 1 to {MOST_CAPTIONS} captions")
         for caption in example.captions:
-            _check_caption(example, caption, card)
+            check_words(f"a caption of {example.name}", caption, card, edits=example.before is not None)
 
 
-def _check_caption(example: Example, caption: str, card: ModelCard) -> None:
-    if len(caption) > card.max_prompt_length:
-        raise InvalidTraining(f"a caption of {example.name} has more than {card.max_prompt_length} characters")
-    if example.before and pictures.PLACEHOLDER in caption:
-        raise InvalidTraining(f"the instruction of {example.name} must not contain {pictures.PLACEHOLDER}")
+def check_words(of: str, words: str, card: ModelCard, *, edits: bool) -> None:
+    """Check a caption, or the prompt of a sample. Raises InvalidTraining, which says what it is `of`."""
+    if not words.strip():
+        raise InvalidTraining(f"{of} is empty")
+    if len(words) > card.max_prompt_length:
+        raise InvalidTraining(f"{of} has more than {card.max_prompt_length} characters")
+    if edits and (found := [each for each in pictures.PLACEHOLDERS if each in words]):
+        raise InvalidTraining(f"{of} must not contain {found[0]}, since it is an instruction")
 
 
 def _check_names(paths: Sequence[Path], images: dict[str, Path], texts: dict[str, Path]) -> None:

@@ -14,8 +14,10 @@ from rest_framework import serializers
 
 from billing.amounts import format_fraction
 from inference.card import ModelCard
+from inference.errors import InvalidTraining
 from inference.models import catalog
 from inference.request import MAX_SEED, TILE
+from inference.training import examples
 from lora import models, tiers
 from lora.models import SLUG
 from lora.training_prices import LAYERS, LEAST_PICTURES
@@ -204,7 +206,10 @@ def order(values: dict[str, Any], account_id: UUID) -> TrainingOrder:
         side=side,
         steps=steps,
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
-        samples=tuple(_prompt(each, f"samples.{index}", card) for index, each in enumerate(values["samples"])),
+        samples=tuple(
+            _words(each, f"samples.{index}", "A sample", card, edits=bool(pictures[0].before))
+            for index, each in enumerate(values["samples"])
+        ),
         keep_pictures=values["keep_pictures"],
         max_cost=values.get("max_cost"),
     )
@@ -220,7 +225,8 @@ def _pictures(values: dict[str, Any], account_id: UUID, card: ModelCard) -> tupl
         param = f"pictures.{index}"
         file = _file(known, each["file"], f"{param}.file")
         before = _file(known, each["before"], f"{param}.before") if "before" in each else None
-        captions = tuple(_prompt(text, param, card) for text in _captions(each, values.get("caption"), file, param))
+        said = _captions(each, values.get("caption"), file, param)
+        captions = tuple(_words(text, param, "A caption", card, edits=before is not None) for text in said)
         hashes = (file.sha256, before.sha256 if before else "")
         found.append(Picture(str(file.id), hashes[0], captions, str(before.id) if before else "", hashes[1]))
     if len({each.sha256 for each in found}) < len(found):
@@ -257,8 +263,11 @@ def _captions(given: dict[str, Any], template: str | None, file: File, param: st
     return [template.replace("{name}", PurePath(file.name).stem.replace("_", " "))]
 
 
-def _prompt(text: str, param: str, card: ModelCard) -> str:
+def _words(text: str, param: str, of: str, card: ModelCard, *, edits: bool) -> str:
+    """Return a text in one line, which the trainer takes. Raises Problem."""
     found = " ".join(unicodedata.normalize("NFC", text).split())
-    if len(found) > card.max_prompt_length:
-        raise invalid(param, f"A caption may have {card.max_prompt_length} characters at most.")
+    try:
+        examples.check_words(of, found, card, edits=edits)
+    except InvalidTraining as error:
+        raise invalid(param, f"{error}.") from error
     return found

@@ -62,6 +62,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on(pictures, tmp_p
         (("--model", "/nowhere"), "no model folder"),
         (("--learning-rate", "nan"), "learning_rate must be"),
         (("--sample", "a star") * 17, "at most 16 samples"),
+        (("--sample", "x" * 5000), "a sample has more than"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence_and_nothing_is_written(pictures, tmp_path, capsys, options, sentence):
@@ -69,6 +70,19 @@ def test_bad_arguments_are_refused_in_a_sentence_and_nothing_is_written(pictures
     assert adapter.main(["--pictures", str(pictures), "--out", str(out), *options]) == 2
     assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("place", "sentence"), [("", "is a folder"), ("file/out.safetensors", "cannot be written")])
+def test_a_place_that_cannot_be_written_is_refused_at_once(pictures, tmp_path, capsys, place, sentence):
+    (tmp_path / "file").write_text("taken")
+    assert adapter.main(["--pictures", str(pictures), "--out", str(tmp_path / place), *SMALL]) == 2
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_a_sentence(pictures, capsys):
+    assert adapter.main(["--pictures", str(pictures), "--out", "/proc/1/none/out.safetensors", *SMALL]) == 2
+    assert "/proc/1/none" in capsys.readouterr().err
 
 
 def test_a_bad_picture_is_refused_in_a_sentence_and_nothing_is_written(tmp_path, capsys):

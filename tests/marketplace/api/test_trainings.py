@@ -127,6 +127,25 @@ def unknown_file(wanted):
     wanted["pictures"][2]["file"] = "01a1fc35-d9b0-7c28-b357-b63e93188538"
 
 
+def only_the_files_names(wanted):
+    without_captions(wanted)
+    File.objects.update(name="__.png")
+    wanted["caption"] = "{name}"
+
+
+def no_instruction(wanted):
+    files = [each["file"] for each in wanted["pictures"]]
+    for each, before in zip(wanted["pictures"], files[1:] + files[:1], strict=True):
+        each["before"] = before
+    wanted["pictures"][1]["caption"] = "make <|video_pad|> red"
+
+
+def no_instruction_to_show(wanted):
+    no_instruction(wanted)
+    wanted["pictures"][1]["caption"] = "make it red"
+    wanted["samples"] = ["make it blue", "<|image_pad|>"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "param", "code"),
     [
@@ -144,6 +163,9 @@ def unknown_file(wanted):
         (twice, "pictures", "picture_twice"),
         (one_before, "pictures", "invalid_value"),
         (unknown_file, "pictures.2.file", "unknown_file"),
+        (only_the_files_names, "pictures.0", "invalid_value"),
+        (no_instruction, "pictures.1", "invalid_value"),
+        (no_instruction_to_show, "samples.1", "invalid_value"),
         (lambda wanted: wanted.update(slug="Glaze!"), "slug", "invalid_value"),
     ],
 )
