@@ -18,6 +18,7 @@ BillingError
 ├── RefundAboveUnspent       a refund of more than the unspent Tokens of the top-up cost
 ├── NothingMatured           less has matured of a maker's earnings than is to leave
 ├── CountryNotPaid           Stripe moves no money to makers there
+├── CountryKept              Stripe has an account of this maker in another country
 ├── NotAPayee                a maker whom Stripe does not pay, or not yet
 ├── PayoutBelowMinimum       less money has matured than is paid out
 ├── IdempotencyMismatch      an idempotency key used again for something else
@@ -179,6 +180,14 @@ class CountryNotPaid(BillingError):
 
     def __init__(self, country: str) -> None:
         super().__init__(f"nothing is paid out in {country!r}")
+        self.country = country
+
+
+class CountryKept(BillingError):
+    """Another country than that of the account which Stripe has."""
+
+    def __init__(self, country: str) -> None:
+        super().__init__(f"the account at Stripe is in {country!r}")
         self.country = country
 
 

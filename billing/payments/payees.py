@@ -11,11 +11,12 @@ import logging
 from typing import Any
 from uuid import UUID
 
+from django.db.models import F
 from django.db.models.functions import Now
 
-from billing.errors import CountryNotPaid, PaymentsRefused, PaymentsUnavailable
+from billing.errors import CountryKept, CountryNotPaid, PaymentsRefused, PaymentsUnavailable
 from billing.models import Payee
-from billing.payments.stripe import Stripe
+from billing.payments.stripe import MISSING, Stripe
 
 # Between these Stripe moves money for a platform of any of them (docs.stripe.com/connect/cross-border-payouts).
 COUNTRIES = frozenset({
@@ -32,17 +33,29 @@ logger = logging.getLogger(__name__)
 def onboard(stripe: Stripe, owner: UUID, country: str, email: str, pages: tuple[str, str]) -> tuple[Payee, str]:
     """Return the payee, and the address of Stripe's page where they say who they are and where to pay.
 
-    `pages` are where it leads if it has expired and when it is done. The country is kept from the first time on. Raises
-    CountryNotPaid, PaymentsUnavailable or PaymentsRefused.
+    `pages` are where it leads if it has expired and when it is done. The country is kept while Stripe has an account
+    for it. Raises CountryNotPaid, CountryKept, PaymentsUnavailable or PaymentsRefused.
     """
     if country not in COUNTRIES:
         raise CountryNotPaid(country)
     payee, _ = Payee.objects.get_or_create(owner=owner, defaults={"country": country, "email": email})
+    try:
+        return payee, _page(stripe, payee, country, email, pages)
+    except PaymentsRefused:
+        if not payee.account_id:
+            raise
+        ask(stripe, payee)
+        if payee.account_id:
+            raise
+        return payee, _page(stripe, payee, country, email, pages)
+
+
+def _page(stripe: Stripe, payee: Payee, country: str, email: str, pages: tuple[str, str]) -> str:
+    """Return the address of Stripe's page, for an account that is made if there is none."""
     if not payee.account_id:
-        with stripe.attempt(payee) as (client, key):
-            made = client.v2.core.accounts.create(_account(payee), {"idempotency_key": f"payee:{key}"})
-        Payee.objects.filter(owner=owner, account_id="").update(account_id=made.id)
-        payee.refresh_from_db()
+        _make(stripe, payee, country, email)
+    if payee.country != country:
+        raise CountryKept(payee.country)
     refresh_url, return_url = pages
     case = {"refresh_url": refresh_url, "return_url": return_url}
     order: Any = {
@@ -50,7 +63,19 @@ def onboard(stripe: Stripe, owner: UUID, country: str, email: str, pages: tuple[
         "use_case": {"type": "account_onboarding", "account_onboarding": case},
     }
     with stripe.asking() as client:
-        return payee, client.v2.core.account_links.create(order).url
+        return client.v2.core.account_links.create(order).url
+
+
+def _make(stripe: Stripe, payee: Payee, country: str, email: str) -> None:
+    """Make a payee's account at Stripe; what was asked for under the key of an attempt is never changed."""
+    mine = Payee.objects.filter(owner=payee.owner, account_id="")
+    if payee.country != country:
+        mine.update(country=country, email=email, attempt=F("attempt") + 1)
+        payee.refresh_from_db()
+    with stripe.attempt(payee) as (client, key):
+        made = client.v2.core.accounts.create(_account(payee), {"idempotency_key": f"payee:{key}"})
+    mine.update(account_id=made.id)
+    payee.refresh_from_db()
 
 
 def note(account: dict[str, Any]) -> str | None:
@@ -69,11 +94,18 @@ def follow(stripe: Stripe) -> None:
 
 
 def ask(stripe: Stripe, payee: Payee) -> None:
-    """Ask Stripe whether it pays this payee, and what it still wants. Raises PaymentsUnavailable or PaymentsRefused."""
+    """Ask Stripe whether it pays this payee, and what it still wants; one whose account was closed may begin anew.
+
+    Raises PaymentsUnavailable or PaymentsRefused.
+    """
     if not payee.account_id:
         return
-    with stripe.asking() as client:
-        found: Any = client.v2.core.accounts.retrieve(payee.account_id, {"include": INCLUDED})
+    if (found := _account_at_stripe(stripe, payee)) is None:
+        closed = {"account_id": "", "status": Payee.Status.ONBOARDING, "news": "", "capability": "", "missing": []}
+        mine = Payee.objects.filter(owner=payee.owner, account_id=payee.account_id)
+        mine.update(**closed, attempt=F("attempt") + 1, asked_at=Now())
+        payee.refresh_from_db()
+        return
     transfers = found.configuration.recipient.capabilities.stripe_balance.stripe_transfers
     status = Payee.Status.ACTIVE if transfers.status == "active" else Payee.Status.INACTIVE
     if status == Payee.Status.INACTIVE and payee.status == Payee.Status.ONBOARDING:
@@ -90,6 +122,18 @@ def _missing(account: Any, transfers: Any) -> list[str]:
     entries = account.requirements.entries if account.requirements else None
     wanted = [f"{each.description}, from the {each.awaiting_action_from}" for each in entries or ()]
     return [text[:200] for text in (*why, *wanted)[:MOST_MISSING]]
+
+
+def _account_at_stripe(stripe: Stripe, payee: Payee) -> Any:
+    """Return a payee's account; None if it was closed or is not there any more."""
+    try:
+        with stripe.asking() as client:
+            found = client.v2.core.accounts.retrieve(payee.account_id, {"include": INCLUDED})
+    except PaymentsRefused as error:
+        if error.code != MISSING:
+            raise
+        return None
+    return None if found.closed else found
 
 
 def _account(payee: Payee) -> Any:

@@ -151,8 +151,10 @@ def _refused(payout: Payout, error: PaymentsRefused) -> bool:
             return False
         _put_back(payout, payout.amount, payout.money_minor)
         notices.of_payout(payout, Notice.Kind.PAYOUT_FAILED, failure=error.code or str(error))
+        payee = Payee.objects.filter(account_id=payout.account_id)
+        payee.update(news="refused")  # so that Stripe is asked whether it still has the account
         if error.code == NO_CAPABILITY:
-            Payee.objects.filter(account_id=payout.account_id).update(status=Payee.Status.INACTIVE, news="refused")
+            payee.update(status=Payee.Status.INACTIVE)
     return True
 
 

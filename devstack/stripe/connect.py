@@ -2,7 +2,7 @@
 
 import stripe
 
-from devstack.stripe import balance
+from devstack.stripe import balance, recipients
 from devstack.stripe.books import Books, Call, address, listed, text
 from devstack.stripe.errors import Document, Invalid
 from devstack.stripe.objects import nulls, page, random_text
@@ -95,6 +95,7 @@ def transfer(call: Call) -> Document:
     params.require("amount")
     amount, currency = params.get("amount"), params.get("currency").lower()
     account = books.get("account", params.get("destination"), "destination")
+    recipients.must_be_open(account, "destination")
     if account["capabilities"].get("transfers") != "active":
         message = (
             "Your destination account needs to have at least one of the following capabilities enabled: transfers, "

@@ -92,6 +92,9 @@ def _change_card(books: Books, _: Endpoint, given: Document, identifier: str) ->
 
 def _set_account(books: Books, _: Endpoint, given: Document, identifier: str) -> Any:
     account, reason = books.get("account", identifier), given.pop("disabled_reason", None)
+    if given.pop("closed", False):
+        account["_closed"] = True
+        books.save(account)
     if recipient := given.pop("recipient", None):
         recipients.set_status(books, account, recipient)
     return connect.set_state(books, account, given, reason) if given or reason else account
@@ -145,7 +148,7 @@ CONTROLS = (
         "POST",
         "accounts/{id}",
         _set_account,
-        "{recipient, payouts_enabled, charges_enabled, details_submitted, disabled_reason}",
+        "{recipient, closed, payouts_enabled, charges_enabled, details_submitted, disabled_reason}",
     ),
     Control("POST", "advance", _advance, "{seconds}: move the clock forward; what is due happens"),
     Control("GET", "deliveries", _deliveries, "every webhook delivery with its attempts"),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from devstack.stripe import store, webhooks
 from devstack.stripe.books import Books, Call, address
-from devstack.stripe.errors import Document, Invalid
+from devstack.stripe.errors import Document, Invalid, NotFound
 from devstack.stripe.objects import random_text
 
 LINK_SECONDS = 300
@@ -58,6 +58,7 @@ def retrieve(call: Call) -> Document:
 def create_link(call: Call) -> Document:
     """Handle `POST /v2/core/account_links`: create the address of a page on which the onboarding is completed."""
     account = call.books.get("account", call.params.get("account"), "account")
+    must_be_open(account, "account")
     case = call.params.part("use_case")
     if case.get("type") != "account_onboarding":
         raise Invalid("This double supports only links of type account_onboarding.", stored=False, param="use_case")
@@ -89,22 +90,30 @@ def set_status(books: Books, account: Document, status: str) -> None:
         _emit(books, CAPABILITY_CHANGED, account)
 
 
+def must_be_open(account: Document, param: str) -> None:
+    """Raise NotFound if an account was closed, which only its own address still shows."""
+    if account.get("_closed"):
+        raise NotFound("account", account["id"], param)
+
+
 def shown(account: Document) -> Document:
-    """Return an account in the words of the second version."""
-    status = account["_recipient"]
+    """Return an account in the words of the second version; of one that was closed little is shown."""
+    status, closed = account["_recipient"], bool(account.get("_closed"))
     details = [] if status == "active" else [{"code": "requirements_past_due", "resolution": "provide_info"}]
     transfers = {"requested": True, "status": status, "status_details": details}
     return {
         "id": account["id"],
         "object": "v2.core.account",
         "applied_configurations": ["recipient"],
-        "closed": False,
-        "configuration": {
+        "closed": closed,
+        "configuration": None
+        if closed
+        else {
             "customer": None,
             "merchant": None,
             "recipient": {"applied": True, "capabilities": {"stripe_balance": {"stripe_transfers": transfers}}},
         },
-        "contact_email": account["email"],
+        "contact_email": None if closed else account["email"],
         "created": _moment(account["created"]),
         "dashboard": "express",
         "identity": {"country": account["country"].lower()},

@@ -19,6 +19,7 @@ from billing.amounts import format_fraction, format_tokens, show_money
 from billing.errors import (
     AccountFrozen,
     CapBelowPrice,
+    CountryKept,
     CountryNotPaid,
     IdempotencyMismatch,
     InsufficientTokens,
@@ -281,6 +282,16 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
             "country",
             f"Nothing can be paid out in {error.country!r}: spend what you earned as Tokens (POST /v1/earnings/spend).",
             "country_not_paid",
+        ),
+    ),
+    (
+        CountryKept,
+        lambda error: Problem(
+            409,
+            "conflict",
+            "country_kept",
+            f"Stripe has your account in {error.country!r}, which cannot change. Ask the operator to close it there.",
+            "country",
         ),
     ),
     (

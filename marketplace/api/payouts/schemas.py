@@ -11,7 +11,9 @@ from marketplace.api.topups.schemas import CURRENCY, WEB_ADDRESS
 
 class PayeeOrder(StrictSerializer):
     country = Text(
-        max_length=2, pattern="^[a-z]{2}$", help_text='Where you live or your company is, e.g. "de". It cannot change.'
+        max_length=2,
+        pattern="^[a-z]{2}$",
+        help_text='Where you or your company are, e.g. "de". It stays once Stripe has an account.',
     )
     return_url = Text(
         required=False, max_length=2000, validators=[WEB_ADDRESS], help_text="Where Stripe's page leads (Kiln's own)."

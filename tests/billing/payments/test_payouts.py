@@ -239,6 +239,53 @@ def test_makers_elsewhere_are_told_and_nothing_is_asked_of_stripe(bank, carol):
     assert (bank.double.every("account"), Payee.objects.count()) == ([], 0)
 
 
+def test_a_payee_whose_account_was_closed_at_stripe_fails_a_payout_and_begins_anew(bank, maker, job):
+    old = Payee.objects.get().account_id
+    bank.double.control(f"accounts/{old}", closed=True)
+    payout = order(maker)
+    payouts.carry_out(bank.stripe)
+    payout.refresh_from_db()
+    assert (payout.status, left(maker), bank.transfers()) == ("failed", (4_000, 2_000, 0), [])
+    payees.follow(bank.stripe)
+    refused(errors.NotAPayee, payouts.order, maker, "eur", uuid4(), "again")
+    payee, page = payees.onboard(bank.stripe, maker, "at", "carol@example.com", PAGES)
+    assert (payee.status, payee.country) == ("onboarding", "at")
+    assert payee.account_id not in ("", old)
+    bank.double.visit(page)
+    bank.tell()
+    payouts.order(maker, "eur", uuid4(), "anew")
+    payouts.carry_out(bank.stripe)
+    assert [(each["destination"], each["amount"]) for each in bank.transfers()] == [(payee.account_id, 2_000)]
+
+
+def test_one_whose_account_was_closed_before_it_was_paid_begins_anew_and_holds_up_nobody(bank, carol):
+    others = uuid4()
+    for owner in (carol, others):
+        payees.onboard(bank.stripe, owner, "de", "someone@example.com", PAGES)
+    Payee.objects.update(news="asked")
+    bank.double.control(f"accounts/{Payee.objects.get(owner=carol).account_id}", closed=True)
+    payees.follow(bank.stripe)
+    assert not Payee.objects.exclude(news="").exists()
+    assert [each.account_id != "" for each in (Payee.objects.get(owner=carol), Payee.objects.get(owner=others))] == [
+        False, True,
+    ]  # fmt: skip
+    bank.double.control(f"accounts/{Payee.objects.get(owner=others).account_id}", closed=True)
+    payee, _ = payees.onboard(bank.stripe, others, "de", "someone@example.com", PAGES)
+    assert len(bank.double.every("account")) == 3
+    assert payee.account_id
+
+
+def test_another_country_is_taken_until_stripe_has_an_account(bank, carol):
+    bank.fault("drop", "POST /v2/core/accounts")
+    with pytest.raises(errors.PaymentsUnavailable):
+        payees.onboard(bank.stripe, carol, "de", "carol@example.com", PAGES)
+    payee, _ = payees.onboard(bank.stripe, carol, "at", "carol@example.com", PAGES)
+    with pytest.raises(errors.CountryKept):
+        payees.onboard(bank.stripe, carol, "de", "carol@example.com", PAGES)
+    (account,) = bank.double.every("account")
+    assert (account["id"], account["country"], Payee.objects.get().country) == (payee.account_id, "AT", "at")
+
+
 def test_an_onboarding_whose_answer_was_lost_makes_no_second_account(bank, carol):
     bank.fault("drop_after", "POST /v2/core/accounts")
     with pytest.raises(errors.PaymentsUnavailable):
