@@ -28,7 +28,7 @@ from typing import Any
 from uuid import uuid4
 
 from django.conf import settings
-from django.db import connection
+from django.db import DatabaseError, connection
 from django.db.models.functions import Now
 
 from marketplace.jobs.models import ALIVE_WITHIN, Worker
@@ -108,7 +108,7 @@ class Trainer:
     def train(self, training: Training) -> None:
         """Run one training from its claim to its end. Every outcome is written to the database; none is raised."""
         try:
-            with tempfile.TemporaryDirectory(prefix="kiln-training-") as name:
+            with tempfile.TemporaryDirectory(prefix="kiln-training-") as name, _alive(training):
                 self._train(training, Path(name))
         except LeaseLost:
             logger.warning("%s is no longer this trainer's; its result is discarded", training)
@@ -146,10 +146,7 @@ class Trainer:
 
     def _await_end(self, run: Run) -> None:
         """Let the process leave its last checkpoint."""
-        deadline = time.monotonic() + LEAVE_SECONDS
-        while run.process.poll() is None and time.monotonic() < deadline:
-            lifecycle.heartbeat(run.training)
-            _sleep(HEARTBEAT_SECONDS, lambda: run.process.poll() is not None)
+        _sleep(LEAVE_SECONDS, lambda: run.process.poll() is not None)
 
     def _conclude(self, run: Run, canceled: bool) -> None:
         status, training = run.process.returncode, run.training
@@ -168,24 +165,28 @@ class Trainer:
 
     def _deliver(self, run: Run) -> None:
         try:
-            with _alive(run.training):
-                if run.process.returncode == 0:
-                    results.deliver(run.training, run.out)
-                else:
-                    results.deliver_canceled(run.training)
+            if run.process.returncode == 0:
+                results.deliver(run.training, run.out)
+            else:
+                results.deliver_canceled(run.training)
         except Unusable as error:
             lifecycle.fail(run.training, "unusable", str(error), retry=False)
 
 
 @contextmanager
 def _alive(training: Training) -> Iterator[None]:
-    """Extend the lease from another thread while this one does what takes its time."""
+    """Extend the lease from another thread while this one does what takes its time, such as to store a checkpoint."""
     done = threading.Event()
 
     def beat() -> None:
-        with suppress(LeaseLost):
-            while not done.wait(HEARTBEAT_SECONDS):
+        while not done.wait(HEARTBEAT_SECONDS):
+            try:
                 lifecycle.heartbeat(training)
+            except LeaseLost:
+                break
+            except DatabaseError as error:
+                logger.warning("the lease of %s is not extended: %s", training, error)
+                connection.close()
         connection.close()
 
     beating = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -221,7 +222,7 @@ def _start(training: Training, folder: Path) -> subprocess.Popen[str]:
         *("--steps", str(order["steps"]), "--resolution", str(order["side"]), "--rank", str(terms.rank)),
         *("--layers", terms.layers),
         *("--seed", str(order["seed"]), "--save-seconds", str(settings.TRAINING_SAVE_SECONDS)),
-        *(word for prompt in order["samples"] for word in ("--sample", prompt)),
+        *(f"--sample={prompt}" for prompt in order["samples"]),
     ]
     parent = os.getpid()
 

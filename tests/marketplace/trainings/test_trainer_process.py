@@ -83,7 +83,7 @@ def wait(condition, seconds=300):
 
 
 def test_a_training_becomes_a_version_and_its_pictures_are_deleted(alice, trainer):
-    making.submit(alice, making.order(alice, steps=60))
+    making.submit(alice, making.order(alice, steps=60, samples=("--json", "-red square")))
     wait(ended)
     found = now()
     assert (found.status, found.step, found.captured, found.held) == ("succeeded", 60, found.quoted, 0)
@@ -166,6 +166,24 @@ def test_a_trainer_that_leaves_gives_back_what_it_did_and_another_goes_on(alice,
     wait(ended)
     other.leave()
     assert (now().status, now().attempt, now().step) == ("succeeded", 2, 80)
+
+
+def test_a_lease_is_extended_while_pictures_are_fetched_however_long_that_takes(alice, trainer, monkeypatch, settings):
+    settings.LEASE_SECONDS = 8
+    slow = storages["files"]
+    opened = slow._open
+
+    def _open(name, mode="rb"):
+        time.sleep(2)
+        return opened(name, mode)
+
+    wanted = making.order(alice)
+    monkeypatch.setattr(slow, "_open", _open)
+    making.submit(alice, wanted)
+    wait(lambda: lifecycle.expire_leases() or trainer.process() is not None)
+    assert (now().attempt, now().failures, now().status) == (1, 0, "running")
+    lifecycle.cancel(alice.account.id, now().id)
+    wait(ended)
 
 
 def test_pictures_that_cannot_be_learnt_fail_with_the_reason_for_nothing(alice, trainer):
