@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import IO, Any, ClassVar
 
 from django.conf import settings
@@ -24,8 +25,20 @@ from marketplace.exact_json import Decoder
 PICTURE = re.compile(rb'"data:[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.IGNORECASE | re.DOTALL)
 
 
+# Addresses where a body says much: captions of many pictures.
+WITH_CAPTIONS = re.compile("/v1/trainings/quotes|/v1/adapters(/[^/]+/trainings)?")
+
+
+@dataclass
 class TooMuchText(Exception):
-    """Beside its pictures a body says more than any body may."""
+    """Beside its pictures a body says more than `most` bytes."""
+
+    most: int
+
+
+def most_text(path: str) -> int:
+    """Return how many bytes a body sent to this address may have beside pictures and adapters."""
+    return int(settings.MAX_TRAINING_BYTES if WITH_CAPTIONS.fullmatch(path) else settings.MAX_BODY_BYTES)
 
 
 class ObjectParser(JSONParser):
@@ -35,9 +48,9 @@ class ObjectParser(JSONParser):
     """
 
     def parse(self, stream: IO[Any], media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
-        content = stream.read()
-        if len(content) > settings.MAX_BODY_BYTES and len(PICTURE.sub(b"", content)) > settings.MAX_BODY_BYTES:
-            raise TooMuchText
+        content, most = stream.read(), most_text(parser_context["request"].path)
+        if len(content) > most and len(PICTURE.sub(b"", content)) > most:
+            raise TooMuchText(most)
         try:
             data = json.loads(content.decode(), cls=Decoder)
         except UnicodeDecodeError as error:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
@@ -380,11 +379,11 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
     ),
     (
         TooMuchText,
-        lambda _: Problem(
+        lambda error: Problem(
             413,
             "invalid_request",
             "body_too_large",
-            f"Beside data URLs the body may have at most {settings.MAX_BODY_BYTES // 1024} KiB.",
+            f"Beside data URLs the body may have at most {error.most // 1024} KiB.",
         ),
     ),
     (rest.ParseError, lambda error: Problem(400, "invalid_request", "malformed", str(error.detail))),

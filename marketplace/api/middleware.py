@@ -13,6 +13,7 @@ from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.utils.cache import get_conditional_response, set_response_etag
 
+from marketplace.api.bodies import most_text
 from marketplace.api.errors import Problem, answer_to, invalid, respond
 from marketplace.masking import mask
 
@@ -127,7 +128,7 @@ class Conditions:
 class Bodies:
     """What is sent, checked before any of it is parsed: its size, its coding, and that no parameter is there twice.
 
-    A gzipped body is unpacked, as far as `MAX_BODY_BYTES`. Without a length nothing is read.
+    A gzipped body is unpacked, as far as the address takes text. Without a length nothing is read.
     """
 
     def __init__(self, get_response: View) -> None:
@@ -147,7 +148,7 @@ def most_bytes(path: str, content_type: str = "") -> int:
     """Return how large a body of this type sent to this address may be."""
     if WITH_ADAPTERS.fullmatch(path) and content_type.lower().startswith("multipart/form-data"):
         return int(settings.MAX_BODY_BYTES + settings.ADAPTER_MB * 1024**2)
-    return int(settings.MAX_BODY_BYTES + settings.FILE_MB * 1024**2 * WITH_PICTURES.get(path, 0))
+    return int(most_text(path) + settings.FILE_MB * 1024**2 * WITH_PICTURES.get(path, 0))
 
 
 def _check_length(request: HttpRequest) -> None:
@@ -168,21 +169,21 @@ def _check_coding(request: HttpRequest) -> None:
     if request.META.get("CONTENT_LENGTH") in {None, "", "0"}:
         return
     if coding in {"gzip", "x-gzip"}:
-        request._body = _unpack(request.body)  # type: ignore[attr-defined]
+        request._body = _unpack(request.body, most_text(request.path))  # type: ignore[attr-defined]
         request.META["CONTENT_LENGTH"] = str(len(request._body))  # type: ignore[attr-defined]
     elif coding != "identity":
         message, accepted = "A body may be gzipped, and coded in no other way.", {"Accept-Encoding": "gzip, identity"}
         raise Problem(415, "invalid_request", "unsupported_coding", message, "Content-Encoding", accepted)
 
 
-def _unpack(packed: bytes) -> bytes:
+def _unpack(packed: bytes, most: int) -> bytes:
     unpacker = zlib.decompressobj(GZIP)
     try:
-        body = unpacker.decompress(packed, settings.MAX_BODY_BYTES + 1)
+        body = unpacker.decompress(packed, most + 1)
     except zlib.error:
         body = b""
-    if len(body) > settings.MAX_BODY_BYTES:
-        raise _too_large(settings.MAX_BODY_BYTES)
+    if len(body) > most:
+        raise _too_large(most)
     if not unpacker.eof or unpacker.unused_data:
         raise Problem(400, "invalid_request", "malformed", "The request body is not gzip.")
     return body

@@ -1,5 +1,6 @@
 """Trainings over HTTP: quoted, bought, seen, watched, canceled; what is wrong is named."""
 
+import gzip
 import json
 
 import pytest
@@ -125,6 +126,22 @@ def one_before(wanted):
 
 def unknown_file(wanted):
     wanted["pictures"][2]["file"] = "01a1fc35-d9b0-7c28-b357-b63e93188538"
+
+
+def test_two_hundred_pictures_may_all_have_long_captions(alice, wanted):
+    found = [making.file(alice, (number, 0, 0), side=32) for number in range(200)]
+    said = "我们的釉：" + "a mug on a wooden table, " * 20
+    wanted |= {"tier": "brand", "pictures": [{"file": str(each.id), "captions": [said, said[5:]]} for each in found]}
+    assert len(json.dumps(wanted)) > 200_000
+    assert alice.post("/v1/trainings/quotes", wanted).status_code == 200
+    packed = gzip.compress(json.dumps({**wanted, **NEW}).encode())
+    bought = alice.post("/v1/adapters", packed, Content_Encoding="gzip")
+    assert (bought.status_code, bought.json()["pictures"]) == (202, 200)
+    further = f"/v1/adapters/{bought.json()['adapter']['id']}/trainings"
+    assert alice.post(further, wanted).status_code == 202
+    for path in ("/v1/trainings/quotes", "/v1/adapters", further):
+        answer = alice.post(path, {**wanted, "name": "x" * 1024**2})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large"), path
 
 
 def only_the_files_names(wanted):
