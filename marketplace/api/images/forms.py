@@ -25,7 +25,7 @@ def body_of(form: QueryDict, fields: Mapping[str, serializers.Field[Any, Any, An
     """
     said = (value for _, values in form.lists() for value in values if isinstance(value, str))
     if sum(len(each) for each in said if each[:5].lower() != "data:") > settings.MAX_BODY_BYTES:
-        raise TooMuchText
+        raise TooMuchText(settings.MAX_BODY_BYTES)
     body: dict[str, Any] = {}
     for key, values in form.lists():
         found = NAME.fullmatch(key)
