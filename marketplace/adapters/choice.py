@@ -45,7 +45,7 @@ def choose(account_id: UUID, wanted: Sequence[Wanted], card: ModelCard) -> tuple
             message = f"This adapter is for another model, or another revision of it, than {card.name} as it is served."
             raise NotUsable(index, "adapter_of_other_model", message)
         version, terms = _version(account_id, adapter, each.version, index)
-        uses.append(_use(adapter, version, terms, each.scale))
+        uses.append(_use(adapter, version, terms, each))
         named.append((adapter.slug, recipes.parse(json.dumps(version.recipe))))
     return tuple(uses), recipes.agree(named)
 
@@ -71,7 +71,7 @@ def _version(account_id: UUID, adapter: Adapter, number: int | None, index: int)
     return version, None if free else listings.terms(version)
 
 
-def _use(adapter: Adapter, version: Version, terms: Listing | None, scale: float) -> Use:
+def _use(adapter: Adapter, version: Version, terms: Listing | None, wanted: Wanted) -> Use:
     return Use(
         adapter=str(adapter.id),
         version=version.number,
@@ -80,5 +80,6 @@ def _use(adapter: Adapter, version: Version, terms: Listing | None, scale: float
         share=terms.share if terms else 0,
         maker=str(adapter.owner_id),
         sha256=version.sha256,
-        scale=scale,
+        scale=wanted.scale,
+        asked=wanted.version,
     )

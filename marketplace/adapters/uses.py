@@ -22,10 +22,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use(AdapterTerms):
-    """A version that an order is drawn with and its terms; its file's SHA-256, and the scale of its changes."""
+    """A version that an order is drawn with and its terms; its file's SHA-256, and the scale of its changes.
+
+    `asked` is the version that the customer named, if any: the newest may be another one when the order is sent again.
+    """
 
     sha256: str
     scale: float
+    asked: int | None = None
 
     def stored(self) -> dict[str, Any]:
         """Return what is stored of it on the job."""

@@ -71,11 +71,12 @@ class JobOrder(pricing.Order):
     def digest(self) -> bytes:
         """Return the SHA-256 of the order, by which orders under the same idempotency key are compared.
 
-        Input pictures are told by their content: the same one may come by another address, or be another file.
+        Input pictures are told by their content: the same one may come by another address, or be another file. Of
+        adapters counts the version that was asked for: that of an order which names none is the first one's.
         """
         said = {name: getattr(self, name) for name in _SAID} | self._rarely_said()
         if self.adapters:
-            said["adapters"] = [(each.adapter, each.version, each.scale) for each in self.adapters]
+            said["adapters"] = [(each.adapter, each.asked, each.scale) for each in self.adapters]
         if self.images:
             said |= self._with_inputs([each.sha256 for each in self.images], self.mask and self.mask.sha256)
         return hashlib.sha256(_canonical(said).encode()).digest()

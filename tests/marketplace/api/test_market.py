@@ -135,6 +135,23 @@ def test_what_is_ended_is_gone_for_all_but_its_maker(alice, carol, glaze, publis
     assert Publication.objects.count() == 1, "what was never decided leaves nothing behind"
 
 
+def test_an_order_sent_again_is_the_same_though_a_newer_version_was_published(alice, carol, glaze, published):
+    order = {"prompt": "x", "adapters": [{"id": str(glaze.id)}]}
+    drawn = {"prompt": "x", "size": "256x256", "model": "adapter/carol/glaze"}
+    bought = alice.post("/v1/jobs", order, Idempotency_Key="k").json()
+    assert alice.post("/v1/images/generations", drawn).status_code == 503
+    held = alice.balance
+    ready(glaze)
+    carol.post(f"/v1/adapters/{glaze.id}/publication", TERMS | {"fee": "1"})
+    assert publications.approve(Publication.objects.get(status="pending"), 700)
+    again = alice.post("/v1/jobs", order, Idempotency_Key="k")
+    assert (again["Idempotent-Replayed"], again.json()["id"]) == ("true", bought["id"])
+    assert alice.post("/v1/images/generations", drawn, x_stainless_retry_count="1").status_code == 503
+    assert alice.balance == held
+    other = {"prompt": "x", "adapters": [{"id": str(glaze.id), "version": 2}]}
+    assert alice.post("/v1/jobs", other, Idempotency_Key="k").json()["error"]["code"] == "idempotency_key_reused"
+
+
 def test_a_version_that_was_taken_down_does_not_come_back_with_another(alice, carol, glaze, published):
     publications.withdraw(glaze, "illegal")
     ready(glaze)
