@@ -121,7 +121,8 @@ def main() -> None:
         recipe = recipe_of(options.source, options.name, options.recipe)
         found = write(options.source, options.target, sizes, recipe)
     except (AdapterUnavailable, InvalidRequest, ValueError, RecursionError) as error:
-        found = {"refused": str(error).replace(f"adapter {options.source.name}: ", "")}
+        named = f"adapter {options.source.name}: "
+        found = {"refused": str(error).replace(f"the recipe of {named}", "its recipe: ").replace(named, "")}
     except MemoryError:
         found = {"refused": "it needs more memory than a check may take"}
     sys.stdout.write(f"{json.dumps(found)}\n")

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
@@ -64,13 +64,12 @@ def receive(
 
 
 def check_all(card: ModelCard) -> int:
-    """Check what was received, oldest first and accounts in turn; return how many became ready or refused.
+    """Check what was received, also meanwhile, oldest first and accounts in turn; return how many were decided.
 
     One that cannot be checked now holds up no other.
     """
     checked = 0
-    waiting = Version.objects.filter(status=Version.Status.CHECKING, deleted_at=None)
-    for version in _in_turn(waiting.select_related("adapter").order_by("id")):
+    for version in _in_turn():
         try:
             checked += check(version, card)
         except Exception:
@@ -78,14 +77,19 @@ def check_all(card: ModelCard) -> int:
     return checked
 
 
-def _in_turn(waiting: Iterable[Version]) -> list[Version]:
-    """Return versions so that each account's first comes before anybody's second."""
-    seen: Counter[UUID] = Counter()
-    turns = []
-    for version in waiting:
-        seen[version.adapter.owner_id] += 1
-        turns.append((seen[version.adapter.owner_id], version.id, version))
-    return [version for _, _, version in sorted(turns, key=lambda turn: turn[:2])]
+def _in_turn() -> Iterator[Version]:
+    """Yield what waits, each once, so that each account's first comes before anybody's second."""
+    seen: list[int] = []
+    turns: Counter[UUID] = Counter()
+    while True:
+        waiting = Version.objects.filter(status=Version.Status.CHECKING, deleted_at=None).exclude(id__in=seen)
+        found = list(waiting.select_related("adapter").order_by("id"))
+        if not found:
+            return
+        version = min(found, key=lambda each: turns[each.adapter.owner_id])
+        seen.append(version.id)
+        turns[version.adapter.owner_id] += 1
+        yield version
 
 
 def check(version: Version, card: ModelCard) -> bool:

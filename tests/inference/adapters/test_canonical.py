@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from inference.adapters import canonical, files
 from inference.adapters.recipes import Recipe
@@ -61,3 +62,14 @@ def test_a_check_takes_no_more_memory_than_it_may(tmp_path):
     said = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"refused": ""}
     assert "refused" in said, done
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_cannot_be_used_is_refused_in_a_sentence(tmp_path):
+    from inference.models import catalog
+
+    path = tmp_path / "sent"
+    save_file({"x": torch.zeros(1)}, path, {"kiln_recipe": '{"steps": 0}'})
+    command = [sys.executable, "-m", "inference.adapters.canonical", str(path), str(tmp_path / "out")]
+    done = subprocess.run([*command, "--model", catalog.card().path], capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said == {"refused": "its recipe: steps must be a whole number from 1 to 1000"}

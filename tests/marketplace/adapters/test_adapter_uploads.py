@@ -9,6 +9,7 @@ import pytest
 import torch
 from django.core.files.storage import storages
 from django.db import connection
+from django.db.models.functions import Now
 from django.test.client import encode_multipart
 from safetensors.torch import load, load_file, save
 
@@ -229,9 +230,12 @@ def test_an_account_keeps_so_many_and_one_without_tokens_fewer(alice, bob, lora,
 def test_each_accounts_first_file_is_checked_before_anybodys_second(alice, bob, lora):
     for slug in ("one", "two", "three"):
         sent(alice, lora(), slug=slug)
-    sent(bob, lora(), slug="four")
-    waiting = Version.objects.select_related("adapter").order_by("id")
-    assert [version.adapter.slug for version in uploads._in_turn(waiting)] == ["one", "four", "two", "three"]
+    waiting = uploads._in_turn()
+    assert next(waiting).adapter.slug == "one"
+    sent(bob, lora(), slug="four")  # while the first is checked
+    sent(bob, lora(), slug="five")
+    Adapter.objects.get(slug="two").versions.update(deleted_at=Now())
+    assert [version.adapter.slug for version in waiting] == ["four", "three", "five"]
 
 
 def test_a_check_that_was_cut_short_is_done_again(alice, lora):
