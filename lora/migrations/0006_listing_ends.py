@@ -55,7 +55,7 @@ WHERE NOT EXISTS (SELECT FROM lora_usage AS usage
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('lora', '0004_market'),
+        ('lora', '0005_leaving_and_layers'),
     ]
 
     operations = [
