@@ -1,7 +1,7 @@
 """Step times on this device by image tokens: measured once, stored on disk, and the basis of the batch cap.
 
-The table is stored in the folder KILN_CALIBRATION, one file for each model revision, device, torch version and number
-of threads. If a file is broken or belongs to something else, the table is measured again. `python -m
+The table is stored in the folder KILN_CALIBRATION, one file for each model revision, device, backend, torch version
+and number of threads. If a file is broken or belongs to something else, the table is measured again. `python -m
 inference.calibrate` prints it.
 """
 
@@ -62,9 +62,11 @@ class StepTimes:
         return next(tokens for tokens, rate in zip(self.tokens, rates, strict=True) if rate >= KNEE * max(rates))
 
 
-def step_times(card: ModelCard, device: torch.device, runner: Runner, *, again: bool = False) -> StepTimes:
+def step_times(
+    card: ModelCard, device: torch.device, runner: Runner, backend: str = "torch", *, again: bool = False
+) -> StepTimes:
     """Return the stored table, or measure one and store it; with `again` always measure."""
-    identity = _identity(card, device)
+    identity = _identity(card, device, backend)
     path = _path(identity)
     if not again and (found := _read(path, identity)):
         return found
@@ -129,13 +131,14 @@ def _usual(card: ModelCard) -> tuple[int, int]:
     return card.default_width, card.default_height
 
 
-def _identity(card: ModelCard, device: torch.device) -> dict[str, Any]:
+def _identity(card: ModelCard, device: torch.device, backend: str) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "format": FORMAT,
         "model": card.name,
         "revision": card.revision,
         "device": f"{device.type} {name}",
+        "backend": backend,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }

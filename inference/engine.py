@@ -22,7 +22,8 @@ from PIL import Image
 from inference import calibration, memory, pictures, previews
 from inference.adapters import recipes
 from inference.adapters.bank import Bank, Loan
-from inference.backends.pytorch import TorchBackend
+from inference.backends import choice
+from inference.backends.choice import Choice
 from inference.calibration import StepTimes
 from inference.card import ModelCard
 from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
@@ -69,6 +70,7 @@ class Engine:
         *,
         load: Load = qwen_image.load,
         device: str | None = None,
+        backend: Choice | None = None,
         max_batch_tokens: int | None = None,
         max_adapter_bytes: int | None = None,
         stuck_seconds: float = STUCK_SECONDS,
@@ -78,6 +80,7 @@ class Engine:
     ) -> None:
         """Look up the model's card; `start` loads the model, by `load`. Raises ModelUnavailable if there is none.
 
+        The backend is torch, unless another is chosen.
         `on_batch` runs after each batch, in the thread that ran it. Without `max_batch_tokens` the cap is the knee of
         the step times measured on this device. A batch counts as stuck after `stuck_seconds`, or later if it is
         expected to take long.
@@ -86,6 +89,7 @@ class Engine:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.warm = False
         self._load = load
+        self._choice = backend or Choice()
         self._latent_cache = latent_cache
         self._on_batch = on_batch
         self._max_batch_tokens = max_batch_tokens
@@ -116,7 +120,7 @@ class Engine:
         """Load the model, warm it up, and begin to serve; return when warm."""
         assert not self._threads, "an engine starts once"
         model = self._load(self.card, self.device)
-        backend = TorchBackend(model.transformer)
+        backend = choice.load(self._choice, model, self.card)
         self._runner = Runner(model, backend, self._latent_cache)
         self._colours = previews.load(self.card.path, self.device)
         self._bank = Bank(backend.layers, self._max_adapter_bytes)
@@ -131,7 +135,9 @@ class Engine:
             pause=self._pause,
         )
         warm_up(self._runner, self.card)
-        self.step_times = calibration.step_times(self.card, self.device, self._runner, again=self._calibrate_again)
+        self.step_times = calibration.step_times(
+            self.card, self.device, self._runner, self._choice.label, again=self._calibrate_again
+        )
         cap = self._max_batch_tokens or calibration.max_batch_tokens(self.card, self.step_times)
         self._scheduler = Scheduler(cap)
         with self._changed:

@@ -6,16 +6,10 @@ a batch: those that reuse leave the forward after the first block, and the rest 
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
-from torch import nn
 
 from inference.state import StepMemory
-
-# restricts a forward to some of its rows, each with its own adapters
-Only = Callable[[Sequence[int]], AbstractContextManager[None]]
 
 
 class StepCache:
@@ -28,29 +22,21 @@ class StepCache:
         self.reused = [False] * len(memories)
 
     def run(
-        self,
-        blocks: Sequence[nn.Module],
-        only: Only,
-        tokens: int,
-        *,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        **shared: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run all blocks as one; return text and image streams [rows, tokens, width], as a block of diffusers does.
+        self, before: torch.Tensor, after: torch.Tensor, tokens: int, others: Callable[[list[int]], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the picture's stream [rows, tokens, width] after all blocks, from those before and after the first.
 
-        A request's sequences are as many rows apart as there are requests. `tokens` counts those of the picture being
-        made; the condition's tokens behind them are not needed afterwards.
+        `others` runs all other blocks for some rows. A request's sequences are as many rows apart as there are
+        requests. `tokens` counts those of the picture being made; the condition's tokens behind them are not needed
+        afterwards.
         """
-        first, *others = blocks
-        text, image = first(hidden_states=hidden_states, encoder_hidden_states=encoder_hidden_states, **shared)
-        added = self._by_request((image - hidden_states)[:, :tokens])
+        added = self._by_request((after - before)[:, :tokens])
         self.reused = self._unchanged(added)
-        rows = [row for row in range(len(image)) if not self.reused[row % len(self.reused)]]
-        result = image.clone()
+        rows = [row for row in range(len(after)) if not self.reused[row % len(self.reused)]]
+        result = after.clone()
         if rows:
-            result[rows] = _run(others, only, rows, text, image, shared)
-        added_by_others = self._by_request((result - image)[:, :tokens])
+            result[rows] = others(rows)
+        added_by_others = self._by_request((result - after)[:, :tokens])
         picture = self._by_request(result[:, :tokens])
         for index, reused in enumerate(self.reused):
             memory = self.memories[index]
@@ -58,7 +44,7 @@ class StepCache:
                 picture[:, index] += memory.others
             elif self.thresholds[index]:
                 self.memories[index] = StepMemory(added[:, index].clone(), added_by_others[:, index].clone())
-        return text, result
+        return result
 
     def _by_request(self, rows: torch.Tensor) -> torch.Tensor:
         """View [rows, …] as [sequences, requests, …]."""
@@ -80,28 +66,3 @@ class StepCache:
 def _change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     """Return the mean absolute change [sequences], relative to what was there before."""
     return (now - before).abs().mean((1, 2), dtype=torch.float32) / before.abs().mean((1, 2), dtype=torch.float32)
-
-
-def _run(
-    blocks: Sequence[nn.Module],
-    only: Only,
-    rows: list[int],
-    text: torch.Tensor,
-    image: torch.Tensor,
-    shared: dict[str, Any],
-) -> torch.Tensor:
-    """Run some rows through these blocks, and return their image stream."""
-    count = len(image)
-    some = shared | {
-        # models that see their condition at another time have the times of all rows twice
-        "temb": shared["temb"].unflatten(0, (-1, count))[:, rows].flatten(0, 1),
-        "joint_attention_kwargs": {
-            name: [values[row] for row in rows] for name, values in shared["joint_attention_kwargs"].items()
-        },
-        "modulate_index": None if shared["modulate_index"] is None else shared["modulate_index"][rows],
-    }
-    text, image = text[rows], image[rows]
-    with only(rows):
-        for block in blocks:
-            text, image = block(hidden_states=image, encoder_hidden_states=text, **some)
-    return image

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from inference.adapters.layers import Layers
 from inference.adapters.weights import Row
 from inference.state import Grid
 from inference.step_cache import StepCache
@@ -14,6 +15,8 @@ class Backend(Protocol):
     """A transformer, wherever it runs: in torch, ONNX Runtime or a TensorRT plan."""
 
     name: str
+    layers: Layers
+    """The layers that adapters may change, and where those are wanted."""
 
     def velocity(
         self,

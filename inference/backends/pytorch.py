@@ -1,10 +1,13 @@
 """The backend that runs diffusers' transformer eagerly in PyTorch, on a CPU or a GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
+from torch import nn
 from torch.nn import functional
 
 from inference.adapters.layers import Layers
@@ -15,6 +18,10 @@ from inference.step_cache import StepCache
 
 # text is padded to one of these lengths, so that the linear layers see few shapes
 TEXT_BUCKETS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+
+
+# restricts a forward to some of its rows, each with its own adapters
+Only = Callable[[Sequence[int]], AbstractContextManager[None]]
 
 
 class TorchBackend:
@@ -38,9 +45,9 @@ class TorchBackend:
         cache: StepCache | None = None,
     ) -> torch.Tensor:
         height, width = grids[0]
-        through = partial(cache.run, only=self.layers.only, tokens=height * width) if cache else None
+        through = partial(_reuse, cache, self.layers.only, height * width) if cache else None
         with self.layers.given(adapters), self._blocks.running(through):
-            return predict(self.transformer, latents, sigmas, _pad(texts), list(map(len, texts)), grids)
+            return predict(self.transformer, latents, sigmas, pad(texts), list(map(len, texts)), grids)
 
     def synchronize(self) -> None:
         if self._parameter.is_cuda:
@@ -74,8 +81,52 @@ def predict(
     return predicted[:, : height * width].float()
 
 
-def _pad(texts: Sequence[torch.Tensor]) -> torch.Tensor:
+def pad(texts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Pad texts to their bucket and stack them: [rows, bucket, width]."""
     longest = max(len(text) for text in texts)
     bucket = next(size for size in TEXT_BUCKETS if size >= longest)
     return torch.stack([functional.pad(text, (0, 0, 0, bucket - len(text))) for text in texts])
+
+
+def _reuse(
+    cache: StepCache,
+    only: Only,
+    tokens: int,
+    blocks: Sequence[nn.Module],
+    *,
+    hidden_states: torch.Tensor,
+    encoder_hidden_states: torch.Tensor,
+    **shared: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run all blocks as one, without those that rows may skip; return the streams of text and image, as a block does.
+
+    The text's is that after the first block: nothing needs the last one's.
+    """
+    first, *others = blocks
+    text, image = first(hidden_states=hidden_states, encoder_hidden_states=encoder_hidden_states, **shared)
+    return text, cache.run(hidden_states, image, tokens, lambda rows: _run(others, only, rows, text, image, shared))
+
+
+def _run(
+    blocks: Sequence[nn.Module],
+    only: Only,
+    rows: list[int],
+    text: torch.Tensor,
+    image: torch.Tensor,
+    shared: dict[str, Any],
+) -> torch.Tensor:
+    """Run some rows through these blocks, and return their image stream."""
+    count = len(image)
+    some = shared | {
+        # models that see their condition at another time have the times of all rows twice
+        "temb": shared["temb"].unflatten(0, (-1, count))[:, rows].flatten(0, 1),
+        "joint_attention_kwargs": {
+            name: [values[row] for row in rows] for name, values in shared["joint_attention_kwargs"].items()
+        },
+        "modulate_index": None if shared["modulate_index"] is None else shared["modulate_index"][rows],
+    }
+    text, image = text[rows], image[rows]
+    with only(rows):
+        for block in blocks:
+            text, image = block(hidden_states=image, encoder_hidden_states=text, **some)
+    return image

@@ -1,0 +1,71 @@
+"""Which backend runs the transformer: torch, or a plan in ONNX Runtime or TensorRT."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from inference.backends.base import Backend
+from inference.backends.planned import PlannedBackend
+from inference.backends.pytorch import TorchBackend
+from inference.card import ModelCard
+from inference.errors import ModelUnavailable
+from inference.models.qwen_image import QwenImage
+from inference.plans import plan
+from inference.plans.executor import Executor
+
+BACKENDS = ("torch", "onnx", "tensorrt")
+PLANS = "~/.cache/kiln/plans"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend by name; of a plan also in which folder it is looked for, and of which precision it is."""
+
+    name: str = "torch"
+    plans: Path = Path(PLANS)
+    precision: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ModelUnavailable if there is no such backend or precision."""
+        if self.name not in BACKENDS:
+            raise ModelUnavailable(f"KILN_BACKEND must be one of {', '.join(BACKENDS)}, not {self.name}")
+        if self.precision and self.precision not in plan.PRECISIONS:
+            raise ModelUnavailable(f"KILN_PRECISION must be one of {', '.join(plan.PRECISIONS)}, not {self.precision}")
+
+    @property
+    def wanted(self) -> str:
+        """The precision, by default that of the library's usual device."""
+        return self.precision or {"onnx": "fp32"}.get(self.name, "bf16")
+
+    @property
+    def label(self) -> str:
+        """What step times are kept for."""
+        return self.name if self.name == "torch" else f"{self.name} {self.wanted}"
+
+
+def from_environment() -> Choice:
+    """Return what KILN_BACKEND, KILN_PLANS and KILN_PRECISION say. Raises ModelUnavailable."""
+    said = {name: os.environ.get(f"KILN_{name.upper()}", "") for name in ("backend", "plans", "precision")}
+    return Choice(said["backend"] or "torch", Path(said["plans"] or PLANS), said["precision"])
+
+
+def load(choice: Choice, model: QwenImage, card: ModelCard) -> Backend:
+    """Return the chosen backend of a loaded model. Raises PlanUnavailable."""
+    in_torch = TorchBackend(model.transformer)
+    return in_torch if choice.name == "torch" else PlannedBackend(executor(choice, card, model.device), in_torch)
+
+
+def executor(choice: Choice, card: ModelCard, device: torch.device) -> Executor:
+    """Load the chosen plan of a model. Raises PlanUnavailable."""
+    from inference.plans import onnx
+
+    root = choice.plans.expanduser()
+    if choice.name == "onnx":
+        found = plan.read(plan.place(root, card, onnx.LIBRARY, choice.wanted))
+        plan.check(found, card, onnx.LIBRARY, onnx.VERSION, None)
+        return onnx.OnnxExecutor(found)
+    raise plan.PlanUnavailable("not yet")
