@@ -27,6 +27,7 @@ from inference import picture_files, pictures
 from inference.adapters import tensors
 from inference.errors import InferenceError
 from inference.models import catalog
+from inference.plans import plan
 from inference.request import MAX_SEED, Operation, Request
 
 BAR = 30
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (InferenceError, OSError) as error:
         return _fail(error, 2)
     try:
-        _make(options.model, requests, paths)
+        _make(options.model, options.backend, requests, paths)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except (InferenceError, OSError, RuntimeError, MemoryError, SafetensorError) as error:
@@ -123,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
         "--step-cache", type=_number, default=0.0, help="change below which blocks are reused (default: 0, off)"
     )
     parser.add_argument("--model", help="a diffusers folder or hub name (default: KILN_MODEL, else the house model)")
+    parser.add_argument(
+        "--backend",
+        choices=plan.BACKENDS,
+        help="what runs the transformer: torch, or a plan (default: KILN_BACKEND, else torch)",
+    )
     return parser
 
 
@@ -231,16 +237,17 @@ def _check_adapter(path: Path) -> None:
         raise InferenceError(f"adapter {path.name}: not a safetensors file") from error
 
 
-def _make(model: str | None, requests: list[Request], paths: list[Path]) -> None:
+def _make(model: str | None, backend: str | None, requests: list[Request], paths: list[Path]) -> None:
     began, loaded = time.monotonic(), False
 
     def line() -> str:
         return _progress(requests) if loaded else f"loading the model, {time.monotonic() - began:.0f} s"
 
     with _shown(line):
+        from inference.backends.choice import from_environment
         from inference.engine import Engine
 
-        with Engine(model) as engine:
+        with Engine(model, backend=from_environment(backend)) as engine:
             futures = [engine.submit(request) for request in requests]
             loaded = True
             wait(futures)

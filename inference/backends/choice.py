@@ -14,11 +14,8 @@ from inference.backends.pytorch import TorchBackend
 from inference.card import ModelCard
 from inference.errors import ModelUnavailable
 from inference.models.qwen_image import QwenImage
-from inference.plans import plan
+from inference.plans import plan, tensorrt
 from inference.plans.executor import Executor
-
-BACKENDS = ("torch", "onnx", "tensorrt")
-PLANS = "~/.cache/kiln/plans"
 
 
 @dataclass(frozen=True)
@@ -26,13 +23,13 @@ class Choice:
     """A backend by name; of a plan also in which folder it is looked for, and of which precision it is."""
 
     name: str = "torch"
-    plans: Path = Path(PLANS)
+    plans: Path = Path(plan.ROOT)
     precision: str = ""
 
     def __post_init__(self) -> None:
         """Raises ModelUnavailable if there is no such backend or precision."""
-        if self.name not in BACKENDS:
-            raise ModelUnavailable(f"KILN_BACKEND must be one of {', '.join(BACKENDS)}, not {self.name}")
+        if self.name not in plan.BACKENDS:
+            raise ModelUnavailable(f"KILN_BACKEND must be one of {', '.join(plan.BACKENDS)}, not {self.name}")
         if self.precision and self.precision not in plan.PRECISIONS:
             raise ModelUnavailable(f"KILN_PRECISION must be one of {', '.join(plan.PRECISIONS)}, not {self.precision}")
 
@@ -47,10 +44,10 @@ class Choice:
         return self.name if self.name == "torch" else f"{self.name} {self.wanted}"
 
 
-def from_environment() -> Choice:
-    """Return what KILN_BACKEND, KILN_PLANS and KILN_PRECISION say. Raises ModelUnavailable."""
+def from_environment(backend: str | None = None) -> Choice:
+    """Return what KILN_BACKEND, unless given, KILN_PLANS and KILN_PRECISION say. Raises ModelUnavailable."""
     said = {name: os.environ.get(f"KILN_{name.upper()}", "") for name in ("backend", "plans", "precision")}
-    return Choice(said["backend"] or "torch", Path(said["plans"] or PLANS), said["precision"])
+    return Choice(backend or said["backend"] or "torch", Path(said["plans"] or plan.ROOT), said["precision"])
 
 
 def load(choice: Choice, model: QwenImage, card: ModelCard) -> Backend:
@@ -61,11 +58,21 @@ def load(choice: Choice, model: QwenImage, card: ModelCard) -> Backend:
 
 def executor(choice: Choice, card: ModelCard, device: torch.device) -> Executor:
     """Load the chosen plan of a model. Raises PlanUnavailable."""
-    from inference.plans import onnx
-
     root = choice.plans.expanduser()
     if choice.name == "onnx":
+        from inference.plans import onnx  # its library is needed for plans alone
+
         found = plan.read(plan.place(root, card, onnx.LIBRARY, choice.wanted))
         plan.check(found, card, onnx.LIBRARY, onnx.VERSION, None)
         return onnx.OnnxExecutor(found)
-    raise plan.PlanUnavailable("not yet")
+    library = _library(root, card, choice.wanted)
+    version, gpu = tensorrt.version(library), tensorrt.gpu(device)
+    found = plan.read(plan.place(root, card, library, choice.wanted))
+    plan.check(found, card, library, version, gpu)
+    return tensorrt.TensorRtExecutor(found, device)
+
+
+def _library(root: Path, card: ModelCard, precision: str) -> str:
+    """Return the library of the plan that is there; if there is none, the one that is to be asked why."""
+    built = [name for name in tensorrt.LIBRARIES if plan.place(root, card, name, precision).is_dir()]
+    return built[0] if built else tensorrt.LIBRARIES[0]

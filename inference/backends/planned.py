@@ -20,7 +20,7 @@ from inference.adapters.weights import Row
 from inference.backends.pytorch import TorchBackend, pad
 from inference.plans import graph
 from inference.plans.executor import Executor
-from inference.plans.graph import FIRST, LAST, OTHERS, Kind
+from inference.plans.graph import FIRST, LAST, OTHERS, POSITIONS, Kind
 from inference.plans.profiles import Profile
 from inference.state import Grid
 from inference.step_cache import StepCache
@@ -60,7 +60,7 @@ class PlannedBackend:
             return self._torch.velocity(latents, sigmas, texts, grids, adapters, cache)
         dtype, (height, width) = self._executor.dtype, grids[0]
         lengths = torch.tensor([len(text) for text in texts], device=latents.device)
-        forward = Forward(self._executor, profile, self._conditioned, self._stacked(adapters, rank, dtype))
+        forward = Forward(self._executor, profile, self._stacked(adapters, rank, dtype))
         positions = self._positions(tuple(grids), embedding.shape[1], latents.device)
         padding = torch.arange(embedding.shape[1], device=latents.device) < lengths[:, None]
         shared = {**positions, "text_mask": padding.float()}
@@ -137,36 +137,21 @@ class PlannedBackend:
 class Forward:
     """One forward: runs a graph for some of its rows, as many at a time as the profile has room for."""
 
-    def __init__(self, executor: Executor, profile: Profile, conditioned: bool, factors: Mapping[str, Tensors]) -> None:
+    def __init__(self, executor: Executor, profile: Profile, factors: Mapping[str, Tensors]) -> None:
         self._executor = executor
         self._profile = profile
-        self._conditioned = conditioned
         self._factors = factors
 
     def run(self, part: str, rows: list[int], inputs: Mapping[str, torch.Tensor]) -> Tensors:
         """Run a graph; inputs are of all rows of the forward, outputs of these."""
         most = self._profile.rows.most
         pieces = [self._run(part, rows[start : start + most], inputs) for start in range(0, len(rows), most)]
-        if len(pieces) == 1:
-            return pieces[0]
-        return {name: self._joined(name, [piece[name] for piece in pieces]) for name in pieces[0]}
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def _run(self, part: str, rows: list[int], inputs: Mapping[str, torch.Tensor]) -> Tensors:
-        given = {name: self._of(name, tensor, rows) for name, tensor in inputs.items()}
+        given = {name: tensor if name in POSITIONS else _selected(tensor, 0, rows) for name, tensor in inputs.items()}
         given |= {name: _selected(tensor, 1, rows) for name, tensor in self._factors[part].items()}
         return self._executor.run(part, given, self._profile)
-
-    def _of(self, name: str, tensor: torch.Tensor, rows: list[int]) -> torch.Tensor:
-        if name.endswith(("cosine", "sine")):
-            return tensor
-        if name == "modulation" and self._conditioned:
-            return _selected(tensor.unflatten(0, (2, -1)), 1, rows).flatten(0, 1)
-        return _selected(tensor, 0, rows)
-
-    def _joined(self, name: str, pieces: list[torch.Tensor]) -> torch.Tensor:
-        if name == "modulation" and self._conditioned:
-            return torch.cat([piece.unflatten(0, (2, -1)) for piece in pieces], 1).flatten(0, 1)
-        return torch.cat(pieces)
 
 
 def _selected(tensor: torch.Tensor, axis: int, rows: list[int]) -> torch.Tensor:

@@ -39,7 +39,7 @@ def axes(part: Part) -> dict[str, dict[int, str]]:
         "text": {0: "rows", 1: "text"},
         "embedding": {0: "rows", 1: "text"},
         "time": {0: "rows"},
-        "modulation": {0: "times" if part.conditioned else "rows"},
+        "modulation": {0: "rows"},
         **positions,
     }
     return {name: known[name] for name in part.inputs} | {name: {1: "rows", 2: "rank"} for name in part.factors}
@@ -56,7 +56,7 @@ def example(part: Part, dtype: torch.dtype) -> list[torch.Tensor]:
         "text": (ROWS, TEXT, width),
         "embedding": (ROWS, TEXT, config.joint_attention_dim),
         "time": (ROWS,),
-        "modulation": (ROWS * (2 if part.conditioned else 1), width),
+        "modulation": (ROWS, 2 if part.conditioned else 1, width),
     }
     in_32_bits = {
         "text_mask": (ROWS, TEXT),
@@ -94,7 +94,7 @@ def export(model: QwenImageTransformer2DModel, folder: Path, tell: Callable[[str
 
 
 def _write(part: Part, inputs: Sequence[torch.Tensor], dynamic: Mapping[str, Mapping[int, str]], path: Path) -> None:
-    sizes = {name: Dim(name, min=1, max=2**20) for axis in dynamic.values() for name in axis.values()}
+    sizes = {name: Dim(name, min=1, max=2**20) for name in ("rows", "tokens", "text", "rank")}
     shapes = tuple({index: sizes[name] for index, name in dynamic[each].items()} for each in dynamic)
     log = logging.getLogger("torch.onnx")
     before = log.level

@@ -83,13 +83,29 @@ class GraphLinear(nn.Linear):
     given: _Given
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer to x [rows, tokens, in features], or to [n · rows, in features] with rows the faster axis."""
-        y = super().forward(x)
-        down, up = self.given.factors[self.place.kind]
-        down, up = down[self.place.place], up[self.place.place]
-        by_row = x if x.ndim == 3 else x.view(-1, down.shape[0], x.shape[-1]).transpose(0, 1)
-        added = by_row @ down.transpose(1, 2) @ up
-        return y + (added if x.ndim == 3 else added.transpose(0, 1).flatten(0, 1))
+        """Apply the layer to x [rows, tokens, in features] or [rows, in features]."""
+        y: torch.Tensor = super().forward(x)
+        down, up = (factors[self.place.place] for factors in self.given.factors[self.place.kind])
+        if x.ndim == 2:
+            return y + (x[:, None] @ down.transpose(1, 2) @ up)[:, 0]
+        return y + x @ down.transpose(1, 2) @ up
+
+
+class Modulation(nn.Module):
+    """A block's modulation of one stream, of the times [rows, times, width] at which the stream is seen."""
+
+    def __init__(self, layers: nn.Module, *, at_all_times: bool) -> None:
+        super().__init__()
+        self.layers = layers
+        self._at_all_times = at_all_times
+
+    def forward(self, times: torch.Tensor) -> torch.Tensor:
+        """Return [times · rows, 6 · width] for the picture, as a block of diffusers takes it, or [rows, …] for text."""
+        if self._at_all_times:
+            found: torch.Tensor = self.layers(times).transpose(0, 1).flatten(0, 1)
+        else:
+            found = self.layers(times[:, :1])[:, 0]
+        return found
 
 
 class _Given:
@@ -191,7 +207,8 @@ class Part(nn.Module):
         }
 
 
-POSITIONS = ("text_mask", "image_cosine", "image_sine", "text_cosine", "text_sine")
+# of all rows alike
+POSITIONS = ("image_cosine", "image_sine", "text_cosine", "text_sine")
 
 
 class First(Part):
@@ -199,7 +216,8 @@ class First(Part):
 
     latents [rows, tokens, channels]; time [rows], of 1; embedding [rows, text, width]; text_mask [rows, text] of 1 for
     tokens and 0 for padding; cosines and sines [tokens or text, half a head's width] and text_mask in 32 bits;
-    is_condition [rows, tokens], only of models with `zero_cond_t`.
+    is_condition [rows, tokens], only of models with `zero_cond_t`. The modulation is [rows, times, width], with two times
+    in such models.
     """
 
     name = FIRST
@@ -207,15 +225,22 @@ class First(Part):
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        return ("latents", "time", "embedding", *POSITIONS, *(("is_condition",) if self.conditioned else ()))
+        return (
+            "latents",
+            "time",
+            "embedding",
+            "text_mask",
+            *POSITIONS,
+            *(("is_condition",) if self.conditioned else ()),
+        )
 
     def run(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         model = self.model
         before, time = model.img_in(inputs["latents"]), inputs["time"]
-        if self.conditioned:
-            time = torch.cat([time, time * 0])
         text = model.txt_in(model.txt_norm(inputs["embedding"]))
-        modulation = model.time_text_embed(time, before)
+        times = torch.stack([time, time * 0], 1) if self.conditioned else time[:, None]
+        waves = model.time_text_embed.time_proj(times.flatten()).unflatten(0, times.shape)
+        modulation = model.time_text_embed.timestep_embedder(waves.to(before.dtype))
         shared = self._shared(inputs, before)
         text, image = model.transformer_blocks[0](
             hidden_states=before, encoder_hidden_states=text, temb=modulation, **shared
@@ -231,7 +256,14 @@ class Others(Part):
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        return ("after_first", "text", "modulation", *POSITIONS, *(("is_condition",) if self.conditioned else ()))
+        return (
+            "after_first",
+            "text",
+            "modulation",
+            "text_mask",
+            *POSITIONS,
+            *(("is_condition",) if self.conditioned else ()),
+        )
 
     def run(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         image, text = inputs["after_first"], inputs["text"]
@@ -249,20 +281,23 @@ class Last(Part):
     inputs = ("image", "modulation")  # type: ignore[assignment]
 
     def run(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        modulation = inputs["modulation"]
-        if self.conditioned:
-            modulation = modulation.chunk(2)[0]
-        return (self.model.proj_out(self.model.norm_out(inputs["image"], modulation)),)
+        return (self.model.proj_out(self.model.norm_out(inputs["image"], inputs["modulation"][:, 0])),)
 
 
 def parts(model: QwenImageTransformer2DModel) -> list[Part]:
     """Return the three parts of a transformer, which is changed in place and of no other use afterwards."""
+    assert not model.config.use_additional_t_cond, "the pictures of layers have another forward"
     given = _Given()
     linear = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear}
     for name, layer in linear.items():
         layer.__class__ = GraphLinear
         layer.__dict__.update(place=layout(name), given=given)
     model.set_attn_processor(GraphAttention())
+    for block in model.transformer_blocks:
+        block.img_mod = Modulation(block.img_mod, at_all_times=True)
+        block.txt_mod = Modulation(block.txt_mod, at_all_times=False)
+        # the modulation tells the times apart, instead of the block
+        block.zero_cond_t = False
     model.eval()
     found = kinds({name: (layer.in_features, layer.out_features) for name, layer in linear.items()})
     return [kind(model, given, found[kind.name]) for kind in (First, Others, Last)]

@@ -27,6 +27,9 @@ from inference.plans.profiles import Profile
 # of the graphs' inputs, outputs and meaning: a plan of another one is not read
 GRAPHS = 1
 ABOUT = "plan.json"
+# where plans are, unless KILN_PLANS says otherwise
+ROOT = "~/.cache/kiln/plans"
+BACKENDS = ("torch", "onnx", "tensorrt")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 

@@ -25,6 +25,7 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from billing.prices import pricing
+from inference.backends.choice import Choice
 from inference.engine import Engine
 from inference.errors import (
     AdapterUnavailable,
@@ -80,7 +81,9 @@ def engine_from_settings() -> tuple[Engine, tuple[LatentCache, Store] | None]:
     """Make the engine that the settings describe, not started yet, and the latent cache that it uses."""
     card = catalog.card(settings.MODEL)
     latent_cache = reuse.latent_cache(card)
-    return Engine(card, latent_cache=latent_cache and latent_cache[0], on_batch=metrics.batch), latent_cache
+    backend = Choice(settings.BACKEND, Path(settings.PLANS), settings.PRECISION)
+    engine = Engine(card, backend=backend, latent_cache=latent_cache and latent_cache[0], on_batch=metrics.batch)
+    return engine, latent_cache
 
 
 class Worker:
