@@ -216,8 +216,8 @@ class First(Part):
 
     latents [rows, tokens, channels]; time [rows], of 1; embedding [rows, text, width]; text_mask [rows, text] of 1 for
     tokens and 0 for padding; cosines and sines [tokens or text, half a head's width] and text_mask in 32 bits;
-    is_condition [rows, tokens], only of models with `zero_cond_t`. The modulation is [rows, times, width], with two times
-    in such models.
+    is_condition [rows, tokens], only with `zero_cond_t`. The modulation is [rows, times, width]; `zero_cond_t` has two
+    times.
     """
 
     name = FIRST

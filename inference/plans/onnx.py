@@ -14,7 +14,7 @@ from inference.plans.profiles import Profile
 LIBRARY = "onnxruntime"
 VERSION = str(onnxruntime.__version__)
 # the processor's kernels know no bf16
-TYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float32}
+TYPES = {"fp32": torch.float32, "fp16": torch.float16}
 PROVIDERS = ["CPUExecutionProvider"]
 _SILENT = 3
 

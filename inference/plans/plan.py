@@ -30,7 +30,7 @@ ABOUT = "plan.json"
 # where plans are, unless KILN_PLANS says otherwise
 ROOT = "~/.cache/kiln/plans"
 BACKENDS = ("torch", "onnx", "tensorrt")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16")
 LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
 

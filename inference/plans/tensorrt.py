@@ -20,7 +20,7 @@ from inference.plans.plan import Plan, PlanUnavailable
 from inference.plans.profiles import Profile, Range
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
-TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.bfloat16}
+TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # of the tensors that go in and out, as the library calls them
 _TENSORS = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "INT32": torch.int32}
 _FUSED = re.compile(r"^Name: \w*_mha_v\d", re.MULTILINE)

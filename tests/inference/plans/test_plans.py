@@ -70,15 +70,20 @@ def test_what_says_nothing_sensible_is_refused(copied, about):
 
 
 def test_a_folder_without_a_plan_says_how_to_have_one(tmp_path):
-    with pytest.raises(PlanUnavailable, match="python -m inference.plans build"):
+    with pytest.raises(PlanUnavailable, match=r"python -m inference\.plans build"):
         plan.read(tmp_path)
 
 
 def test_a_build_that_fails_leaves_the_former_plan(copied, small_plan):
     before = json.loads((copied / "plan.json").read_text())
-    with pytest.raises(ZeroDivisionError), plan.writing(copied, small_plan.about) as new:
-        (new / "first.onnx").write_bytes(b"half")
-        raise ZeroDivisionError
+
+    def build():
+        with plan.writing(copied, small_plan.about) as new:
+            (new / "first.onnx").write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        build()
     assert json.loads((copied / "plan.json").read_text()) == before
     assert plan.read(copied).about == small_plan.about
     assert [path.name for path in copied.parent.iterdir()] == [copied.name]

@@ -48,7 +48,7 @@ def test_a_plan_for_a_gpu_says_so_and_is_refused_without_one(tmp_path, small_car
     with pytest.raises(PlanUnavailable, match="there is no GPU here"):
         executor(Choice("tensorrt", tmp_path), small_card, device=None)
     for gpu in (None, "9.0"):
-        with pytest.raises(PlanUnavailable, match="is for GPUs of 8.9"):
+        with pytest.raises(PlanUnavailable, match=r"is for GPUs of 8\.9"):
             plan.check(made, small_card, "tensorrt_rtx", tensorrt.version("tensorrt_rtx"), gpu)
     plan.check(made, small_card, "tensorrt_rtx", tensorrt.version("tensorrt_rtx"), "8.9")
 
@@ -56,7 +56,7 @@ def test_a_plan_for_a_gpu_says_so_and_is_refused_without_one(tmp_path, small_car
 def test_what_cannot_be_compiled_is_said_in_the_librarys_words(tmp_path):
     junk = tmp_path / "first.onnx"
     junk.write_bytes(b"junk" * 100)
-    with pytest.raises(PlanUnavailable, match="tensorrt_rtx cannot read .*first.onnx.*parse"):
+    with pytest.raises(PlanUnavailable, match=r"tensorrt_rtx cannot read .*first\.onnx.*parse"):
         tensorrt.compile_graph("tensorrt_rtx", junk, (SMALL,), GPUS)
 
 
