@@ -18,8 +18,11 @@ GPUS = ("8.9",)
 MEGABYTE = 1e6
 
 
-@pytest.fixture(scope="session", params=["fp16", "bf16"])
-def graphs(request, once):
+@pytest.fixture(scope="session", params=["bf16", "fp16"])
+def graphs(request, once, full):
+    if request.param == "fp16" and not full:
+        pytest.skip("at the full depth alone")
+
     def fill(folder):
         export.export(transformer().to(tensorrt.TYPES[request.param]), folder, lambda _: None)
 
