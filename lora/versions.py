@@ -75,9 +75,9 @@ def accept(version: Version, facts: Facts) -> bool:
 
 
 def refuse(version: Version, reason: str) -> bool:
-    """Say why a version cannot be used; return False if it is not being checked any more."""
+    """Say why a version cannot be used, and forget what came with it; False if it is not being checked any more."""
     checking = Version.objects.filter(id=version.id, status=Version.Status.CHECKING, deleted_at=None)
-    return bool(checking.update(status=Version.Status.REFUSED, reason=reason[:500]))
+    return bool(checking.update(status=Version.Status.REFUSED, reason=reason[:500], recipe={}))
 
 
 def ready() -> QuerySet[Version]:

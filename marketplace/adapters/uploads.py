@@ -40,6 +40,8 @@ UNFINISHED = timedelta(hours=1)
 SETTLED = timedelta(minutes=10)
 CHECK_SECONDS = 180
 ROOT = Path(__file__).resolve().parents[2]
+# What PEFT calls it, beside the file.
+CONFIGURATION = "adapter_config.json"
 UNREADABLE = "it could not be checked: it takes more memory or time than a check may take"
 
 logger = logging.getLogger(__name__)
@@ -56,10 +58,17 @@ def begin(adapter: Adapter, size: int) -> Version:
 
 
 def receive(
-    version: Version, content: IO[Any], name: str = "", recipe: str = "", facts: Mapping[str, Any] | None = None
+    version: Version,
+    content: IO[Any],
+    name: str = "",
+    *,
+    recipe: str = "",
+    configuration: str = "",
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Keep a file as it came, to be checked, with its name, the recipe that was sent with it, and other known facts."""
-    Version.objects.filter(id=version.id).update(recipe={"name": name, "sent": recipe, "facts": facts or {}})
+    """Keep a file as it came, to be checked, with its name and what was sent with it, and other known facts."""
+    said = {"name": name, "sent": recipe, "configuration": configuration, "facts": facts or {}}
+    Version.objects.filter(id=version.id).update(recipe=said)
     storage.put(paths.incoming(version.adapter_id, version.number), content)
 
 
@@ -103,6 +112,8 @@ def check(version: Version, card: ModelCard) -> bool:
         if sent.stat().st_size != version.size:
             overdue = Version.objects.filter(id=version.id, created_at__lt=Now() - UNFINISHED).exists()
             return overdue and _refuse(version, "it was not received whole")
+        if configuration := version.recipe.get("configuration"):
+            sent.with_name(CONFIGURATION).write_text(configuration, encoding="utf-8")
         found = make_canonical(sent, canonical, card, version.recipe)
         if "refused" in found:
             return _refuse(version, found["refused"])

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from django.core.files.uploadedfile import UploadedFile
 from rest_framework import serializers
 
 from inference.adapters import recipes
+from inference.adapters.configuration import Configuration
 from inference.adapters.recipes import MAX_RECIPE_BYTES
 from lora import listings
 from lora.models import MAX_SLUG, SLUG, Adapter, Version
@@ -17,6 +19,7 @@ from marketplace.api.bodies import Body, StrictSerializer
 from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Object, Text, Upload, Whole
 
 MAX_NAME = 100
+MAX_CONFIGURATION_BYTES = 256 * 1024
 MAX_TRIGGERS = 20
 SLUG_RULE = "Must be small letters, digits and single dashes between them."
 
@@ -39,6 +42,23 @@ class VersionForm(StrictSerializer):
         default="", max_length=MAX_RECIPE_BYTES, allow_blank=True, line=False,
         help_text="JSON: `steps`, `guidance_scale` and `sampler` that it was made for. Default: what the file says.",
     )  # fmt: skip
+
+    configuration = Upload(
+        required=False,
+        help_text="PEFT's `adapter_config.json`, for a file of PEFT's that leaves alpha to it; 256 KiB at most.",
+    )
+
+    def validate_configuration(self, file: UploadedFile[Any]) -> str:
+        if (file.size or 0) > MAX_CONFIGURATION_BYTES:
+            message = f"Must have at most {MAX_CONFIGURATION_BYTES // 1024} KiB."
+            raise serializers.ValidationError(message, code="file_too_large")
+        try:
+            written = file.read().decode()
+            Configuration(written)
+        except (ValueError, RecursionError) as error:
+            message = f"This is no configuration of PEFT's that can be used: {error}."
+            raise serializers.ValidationError(message, code="invalid_configuration") from error
+        return written
 
     def validate_recipe(self, text: str) -> str:
         try:

@@ -68,11 +68,11 @@ class Adapters(APIView):
         account_id, sent = caller(request).account_id, _fields(request, AdapterForm())
         card, file = catalog.card(settings.MODEL), sent.pop("file")
         _check_size(file)
-        recipe = sent.pop("recipe")
+        said = {"recipe": sent.pop("recipe"), "configuration": sent.pop("configuration", "")}
         with transaction.atomic():
             made = adapters.create(uuid7(), account_id, base_model=card.name, base_revision=card.revision, **sent)
             version = uploads.begin(made, file.size or 0)
-        uploads.receive(version, file, file.name or "", recipe)
+        uploads.receive(version, file, file.name or "", **said)
         return Response(schemas.show_one(made, account_id), status=202, headers={"Location": f"/v1/adapters/{made.id}"})
 
     @extend_schema(
@@ -133,7 +133,8 @@ class Versions(APIView):
         if (found.base_model, found.base_revision) != (card.name, card.revision):
             raise invalid(None, "This adapter is for a model that is not served now.", "adapter_of_other_model")
         version = uploads.begin(found, sent["file"].size or 0)
-        uploads.receive(version, sent["file"], sent["file"].name or "", sent["recipe"])
+        file = sent.pop("file")
+        uploads.receive(version, file, file.name or "", **sent)
         return Response(VersionBody.show(version), status=202, headers={"Location": f"/v1/adapters/{found.id}"})
 
 

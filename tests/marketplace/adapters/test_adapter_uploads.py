@@ -96,6 +96,65 @@ def test_what_was_sent_becomes_ready_and_is_ordered(alice, lora, picture):
     assert check() == 0
 
 
+def of_peft(good):
+    """The same adapter as PEFT names it, without its configuration."""
+    return renamed(good, "transformer.transformer_blocks", "base_model.model.transformer_blocks")
+
+
+def configuration(content=None, **fields):
+    """PEFT's configuration as a part of the form."""
+    written = json.dumps({"peft_type": "LORA", "r": 8, "target_modules": ["to_v"], **fields}).encode()
+    upload = io.BytesIO(written if content is None else content)
+    upload.name = "adapter_config.json"
+    return {"configuration": upload}
+
+
+def test_pefts_file_is_read_with_the_configuration_that_came_with_it(alice, lora):
+    plain = sent(alice, lora(), slug="plain")
+    same = sent(alice, of_peft(lora()), slug="same", **configuration(lora_alpha=8))
+    double = sent(alice, of_peft(lora()), slug="double", **configuration(lora_alpha=16))
+    bare = sent(alice, of_peft(lora()), slug="bare")
+    further = sent(alice, of_peft(lora()), f"/v1/adapters/{bare['id']}/versions", **configuration(lora_alpha=8))
+    assert check() == 5
+    first, second, third = (seen(alice, each["id"])["versions"][0] for each in (plain, same, double))
+    assert first["sha256"] == second["sha256"] != third["sha256"]
+    path = f"/v1/adapters/{double['id']}/versions/1/file"
+    assert {float(each) for name, each in load(content(alice.get(path))).items() if name.endswith("alpha")} == {16.0}
+    versions = {each["number"]: each for each in seen(alice, bare["id"])["versions"]}
+    assert "adapter_config.json" in versions[1]["reason"]
+    assert (versions[further["number"]]["status"], versions[2]["sha256"]) == ("ready", first["sha256"])
+
+
+def test_a_configuration_that_contradicts_its_file_is_refused_and_forgotten(alice, lora):
+    made = sent(alice, of_peft(lora()), **configuration(r=4, lora_alpha=8))
+    assert check() == 1
+    [version] = seen(alice, made["id"])["versions"]
+    assert (version["status"], "has rank 8, and '4' in the configuration" in version["reason"]) == ("refused", True)
+    assert Version.objects.get().recipe == {}
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (configuration(b"{"), "not JSON"),
+        (configuration(b"[]"), "not a JSON object"),
+        (configuration(b"\xff"), "utf-8"),
+        (configuration(b"[" * 100_000), ""),
+        (configuration(b'{"r": 8, "r": 9}'), "'r' is there twice"),
+        (configuration(use_dora=True), "'use_dora' in the configuration is not supported"),
+        (configuration(b" " * (256 * 1024 + 1)), "at most 256 KiB"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_refused_at_once(alice, lora, part, said):
+    part["configuration"].seek(0)
+    found = error(send(alice, of_peft(lora()), **part), 422)
+    assert found["param"] == "configuration"
+    assert found["code"] in ("invalid_configuration", "file_too_large")
+    assert said in found["message"]
+    assert not Adapter.objects.exists()
+    assert stored() == []
+
+
 def test_the_file_comes_back_in_canonical_form_to_its_owner(alice, bob, lora):
     made = sent(alice, lora())
     check()
