@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from marketplace.adapters import metrics
+
 SUFFIX = ".safetensors"
 CHUNK = 1024**2
 
@@ -60,9 +62,12 @@ class Copies:
         local = self.folder / f"{sha256}{SUFFIX}"
         with _held(self._lock_of(sha256)):
             with self._one(sha256):
+                was_there = local.exists()
                 fetched = not self._is_sound(local, sha256)
                 if fetched:
-                    self._bring(path, sha256, local)
+                    self._fetch_counted(path, sha256, local, "damaged" if was_there else "miss")
+                else:
+                    metrics.wanted("hit")
             if fetched:
                 self._evict()
             yield local
@@ -92,6 +97,14 @@ class Copies:
             return False
         return True
 
+    def _fetch_counted(self, path: str, sha256: str, local: Path, outcome: str) -> None:
+        try:
+            self._bring(path, sha256, local)
+        except Unavailable:
+            metrics.wanted("unavailable")
+            raise
+        metrics.wanted(outcome, local.stat().st_size)
+
     def _bring(self, path: str, sha256: str, local: Path) -> None:
         """Fetch a file, verify it, and put it in its place at once."""
         handle, name = tempfile.mkstemp(prefix="fetched-", dir=self.folder)
@@ -120,9 +133,11 @@ class Copies:
         kept = sum(size for _, size, _ in found)
         for _, size, local in sorted(found):
             if kept <= self.budget:
-                return
+                break
             if self._removed(local):
                 kept -= size
+                metrics.evicted(size)
+        metrics.HERE.set(kept)
 
     def _removed(self, local: Path) -> bool:
         lock = self._lock_of(local.name.removesuffix(SUFFIX))

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from datetime import timedelta
@@ -30,7 +31,7 @@ from inference.card import ModelCard
 from lora import paths, versions
 from lora.models import Adapter, Version
 from lora.versions import Facts
-from marketplace.adapters import storage
+from marketplace.adapters import metrics, storage
 from marketplace.webhooks import events
 from marketplace.webhooks.models import EventType
 
@@ -114,12 +115,20 @@ def check(version: Version, card: ModelCard) -> bool:
             return overdue and _refuse(version, "it was not received whole")
         if configuration := version.recipe.get("configuration"):
             sent.with_name(CONFIGURATION).write_text(configuration, encoding="utf-8")
+        begun = time.monotonic()
         found = make_canonical(sent, canonical, card, version.recipe)
+        metrics.checked(_result(found), time.monotonic() - begun)
         if "refused" in found:
             return _refuse(version, found["refused"])
         with canonical.open("rb") as file:
             storage.put(paths.ready(version.adapter_id, version.number, found["sha256"]), file)
         return _accept(version, Facts(**found, **version.recipe.get("facts", {})))
+
+
+def _result(found: Mapping[str, Any]) -> str:
+    if "refused" not in found:
+        return "ready"
+    return "failed" if found["refused"] == UNREADABLE else "refused"
 
 
 def remove_unused(in_use: Container[Place]) -> int:
@@ -171,7 +180,7 @@ def make_canonical(sent: Path, canonical: Path, card: ModelCard, said: Mapping[s
         )
         return dict(json.loads(done.stdout.splitlines()[-1]))
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
-        logger.warning("a check ended with %r: %r", error, getattr(error, "stderr", b"")[-1000:])
+        logger.warning("a check ended with %r: %r", error, (getattr(error, "stderr", None) or b"")[-1000:])
         return {"refused": UNREADABLE}
 
 

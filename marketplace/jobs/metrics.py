@@ -24,6 +24,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from billing.amounts import MILLI
+from marketplace.adapters import metrics as adapters
 from marketplace.celery import PERIODS
 from marketplace.jobs.models import ServiceClass
 from marketplace.webhooks import metrics as deliveries
@@ -138,5 +139,6 @@ class Database(Collector):
             period.add_metric([name], PERIODS[name])
         yield from (since, period)
         yield from deliveries.waiting()
+        yield from adapters.waiting()
         yield GaugeMetricFamily("kiln_jobs_running", "Jobs that a worker has claimed", value=running)
         yield GaugeMetricFamily("kiln_tokens_held", "Tokens held for open jobs", value=held / MILLI)

@@ -17,7 +17,7 @@ from inference.models import catalog
 from lora.models import Adapter, Shared, Version
 from marketplace import closing
 from marketplace.accounts.models import Account
-from marketplace.adapters import uploads
+from marketplace.adapters import metrics, uploads
 from marketplace.jobs import inputs
 from marketplace.jobs.models import Job
 from marketplace.webhooks import endpoints
@@ -94,6 +94,21 @@ def test_what_was_sent_becomes_ready_and_is_ordered(alice, lora, picture):
     assert job.status_code == 202, job.content
     deliver(job.json()["id"], picture)
     assert check() == 0
+
+
+def test_checks_are_counted(alice, lora, monkeypatch, client):
+    checks = {each: metrics.CHECKS.labels(each) for each in metrics.RESULTS}
+    before = {name: each._value.get() for name, each in checks.items()}
+    for slug, file in (("good", lora()), ("bad", b"no file"), ("late", b"no file either")):
+        sent(alice, file, slug=slug)
+    assert "kiln_adapter_checks_waiting 3.0" in client.get("/metrics").content.decode()
+    assert check() == 3
+    sent(alice, lora(), slug="slow")
+    monkeypatch.setattr(uploads, "CHECK_SECONDS", 0.001)
+    assert check() == 1
+    gained = {name: each._value.get() - before[name] for name, each in checks.items()}
+    assert gained == {"ready": 1, "refused": 2, "failed": 1}
+    assert "kiln_adapter_checks_waiting 0.0" in client.get("/metrics").content.decode()
 
 
 def of_peft(good):

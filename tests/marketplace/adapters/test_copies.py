@@ -11,6 +11,7 @@ from shutil import copyfile
 
 import pytest
 
+from marketplace.adapters import metrics
 from marketplace.adapters.copies import Copies, Unavailable
 
 KIB = 1024
@@ -158,3 +159,28 @@ def test_files_that_come_and_go_under_many_threads_are_right_while_they_are_used
         thread.join()
     assert wrong == []
     assert len(copies.fetched) > len(wanted)
+
+
+def counted():
+    outcomes = tuple(metrics.COPIES.labels(each)._value.get() for each in metrics.OUTCOMES)
+    more = (metrics.FETCHED, metrics.EVICTED, metrics.EVICTED_BYTES)
+    return (*outcomes, *(each._value.get() for each in more))
+
+
+def test_what_is_wanted_fetched_and_evicted_is_counted(copies, shelf, tmp_path):
+    one, two, three = shelf("one", 4), shelf("two", 4), shelf("three", 4)
+    name, sha256 = shelf("away")
+    (tmp_path / "stored" / name).unlink()
+    sizes = {each.name: each.stat().st_size for each in (tmp_path / "stored").iterdir()}
+    before = counted()
+    use(copies, one, two)
+    use(copies, one)
+    (copies.folder / f"{one[1]}.safetensors").write_bytes(b"damaged")
+    use(copies, one)
+    with pytest.raises(Unavailable):
+        use(copies, (name, sha256))
+    use(copies, three)
+    fetched = 2 * sizes["one"] + sizes["two"] + sizes["three"]
+    gained = tuple(now - then for now, then in zip(counted(), before, strict=True))
+    assert gained == (1, 3, 1, 1, fetched, 1, sizes["two"])
+    assert metrics.HERE._value.get() == sizes["one"] + sizes["three"]

@@ -3,6 +3,7 @@
 import io
 import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from marketplace.jobs.models import Worker
 from tests.marketplace.people import check_ledger
 
 pytestmark = pytest.mark.django_db
+ROOT = Path(__file__).parents[3]
 
 
 def worker(seconds_ago=0, warm=True):
@@ -76,6 +78,13 @@ def test_metrics_tell_queues_and_tokens(client, alice, order):
         "kiln_tokens_captured",
     ):
         assert f"# TYPE {name}" in page
+
+
+def test_every_metric_is_in_its_page_of_the_documentation(client, db):
+    page = client.get("/metrics").content.decode()
+    shown = set(re.findall(r"^# TYPE (kiln_\w+?)(?:_total|_created)? \w+$", page, re.M))
+    told = (ROOT / "docs" / "metrics.md").read_text()
+    assert set(re.findall(r"`(kiln_\w+)`", told)) == shown
 
 
 def test_the_description_names_every_address_and_its_errors(client):
