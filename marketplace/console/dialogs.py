@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any, ClassVar, cast
@@ -33,7 +34,8 @@ from marketplace.approvals import acts, requests
 from marketplace.approvals.act import Act, Impossible
 from marketplace.approvals.models import Request
 from marketplace.approvals.requests import ApprovalError
-from marketplace.console.tables import PlainDecimalField, TokensField
+from marketplace.audit import trail
+from marketplace.console.tables import PlainDecimalField, TokensField, operator
 from marketplace.exact_json import Decoder
 from marketplace.identifiers import uuid7
 
@@ -289,6 +291,27 @@ def asking(label: str, icon: str, form: type[AskForm], title: str, text: str) ->
         return ask(request, filled)
 
     return ask_for
+
+
+def stopping(noun: str, kept: str, stop: Callable[[Any], None]) -> Any:
+    """Make the action that takes a version of what is sold, a `noun`, off sale; `kept` says who keeps it."""
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Take off sale",
+        permissions=["ask_prices"],
+        icon="block",
+        dialog={
+            "title": f"Take this {noun} off sale?",
+            "description": f"{kept} Selling it again needs a second person.",
+            "form_submit_text": "Take off sale",
+        },
+    )
+    def stop_sale(self: Any, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
+        with trail.acting(operator(request)):
+            stop(self.model.objects.get(pk=object_id))
+        return HttpResponse(headers={"HX-Refresh": "true"})
+
+    return stop_sale
 
 
 def ask(request: HttpRequest, form: AskForm) -> HttpResponse:

@@ -7,17 +7,14 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import OuterRef, Q, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from unfold.decorators import action
-from unfold.forms import BaseDialogForm
 
 from billing.amounts import format_money, show_money
 from billing.models import AutomaticTopUp, Clawback, Pack, Payer, TopUp, Transfer
 from billing.payments import automatic
 from billing.prices import packs
 from marketplace.accounts.models import Account
-from marketplace.audit import trail
 from marketplace.console import dialogs
 from marketplace.console.tables import (
     NOTHING,
@@ -31,7 +28,6 @@ from marketplace.console.tables import (
     link,
     link_to_list,
     mono,
-    operator,
     tokens,
     tokens_of,
 )
@@ -54,21 +50,7 @@ class PackAdmin(dialogs.AskPermissions, ReadOnlyTable):
         "Sell on new terms", "edit", dialogs.PackForm, "Sell on new terms", dialogs.SECOND_PERSON
     )
 
-    @action(  # type: ignore[untyped-decorator]
-        description="Take off sale",
-        permissions=["ask_prices"],
-        icon="block",
-        dialog={
-            "title": "Take this pack off sale?",
-            "description": "Open top-ups keep it. Selling it again needs a second person.",
-            "form_submit_text": "Take off sale",
-        },
-    )
-    def stop_sale(self, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
-        with trail.acting(operator(request)):
-            packs.stop(Pack.objects.get(pk=object_id))
-        return HttpResponse(headers={"HX-Refresh": "true"})
-
+    stop_sale = dialogs.stopping("pack", "Open top-ups keep it.", packs.stop)
     pack = column_of("Pack", str)
     state = column_of("State", lambda row: "on sale" if row.active else "off sale", {"on sale": "success"})
 

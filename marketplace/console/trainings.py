@@ -17,7 +17,6 @@ from unfold.forms import BaseDialogForm
 from billing.amounts import format_fraction
 from lora import tiers
 from lora.models import Tier
-from marketplace.audit import trail
 from marketplace.console import dialogs
 from marketplace.console.jobs import STATUS_COLOURS
 from marketplace.console.tables import (
@@ -29,7 +28,6 @@ from marketplace.console.tables import (
     column_of,
     link_to_account,
     mono,
-    operator,
     tokens,
     tokens_of,
 )
@@ -57,21 +55,7 @@ class TierAdmin(dialogs.AskPermissions, ReadOnlyTable):
         "Sell on new terms", "edit", dialogs.TierForm, "Sell on new terms", dialogs.SECOND_PERSON
     )
 
-    @action(  # type: ignore[untyped-decorator]
-        description="Take off sale",
-        permissions=["ask_prices"],
-        icon="block",
-        dialog={
-            "title": "Take this tier off sale?",
-            "description": "Trainings that were ordered keep it. Selling it again needs a second person.",
-            "form_submit_text": "Take off sale",
-        },
-    )
-    def stop_sale(self, request: HttpRequest, form: BaseDialogForm, object_id: str) -> HttpResponse:
-        with trail.acting(operator(request)):
-            tiers.stop(Tier.objects.get(pk=object_id))
-        return HttpResponse(headers={"HX-Refresh": "true"})
-
+    stop_sale = dialogs.stopping("tier", "Trainings that were ordered keep it.", tiers.stop)
     tier = column_of("Tier", str)
     state = column_of("State", lambda row: "on sale" if row.active else "off sale", {"on sale": "success"})
     surcharge_shown = column_of("Surcharge", lambda row: f"{format_fraction(row.surcharge, 3)} of a picture")

@@ -25,8 +25,8 @@ from marketplace.api.errors import Problem
 from marketplace.api.headers import idempotency_key
 from marketplace.api.images import answers, forms, schemas
 from marketplace.api.images.schemas import EditForm, EditSerializer, GenerationSerializer, ImagesBody, Wish
-from marketplace.api.jobs.events import HEADERS, MEDIA_TYPE
 from marketplace.api.later import Stream, Waiting
+from marketplace.api.tales import HEADERS, MEDIA_TYPE
 from marketplace.jobs import submission
 from marketplace.jobs.models import Job
 from marketplace.jobs.orders import JobOrder

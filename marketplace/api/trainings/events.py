@@ -1,34 +1,21 @@
-"""A training's life as server-sent events, in the manner of a job's (`marketplace.api.jobs.events`)."""
+"""A training's life as server-sent events: where it stands, and the training once it has ended."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 from uuid import UUID
 
 from django.http import HttpResponse
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from marketplace.accounts.authentication import caller
+from marketplace.api import tales
 from marketplace.api.bodies import Body
 from marketplace.api.errors import not_found
 from marketplace.api.fields import Text, Whole
-from marketplace.api.jobs.events import (
-    ENDED,
-    HEADERS,
-    MEDIA_TYPE,
-    RETRY_SECONDS,
-    EventStream,
-    QueuedEvent,
-    Whatever,
-    event,
-)
-from marketplace.api.later import Stream
+from marketplace.api.tales import Tale, TaleView
 from marketplace.api.trainings import schemas
 from marketplace.api.trainings.schemas import TrainingProgressBody
-from marketplace.jobs.news import Preview
-from marketplace.jobs.states import State
 from marketplace.trainings import states
 from marketplace.trainings.models import Training
 from marketplace.trainings.states import TrainingState
@@ -56,21 +43,8 @@ class TrainingRunningEvent(Body):
     measured = Whole(of="row.evaluated", allow_null=True)
 
 
-class TrainingEvents(APIView):
-    renderer_classes = [EventStream]
-    content_negotiation_class = Whatever
-
-    @extend_schema(
-        responses={
-            200: OpenApiResponse(str, "Server-sent events; the last one is `ended`."),
-            204: OpenApiResponse(None, "`Last-Event-ID` was that of `ended`: there is nothing more."),
-        },
-        examples=[OpenApiExample("a training's life", EXAMPLE, response_only=True, status_codes=["200"])],
-        parameters=[
-            OpenApiParameter("Last-Event-ID", str, "header", description="The id of the last event that was received.")
-        ],
-        summary="Watch a training",
-    )
+class TrainingEvents(TaleView):
+    @tales.described("training", EXAMPLE)
     def get(self, request: Request, training_id: UUID) -> HttpResponse:
         """Tells where the training stands, at once and whenever that changes, until it has ended.
 
@@ -81,39 +55,17 @@ class TrainingEvents(APIView):
         found = Training.objects.filter(account_id=caller(request).account_id, id=training_id).first()
         if found is None:
             raise not_found("training")
-        tale = Tale(training_id, request.headers.get("Last-Event-ID", ""))
-        if found.is_final and tale.told == ENDED:
-            return HttpResponse(status=204, headers=HEADERS)
-        beginning = f"retry: {RETRY_SECONDS * 1000}\n\n".encode()
-        told = tale.end() if found.is_final else tale.write(states.look([training_id])[training_id])
-        response = HttpResponse(beginning + told, content_type=MEDIA_TYPE, headers=HEADERS)
-        if not found.is_final:
-            response.later = Stream(training_id, found.account_id, tale.write, tale.end)  # type: ignore[attr-defined]
-        return response
+        state = None if found.is_final else states.look([training_id])[training_id]
+        return TrainingTale(request, training_id).answer(training_id, found.account_id, state)
 
 
-class Tale:
-    """What one client is told of a training; `told` is the id of the last event."""
-
-    def __init__(self, training_id: UUID, told: str) -> None:
+class TrainingTale(Tale):
+    def __init__(self, request: Request, training_id: UUID) -> None:
+        super().__init__(request)
         self.training_id = training_id
-        self.told = told
 
-    def write(self, news: State | Preview) -> bytes:
-        """Return an event, nothing if that was told before."""
-        state = cast(TrainingState, news)
-        if state.is_running:
-            told = f"{state.attempt}.running.{state.step}"
-            shown = TrainingRunningEvent.show(state)
-        else:
-            told = f"{state.attempt}.queued.{state.position}"
-            shown = QueuedEvent.show(state)
-        if told == self.told:
-            return b""
-        self.told = told
-        return event(state.status, told, shown)
+    def running(self, state: TrainingState) -> dict[str, Any]:
+        return TrainingRunningEvent.show(state)
 
-    def end(self) -> bytes:
-        """Return the last event: the training as it is now."""
-        training = Training.objects.select_related("adapter", "tier", "version").get(id=self.training_id)
-        return event(ENDED, ENDED, schemas.show(training))
+    def ended(self) -> dict[str, Any]:
+        return schemas.show(Training.objects.select_related("adapter", "tier", "version").get(id=self.training_id))
