@@ -56,7 +56,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 ROOT_URLCONF = "marketplace.urls"
-CSRF_FAILURE_VIEW = "marketplace.api.errors.csrf_failed"
+CSRF_FAILURE_VIEW = "marketplace.api.problems.csrf_failed"
 WSGI_APPLICATION = "marketplace.wsgi.application"
 APPEND_SLASH = False
 TEMPLATES = [

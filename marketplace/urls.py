@@ -129,7 +129,7 @@ urlpatterns = [
     path("docs", SpectacularSwaggerSplitView.as_view(url_name="schema", template_name="docs.html")),
     path("admin/", admin.site.urls),
 ]
-handler400 = "marketplace.api.errors.bad_request"
-handler403 = "marketplace.api.errors.forbidden"
-handler404 = "marketplace.api.errors.page_not_found"
-handler500 = "marketplace.api.errors.server_error"
+handler400 = "marketplace.api.problems.bad_request"
+handler403 = "marketplace.api.problems.forbidden"
+handler404 = "marketplace.api.problems.page_not_found"
+handler500 = "marketplace.api.problems.server_error"

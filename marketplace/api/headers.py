@@ -6,7 +6,7 @@ import re
 
 from rest_framework.request import Request
 
-from marketplace.api.errors import invalid
+from marketplace.api.problems import invalid
 
 MAX_WAIT = 60
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")

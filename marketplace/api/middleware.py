@@ -14,7 +14,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.utils.cache import get_conditional_response, set_response_etag
 
 from marketplace.api.bodies import most_text
-from marketplace.api.errors import Problem, answer_to, invalid, respond
+from marketplace.api.errors import answer_to
+from marketplace.api.problems import Problem, invalid, respond
 from marketplace.masking import mask
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

@@ -8,8 +8,8 @@ from uuid import UUID
 from django.db.models import Model, QuerySet
 
 from marketplace.api.bodies import StrictSerializer
-from marketplace.api.errors import invalid
 from marketplace.api.fields import Count, Text
+from marketplace.api.problems import invalid
 
 Row = TypeVar("Row", bound=Model)
 

@@ -13,7 +13,7 @@ from drf_spectacular.plumbing import get_lib_doc_excludes
 
 from marketplace.api import patterns  # noqa: F401 (they are found by themselves)
 from marketplace.api.bodies import Body, StoredBody, StrictSerializer
-from marketplace.api.errors import ErrorBody
+from marketplace.api.problems import ErrorBody
 
 ALWAYS = {
     405: "This address has no such method; `Allow` says which it has.",

@@ -8,7 +8,7 @@ from django.views.decorators.http import require_POST
 
 from billing.errors import BadSignature
 from billing.payments import automatic, events, payees, refund_orders, stripe
-from marketplace.api.errors import Problem, respond
+from marketplace.api.problems import Problem, respond
 from marketplace.approvals import requests
 
 

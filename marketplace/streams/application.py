@@ -29,9 +29,9 @@ from uuid import UUID
 from django.conf import settings
 from prometheus_client import Gauge
 
-from marketplace.api.errors import Problem
 from marketplace.api.later import Stream, Waiting
 from marketplace.api.middleware import LENGTH, most_bytes
+from marketplace.api.problems import Problem
 from marketplace.jobs.states import State
 from marketplace.streams import handler
 from marketplace.streams.handler import Response, Scope, WsgiApplication

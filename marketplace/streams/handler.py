@@ -12,8 +12,8 @@ from django.db import connection
 from rest_framework.renderers import JSONRenderer
 
 from marketplace.accounts import tiers
-from marketplace.api.errors import ErrorBody, ErrorDetail, Problem
 from marketplace.api.later import Answer, Stream, Waiting
+from marketplace.api.problems import ErrorBody, ErrorDetail, Problem
 
 Scope = MutableMapping[str, Any]
 Headers = list[tuple[str, str]]

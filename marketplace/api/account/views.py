@@ -14,8 +14,8 @@ from marketplace.accounts.models import Account
 from marketplace.api.account import schemas
 from marketplace.api.account.schemas import AccountBody, AccountChange, AccountClosing, ClosedBody
 from marketplace.api.bodies import ObjectParser
-from marketplace.api.errors import invalid
 from marketplace.api.keys.views import refuse_capped
+from marketplace.api.problems import invalid
 from marketplace.audit import trail
 
 

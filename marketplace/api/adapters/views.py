@@ -35,9 +35,9 @@ from marketplace.api.adapters.schemas import (
     VersionForm,
 )
 from marketplace.api.bodies import ObjectParser, StrictSerializer
-from marketplace.api.errors import Problem, invalid, not_found
 from marketplace.api.images import forms
 from marketplace.api.pages import ListQuery, page
+from marketplace.api.problems import Problem, invalid, not_found
 from marketplace.api.trainings import views as trainings
 from marketplace.api.trainings.schemas import NewAdapterOrder, TrainingBody
 from marketplace.audit import trail

@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 from billing.prices import packs, price_lists
 from inference.models import catalog
 from marketplace.api.catalogue.schemas import ModelBody, ModelList, PackList, PricesBody, show_model
-from marketplace.api.errors import not_found
+from marketplace.api.problems import not_found
 
 
 class Public(APIView):

@@ -15,9 +15,9 @@ from billing.tokens import earned, exchanges
 from marketplace.accounts.authentication import caller
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.earnings.schemas import EarningList, EarningQuery, SpendOrder, SpentList, SummaryBody
-from marketplace.api.errors import invalid
 from marketplace.api.headers import DESCRIBED_KEY, idempotency_key
 from marketplace.api.keys.views import refuse_capped
+from marketplace.api.problems import invalid
 
 
 class Earnings(APIView):

@@ -18,9 +18,9 @@ from rest_framework.views import APIView
 from inference.models import catalog
 from marketplace import keeping
 from marketplace.accounts.authentication import caller
-from marketplace.api.errors import Problem, invalid, not_found
 from marketplace.api.files.schemas import FileBody, FileList, FileOrder
 from marketplace.api.pages import ListQuery, page
+from marketplace.api.problems import Problem, invalid, not_found
 from marketplace.files import uploads
 from marketplace.files.models import File
 

@@ -16,7 +16,6 @@ from inference import pictures
 from inference.card import ModelCard
 from inference.request import TILE
 from marketplace.api.addresses import absolute
-from marketplace.api.errors import ErrorBody, ErrorDetail, Problem
 from marketplace.api.images.schemas import (
     CompletedEvent,
     ImagesBody,
@@ -27,6 +26,7 @@ from marketplace.api.images.schemas import (
     Wish,
 )
 from marketplace.api.later import Answer
+from marketplace.api.problems import ErrorBody, ErrorDetail, Problem
 from marketplace.jobs import storage
 from marketplace.jobs.models import Image, Job, Status
 from marketplace.jobs.news import Preview

@@ -11,7 +11,7 @@ from django.http import QueryDict
 from rest_framework import serializers
 
 from marketplace.api.bodies import TooMuchText
-from marketplace.api.errors import invalid
+from marketplace.api.problems import invalid
 
 NAME = re.compile(r"(\w{1,40})((?:\[[\w.-]{0,40}\]){0,3})", re.ASCII)
 WHOLE = re.compile("-?[0-9]{1,18}")

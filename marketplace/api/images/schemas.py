@@ -12,9 +12,9 @@ from rest_framework import serializers
 from inference.card import ModelCard
 from inference.request import Operation
 from marketplace.api.bodies import Body, StrictSerializer
-from marketplace.api.errors import invalid
 from marketplace.api.fields import Choice, Flag, Identifier, Text, Tokens, Upload, Whole
 from marketplace.api.jobs import schemas as jobs
+from marketplace.api.problems import invalid
 from marketplace.jobs.orders import JobOrder
 from marketplace.jobs.storage import FORMATS
 

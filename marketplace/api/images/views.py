@@ -21,11 +21,11 @@ from inference.models import catalog
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import ApiKeyAuthentication, caller
 from marketplace.api.bodies import ObjectParser
-from marketplace.api.errors import Problem
 from marketplace.api.headers import idempotency_key
 from marketplace.api.images import answers, forms, schemas
 from marketplace.api.images.schemas import EditForm, EditSerializer, GenerationSerializer, ImagesBody, Wish
 from marketplace.api.later import Stream, Waiting
+from marketplace.api.problems import Problem
 from marketplace.api.tales import HEADERS, MEDIA_TYPE
 from marketplace.jobs import submission
 from marketplace.jobs.models import Job

@@ -11,10 +11,10 @@ from rest_framework.request import Request
 from marketplace.accounts.authentication import caller
 from marketplace.api import tales
 from marketplace.api.bodies import Body
-from marketplace.api.errors import not_found
 from marketplace.api.fields import Text, Whole
 from marketplace.api.jobs import schemas
 from marketplace.api.jobs.schemas import ProgressBody
+from marketplace.api.problems import not_found
 from marketplace.api.tales import Tale, TaleView
 from marketplace.jobs import turns
 from marketplace.jobs.models import Image, Job

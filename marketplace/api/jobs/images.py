@@ -8,7 +8,7 @@ from uuid import UUID
 from django.http import FileResponse, HttpRequest, HttpResponseBase
 from django.views.decorators.http import require_safe
 
-from marketplace.api.errors import Problem, not_found, respond
+from marketplace.api.problems import Problem, not_found, respond
 from marketplace.jobs import storage
 from marketplace.jobs.models import Image
 

@@ -18,10 +18,10 @@ from billing.tokens import lots
 from billing.tokens.lots import Cost
 from marketplace.accounts.authentication import caller
 from marketplace.api.bodies import Body
-from marketplace.api.errors import not_found
 from marketplace.api.fields import Choice, Flag, Identifier, Moment, Object, Text, Tokens, Whole
 from marketplace.api.jobs import examples
 from marketplace.api.jobs.schemas import QuoteBody, receipt_pictures
+from marketplace.api.problems import not_found
 from marketplace.jobs.models import Job, ServiceClass, Status
 
 OF_JOBS = {Transfer.Kind.CAPTURE, Transfer.Kind.REFUND}

@@ -26,7 +26,6 @@ from marketplace.adapters.choice import NotUsable
 from marketplace.adapters.uses import Use, Wanted
 from marketplace.api.addresses import absolute
 from marketplace.api.bodies import Body, StoredBody, StrictSerializer
-from marketplace.api.errors import invalid
 from marketplace.api.fields import (
     HTTPS,
     Array,
@@ -44,6 +43,7 @@ from marketplace.api.fields import (
     webhook_address,
 )
 from marketplace.api.pages import ListQuery
+from marketplace.api.problems import invalid
 from marketplace.files.errors import UnknownFile
 from marketplace.jobs import inputs, reuse, storage
 from marketplace.jobs.models import Image, Job, ServiceClass, Status

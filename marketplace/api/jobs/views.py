@@ -14,12 +14,12 @@ from rest_framework.views import APIView
 from marketplace.accounts import keys
 from marketplace.accounts.authentication import ApiKeyAuthentication, caller
 from marketplace.api.bodies import ObjectParser
-from marketplace.api.errors import not_found
 from marketplace.api.headers import DESCRIBED_KEY, MAX_WAIT, idempotency_key, preferred_wait
 from marketplace.api.jobs import examples, schemas
 from marketplace.api.jobs.schemas import JobBody, JobList, JobListQuery, OrderSerializer, QuoteBody
 from marketplace.api.later import Answer, Waiting
 from marketplace.api.pages import page
+from marketplace.api.problems import not_found
 from marketplace.audit import trail
 from marketplace.jobs import forgetting, lifecycle, submission, turns
 from marketplace.jobs.models import Image, Job

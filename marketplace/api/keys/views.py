@@ -13,8 +13,8 @@ from marketplace.accounts import keys
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account, ApiKey
 from marketplace.api.bodies import ObjectParser
-from marketplace.api.errors import Problem, not_found
 from marketplace.api.keys.schemas import KeyBody, KeyChange, KeyList, KeyOrder, NewKeyBody
+from marketplace.api.problems import Problem, not_found
 from marketplace.audit import trail
 
 MAX_LIVE_KEYS = 100

@@ -25,7 +25,6 @@ from marketplace.accounts.authentication import caller
 from marketplace.adapters import storage
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.catalogue.views import Public
-from marketplace.api.errors import not_found
 from marketplace.api.market import schemas
 from marketplace.api.market.schemas import (
     Market,
@@ -39,6 +38,7 @@ from marketplace.api.market.schemas import (
     ReportOrder,
 )
 from marketplace.api.pages import page
+from marketplace.api.problems import not_found
 from marketplace.audit import trail
 from marketplace.identifiers import uuid7
 

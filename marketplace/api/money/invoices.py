@@ -15,9 +15,9 @@ from marketplace.accounts import customers
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
 from marketplace.api.bodies import Body
-from marketplace.api.errors import not_found
 from marketplace.api.fields import Choice, Flag, Moment, Text
 from marketplace.api.money import files, invoice_pdf
+from marketplace.api.problems import not_found
 
 
 class DocumentBody(Body):

@@ -20,10 +20,10 @@ from billing.tokens.ledger import Entry
 from marketplace.accounts import caps
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
-from marketplace.api.errors import invalid
 from marketplace.api.fields import Moment
 from marketplace.api.money import examples, files, schemas
 from marketplace.api.money.schemas import BalanceBody, KindQuery, TransferBody, TransferList, TransferQuery
+from marketplace.api.problems import invalid
 
 CSV_PAGE = 1000
 

@@ -17,7 +17,6 @@ from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
 from marketplace.api.addresses import absolute
 from marketplace.api.bodies import ObjectParser
-from marketplace.api.errors import not_found
 from marketplace.api.headers import DESCRIBED_KEY, idempotency_key
 from marketplace.api.keys.views import refuse_capped
 from marketplace.api.pages import ListQuery, page
@@ -29,6 +28,7 @@ from marketplace.api.payouts.schemas import (
     PayoutList,
     PayoutOrder,
 )
+from marketplace.api.problems import not_found
 from marketplace.identifiers import uuid7
 
 

@@ -16,9 +16,9 @@ from billing.models import AutomaticTopUp, Payer, TopUp
 from billing.payments import automatic, stripe
 from marketplace.accounts.authentication import caller
 from marketplace.api.bodies import Body, ObjectParser, StoredBody, StrictSerializer
-from marketplace.api.errors import not_found
 from marketplace.api.fields import Choice, Flag, Moment, Text, Tokens, Whole
 from marketplace.api.keys.views import refuse_capped
+from marketplace.api.problems import not_found
 from marketplace.api.topups import examples
 from marketplace.api.topups.schemas import CURRENCY, MONEY, WEB_ADDRESS, PackBody, TopUpBody
 from marketplace.api.topups.views import pages

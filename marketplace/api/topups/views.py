@@ -16,10 +16,10 @@ from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
 from marketplace.api.addresses import absolute
 from marketplace.api.bodies import ObjectParser
-from marketplace.api.errors import not_found
 from marketplace.api.headers import DESCRIBED_KEY, idempotency_key
 from marketplace.api.keys.views import refuse_capped
 from marketplace.api.pages import ListQuery, page
+from marketplace.api.problems import not_found
 from marketplace.api.topups.schemas import TopUpBody, TopUpList, TopUpOrder
 from marketplace.identifiers import uuid7
 

@@ -21,9 +21,9 @@ from lora.models import Adapter
 from marketplace.accounts.authentication import caller
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.catalogue.views import Public
-from marketplace.api.errors import not_found
 from marketplace.api.headers import DESCRIBED_KEY, idempotency_key
 from marketplace.api.pages import ListQuery, page
+from marketplace.api.problems import not_found
 from marketplace.api.trainings import schemas
 from marketplace.api.trainings.schemas import (
     KeptBody,

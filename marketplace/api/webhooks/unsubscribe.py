@@ -8,7 +8,7 @@ from django.views.decorators.http import require_http_methods
 
 from marketplace import content_policy
 from marketplace.api.browsing import page
-from marketplace.api.errors import not_found, respond
+from marketplace.api.problems import not_found, respond
 from marketplace.webhooks import endpoints, mails
 
 # The title, the question with its button, and what is said once it is done.

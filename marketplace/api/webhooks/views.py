@@ -11,9 +11,9 @@ from rest_framework.views import APIView
 
 from marketplace.accounts.authentication import caller
 from marketplace.api.bodies import ObjectParser
-from marketplace.api.errors import not_found
 from marketplace.api.keys.views import refuse_capped
 from marketplace.api.pages import ListQuery, page
+from marketplace.api.problems import not_found
 from marketplace.api.webhooks.schemas import (
     DeliveryBody,
     DeliveryList,
