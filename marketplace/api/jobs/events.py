@@ -12,8 +12,8 @@ from marketplace.accounts.authentication import caller
 from marketplace.api import tales
 from marketplace.api.bodies import Body
 from marketplace.api.fields import Text, Whole
-from marketplace.api.jobs import schemas
-from marketplace.api.jobs.schemas import ProgressBody
+from marketplace.api.jobs import bodies
+from marketplace.api.jobs.bodies import ProgressBody
 from marketplace.api.problems import not_found
 from marketplace.api.tales import Tale, TaleView
 from marketplace.jobs import turns
@@ -85,4 +85,4 @@ class JobTale(Tale):
     def ended(self) -> dict[str, Any]:
         """Show the job as it is now, pictures and cost included."""
         job = Job.objects.get(id=self.job_id)
-        return schemas.show(job, list(Image.objects.filter(job_id=job.id)), self.request)
+        return bodies.show(job, list(Image.objects.filter(job_id=job.id)), self.request)

@@ -20,7 +20,7 @@ from marketplace.accounts.authentication import caller
 from marketplace.api.bodies import Body
 from marketplace.api.fields import Choice, Flag, Identifier, Moment, Object, Text, Tokens, Whole
 from marketplace.api.jobs import examples
-from marketplace.api.jobs.schemas import QuoteBody, receipt_pictures
+from marketplace.api.jobs.bodies import QuoteBody, receipt_pictures
 from marketplace.api.problems import not_found
 from marketplace.jobs.models import Job, ServiceClass, Status
 

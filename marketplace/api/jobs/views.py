@@ -15,8 +15,9 @@ from marketplace.accounts import keys
 from marketplace.accounts.authentication import ApiKeyAuthentication, caller
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.headers import DESCRIBED_KEY, MAX_WAIT, idempotency_key, preferred_wait
-from marketplace.api.jobs import examples, schemas
-from marketplace.api.jobs.schemas import JobBody, JobList, JobListQuery, OrderSerializer, QuoteBody
+from marketplace.api.jobs import bodies, examples, schemas
+from marketplace.api.jobs.bodies import JobBody, JobList, QuoteBody
+from marketplace.api.jobs.schemas import JobListQuery, OrderSerializer
 from marketplace.api.later import Answer, Waiting
 from marketplace.api.pages import page
 from marketplace.api.problems import not_found
@@ -86,7 +87,7 @@ class Jobs(APIView):
         if status := query.validated_data.get("status"):
             mine = mine.filter(status=status)
         rows, following = page(mine.prefetch_related("images"), query.validated_data)
-        data = [schemas.show(row, list(row.images.all()), request._request) for row in rows]
+        data = [bodies.show(row, list(row.images.all()), request._request) for row in rows]
         return Response(JobList.show(data=data, next_cursor=following))
 
 
@@ -125,7 +126,7 @@ class CancelJob(APIView):
 
 def one(job: Job, request: Request, position: int | None = None) -> dict[str, Any]:
     images = list(Image.objects.filter(job_id=job.id)) if job.is_final else []
-    return schemas.show(job, images, request._request, position or turns.queue_position(job))
+    return bodies.show(job, images, request._request, position or turns.queue_position(job))
 
 
 def _waited(job_id: UUID, request: Request) -> Answer:

@@ -23,7 +23,7 @@ from lora.models import SLUG
 from lora.training_prices import LAYERS, LEAST_PICTURES
 from marketplace.api.bodies import Body, StrictSerializer
 from marketplace.api.fields import Array, Choice, Flag, Identifier, Moment, Number, Object, Text, Tokens, Whole
-from marketplace.api.jobs.schemas import CostBody, JobErrorBody, MomentsBody
+from marketplace.api.jobs.bodies import CostBody, JobErrorBody, MomentsBody
 from marketplace.api.problems import invalid
 from marketplace.files import uploads
 from marketplace.files.models import File

@@ -18,7 +18,7 @@ from marketplace.api.fields import (
     Whole,
     webhook_address,
 )
-from marketplace.api.jobs import schemas as jobs
+from marketplace.api.jobs import bodies as jobs
 from marketplace.jobs.models import Image, Job
 from marketplace.remote import MAX_URL
 from marketplace.webhooks.models import MAILED, Delivery, Endpoint, EventType, Language

@@ -13,7 +13,7 @@ from django.test import Client
 from billing.tokens import debts, wallets
 from marketplace.api.catalogue.schemas import ModelBody
 from marketplace.api.jobs import examples
-from marketplace.api.jobs.schemas import ImageBody, JobBody, QuoteBody
+from marketplace.api.jobs.bodies import ImageBody, JobBody, QuoteBody
 from marketplace.api.keys.schemas import KeyBody
 from marketplace.api.money import schemas
 from marketplace.api.money.schemas import BalanceBody, LotBody, TransferBody
