@@ -7,11 +7,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.chaos import market_books
 from bench.chaos.listener import Listener
 from bench.chaos.memory import Customer, Memory
 from bench.chaos.stripe_side import StripeSide
 
 STANDS_STILL_SECONDS = 25.0
+# A process that trains loads a model first.
+TRAINING_STANDS_STILL_SECONDS = 120.0
 DISPUTE_VOID = {"won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed"}
 
 _OF_JOBS = """
@@ -69,29 +72,22 @@ class Accountant:
             *self._caps_of_keys(),
             *self._customers(),
             *self._webhooks(),
+            *market_books.audit(self.stripe, self.memory, self.figures),
         ]
 
     def _wait_until_idle(self) -> list[str]:
-        """Wait for the jobs as long as they make progress, and run the periodic tasks."""
+        """Wait for jobs and trainings as long as they make progress, and run the periodic tasks."""
         from billing.models import Hold, TopUp
         from billing.tokens import debts, lots
         from marketplace.approvals import requests
-        from marketplace.jobs.models import FINAL, Job
+        from marketplace.jobs.models import Job
+        from marketplace.trainings.models import Training
 
-        stuck: list[str] = []
-        left, since = None, time.monotonic()
-        while waiting := set(Job.objects.exclude(status__in=FINAL).values_list("id", "status", "step", "attempt")):
-            if waiting != left:
-                left, since = waiting, time.monotonic()
-            elif time.monotonic() - since > STANDS_STILL_SECONDS:
-                stuck = [
-                    f"job {job_id} is stuck: {status}, attempt {attempt}" for job_id, status, _, attempt in waiting
-                ]
-                break
-            time.sleep(0.2)
+        stuck = _wait_for(Job, STANDS_STILL_SECONDS) + _wait_for(Training, TRAINING_STANDS_STILL_SECONDS)
         for request in requests.Request.objects.filter(status=requests.Status.APPROVED):
             if requests.finish(request).status == requests.Status.APPROVED:
                 stuck.append(f"{request} is not finished: {request.outcome}")
+        stuck += market_books.settle()
         stuck += self._reconcile()
         lots.catch_up(), debts.collect(), lots.expire()
         if not stuck:
@@ -143,6 +139,8 @@ class Accountant:
                  for key, job_id in list(self.memory.jobs.items()) if str(known.get(key)) != job_id]  # fmt: skip
         wrong += [f"nobody asked for job {job_id}, key {key}"
                   for key, job_id in known.items() if key not in self.memory.asked]  # fmt: skip
+        wrong += [f"key {key} was refused, and has job {job_id}"
+                  for key, job_id in known.items() if key in self.memory.refused]  # fmt: skip
         with connection.cursor() as cursor:
             cursor.execute(_OF_JOBS)
             wrong += [f"job {row[0]}: {row[1]}, charged {row[2]} in {row[3]} captures of {row[4]}" for row in cursor]
@@ -202,8 +200,9 @@ class Accountant:
             stands = dispute["status"] not in DISPUTE_VOID
             back[dispute["payment_intent"]][dispute["id"]] = dispute["amount"], stands
         charges = {
-            each["payment_intent"]: each for each in self.stripe.every("charges") if each["status"] == "succeeded"
-        }
+            each["payment_intent"]: each for each in self.stripe.every("charges")
+            if each["status"] == "succeeded" and "own" not in each["metadata"]  # the platform's, to pay makers from
+        }  # fmt: skip
         top_ups = {each.payment_intent: each for each in TopUp.objects.exclude(paid_at=None)}
         wrong = [f"Stripe has no charge {intent} of {top_ups[intent]}" for intent in top_ups.keys() - charges.keys()]
         booked: dict[str, dict[str, tuple[int, bool, bool]]] = defaultdict(dict)
@@ -316,6 +315,21 @@ class Accountant:
             if not into - out == now.balance.total == left or now.balance.available < 0 or now.balance.held:
                 wrong.append(f"account {account}: {into} − {out} came and went, {now.balance} and {left} in lots")
         return wrong
+
+
+def _wait_for(model: Any, patience: float) -> list[str]:
+    """Wait until every job or training has ended; return those that stand still for so many seconds."""
+    from marketplace.jobs.models import FINAL
+
+    left, since = None, time.monotonic()
+    while waiting := set(model.objects.exclude(status__in=FINAL).values_list("id", "status", "step", "attempt")):
+        if waiting != left:
+            left, since = waiting, time.monotonic()
+        elif time.monotonic() - since > patience:
+            name = model.__name__.lower()
+            return [f"{name} {row[0]} is stuck: {row[1]}, attempt {row[3]}" for row in waiting]
+        time.sleep(0.2)
+    return []
 
 
 def _counts(values: Any) -> dict[str, int]:

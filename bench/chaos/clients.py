@@ -12,10 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from bench.chaos import makers, trainings
 from bench.chaos.answers import Answer, Http, Unanswered, is_in_flight, patiently
 from bench.chaos.files import Files
+from bench.chaos.makers import NOT_ANY_MORE, Maker
 from bench.chaos.memory import Customer, Memory
 from bench.chaos.stripe_side import StripeSide
+from bench.chaos.trainings import Apprentice
 from bench.chaos.watching import Watcher
 
 OPEN_JOBS = 2
@@ -33,10 +36,9 @@ WEIGHTS = {
     "refund a job": 4, "refund a top-up": 2, "refund money": 3, "fail a refund": 1,
     "dispute": 2, "close a dispute": 2, "waive a debt": 3, "order automatic top-ups": 3, "stop automatic top-ups": 0.5,
     "change a card": 1.5, "pay where the bank asks": 4, "wake the payments": 5,
+    **makers.WEIGHTS, **trainings.WEIGHTS,
 }  # fmt: skip
-
-
-PICTURES_SHARE = 0.35
+PICTURES_SHARE, ADAPTERS_SHARE = 0.35, 0.4
 
 
 class Client(threading.Thread):
@@ -57,6 +59,10 @@ class Client(threading.Thread):
         self.paid: deque[str] = deque(maxlen=20)
         self.files = Files(self.http, self.rng, self.expect)
         self.watcher = Watcher(self.http, self.expect)
+        self.maker = Maker(self.account, self.http, self.stripe, memory, self.rng, self.expect, self.key)
+        self.apprentice = Apprentice(
+            number, self.http, memory, self.rng, self.expect, self.key, self.maker.sent.__setitem__
+        )
         self.refunds: deque[str] = deque(maxlen=20)
         self.disputes: deque[str] = deque(maxlen=20)
         self.may_go = threading.Event()
@@ -71,7 +77,7 @@ class Client(threading.Thread):
             "dispute": self.dispute, "close a dispute": self.close_dispute, "waive a debt": self.waive,
             "order automatic top-ups": self.order_automatic, "stop automatic top-ups": self.stop_automatic,
             "change a card": self.change_card, "pay where the bank asks": self.pay_pending,
-            "wake the payments": self.wake_payments,
+            "wake the payments": self.wake_payments, **self.maker.verbs, **self.apprentice.verbs,
         }  # fmt: skip
 
     def run(self) -> None:
@@ -114,6 +120,7 @@ class Client(threading.Thread):
             "prompt": "a red circle", "width": 64, "height": 64, "steps": rng.randint(1, 3), "n": rng.randint(1, 2),
             "guidance_scale": 1, "service_class": rng.choice(["interactive", "standard", "batch"]),
             "seed": rng.randrange(2**32), **(self.files.terms() if rng.random() < PICTURES_SHARE else {}),
+            **(self.maker.terms() if rng.random() < ADAPTERS_SHARE else {}),
         }  # fmt: skip
         self.memory.asked.add(key)
         answers = self.twice(http, "/v1/jobs", body, key) if rng.random() < 0.1 else []
@@ -121,11 +128,13 @@ class Client(threading.Thread):
         answers.append(http.ask("POST", "/v1/jobs", body, key, **waits))
         bought = {answer.body["id"] for answer in answers if answer.status in {200, 202}}
         self.expect(len(bought) <= 1, f"key {key} bought {bought}")
+        right = {202, 402, *([200] if waits else [])}
         self.expect(
-            all(answer.status in {202, 402, *([200] if waits else [])} for answer in answers),
+            all(answer.status in right or answer.body["error"]["code"] in NOT_ANY_MORE for answer in answers),
             f"buying {key} was answered {answers}",
         )
         if not bought:
+            self.memory.refused.add(key)
             return str(answers[-1].body["error"]["code"])
         self.memory.jobs[key] = bought.pop()
         self.open.append(self.memory.jobs[key])

@@ -70,6 +70,8 @@ def picture(rng: random.Random) -> bytes:
     return content.getvalue()
 
 
-def form(content: bytes) -> bytes:
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
-    return head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
+def form(content: bytes, file_name: str = "a.png", **fields: str) -> bytes:
+    """Return a form with a file of this name, and further fields."""
+    head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name="
+    more = "".join(f'{head}"{field}"\r\n\r\n{value}\r\n' for field, value in fields.items())
+    return f'{more}{head}"file"; filename="{file_name}"\r\n\r\n'.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()

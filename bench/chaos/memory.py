@@ -22,6 +22,13 @@ class Memory:
     jobs: dict[str, str] = field(default_factory=dict)
     """By idempotency key: the id of the job that it bought."""
     asked: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    """Keys for which the last answer was that nothing was bought."""
+    trainings: dict[str, str] = field(default_factory=dict)
+    """By idempotency key: the id of the training that it bought."""
+    payouts: dict[str, str] = field(default_factory=dict)
+    published: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By adapter that was published at some time: its maker's handle and its slug."""
     top_ups: dict[str, str] = field(default_factory=dict)
     caps: Counter[tuple[UUID, str]] = field(default_factory=Counter)
     """By account and currency: the most that automatic top-ups were ever allowed to take."""

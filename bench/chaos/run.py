@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any
 
-from bench.chaos import logs
+from bench.chaos import logs, trainings
 from bench.chaos.accountant import Accountant
 from bench.chaos.clients import Client
 from bench.chaos.listener import Listener
@@ -22,6 +22,11 @@ ACCOUNTS = 12
 LOOK_SECONDS = 5.0
 START_TOKENS = 60
 CAP_OF_KEYS = 40
+MAKERS = 5
+OWN_MONEY = {"eur": 100_000, "usd": 100_000}
+"""Of the platform's, from which makers are paid while customers' money is on its way."""
+MARKETING = 2_000_000, 500
+"""Cents for 1,000 Tokens that were given away, and how many there are."""
 PACK = {"tokens": 17, "bonus": 3, "prices": {"eur": 101, "usd": 113}}
 
 
@@ -94,6 +99,8 @@ def _run(site: Site, seconds: float, seed: int, round_seconds: float, number: in
     payers = list(islice(cycle(accounts), number))
     clients = [Client(each, seed, payers[each], (site.url, stripe), memory) for each in range(number)]
     site.wait_ready()
+    stripe.fund(OWN_MONEY)
+    _stock(clients[:MAKERS])
     for client in clients:
         client.start()
     plan, chaos, violations = saboteur.plan(), 0.0, []
@@ -131,13 +138,17 @@ def _open_shop(listener: Listener) -> list[Customer]:
 
     django.setup()
     from billing.prices import packs
-    from billing.tokens import wallets
+    from billing.tokens import marketing, wallets
+    from lora import tiers
+    from lora.training_prices import Terms
     from marketplace.accounts import customers, keys
     from marketplace.accounts.models import Person
     from marketplace.webhooks import endpoints
 
     Person.objects.create_superuser("chaos-operator@example.com")
     packs.publish("chaos", **PACK)  # type: ignore[arg-type]
+    tiers.publish(trainings.TIER, "For a moment.", Terms(**trainings.TERMS))  # type: ignore[arg-type]
+    marketing.fund("eur", *MARKETING, "chaos")
     accounts = [customers.create(f"chaos-{number}@example.com") for number in range(ACCOUNTS)]
     for account in accounts:
         wallets.grant(account.id, START_TOKENS, f"start of {account.id}")
@@ -147,6 +158,13 @@ def _open_shop(listener: Listener) -> list[Customer]:
         Customer(each.id, keys.issue(each.id, "chaos")[1], keys.issue(each.id, "capped", daily_cap=CAP_OF_KEYS)[1])
         for each in accounts
     ]
+
+
+def _stock(makers: list[Client]) -> None:
+    """Have some adapters published before the first fault."""
+    for client in makers:
+        client.maker.stock()
+        client.maker.publish()
 
 
 def _round(

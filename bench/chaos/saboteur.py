@@ -11,7 +11,7 @@ from bench.chaos.stripe_side import StripeSide
 
 REQUESTS = ("error", "rate_limit", "drop", "slow", "error_after", "timeout_after", "drop_after")
 WEBHOOKS = ("duplicate", "reorder", "delay", "lose")
-PARTS = ("front", "streams", "web", "worker", "dispatcher", "deliverer", "maintenance", "beat", "stripe")
+PARTS = ("front", "streams", "web", "worker", "dispatcher", "deliverer", "trainer", "maintenance", "beat", "stripe")
 KINDS = (
     *(f"{part} killed" for part in PARTS), "worker asked to end", "Redis flushed", "Redis killed",
     "PostgreSQL restarted", "PostgreSQL crashed", "Stripe's API ails", "Stripe is slow", "Stripe hangs",

@@ -25,6 +25,29 @@ class StripeSide:
         status, _ = self._patiently("POST", urlsplit(page).path, fields, kind)
         return {303: "paid", 402: "refused", None: "no answer"}.get(status, str(status))
 
+    def visit(self, page: str, **form: str) -> bool:
+        """Send a hosted page's form; return whether it was accepted."""
+        kind = "application/x-www-form-urlencoded"
+        return self._once("POST", urlsplit(page).path, urllib.parse.urlencode(form), kind)[0] in {200, 303}
+
+    def once(self, method: str, path: str, **form: Any) -> Any:
+        """Ask the API once, as the platform's operator would; return its answer, None if it refused or none came."""
+        kind = "application/x-www-form-urlencoded" if form else ""
+        status, body = self._once(method, path, urllib.parse.urlencode(form) or None, kind)
+        return json.loads(body) if status == 200 else None
+
+    def fund(self, money: dict[str, int]) -> None:
+        """Put money of the platform's own into its balance at Stripe."""
+        for currency, amount in money.items():
+            card = {"payment_method": "pm_card_bypassPending", "confirm": "true", "metadata[own]": "1"}
+            never = {
+                "automatic_payment_methods[enabled]": "true",
+                "automatic_payment_methods[allow_redirects]": "never",
+            }
+            made = self.once("POST", "/v1/payment_intents", amount=amount, currency=currency, **card, **never)
+            if made is None:
+                raise RuntimeError("the double does not take the platform's money")
+
     def intent(self, session: str) -> str | None:
         """Return the payment of a session."""
         status, body = self._patiently("GET", f"/v1/checkout/sessions/{session}", None, "")
