@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from psycopg.errors import UniqueViolation
 
 from lora import makers, publications
-from lora.errors import SlugTaken, TooManyShared, UnknownAdapter
+from lora.errors import SlugTaken, TooManyShared, UnknownAdapter, WordsKept
 from lora.models import Adapter, Publication, Shared, Version
 
 # Accounts that one adapter may be shared with.
@@ -76,10 +76,18 @@ def find(account: UUID, adapter_id: UUID) -> Adapter:
     return found
 
 
+@transaction.atomic
 def change(adapter: Adapter, **changes: Any) -> None:
-    """Change the name, description or trigger words."""
+    """Change the name, description or trigger words.
+
+    Raises WordsKept while the adapter is published, or waits to be: the operator approves what everybody will read.
+    """
     assert changes.keys() <= {"name", "description", "trigger_words"}
-    Adapter.objects.filter(id=adapter.id, deleted_at=None).update(**changes)
+    found = _locked(adapter)
+    pending = Publication.objects.filter(adapter=adapter, status=Publication.Status.PENDING)
+    if found.visibility == Adapter.Visibility.PUBLISHED or pending.exists():
+        raise WordsKept
+    Adapter.objects.filter(id=adapter.id).update(**changes)
 
 
 @transaction.atomic

@@ -11,6 +11,7 @@ LoraError
 ├── NotPublishable      a version that may not be published, and why
 ├── FeeOutsideBounds    a fee above what the operator allows
 ├── PublicationPending  the adapter waits for the operator's decision already
+├── WordsKept           what is published keeps the words that the operator approved
 ├── NotBought           only those who bought pictures with an adapter rate it
 ├── UnknownTier         no tier of this name is on sale
 └── OutsideTier         a training that the tier does not allow
@@ -84,6 +85,10 @@ class FeeOutsideBounds(LoraError):
 
 class PublicationPending(LoraError):
     """A second wish to publish an adapter while the operator decides on the first."""
+
+
+class WordsKept(LoraError):
+    """Other words for an adapter that is published, or waits to be."""
 
 
 class NotBought(LoraError):

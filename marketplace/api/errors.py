@@ -215,6 +215,15 @@ TABLE: list[tuple[type[Exception] | tuple[type[Exception], ...], Callable[[Any],
         lambda _: Problem(409, "conflict", "publication_pending", "The operator has not decided on the last one yet."),
     ),
     (
+        lora.WordsKept,
+        lambda _: Problem(
+            409,
+            "conflict",
+            "words_kept",
+            "It is published, or waits to be, with the words that the operator sees: end that first.",
+        ),
+    ),
+    (
         lora.NotBought,
         lambda _: Problem(403, "permission", "not_bought", "Only those who bought pictures with it rate an adapter."),
     ),

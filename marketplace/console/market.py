@@ -21,7 +21,7 @@ from lora import opinions
 from lora.errors import UnknownAdapter, UnknownVersion
 from lora.models import Adapter, Publication, Report, Version
 from marketplace.accounts.columns import ProseField
-from marketplace.adapters import publishing, storage
+from marketplace.adapters import publishing
 from marketplace.audit import trail
 from marketplace.console.tables import (
     NOTHING,
@@ -33,6 +33,7 @@ from marketplace.console.tables import (
     column_of,
     mono,
     operator,
+    picture,
 )
 
 STATUS_COLOURS = {"pending": "warning", "approved": "success", "refused": "danger", "withdrawn": ""}
@@ -48,7 +49,9 @@ class ReasonForm(BaseDialogForm):  # type: ignore[misc]
 class OutcomeForm(BaseDialogForm):  # type: ignore[misc]
     outcome = ProseField(max_length=500, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}))
     take_down = forms.BooleanField(
-        required=False, label="Take the adapter down", help_text="Nobody but its maker orders with it from now on."
+        required=False,
+        label="Take the adapter down",
+        help_text="Then only its maker, and those it is shared with, use it.",
     )
 
 
@@ -85,7 +88,7 @@ class AdapterAdmin(OwnedTable):
         version = Version.objects.filter(adapter=adapter_id, number=number).first() if allowed else None
         if version is None or not version.samples:
             raise Http404
-        return FileResponse(storage.open_file(version.samples[-1]["path"]), content_type="image/png")
+        return picture(version.samples[-1]["path"])
 
     adapter = column_of("Adapter", lambda row: mono(str(row)))
     owner_shown = column_of("Account", lambda row: row.email or NOTHING)

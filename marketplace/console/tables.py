@@ -18,7 +18,7 @@ from django import forms
 from django.contrib.admin import ShowFacets, SimpleListFilter
 from django.core.paginator import Paginator
 from django.db.models import Model, OuterRef, Q, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
@@ -30,6 +30,7 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from billing.amounts import format_tokens, show_tokens
 from marketplace.accounts.models import Account, Person
+from marketplace.adapters import storage
 from marketplace.audit import trail
 
 Column = TypeVar("Column", bound=Callable[..., object])
@@ -237,6 +238,14 @@ def link_to_list(model: type[Model], text: object, **narrowed: object) -> SafeSt
 
 def mono(text: object) -> SafeString:
     return format_html('<span class="kiln-mono">{}</span>', text)
+
+
+def picture(path: str) -> FileResponse:
+    """Show samples that are stored with adapters. Raises Http404 if they were removed."""
+    try:
+        return FileResponse(storage.open_file(path), content_type="image/png")
+    except FileNotFoundError as error:
+        raise Http404 from error
 
 
 def operator(request: HttpRequest) -> str:

@@ -28,10 +28,11 @@ from marketplace.console.tables import (
     column_of,
     link_to_account,
     mono,
+    picture,
     tokens,
     tokens_of,
 )
-from marketplace.trainings import lifecycle, storage
+from marketplace.trainings import lifecycle
 from marketplace.trainings.errors import NotCancelable
 from marketplace.trainings.models import Training
 
@@ -98,7 +99,7 @@ class TrainingAdmin(ReadOnlyTable):
         paths = [each["samples"] for each in (found.evaluations if found else ()) if each["step"] == step]
         if not any(paths):
             raise Http404
-        return FileResponse(storage.open_file(paths[0]), content_type="image/png")
+        return picture(paths[0])
 
     def has_cancel_permission(self, request: HttpRequest, object_id: object = None) -> bool:
         return bool(request.user.has_perm("trainings.change_training"))

@@ -152,6 +152,19 @@ def test_an_order_sent_again_is_the_same_though_a_newer_version_was_published(al
     assert alice.post("/v1/jobs", other, Idempotency_Key="k").json()["error"]["code"] == "idempotency_key_reused"
 
 
+def test_what_the_operator_approved_keeps_its_words_until_it_is_ended(carol, glaze, client):
+    words = {"name": "Official", "description": "<script>alert(1)</script>", "trigger_words": ["kiln"]}
+    carol.post(f"/v1/adapters/{glaze.id}/publication", TERMS)
+    for step in (lambda: None, lambda: publications.approve(Publication.objects.get(), 700)):
+        step()
+        for name, text in words.items():
+            refused = carol.patch(f"/v1/adapters/{glaze.id}", {name: text})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "words_kept")
+    assert [each["name"] for each in client.get("/v1/market").json()["data"]] == ["Glaze"]
+    carol.delete(f"/v1/adapters/{glaze.id}/publication")
+    assert carol.patch(f"/v1/adapters/{glaze.id}", words).json()["name"] == "Official"
+
+
 def test_a_version_that_was_taken_down_does_not_come_back_with_another(alice, carol, glaze, published):
     publications.withdraw(glaze, "illegal")
     ready(glaze)

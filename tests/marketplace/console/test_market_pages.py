@@ -1,6 +1,7 @@
 """The operator's pages of adapters, publications and reports."""
 
 import pytest
+from django.core.files.storage import storages
 from django.urls import reverse
 
 from lora import market, opinions, publications
@@ -33,6 +34,8 @@ def test_an_adapter_shows_its_versions_and_samples(admin_client, asked, alice):
     for wanted in ("1: ready, trained, rank 16", "samples of version 1", alice.account.owner.email):
         assert wanted in page, wanted
     assert admin_client.get(reverse("admin:lora_samples", args=[asked.adapter_id, 1])).status_code == 200
+    storages["adapters"].delete(asked.version.samples[0]["path"])
+    assert admin_client.get(reverse("admin:lora_samples", args=[asked.adapter_id, 1])).status_code == 404
     found = admin_client.get(reverse("admin:lora_adapter_changelist"), {"q": alice.account.owner.email})
     assert str(asked.adapter) in found.content.decode()
 
