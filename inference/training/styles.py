@@ -160,6 +160,12 @@ def measure(card: ModelCard, name: str, adapters: Sequence[Path], count: int) ->
             yield adapter.name, shares(name, asked, pictures)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m inference.training.styles",
@@ -168,9 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the adapters")
     parser.add_argument("--style", choices=STYLES, action="append", help="only this one; several add up")
-    parser.add_argument("--seeds", type=int, default=1, help="adapters a style (default: %(default)s)")
-    parser.add_argument("--captions", type=int, default=100, help="held-out captions (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="steps of each training (default: the model's)")
+    parser.add_argument("--seeds", type=_count, default=1, help="adapters a style (default: %(default)s)")
+    parser.add_argument("--captions", type=_count, default=100, help="held-out captions (default: %(default)s)")
+    parser.add_argument("--steps", type=_count, help="steps of each training (default: the model's)")
     parser.add_argument("--model", help="a folder (default: KILN_MODEL, else the house model)")
     chosen = parser.parse_args(arguments)
     card = catalog.card(chosen.model)

@@ -38,3 +38,12 @@ def test_the_command_trains_measures_and_trains_nothing_twice(tmp_path, capsys):
     styles.main(command)
     assert adapter.stat() == before
     assert "trained in" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--captions", "--steps"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_counts_that_are_none_are_refused_before_anything_is_learnt(tmp_path, capsys, option, value):
+    with pytest.raises(SystemExit, match="2"):
+        styles.main(["--out", str(tmp_path / "out"), f"{option}={value}"])
+    assert "is not a whole number of at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
