@@ -91,6 +91,8 @@ def follow(stripe: Stripe) -> None:
             ask(stripe, payee)
         except (PaymentsUnavailable, PaymentsRefused) as error:
             logger.warning("%s: %s", payee, error)
+        except Payee.DoesNotExist:  # its account was closed meanwhile
+            continue
 
 
 def ask(stripe: Stripe, payee: Payee) -> None:

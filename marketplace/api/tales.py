@@ -7,7 +7,8 @@ hears nothing twice. The view answers with where the thing stands now; what foll
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from uuid import UUID
 
 from django.http import HttpResponse
@@ -22,6 +23,8 @@ from marketplace.api.fields import Text, Whole
 from marketplace.api.later import Stream
 from marketplace.jobs.news import Preview
 from marketplace.jobs.states import State
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 RETRY_SECONDS = 2
 ENDED = "ended"
@@ -106,10 +109,10 @@ class Tale(ABC):
         return response
 
 
-def described(what: str, example: str) -> Any:
+def described(what: str, example: str) -> Callable[[View], View]:
     """Describe the operation that tells of `what`."""
     heard = "The id of the last event that was received, after which the stream goes on."
-    return extend_schema(
+    operation: Callable[[View], View] = extend_schema(
         responses={
             200: OpenApiResponse(str, "Server-sent events; the last one is `ended`."),
             204: OpenApiResponse(None, "`Last-Event-ID` was that of `ended`: there is nothing more."),
@@ -118,6 +121,7 @@ def described(what: str, example: str) -> Any:
         parameters=[OpenApiParameter("Last-Event-ID", str, "header", description=heard)],
         summary=f"Watch a {what}",
     )
+    return operation
 
 
 def event(name: str, told: str, shown: dict[str, Any]) -> bytes:

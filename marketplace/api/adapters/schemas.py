@@ -53,7 +53,7 @@ class VersionForm(StrictSerializer):
             message = f"Must have at most {MAX_CONFIGURATION_BYTES // 1024} KiB."
             raise serializers.ValidationError(message, code="file_too_large")
         try:
-            written = file.read().decode()
+            written: str = file.read().decode()
             Configuration(written)
         except (ValueError, RecursionError) as error:
             message = f"This is no configuration of PEFT's that can be used: {error}."
