@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,17 +45,16 @@ class Profile(NamedTuple):
 def read(path: Path = TABLE) -> tuple[Profile, ...]:
     """Read a table. Raises ModelUnavailable, with the place, if it is not one."""
     try:
-        return parse(tomllib.loads(path.read_text()).get("profile", ()))
+        return parse(tomllib.loads(path.read_text()).get("profile"))
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{path}: {error}") from error
 
 
-def parse(rows: Iterable[Mapping[str, Any]]) -> tuple[Profile, ...]:
-    """Return profiles that are given as mappings. Raises ValueError."""
-    found = tuple(_profile(number, row) for number, row in enumerate(rows, 1))
-    if not found:
-        raise ValueError("there is no profile")
-    return found
+def parse(rows: Any) -> tuple[Profile, ...]:
+    """Return profiles that are given as a list of mappings. Raises ValueError."""
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("there is no list of profiles")
+    return tuple(_profile(number, row) for number, row in enumerate(rows, 1))
 
 
 def _profile(number: int, row: Mapping[str, Any]) -> Profile:
