@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from billing.prices.pricing import AdapterTerms
 from inference.adapters import recipes
 from inference.adapters.recipes import Recipe
 from inference.card import ModelCard
@@ -28,15 +29,21 @@ class NotUsable(Exception):
     message: str
 
 
-def choose(account_id: UUID, wanted: Sequence[Wanted], card: ModelCard) -> tuple[tuple[Use, ...], Recipe]:
+def choose(
+    account_id: UUID, wanted: Sequence[Wanted], card: ModelCard, bought: Sequence[AdapterTerms] = ()
+) -> tuple[tuple[Use, ...], Recipe]:
     """Return the versions that an order is drawn with, and what their recipes say together.
+
+    `bought` are the terms of the job that the order's idempotency key bought before, if it did: for what is wanted
+    again they hold, whatever became of the adapter since, so that the job is found.
 
     Raises NotUsable, and InvalidRequest if their recipes differ.
     """
     uses: list[Use] = []
     named: list[tuple[str, Recipe]] = []
     for index, each in enumerate(wanted):
-        adapter = _adapter(account_id, each)
+        earlier = next((terms for terms in bought if _is(each, terms)), None)
+        adapter = Adapter.objects.get(id=earlier.adapter) if earlier else _adapter(account_id, each)
         if adapter is None:
             raise NotUsable(index, "unknown_adapter", "There is no such adapter.")
         if any(use.adapter == str(adapter.id) for use in uses):
@@ -44,10 +51,24 @@ def choose(account_id: UUID, wanted: Sequence[Wanted], card: ModelCard) -> tuple
         if (adapter.base_model, adapter.base_revision) != (card.name, card.revision):
             message = f"This adapter is for another model, or another revision of it, than {card.name} as it is served."
             raise NotUsable(index, "adapter_of_other_model", message)
-        version, terms = _version(account_id, adapter, each.version, index)
+        terms: Listing | AdapterTerms | None = earlier
+        if earlier:
+            version = Version.objects.get(adapter=adapter, number=earlier.version)
+        else:
+            version, terms = _version(account_id, adapter, each.version, index)
         uses.append(_use(adapter, version, terms, each))
         named.append((adapter.slug, recipes.parse(json.dumps(version.recipe))))
     return tuple(uses), recipes.agree(named)
+
+
+def _is(wanted: Wanted, terms: AdapterTerms) -> bool:
+    """Return whether an adapter with these terms is what is wanted."""
+    if wanted.version not in (None, terms.version):
+        return False
+    if wanted.named:
+        handle, slug = wanted.named
+        return Adapter.objects.filter(id=terms.adapter, owner__handle=handle, slug=slug).exists()
+    return wanted.id.lower() == terms.adapter
 
 
 def _adapter(account_id: UUID, wanted: Wanted) -> Adapter | None:
@@ -71,7 +92,7 @@ def _version(account_id: UUID, adapter: Adapter, number: int | None, index: int)
     return version, None if free else listings.terms(version)
 
 
-def _use(adapter: Adapter, version: Version, terms: Listing | None, wanted: Wanted) -> Use:
+def _use(adapter: Adapter, version: Version, terms: Listing | AdapterTerms | None, wanted: Wanted) -> Use:
     return Use(
         adapter=str(adapter.id),
         version=version.number,

@@ -25,6 +25,7 @@ from billing import clock
 from billing.errors import BillingError
 from billing.prepared import rows
 from billing.prices import price_lists, pricing
+from billing.prices.pricing import AdapterTerms
 from billing.tokens import holds, lots, wallets
 from marketplace.accounts import caps, keys, tiers
 from marketplace.files.errors import QuotaReached
@@ -139,6 +140,13 @@ def submit(
         raise
     outbox.wake()
     return Submitted(job, replayed=False, queue_position=position)
+
+
+def bought_terms(account_id: UUID, idempotency_key: str) -> Sequence[AdapterTerms]:
+    """Return the terms of the adapters of the job that this key bought; none if it bought nothing."""
+    found = Job.objects.filter(account_id=account_id, idempotency_key=idempotency_key)
+    quote = found.values_list("quote", flat=True).first()
+    return pricing.Quote.from_json(quote).adapters if quote else ()
 
 
 def recent(account_id: UUID, order: JobOrder, within: timedelta) -> Job | None:

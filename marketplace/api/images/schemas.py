@@ -145,13 +145,13 @@ class Wish:
     partial_images: int
 
 
-def generation(body: dict[str, Any], account_id: UUID, card: ModelCard) -> tuple[JobOrder, Wish]:
-    """Return a body of `POST /v1/images/generations` as an order. Raises what `jobs.order` does."""
-    return _order(body, account_id, card, "image_generation", Operation.GENERATE)
+def generation(body: dict[str, Any], account_id: UUID, card: ModelCard, key: str | None) -> tuple[JobOrder, Wish]:
+    """Return a body of `POST /v1/images/generations` as an order. `key` and what it raises are as in `jobs.order`."""
+    return _order(body, account_id, card, key, "image_generation", Operation.GENERATE)
 
 
-def edit(body: dict[str, Any], account_id: UUID, card: ModelCard) -> tuple[JobOrder, Wish]:
-    """Return a body of `POST /v1/images/edits` as an order. Raises what `jobs.order` does."""
+def edit(body: dict[str, Any], account_id: UUID, card: ModelCard, key: str | None) -> tuple[JobOrder, Wish]:
+    """Return a body of `POST /v1/images/edits` as an order. `key` and what it raises are as in `jobs.order`."""
     pictures = body.pop("image", None)
     if pictures is not None:
         if "images" in body:
@@ -163,7 +163,7 @@ def edit(body: dict[str, Any], account_id: UUID, card: ModelCard) -> tuple[JobOr
     if "mask" in body:
         body["mask"] = _picture("mask", body["mask"])
     operation = Operation.EDIT if Operation.EDIT in card.operations else Operation.INPAINT
-    return _order(body, account_id, card, "image_edit", operation)
+    return _order(body, account_id, card, key, "image_edit", operation)
 
 
 def sources() -> dict[str, serializers.Field[Any, Any, Any, Any]]:
@@ -173,7 +173,7 @@ def sources() -> dict[str, serializers.Field[Any, Any, Any, Any]]:
 
 
 def _order(
-    body: dict[str, Any], account_id: UUID, card: ModelCard, event: str, operation: Operation
+    body: dict[str, Any], account_id: UUID, card: ModelCard, key: str | None, event: str, operation: Operation
 ) -> tuple[JobOrder, Wish]:
     said = {name: value for name, value in body.items() if value is not None}
     for name, ours in ALIASES.items():
@@ -192,7 +192,7 @@ def _order(
         streamed=options["stream"],
         partial_images=options["partial_images"],
     )
-    return jobs.order(rest, account_id, QUALITIES[options["quality"]]), wish
+    return jobs.order(rest, account_id, QUALITIES[options["quality"]], key), wish
 
 
 def _sized(size: str, said: dict[str, Any], card: ModelCard) -> dict[str, int]:

@@ -87,7 +87,8 @@ class Generations(Images):
 
         With `stream`, server-sent events `image_generation.partial_image` and `image_generation.completed`.
         """
-        return self.bought(request, *schemas.generation(dict(request.data), caller(request).account_id, _card()))
+        key = idempotency_key(request)
+        return self.bought(request, *schemas.generation(dict(request.data), caller(request).account_id, _card(), key))
 
 
 class Edits(Images):
@@ -109,7 +110,8 @@ class Edits(Images):
         With a `mask`, only what is transparent there changes, or, if nothing is, what is white. With `stream`,
         server-sent events `image_edit.partial_image` and `image_edit.completed`.
         """
-        return self.bought(request, *schemas.edit(_body(request), caller(request).account_id, _card()))
+        key = idempotency_key(request)
+        return self.bought(request, *schemas.edit(_body(request), caller(request).account_id, _card(), key))
 
 
 class Variations(Images):

@@ -39,7 +39,7 @@ from marketplace.api.fields import (
 from marketplace.api.pages import ListQuery
 from marketplace.api.problems import invalid
 from marketplace.files.errors import UnknownFile
-from marketplace.jobs import inputs, reuse
+from marketplace.jobs import inputs, reuse, submission
 from marketplace.jobs.models import ServiceClass, Status
 from marketplace.jobs.orders import Input, JobOrder
 from marketplace.jobs.storage import FORMATS
@@ -196,8 +196,10 @@ def _orders() -> OrderSerializer:
     return OrderSerializer()
 
 
-def order(body: Any, account_id: UUID, pace: float = 1.0) -> JobOrder:
+def order(body: Any, account_id: UUID, pace: float = 1.0, key: str | None = None) -> JobOrder:
     """Return a request's body as an account's order, which takes `pace` times the default steps if it says none.
+
+    With the idempotency `key` of a job it is the order of that job, also if its adapters cannot be ordered any more.
 
     Raises ValidationError if it cannot be one, and what `inputs` do.
 
@@ -205,7 +207,7 @@ def order(body: Any, account_id: UUID, pace: float = 1.0) -> JobOrder:
     """
     values = _orders().run_validation(body)
     card = _served(settings.MODEL, int(time.monotonic()))
-    values["adapters"], recipe = _choose(account_id, values["adapters"], card)
+    values["adapters"], recipe = _choose(account_id, values["adapters"], card, key)
     _with_steps(values, card, recipe, pace)
     images, mask = values.pop("images"), values.pop("mask")
     strength, extend, box = values.pop("strength"), values.pop("extend", None), values.pop("box")
@@ -218,10 +220,12 @@ def order(body: Any, account_id: UUID, pace: float = 1.0) -> JobOrder:
     )  # fmt: skip
 
 
-def _choose(account_id: UUID, wanted: list[Wanted], card: ModelCard) -> tuple[tuple[Use, ...], Recipe]:
+def _choose(account_id: UUID, wanted: list[Wanted], card: ModelCard, key: str | None) -> tuple[tuple[Use, ...], Recipe]:
     """Return the adapters of an order and their recipe. Raises Problem, of that field, if one cannot be used."""
+    if not wanted:
+        return (), Recipe()
     try:
-        return choice.choose(account_id, wanted, card) if wanted else ((), Recipe())
+        return choice.choose(account_id, wanted, card, submission.bought_terms(account_id, key) if key else ())
     except NotUsable as error:
         by_model = wanted[0].named is not None
         param = "model" if by_model and error.index == 0 else f"adapters.{error.index - by_model}"

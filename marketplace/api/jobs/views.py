@@ -66,7 +66,7 @@ class Jobs(APIView):
     def post(self, request: Request) -> Response:
         """Holds the price and queues the job. Watch its events, poll the `Location`, or send `Prefer: wait=60`."""
         key, wait = idempotency_key(request), preferred_wait(request)
-        order = schemas.order(request.data, caller(request).account_id)
+        order = schemas.order(request.data, caller(request).account_id, key=key)
         submitted = submission.submit(
             caller(request).account_id, order, key_id=caller(request).key_id, idempotency_key=key
         )

@@ -94,6 +94,38 @@ def test_a_surcharge_is_the_platforms(carol, tmp_path, deliver):
     assert carol.balance == (100_000 - 1375, 0)
 
 
+def taken_down(adapter, folder):
+    listings.withdraw(adapter)
+
+
+def deleted(adapter, folder):
+    adapters.delete(adapter)
+
+
+def replaced(adapter, folder):
+    listings.publish(goods.version(adapter, folder, seed=1), fee=900, share=1, licence="any use")
+
+
+@pytest.mark.parametrize("happens", [taken_down, deleted, replaced])
+@pytest.mark.parametrize("address", ["/v1/jobs", "/v1/images/generations"])
+def test_an_order_sent_again_finds_its_job_whatever_became_of_the_adapter(
+    alice, glaze, tmp_path, happens, address, monkeypatch
+):
+    monkeypatch.setattr("marketplace.api.images.views.WAIT_SECONDS", 0)
+    listings.publish(versions.pick(glaze), fee=200, share=700, licence="any use")
+    sent = {"prompt": "a red circle", "steps": 20, "seed": 7, "adapters": [{"id": str(glaze.id)}]}
+    alice.post(address, sent, Idempotency_Key="once")
+    job, balance = Job.objects.get(), alice.balance
+    happens(glaze, tmp_path)
+    again = alice.post(address, sent, Idempotency_Key="once")
+    assert again.status_code < 400 or again.json()["error"]["code"] == "in_progress", again.content
+    other = alice.post(address, sent | {"prompt": "a blue circle"}, Idempotency_Key="once")
+    assert asking.error(other, 422)["code"] == "idempotency_key_reused"
+    assert (Job.objects.get().id, alice.balance) == (job.id, balance)
+    fresh = alice.post(address, sent, Idempotency_Key="twice")
+    assert fresh.status_code == 422 if happens is not replaced else Job.objects.count() == 2
+
+
 def test_a_fee_is_shared_between_its_maker_and_the_platform(alice, carol, glaze, deliver):
     listings.publish(versions.pick(glaze), fee=200, share=700, licence="any use")
     job = bought(alice, glaze)
