@@ -20,8 +20,8 @@ DISPUTE_VOID = {"won", "prevented", "warning_needs_response", "warning_under_rev
 _OF_JOBS = """
 SELECT job.id::text, job.status, job.captured, coalesce(captures.number, 0), coalesce(captures.amount, 0)
 FROM jobs_job AS job LEFT JOIN (
-    SELECT reference, count(*) AS number, sum(amount) AS amount FROM billing_transfer WHERE kind = 'capture'
-    GROUP BY reference
+    SELECT reference, 1 + count(*) - count(DISTINCT target_id) AS number, sum(amount) AS amount
+    FROM billing_transfer WHERE kind = 'capture' GROUP BY reference
 ) AS captures ON captures.reference = job.id
 WHERE (job.status = 'succeeded' OR captures.number IS NOT NULL)
   AND (job.captured, CASE WHEN job.captured > 0 THEN 1 ELSE 0 END, job.captured)

@@ -36,7 +36,7 @@ WEIGHTS = {
     "refund a job": 4, "refund a top-up": 2, "refund money": 3, "fail a refund": 1,
     "dispute": 2, "close a dispute": 2, "waive a debt": 3, "order automatic top-ups": 3, "stop automatic top-ups": 0.5,
     "change a card": 1.5, "pay where the bank asks": 4, "wake the payments": 5,
-    **makers.WEIGHTS, **trainings.WEIGHTS,
+    **makers.WEIGHTS,
 }  # fmt: skip
 PICTURES_SHARE, ADAPTERS_SHARE = 0.35, 0.4
 
@@ -54,15 +54,14 @@ class Client(threading.Thread):
         self.rng = random.Random(f"{seed}:{number}")
         self.http, self.capped = (Http(url, key, self.rng, memory) for key in (customer.key, customer.capped_key))
         self.turn = 0
+        self.weights = WEIGHTS | (trainings.WEIGHTS if number < trainings.APPRENTICES else {})
         self.open: deque[str] = deque()
         self.ended: deque[str] = deque(maxlen=50)
         self.paid: deque[str] = deque(maxlen=20)
         self.files = Files(self.http, self.rng, self.expect)
         self.watcher = Watcher(self.http, self.expect)
         self.maker = Maker(self.account, self.http, self.stripe, memory, self.rng, self.expect, self.key)
-        self.apprentice = Apprentice(
-            number, self.http, memory, self.rng, self.expect, self.key, self.maker.sent.__setitem__
-        )
+        self.apprentice = Apprentice(self.http, memory, self.rng, self.expect, self.key, self.maker.sent.__setitem__)
         self.refunds: deque[str] = deque(maxlen=20)
         self.disputes: deque[str] = deque(maxlen=20)
         self.may_go = threading.Event()
@@ -90,7 +89,7 @@ class Client(threading.Thread):
                 continue
             self.idle.clear()
             self.turn += 1
-            name = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+            name = self.rng.choices(list(self.weights), list(self.weights.values()))[0]
             try:
                 self.memory.count(name, self.verbs[name]())
             except Unanswered:

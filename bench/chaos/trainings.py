@@ -19,17 +19,17 @@ TERMS = {
     "versions_kept": 1, "service_class": "interactive", "may_publish": True, "surcharge": 100,
 }  # fmt: skip
 FINAL = {"succeeded", "failed", "canceled"}
-WEIGHTS = {"order a training": 3, "look at a training": 3, "cancel a training": 0.7}
+WEIGHTS = {"order a training": 25, "look at a training": 20, "cancel a training": 2}
 
 
 class Apprentice:
     """What one client has trained; `expect` is told what must be true, `key` makes the next idempotency key."""
 
     def __init__(
-        self, number: int, http: Http, memory: Memory, rng: random.Random,
+        self, http: Http, memory: Memory, rng: random.Random,
         expect: Callable[[bool, str], None], key: Callable[[], str], take: Callable[[str, str], None],
     ) -> None:  # fmt: skip
-        self.number, self.http, self.memory, self.rng = number, http, memory, rng
+        self.http, self.memory, self.rng = http, memory, rng
         self.expect, self.key, self.take = expect, key, take
         self.open = ""
         self.verbs: dict[str, Callable[[], str]] = {
@@ -37,8 +37,8 @@ class Apprentice:
         }  # fmt: skip
 
     def order(self) -> str:
-        if self.open or self.number >= APPRENTICES:
-            return "not now"
+        if self.open:
+            return self.look()
         sent = [self.http.ask("POST", "/v1/files", form(picture(self.rng))) for _ in range(4)]
         if any(answer.status != 201 for answer in sent):
             self.expect(all(answer.status in {201, 409} for answer in sent), f"files were answered {sent}")
