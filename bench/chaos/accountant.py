@@ -309,8 +309,12 @@ class Accountant:
         wrong = []
         for account, *_ in self.accounts:
             now = lots.position(account)
-            into = Transfer.objects.filter(target__owner=account).aggregate(sum=Sum("amount", default=0))["sum"]
-            out = Transfer.objects.filter(source__owner=account).aggregate(sum=Sum("amount", default=0))["sum"]
+            into, out = (
+                Transfer.objects.filter(**{f"{side}__owner": account, f"{side}__kind": "customer"}).aggregate(
+                    sum=Sum("amount", default=0)
+                )["sum"]
+                for side in ("target", "source")
+            )
             left = sum(lot.remaining for lot in now.lots)
             if not into - out == now.balance.total == left or now.balance.available < 0 or now.balance.held:
                 wrong.append(f"account {account}: {into} − {out} came and went, {now.balance} and {left} in lots")

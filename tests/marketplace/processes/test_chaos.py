@@ -7,14 +7,23 @@ from uuid import uuid4
 
 import pytest
 
-from bench.chaos import logs
+from bench.chaos import logs, market_books, trainings
 from bench.chaos.accountant import Accountant
 from bench.chaos.listener import Listener
 from bench.chaos.memory import Customer, Memory
 from bench.chaos.saboteur import KINDS
 from billing.tokens import wallets
+from lora import listings, tiers, versions
+from lora.training_prices import Terms
 from marketplace.addresses import ROOT
 from marketplace.jobs import lifecycle, storage, submission
+from marketplace.jobs.models import Job
+from marketplace.trainings import lifecycle as training_lifecycle
+from marketplace.trainings.models import Training
+from tests.marketplace.adapters import goods
+from tests.marketplace.api import asking
+from tests.marketplace.people import customer
+from tests.marketplace.trainings import making
 
 
 @pytest.mark.timeout(900)
@@ -69,7 +78,14 @@ def accountant(db):
 
 
 def test_the_accountant_misses_a_charge_that_was_not_booked(accountant):
-    charge = {"id": "ch_1", "payment_intent": "pi_1", "status": "succeeded", "amount": 101, "currency": "eur"}
+    charge = {
+        "id": "ch_1",
+        "payment_intent": "pi_1",
+        "status": "succeeded",
+        "amount": 101,
+        "currency": "eur",
+        "metadata": {},
+    }
     accountant.stripe = Listing(charges=[charge])
     assert accountant._money() == ["charge ch_1 of pi_1 was not booked"]
 
@@ -110,3 +126,36 @@ def test_the_accountant_adds_up_each_account(accountant, alice):
     assert accountant._customers() == []
     wallets.hold(alice.account.id, 5, uuid4(), lifecycle.lease())
     assert "in lots" in accountant._customers()[0]
+
+
+def test_the_accountant_misses_a_share(accountant, alice, picture, tmp_path):
+    carol = customer("carol", 0)
+    glaze = goods.adapter(carol)
+    goods.version(glaze, tmp_path)
+    listings.publish(versions.pick(glaze), fee=200, share=700, licence="any-use")
+    order = {"prompt": "a red circle", "steps": 20, "adapters": [{"id": str(glaze.id)}]}
+    job = Job.objects.get(id=alice.post("/v1/jobs", order).json()["id"])
+    asking.deliver(str(job.id), picture)
+    market_books.settle()
+    assert market_books.audit(accountant.stripe, accountant.memory, accountant.figures) == []
+    assert accountant.figures["uses of adapters"] == {"of others": 1}
+    job.quote["adapters"][0]["fee"] = "0.3"
+    Job.objects.filter(id=job.id).update(quote=job.quote)
+    unlisted, share = market_books._shares({})
+    assert "never listed" in unlisted
+    assert "makers are due" in share
+
+
+def test_the_accountant_misses_a_payout_that_nobody_ordered(accountant):
+    transfer = {"id": "tr_1", "amount": 5, "amount_reversed": 0, "currency": "eur", "destination": "acct_1"}
+    accountant.stripe = Listing(transfers=[transfer | {"metadata": {"payout": "unknown"}}])
+    assert "payout unknown is at Stripe 1 times" in market_books._payouts(accountant.stripe, Memory(), {})[0]
+
+
+def test_the_accountant_misses_a_step_that_was_not_charged(accountant, alice):
+    tiers.publish(trainings.TIER, "For a moment.", Terms(**trainings.TERMS))
+    making.submit(alice, making.order(alice, tier=trainings.TIER, steps=8))
+    training_lifecycle.stop(training_lifecycle.claim("trainer"), 5, None)
+    assert market_books._trainings(Memory(), {}) == []
+    Training.objects.update(step=6)
+    assert "due 12, [10]" in market_books._trainings(Memory(), {})[0]
