@@ -227,8 +227,11 @@ def test_less_than_the_minimum_or_another_currency_is_not_paid_out(bank, maker, 
     assert wallets.balance(maker).total == 4_000
 
 
-def test_a_month_pays_out_once_what_reaches_the_minimum(bank, maker, job):
+def test_a_month_pays_out_once_what_reaches_the_minimum(bank, maker, job, bob):
     assert payouts.order_monthly(uuid4) == 1
+    wallets.purchase(bob, 10_000, 5_000, "eur", "pi_2")
+    charge(bob, (maker, 4_000), ("platform", 4_000))
+    lots.catch_up()
     assert payouts.order_monthly(uuid4) == 0
     assert Payout.objects.get().money_minor == 2_000
 

@@ -1,5 +1,6 @@
 """Matured earnings become Tokens to spend, with their worth; what is taken back later is a debt of the maker's."""
 
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,6 +10,7 @@ from billing.models import Exchange, Lot, Wallet
 from billing.tokens import debts, earnings, exchanges, lots, marketing, proof, takebacks, wallets
 from billing.tokens.earnings import Standing
 from tests.billing.books import refused
+from tests.billing.payments import clocks
 from tests.billing.tokens.test_earnings import charge, wallet
 
 pytestmark = pytest.mark.django_db
@@ -77,6 +79,26 @@ def test_nothing_leaves_before_it_has_matured(maker, earned, settings):
     settings.EARNINGS_DAYS = 1
     refused(errors.NothingMatured, exchanges.make, maker, None, "early")
     assert purses(maker)["eur"].amount == 70
+
+
+def test_each_earning_matures_on_its_day_and_its_money_with_it(bob, maker, settings):
+    settings.EARNINGS_DAYS = 30
+    with clocks.movable():
+        wallets.purchase(bob, 1_000, 500, "eur", "pi_1")
+        for day, shares in ((0, 100), (10, 60)):
+            move(timedelta(days=day))
+            charge(bob, (maker, shares), ("platform", 40))
+        lots.catch_up()
+        ready = []
+        for day in (30, 40):
+            for second in (-30, 1):
+                move(timedelta(days=day, seconds=second))
+                ready.append((purses(maker)["eur"].ready, purses(maker)["eur"].ready_minor))
+        assert ready == [(0, 0), (100, 50), (100, 50), (160, 80)]
+
+
+def move(ahead: timedelta) -> None:
+    clocks.move(ahead, ahead)
 
 
 def test_money_that_was_exchanged_is_what_the_next_maker_earns(maker, dave, earned):
