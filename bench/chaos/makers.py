@@ -173,7 +173,9 @@ class Maker:
         if answer.status != 201:
             self.expect(answer.status in {402, 403, 409}, f"a payout {key} was answered {answer}")
             return str(answer.body["error"]["code"])
-        self.memory.payouts[key] = answer.body["id"]
+        self.memory.payouts.add(answer.body["id"])
+        again = self.http.ask("POST", "/v1/payouts", body, key)
+        self.expect(again.body["id"] == answer.body["id"], f"payout {key} was answered {answer}, then {again}")
         return "ordered"
 
     def onboard(self) -> str:

@@ -26,7 +26,8 @@ class Memory:
     """Keys for which the last answer was that nothing was bought."""
     trainings: dict[str, str] = field(default_factory=dict)
     """By idempotency key: the id of the training that it bought."""
-    payouts: dict[str, str] = field(default_factory=dict)
+    payouts: set[str] = field(default_factory=set)
+    """Ids of those that were ordered."""
     published: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By adapter that was published at some time: its maker's handle and its slug."""
     top_ups: dict[str, str] = field(default_factory=dict)
