@@ -139,7 +139,8 @@ class GraphAttention:
         boundary = image.shape[1]
 
         def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(-1, (attn.heads, -1))
+            split: torch.Tensor = x.unflatten(-1, (attn.heads, -1))
+            return split
 
         query = torch.cat([attn.norm_q(heads(attn.to_q(image))), attn.norm_added_q(heads(attn.add_q_proj(text)))], 1)
         key = torch.cat([attn.norm_k(heads(attn.to_k(image))), attn.norm_added_k(heads(attn.add_k_proj(text)))], 1)

@@ -9,6 +9,7 @@ from inference.adapters.weights import Adapter, Shape
 from inference.step_cache import StepCache
 from tests.inference.plans.conftest import CHANNELS, TEXT_WIDTH
 
+pytestmark = pytest.mark.timeout(900)
 GRID, CONDITIONS = (4, 6), ((3, 4), (2, 2))
 
 
