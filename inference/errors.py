@@ -5,6 +5,7 @@ InferenceError
 ├── InvalidPicture      bytes that are no picture this engine reads, or a picture without a plain meaning
 ├── AdapterUnavailable  no adapter at that path, not one for this model, or too large for the device
 ├── ModelUnavailable    no model at that path or name, or not of a kind that this engine runs
+│   └── PlanUnavailable no plan of the model, or not one for this library or device
 ├── InvalidTraining     pictures, captions, hyperparameters or a checkpoint that a training does not accept
 ├── TrainingDiverged    a loss or a gradient is no longer finite; the last checkpoint still is
 ├── Canceled            the request was canceled (`steps_run` were done)
@@ -38,6 +39,10 @@ class AdapterUnavailable(InferenceError):
 
 class ModelUnavailable(InferenceError):
     """No usable model under the given path or name."""
+
+
+class PlanUnavailable(ModelUnavailable):
+    """No plan here, or not one for this model, library or device."""
 
 
 class InvalidTraining(InferenceError):

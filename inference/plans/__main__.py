@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from inference.errors import InferenceError
+from inference.errors import InferenceError, PlanUnavailable
 from inference.models import catalog
 from inference.plans import plan, profiles
 
@@ -107,7 +107,7 @@ def _check(options: argparse.Namespace) -> int:
     for folder in plan.everything(options.plans.expanduser()):
         try:
             plan.read(folder)
-        except plan.PlanUnavailable as error:
+        except PlanUnavailable as error:
             failed = 1
             sys.stdout.write(f"broken  {error}\n")
         else:

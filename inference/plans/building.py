@@ -11,9 +11,9 @@ import torch
 from diffusers import QwenImageTransformer2DModel
 
 from inference.card import ModelCard
-from inference.errors import ModelUnavailable
+from inference.errors import ModelUnavailable, PlanUnavailable
 from inference.plans import export, graph, onnx, plan, tensorrt
-from inference.plans.plan import About, Plan, PlanUnavailable
+from inference.plans.plan import About, Plan
 from inference.plans.profiles import Profile
 
 Tell = Callable[[str], None]

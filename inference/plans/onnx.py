@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import onnxruntime
 import torch
 
+from inference.errors import PlanUnavailable
 from inference.plans import graph
-from inference.plans.plan import Plan, PlanUnavailable
+from inference.plans.plan import Plan
 from inference.plans.profiles import Profile
 
 LIBRARY = "onnxruntime"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.card import ModelCard
-from inference.errors import ModelUnavailable
+from inference.errors import PlanUnavailable
 from inference.plans import profiles
 from inference.plans.profiles import Profile
 
@@ -32,10 +32,6 @@ ROOT = "~/.cache/kiln/plans"
 BACKENDS = ("torch", "onnx", "tensorrt")
 PRECISIONS = ("fp32", "fp16", "bf16")
 LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
-
-
-class PlanUnavailable(ModelUnavailable):
-    """No plan here, or not one for this model, library or device."""
 
 
 @dataclass(frozen=True)

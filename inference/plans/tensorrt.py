@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from inference.errors import PlanUnavailable
 from inference.plans import graph
-from inference.plans.plan import Plan, PlanUnavailable
+from inference.plans.plan import Plan
 from inference.plans.profiles import Profile, Range
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")

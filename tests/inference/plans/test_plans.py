@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from inference.errors import ModelUnavailable
+from inference.errors import ModelUnavailable, PlanUnavailable
 from inference.plans import building, onnx, plan, profiles
 from inference.plans.__main__ import main
 from inference.plans.building import Wanted
-from inference.plans.plan import PlanUnavailable
 from tests.inference.plans.conftest import SMALL
 
 pytestmark = pytest.mark.timeout(900)

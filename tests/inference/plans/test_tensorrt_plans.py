@@ -3,10 +3,9 @@
 import pytest
 
 from inference.backends.choice import Choice, executor
-from inference.errors import ModelUnavailable
+from inference.errors import ModelUnavailable, PlanUnavailable
 from inference.plans import building, export, plan, tensorrt
 from inference.plans.building import Wanted
-from inference.plans.plan import PlanUnavailable
 from inference.plans.profiles import Profile, Range
 from tests.inference.plans.conftest import BLOCKS, SMALL, transformer
 
