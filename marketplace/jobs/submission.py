@@ -145,8 +145,8 @@ def submit(
 def bought_terms(account_id: UUID, idempotency_key: str) -> Sequence[AdapterTerms]:
     """Return the terms of the adapters of the job that this key bought; none if it bought nothing."""
     found = Job.objects.filter(account_id=account_id, idempotency_key=idempotency_key)
-    quote = found.values_list("quote", flat=True).first()
-    return pricing.Quote.from_json(quote).adapters if quote else ()
+    job = found.first()
+    return pricing.Quote.from_json(job.quote).adapters if job else ()
 
 
 def recent(account_id: UUID, order: JobOrder, within: timedelta) -> Job | None:

@@ -138,7 +138,7 @@ def test_a_picture_that_lies_on_its_side_is_continued_as_it_is_seen(tmp_path):
 @pytest.mark.parametrize("operation", ["img2img", "inpaint"])
 def test_a_picture_is_painted_at_its_own_size_as_far_as_the_model_can(operation, size, asked, tmp_path, monkeypatch):
     requests = []
-    monkeypatch.setattr("inference.__main__._make", lambda model, made, paths: requests.extend(made))
+    monkeypatch.setattr("inference.__main__._make", lambda model, backend, made, paths: requests.extend(made))
     monkeypatch.setattr("inference.__main__.catalog.card", lambda model: replace(card(), max_side=256, min_side=64))
     source = tmp_path / "x.png"
     Image.new("RGB", size, "white").save(source)
@@ -285,7 +285,7 @@ def test_progress_is_shown_before_the_model_is_loaded(tmp_path):
 
 def test_seeds_and_normal_forms_are_those_of_the_api(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("inference.__main__._make", lambda model, requests, paths: asked.extend(requests))
+    monkeypatch.setattr("inference.__main__._make", lambda model, backend, requests, paths: asked.extend(requests))
     out = ("--out", str(tmp_path / "x.png"))
     assert main(["cafe\u0301", "--seed", "4294967295", "--n", "2", *out]) == 0
     assert main(["x", "--n", "64", *out]) == 0

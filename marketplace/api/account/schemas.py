@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from rest_framework import serializers
 
-from billing.amounts import format_money, format_tokens
 from marketplace.accounts import periods
 from marketplace.api import cross_origin
 from marketplace.api.bodies import Body, StrictSerializer
 from marketplace.api.fields import Array, Flag, Identifier, Moment, Object, Text, Tokens
-from marketplace.closing import SomethingLeft
 
 ZONE = "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
 
@@ -53,13 +51,6 @@ class ClosedBody(Body):
     forfeited = Tokens(given=True, help_text="What was left; nobody can spend it any more.")
     forfeited_earnings = Tokens(given=True, help_text="What was left of earnings.")
     forfeited_worth = Object(given=True, child=Text(), help_text='What these were worth, e.g. `{"eur": "0.03"}`.')
-
-
-def forfeited(left: SomethingLeft) -> dict[str, object]:
-    """Return what a closed account has lost, as the fields of its body."""
-    worth = {currency: format_money(minor, currency) for currency, minor in left.worth.items()}
-    earnings = format_tokens(left.earned)
-    return {"forfeited": format_tokens(left.tokens), "forfeited_earnings": earnings, "forfeited_worth": worth}
 
 
 class AccountBody(Body):

@@ -7,11 +7,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from billing.amounts import format_money, format_tokens
 from marketplace import closing, text
 from marketplace.accounts import origins, periods
 from marketplace.accounts.authentication import caller
 from marketplace.accounts.models import Account
-from marketplace.api.account import schemas
 from marketplace.api.account.schemas import AccountBody, AccountChange, AccountClosing, ClosedBody
 from marketplace.api.bodies import ObjectParser
 from marketplace.api.keys.views import refuse_capped
@@ -63,7 +63,14 @@ class OneAccount(APIView):
             left = closing.close(account.id, forfeit=order.validated_data["forfeit"])
         closing.erase(account)
         account.refresh_from_db()
-        return Response(ClosedBody.show(account, **schemas.forfeited(left)))
+        worth = {currency: format_money(minor, currency) for currency, minor in left.worth.items()}
+        body = ClosedBody.show(
+            account,
+            forfeited=format_tokens(left.tokens),
+            forfeited_earnings=format_tokens(left.earned),
+            forfeited_worth=worth,
+        )
+        return Response(body)
 
 
 def _normal(email: str) -> str | None:

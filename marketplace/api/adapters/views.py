@@ -68,11 +68,11 @@ class Adapters(APIView):
         account_id, sent = caller(request).account_id, _fields(request, AdapterForm())
         card, file = catalog.card(settings.MODEL), sent.pop("file")
         _check_size(file)
-        said = {"recipe": sent.pop("recipe"), "configuration": sent.pop("configuration", "")}
+        recipe, configuration = sent.pop("recipe"), sent.pop("configuration", "")
         with transaction.atomic():
             made = adapters.create(uuid7(), account_id, base_model=card.name, base_revision=card.revision, **sent)
             version = uploads.begin(made, file.size or 0)
-        uploads.receive(version, file, file.name or "", **said)
+        uploads.receive(version, file, file.name or "", recipe=recipe, configuration=configuration)
         return Response(schemas.show_one(made, account_id), status=202, headers={"Location": f"/v1/adapters/{made.id}"})
 
     @extend_schema(

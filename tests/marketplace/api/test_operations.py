@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from marketplace.jobs import lifecycle, submission
 from marketplace.jobs.models import Worker
+from marketplace.streams import application  # noqa: F401 - whose measures are among the metrics
 from tests.marketplace.people import check_ledger
 
 pytestmark = pytest.mark.django_db
