@@ -74,9 +74,9 @@ def claim(job_id: UUID, worker: str, sent: datetime | None = None) -> Job | None
 
     Return the job of the same service class whose turn it is, or None if there is none.
 
-    Whoever finds none looks again: a statement that waited for its job's dispatcher sees the other jobs as they were
-    before, and one passes over jobs that others have locked for a moment. A message that served nobody would leave a
-    job waiting for the sweeper.
+    Whoever finds none while jobs wait looks again: a statement that waited for its job's dispatcher sees the other
+    jobs as they were before, and one passes over jobs that others have locked for a moment. A message that served
+    nobody would leave a job waiting for the sweeper.
     """
     values = {"job": job_id, "sent": sent, "worker": worker, "lease": lease()}
     for pause in LOOK_AGAIN_SECONDS:
@@ -84,6 +84,8 @@ def claim(job_id: UUID, worker: str, sent: datetime | None = None) -> Job | None
         if job := next(iter(Job.objects.raw(turns.CLAIM, values)), None):
             news.changed(job.id)
             return job
+        if not turns.somebody_waits(job_id):
+            break
     return None
 
 

@@ -101,6 +101,12 @@ def sent(jobs: Sequence[Job], moment: datetime) -> None:
         cursor.execute(_SENT, [moment, [job.id for job in jobs], tags])
 
 
+def somebody_waits(job_id: UUID) -> bool:
+    """Return whether a job of the same class waits that a message was sent for."""
+    name = Job.objects.filter(id=job_id).values("service_class")[:1]
+    return Job.objects.filter(status=Status.QUEUED, service_class=name, dispatched_at__isnull=False).exists()
+
+
 def queue_position(job: Job) -> int | None:
     """How many jobs of its class are in front of a queued one, plus one; counted no further than FAR."""
     if job.status != Status.QUEUED:

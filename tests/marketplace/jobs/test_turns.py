@@ -45,7 +45,7 @@ def claimed(job_id, sent=None):
     return job and job.id
 
 
-def somebody_waits():
+def a_lock_is_waited_for():
     with connection.cursor() as cursor:
         cursor.execute("SELECT FROM pg_locks WHERE NOT granted")
         return cursor.fetchone() is not None
@@ -141,7 +141,7 @@ def test_a_message_that_comes_before_its_dispatcher_has_ended_and_lost_its_job_s
         with transaction.atomic():
             outbox.send_waiting()
             early = pool.submit(lambda: (claimed(first), connection.close())[0])
-            assert wait_until(somebody_waits, 10)
+            assert wait_until(a_lock_is_waited_for, 10)
             assert claimed(second) == first, "whose turn it is"
         assert early.result(10) == second
 
