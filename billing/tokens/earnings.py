@@ -25,14 +25,15 @@ _INSERT = """
 INSERT INTO billing_earning (maker_id, transfer_id, lot_id, reference, amount, money_minor, currency, weighed,
                              created_at)"""
 
-# Reads `charge (id, target_id, reference, created_at)`, `draw (lot_id, transfer_id, amount, money_minor)` and
-# `lot (id, price_minor, currency)`.
+# Reads `charge (id, target_id, reference, created_at)`, `draw (id, lot_id, transfer_id, amount, money_minor)` and
+# `lot (id, price_minor, currency)`. Earnings follow the order of the draws, as marketing weighs the oldest first.
 EARNED = f"""
 {_INSERT}
 SELECT maker.id, charge.id, draw.lot_id, charge.reference, draw.amount, draw.money_minor, lot.currency,
        lot.price_minor IS NOT NULL, charge.created_at
 FROM charge JOIN billing_wallet AS maker ON maker.id = charge.target_id AND maker.kind = 'creator'
 JOIN draw ON draw.transfer_id = charge.id JOIN lot ON lot.id = draw.lot_id
+ORDER BY draw.id
 """
 
 _FOLLOW = f"""

@@ -75,7 +75,7 @@ draw AS (
     SELECT lot_id, transfer_id, drawn, spent - lag(spent, 1, before) OVER (PARTITION BY lot_id ORDER BY transfer_id)
     FROM priced
     ORDER BY transfer_id, top DESC
-    RETURNING lot_id, transfer_id, amount, money_minor
+    RETURNING id, lot_id, transfer_id, amount, money_minor
 ),
 earned AS ({earnings.EARNED}),
 drawn AS (
