@@ -16,6 +16,7 @@ NAMES = (
     "ledger",
     "api",
     "streams",
+    "tenants",
     "engine",
     "adapters",
     "many_adapters",

@@ -32,7 +32,7 @@ gc.disable()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the full depth: all examples, all rounds (CI runs it)")
-    parser.addoption("--stories", type=int, help="how many stories of payments to tell (100; 2,000 at the full depth)")
+    parser.addoption("--stories", type=int, help="how many stories of payments to tell (50; 2,000 at the full depth)")
     parser.addoption("--picture-minutes", type=float, help="for how many more minutes to read damaged pictures (0)")
 
 
@@ -87,7 +87,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ]
 
 
+def _is_too_deep(item: pytest.Item) -> bool:
+    """Whether a test takes too long for every run: it runs at the full depth, or where it is named."""
+    by_name = any("::" in path for path in item.config.args)
+    return bool(item.get_closest_marker("deep")) and not by_name and not item.config.getoption("--full")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _is_too_deep(item):
+        pytest.skip("takes long: with --full, or by its name")
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("only root can act as other users")
 
@@ -96,8 +104,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI a test that was skipped has failed: what it needs must be installed there."""
     report = yield
-    missing = report.skipped and not hasattr(report, "wasxfail") and not item.get_closest_marker("root")
-    if missing and os.environ.get("CI") == "true":
+    needless = hasattr(report, "wasxfail") or item.get_closest_marker("root") or _is_too_deep(item)
+    if report.skipped and not needless and os.environ.get("CI") == "true":
         report.outcome, report.longrepr = "failed", f"skipped in CI: {report.longrepr[2]}"
     return report
 

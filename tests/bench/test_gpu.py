@@ -31,6 +31,7 @@ def section(monkeypatch, name, rows, seconds=10):
     monkeypatch.setitem(gpu.SECTIONS, name, gpu.Section(rows, seconds))
 
 
+@pytest.mark.deep
 def test_every_section_runs_on_the_processor_prints_its_table_and_leaves_its_figures(tmp_path):
     done = run("--tiny", "--out", str(tmp_path / "gpu.json"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,6 +50,7 @@ def test_every_section_runs_on_the_processor_prints_its_table_and_leaves_its_fig
     assert found["random jobs that failed"] == "0"
 
 
+@pytest.mark.deep
 def test_what_was_cut_short_keeps_the_rows_it_had(monkeypatch, capsys, tmp_path):
     def slow(rig):
         yield {"": "before", "figure": 1}

@@ -289,6 +289,7 @@ def test_where_a_key_to_stripe_is_named_nothing_of_the_double_starts(launch):
     assert b"STRIPE_API_BASE" not in seen
 
 
+@pytest.mark.deep
 def test_two_whole_stacks_side_by_side_end_each_for_itself(launch):
     with temporary_home() as other:
         killed, stopped = launch(), launch(folder=other)

@@ -14,7 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.billing.payments import clocks
 from tests.billing.payments.stories import ALWAYS_LOW, ASKS, HOUR, UNANSWERED, VISA, Stories
 
-QUICK, FULL, STEPS = 100, 2_000, 16
+QUICK, FULL, STEPS = 50, 2_000, 16
 
 
 @pytest.fixture

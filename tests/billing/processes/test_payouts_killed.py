@@ -251,6 +251,7 @@ def check(bank, makers: list[UUID]) -> None:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.deep
 def test_payouts_whose_processes_are_killed_are_at_stripe_once(bank, makers, full):
     rng = random.Random(16)
     buyer = uuid4()

@@ -47,6 +47,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.deep
 def test_a_training_killed_in_each_stage_goes_on_where_it_was(tmp_path, full):
     for stage in STAGES if full else STAGES[:1]:
         first = training(tmp_path, "--hours", str(HOURS))

@@ -35,13 +35,6 @@ def transformer(**changes: bool) -> QwenImageTransformer2DModel:
 
 
 @pytest.fixture(scope="session")
-def deep(full: bool) -> None:
-    """Export again, which takes long, at the full depth alone."""
-    if not full:
-        pytest.skip("at the full depth alone")
-
-
-@pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
     """Make a folder by its name once for all processes of a run."""
 

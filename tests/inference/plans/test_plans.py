@@ -121,7 +121,8 @@ def test_a_precision_that_a_library_does_not_run_is_refused_before_anything_is_m
 # --- the command ---
 
 
-def test_plans_are_built_listed_and_checked(deep, tmp_path, small_card, capsys):
+@pytest.mark.deep
+def test_plans_are_built_listed_and_checked(tmp_path, small_card, capsys):
     table = tmp_path / "sizes.toml"
     table.write_text(
         '[[profile]]\nname = "tiny"\nrows = [1, 1, 2]\ntokens = [4, 16, 16]\ntext = [8, 8, 8]\nrank = [0, 0, 16]\n'

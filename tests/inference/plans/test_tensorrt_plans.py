@@ -18,13 +18,14 @@ MEGABYTE = 1e6
 
 
 @pytest.fixture(scope="session", params=["bf16", "fp16"])
-def graphs(request, once, deep):
+def graphs(request, once):
     def fill(folder):
         export.export(transformer().to(tensorrt.TYPES[request.param]), folder, lambda _: None)
 
     return once(f"graphs-{request.param}", fill)
 
 
+@pytest.mark.deep
 def test_graphs_compile_with_profiles_and_one_kernel_for_each_attention(graphs):
     made = {
         part: tensorrt.compile_graph("tensorrt_rtx", graphs / f"{part}.onnx", (SMALL, LARGE), GPUS)
@@ -36,7 +37,8 @@ def test_graphs_compile_with_profiles_and_one_kernel_for_each_attention(graphs):
     assert made["others"].scratch_bytes < 105 * MEGABYTE
 
 
-def test_a_plan_for_a_gpu_says_so_and_is_refused_without_one(deep, tmp_path, small_card):
+@pytest.mark.deep
+def test_a_plan_for_a_gpu_says_so_and_is_refused_without_one(tmp_path, small_card):
     told = []
     wanted = Wanted("tensorrt_rtx", "bf16", (SMALL,), GPUS)
     made = building.build(small_card, tmp_path, wanted, told.append)

@@ -27,6 +27,7 @@ def test_captions_are_held_out_and_the_same_each_time(name):
     assert {shape.kind for scene, _ in asked for shape in scene.shapes} == set(SHAPES)
 
 
+@pytest.mark.deep
 def test_the_command_trains_measures_and_trains_nothing_twice(tmp_path, capsys):
     command = ["--out", str(tmp_path), "--style", "palette", "--captions", "2", "--steps", "2"]
     styles.main(command)

@@ -31,6 +31,7 @@ def start(pictures: Path, out: Path, *options: str) -> subprocess.Popen:
     return subprocess.Popen([*command, *SMALL, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.deep
 def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on(pictures, tmp_path):
     whole = start(pictures, tmp_path / "whole.safetensors")
     out, err = whole.communicate()

@@ -27,6 +27,7 @@ from tests.marketplace.trainings import making
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.deep
 def test_nothing_is_lost_or_doubled_while_everything_is_killed():
     command = [sys.executable, "-m", "bench.chaos", "--seconds", "10", "--round", "10", "--clients", "16"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

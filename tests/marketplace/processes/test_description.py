@@ -18,6 +18,7 @@ PHASES = "examples,fuzzing,stateful"
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.deep
 def test_every_endpoint_does_what_its_description_says(shop, live_server, settings, full):
     bob = shop.customer
     settings.ADDRESS_REQUESTS_MINUTE = settings.FAILURES_MINUTE = MANY

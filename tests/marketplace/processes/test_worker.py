@@ -80,6 +80,7 @@ def test_a_job_is_drawn_charged_canceled_and_handed_over(site, alice, order):
     assert alice.balance == (1_000_000 - sum(Job.objects.values_list("captured", flat=True)), 0)
 
 
+@pytest.mark.deep
 def test_whatever_moment_a_job_is_canceled_at_what_is_charged_whole_is_there(site, alice, order):
     """Pictures drawn one after the other, canceled when one is finished, and single ones canceled at random."""
     site.start("worker")
@@ -133,6 +134,7 @@ def stop(customer, job_id):
         lifecycle.cancel(customer.account.id, job_id)
 
 
+@pytest.mark.deep
 def test_redis_is_flushed_and_workers_are_killed_in_mid_job(site, alice, order, full):
     redis, dice = Redis.from_url(settings.REDIS_URL), random.Random(5)
     for name in ("first", "second"):

@@ -100,6 +100,7 @@ def test_a_training_becomes_a_version_and_its_pictures_are_deleted(alice, traine
     assert not [name for name in stored if "checkpoint" in name]
 
 
+@pytest.mark.deep
 def test_a_tier_with_fewer_layers_trains_only_those(alice, trainer, tmp_path):
     assert set(LAYERS) == set(hyperparameters.LAYERS), "the tier's words are the trainer's"
     terms = replace(tiers.find("sketch").terms, layers="attention")
@@ -115,6 +116,7 @@ def test_a_tier_with_fewer_layers_trains_only_those(alice, trainer, tmp_path):
     assert version.layers == BLOCKS * len(hyperparameters.ATTENTION) - 2, "the last block's text leads nowhere"
 
 
+@pytest.mark.deep
 def test_killed_at_random_again_and_again_it_ends_as_if_nothing_had_happened(alice, trainer, full, settings):
     settings.TRAINING_SAVE_SECONDS = 0
     making.submit(alice, making.order(alice, steps=60))
@@ -142,6 +144,7 @@ def test_killed_at_random_again_and_again_it_ends_as_if_nothing_had_happened(ali
     assert wallets.balance(alice.account.id).total == 1_000_000 - 2 * found.quoted
 
 
+@pytest.mark.deep
 def test_a_cancel_delivers_what_there_is_and_charges_the_steps_done(alice, trainer):
     making.submit(alice, making.order(alice, steps=600))
     wait(lambda: now().evaluations)
@@ -153,6 +156,7 @@ def test_a_cancel_delivers_what_there_is_and_charges_the_steps_done(alice, train
     assert found.version == Version.objects.get()
 
 
+@pytest.mark.deep
 def test_a_trainer_that_leaves_gives_back_what_it_did_and_another_goes_on(alice, trainer):
     making.submit(alice, making.order(alice, steps=80))
     wait(lambda: now().step > 5)
@@ -168,6 +172,7 @@ def test_a_trainer_that_leaves_gives_back_what_it_did_and_another_goes_on(alice,
     assert (now().status, now().attempt, now().step) == ("succeeded", 2, 80)
 
 
+@pytest.mark.deep
 def test_a_lease_is_extended_while_pictures_are_fetched_however_long_that_takes(alice, trainer, monkeypatch, settings):
     settings.LEASE_SECONDS = 8
     slow = storages["files"]
@@ -196,6 +201,7 @@ def test_pictures_that_cannot_be_learnt_fail_with_the_reason_for_nothing(alice, 
     assert wallets.balance(alice.account.id).available == 1_000_000
 
 
+@pytest.mark.deep
 def test_the_adapter_of_another_step_can_be_kept_too(alice, bob, trainer):
     making.submit(alice, making.order(alice, steps=60))
     wait(ended)
