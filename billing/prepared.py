@@ -20,11 +20,12 @@ from weakref import WeakKeyDictionary
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import Connection, abc
-from psycopg.adapt import PyFormat, Transformer
+from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 from psycopg.errors import FeatureNotSupported, InvalidSqlStatementName, error_from_result
 from psycopg.generators import execute
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
+from psycopg.types.datetime import TimestamptzLoader
 
 _DONE = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 _IDLE = TransactionStatus.IDLE
@@ -104,7 +105,9 @@ def _prepare(connection: Connection[Any], sql: str) -> _Prepared:
     connection.pgconn.send_prepare(name, text.encode())
     _answer(connection)
     # Made from the adapters: one made from the connection would keep the connection alive forever.
-    transformer = Transformer(connection.adapters)
+    adapters = AdaptersMap(connection.adapters)
+    adapters.register_loader("timestamptz", TimestamptzLoader)  # Django's own is not in C
+    transformer = Transformer(adapters)
     return _Prepared(name, parameters, [PyFormat.TEXT] * len(parameters), transformer)
 
 

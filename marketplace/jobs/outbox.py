@@ -15,6 +15,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from billing import prepared
 from marketplace.celery import app
 from marketplace.jobs import turns
 from marketplace.jobs.models import Job, Status
@@ -42,8 +43,7 @@ def wake() -> None:
     if now - _last_wake > QUIET_SECONDS:
         _last_wake = now
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(f"NOTIFY {CHANNEL}")
+            prepared.run("SELECT pg_notify(%(channel)s, '')", {"channel": CHANNEL})
         except DatabaseError as error:  # the job is queued anyway
             logger.warning("the dispatcher was not woken: %s", error)
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
+from typing import NamedTuple
 
 REQUESTS, BYTES = "requests", "content-bytes"
 MINUTE, HOUR, DAY = 60, 3600, 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """At most `quota` in any `seconds`."""
 
     name: str
