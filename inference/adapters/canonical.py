@@ -1,8 +1,9 @@
 """Turns an adapter file of any form that is read right into the one that is kept, by which its content is known.
 
-    python -m inference.adapters.canonical IN OUT --model PATH --name NAME --recipe JSON
+    python -m inference.adapters.sizes MODEL | python -m inference.adapters.canonical IN OUT --name NAME --recipe JSON
 
-It is meant for files of strangers, so it runs as a process of its own, with limits. The last line on stdout is a JSON
+It is meant for files of strangers, so it runs as a process of its own, with limits. It reads the sizes of the model's
+layers from stdin. The last line on stdout is a JSON
 object: what the adapter is (`sha256`, `size`, `rank`, `layers`, `recipe`), or why it is `refused`. The same adapter
 gives the same bytes, whichever form it came in: the tensors in the model's order as
 
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import QwenImageTransformer2DModel
 from safetensors.torch import save_file
 
 from inference.adapters import files, recipes
@@ -76,15 +76,6 @@ def recipe_of(source: Path, name: str, given: str) -> Recipe:
     return inside if inside != Recipe() else recipes.known(Path(name).stem)
 
 
-def sizes_of(model: str) -> dict[str, tuple[int, int]]:
-    """Return the in and out features of the linear layers of a model's transformer, whose weights are not read."""
-    config = QwenImageTransformer2DModel.load_config(model, subfolder="transformer")
-    with torch.device("meta"):
-        transformer = QwenImageTransformer2DModel.from_config(config)
-    linear = {name: each for name, each in transformer.named_modules() if type(each) is torch.nn.Linear}
-    return {name: (each.in_features, each.out_features) for name, each in linear.items()}
-
-
 def _tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
     dtype = next(each for each in NARROWEST if bool((adapter.memory.to(each).float() == adapter.memory).all()))
     tensors = {}
@@ -108,14 +99,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m inference.adapters.canonical", description=__doc__.split("\n")[0])
     parser.add_argument("source", metavar="IN", type=Path, help="the file that was sent")
     parser.add_argument("target", metavar="OUT", type=Path, help="the canonical file")
-    parser.add_argument("--model", required=True, help="folder or name of the model that it is for")
     parser.add_argument("--name", default="", help="the name that the file had")
     parser.add_argument("--recipe", default="", help="its recipe as JSON, in place of the file's own")
     parser.add_argument("--memory", type=float, default=6, help="GiB that this process may take")
     parser.add_argument("--seconds", type=int, default=120, help="of a core that it may take")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sizes = sizes_of(options.model)
+    sizes = {layer: (inputs, outputs) for layer, (inputs, outputs) in json.load(sys.stdin).items()}
     _limit(options.memory, options.seconds)
     try:
         recipe = recipe_of(options.source, options.name, options.recipe)

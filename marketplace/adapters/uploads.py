@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
@@ -161,27 +162,38 @@ def has_files(account_id: UUID) -> bool:
 def make_canonical(sent: Path, canonical: Path, card: ModelCard, said: Mapping[str, str]) -> dict[str, Any]:
     """Write a file's canonical form in a process of its own; return what that says: the facts, or why it is refused.
 
-    `said` has the name and the recipe that came with it, if any did.
+    `said` has the name and the recipe that came with it, if any did. Raises SubprocessError if the model, which none of
+    them can help, is not understood.
     """
-    command = [sys.executable, "-m", "inference.adapters.canonical", str(sent), str(canonical), "--model", card.path]
-    command += [f"--name={said.get('name', '')}", f"--recipe={said.get('sent', '')}"]
-    # nothing of the settings, in which secrets are, but where models are on this machine
-    passed = {name: value for name in ("HOME", "HF_HOME", "HF_HUB_CACHE", "PATH") if (value := os.environ.get(name))}
-    quiet = passed | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    sizes = _sizes(card.path, card.revision)
+    options = [f"--name={said.get('name', '')}", f"--recipe={said.get('sent', '')}"]
     try:
-        done = subprocess.run(
-            command,
-            env=quiet,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CHECK_SECONDS,
-            check=True,
-        )
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        found = _run("inference.adapters.canonical", str(sent), str(canonical), *options, given=sizes)
+        return dict(json.loads(found.splitlines()[-1]))
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
         logger.warning("a check ended with %r: %r", error, (getattr(error, "stderr", None) or b"")[-1000:])
         return {"refused": UNREADABLE}
+
+
+@lru_cache(maxsize=8)
+def _sizes(path: str, revision: str) -> bytes:
+    """Return the sizes of the layers of a model, of this revision, as JSON."""
+    return _run("inference.adapters.sizes", path)
+
+
+def _run(module: str, *arguments: str, given: bytes = b"") -> bytes:
+    """Run a module with what is `given` on its stdin, and return what it prints. Raises SubprocessError."""
+    # nothing of the settings, in which secrets are, but where models are on this machine
+    passed = {name: value for name in ("HOME", "HF_HOME", "HF_HUB_CACHE", "PATH") if (value := os.environ.get(name))}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=passed | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
+        cwd=ROOT,
+        input=given,
+        capture_output=True,
+        timeout=CHECK_SECONDS,
+        check=True,
+    ).stdout
 
 
 @transaction.atomic

@@ -1,14 +1,17 @@
 """Each layout that is read gives a canonical file that does the same to the model, and that gives itself again."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from inference.adapters import canonical, files
+from inference.adapters import sizes as layers
 from inference.adapters.recipes import Recipe
 from inference.errors import AdapterUnavailable
 from tests.inference.adapters.layouts import READ, ROWS
@@ -51,25 +54,40 @@ def test_a_change_that_no_training_makes_is_refused(sizes, tmp_path, factor, rea
     assert not (tmp_path / "out").exists()
 
 
-def test_a_check_takes_no_more_memory_than_it_may(tmp_path):
-    """The house model's own sizes, and less memory than the file has."""
+def check(sent, out, *options):
+    """Run the command with the house model's own sizes."""
     from inference.models import catalog
 
-    model = catalog.card().path
-    path = ROWS["diffusers"].make(canonical.sizes_of(model)).write(tmp_path / "sent")
-    command = [sys.executable, "-m", "inference.adapters.canonical", str(path), str(tmp_path / "out"), "--model", model]
-    done = subprocess.run([*command, "--memory", "0.00001"], capture_output=True, text=True, check=False)
+    given = json.dumps(layers.of(catalog.card().path))
+    command = [sys.executable, "-m", "inference.adapters.canonical", str(sent), str(out), *options]
+    return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+
+
+def test_a_check_takes_no_more_memory_than_it_may(tmp_path):
+    """Which here is less than the file has."""
+    from inference.models import catalog
+
+    path = ROWS["diffusers"].make(layers.of(catalog.card().path)).write(tmp_path / "sent")
+    done = check(path, tmp_path / "out", "--memory", "0.00001")
     said = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"refused": ""}
     assert "refused" in said, done
     assert not (tmp_path / "out").exists()
 
 
 def test_a_recipe_that_cannot_be_used_is_refused_in_a_sentence(tmp_path):
-    from inference.models import catalog
-
     path = tmp_path / "sent"
     save_file({"x": torch.zeros(1)}, path, {"kiln_recipe": '{"steps": 0}'})
-    command = [sys.executable, "-m", "inference.adapters.canonical", str(path), str(tmp_path / "out")]
-    done = subprocess.run([*command, "--model", catalog.card().path], capture_output=True, text=True, check=True)
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = json.loads(check(path, tmp_path / "out").stdout.splitlines()[-1])
     assert said == {"refused": "its recipe: steps must be a whole number from 1 to 1000"}
+
+
+def test_sizes_of_a_model_are_printed_without_its_weights(tmp_path):
+    from inference.models import catalog
+
+    config = Path(catalog.card().path, "transformer", "config.json")
+    (tmp_path / "transformer").mkdir()
+    shutil.copy(config, tmp_path / "transformer")
+    command = [sys.executable, "-m", "inference.adapters.sizes", str(tmp_path)]
+    printed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    width = json.loads(config.read_text())["attention_head_dim"] * json.loads(config.read_text())["num_attention_heads"]
+    assert printed["transformer_blocks.0.attn.to_q"] == [width, width]
