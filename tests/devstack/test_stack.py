@@ -191,6 +191,7 @@ def test_a_part_that_dies_is_started_again(launch, name):
     assert run.pids() == []
 
 
+@pytest.mark.deep
 def test_a_part_that_dies_again_and_again_is_given_more_time(launch):
     run = launch(worker=MORTAL).wait_ready()
     assert processes.wait_until(lambda: (run.home / "lives").exists() and len(lives(run)) > 4, 60)

@@ -21,6 +21,7 @@ def untrained() -> AutoencoderKLQwenImage:
 
 @pytest.mark.parametrize("make", [house, untrained])
 @torch.inference_mode()
+@pytest.mark.deep
 def test_pieces_give_the_same_pixels(make):
     vae = autoencoder.flatten_time(make())
     latents = torch.randn(GRID[0] * GRID[1], 4 * vae.config.z_dim, generator=torch.Generator().manual_seed(0))
@@ -31,6 +32,7 @@ def test_pieces_give_the_same_pixels(make):
 
 
 @torch.inference_mode()
+@pytest.mark.deep
 def test_no_piece_needs_the_memory_of_the_whole(monkeypatch):
     vae, seen = autoencoder.flatten_time(house()), []
     vae.decoder.conv_out.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[-2:].numel()))

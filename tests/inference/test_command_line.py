@@ -275,6 +275,7 @@ def test_checking_loads_no_torch(tmp_path):
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.deep
 def test_progress_is_shown_before_the_model_is_loaded(tmp_path):
     order = ("a red circle", "--out", str(tmp_path / "x.png"), "--width", "64", "--height", "64", "--steps", "1")
     done = subprocess.run([sys.executable, "-m", "inference", *order], capture_output=True, check=True)

@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 import torch
 
 from inference.house_model import architecture, text, tokenizer
@@ -70,6 +71,7 @@ def test_a_former_encoder_is_taken_over_token_by_token():
     assert not torch.allclose(before, wanted)
 
 
+@pytest.mark.deep
 def test_training_learns_and_then_freezes(tmp_path):
     pupil = reader(0)
     before = pupil.model.lm_head.weight.clone()

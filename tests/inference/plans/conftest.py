@@ -34,6 +34,13 @@ def transformer(**changes: bool) -> QwenImageTransformer2DModel:
     )  # fmt: skip
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """An export takes torch most of a minute, however small the model: whoever needs one runs at the full depth."""
+    for item in items:
+        if {"small_plan", "house_plans", "graphs"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("deep")
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
     """Make a folder by its name once for all processes of a run."""

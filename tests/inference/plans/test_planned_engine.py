@@ -40,7 +40,6 @@ def drawn(choice, adapter):
         return [future.result() for future in futures]
 
 
-@pytest.mark.deep
 def test_pictures_are_those_of_torch(house_plans, adapter):
     in_torch, planned = drawn(Choice(), adapter), drawn(Choice("onnx", house_plans), adapter)
     assert [difference(one, other) <= 1 for one, other in zip(in_torch, planned, strict=True)] == [True] * 12
@@ -48,7 +47,6 @@ def test_pictures_are_those_of_torch(house_plans, adapter):
     assert planned[6].steps_reused > 0
 
 
-@pytest.mark.deep
 def test_deterministic_pictures_have_the_same_bits(house_plans):
     made = []
     for _ in range(2):

@@ -25,7 +25,6 @@ def graphs(request, once):
     return once(f"graphs-{request.param}", fill)
 
 
-@pytest.mark.deep
 def test_graphs_compile_with_profiles_and_one_kernel_for_each_attention(graphs):
     made = {
         part: tensorrt.compile_graph("tensorrt_rtx", graphs / f"{part}.onnx", (SMALL, LARGE), GPUS)

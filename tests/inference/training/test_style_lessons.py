@@ -10,6 +10,7 @@ from inference.training.styles import LESSONS
 
 
 @pytest.mark.parametrize("name", STYLES)
+@pytest.mark.deep
 def test_a_style_is_taught_by_a_dozen_or_two_of_pictures_of_all_shapes(name):
     lesson = styles.examples(name, seed=3)
     assert 12 <= len(lesson) == LESSONS[name].pictures <= 24

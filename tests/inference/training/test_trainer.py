@@ -36,6 +36,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.deep
 def test_a_training_lowers_the_loss_on_pictures_it_never_learnt_from(tmp_path):
     one = trainer(framed(16), steps=40, held_out=0.25)
     before = one.evaluate().loss
@@ -233,6 +234,7 @@ def test_samples_are_what_the_engine_draws(engine, tmp_path):
         assert np.abs(np.asarray(image).astype(int) - np.asarray(theirs)).max() <= 2
 
 
+@pytest.mark.deep
 def test_edits_are_learnt_from_pairs(tmp_path):
     one = trainer(edits(8), steps=40, held_out=0.25, batch=6)
     before = one.evaluate().loss

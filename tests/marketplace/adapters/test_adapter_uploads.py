@@ -96,6 +96,7 @@ def test_what_was_sent_becomes_ready_and_is_ordered(alice, lora, picture):
     assert check() == 0
 
 
+@pytest.mark.deep
 def test_checks_are_counted(alice, lora, monkeypatch, client):
     checks = {each: metrics.CHECKS.labels(each) for each in metrics.RESULTS}
     before = {name: each._value.get() for name, each in checks.items()}
@@ -199,6 +200,7 @@ def test_the_file_comes_back_in_canonical_form_to_its_owner(alice, bob, lora):
         (lambda good: renamed(good, "transformer_blocks.0", "transformer_blocks.99"), "no linear layer"),
     ],
 )
+@pytest.mark.deep
 def test_what_cannot_be_used_is_refused_with_what_is_wrong(alice, lora, spoil, reason):
     endpoints.create(alice.account.id, "https://example.com/hook", ["adapter.ready", "adapter.refused"])
     made = sent(alice, spoil(lora()))

@@ -80,6 +80,7 @@ def threads(child):
     return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in family)
 
 
+@pytest.mark.deep
 def test_a_real_job_is_watched_and_waited_for_through_the_front(site, alice):
     for name in ("dispatcher", "worker"):
         site.start(name)

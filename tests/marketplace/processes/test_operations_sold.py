@@ -125,6 +125,7 @@ class OverHttp:
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.deep
 def test_edits_over_http_are_right_as_often_as_the_engines_own(alice, engine, full):
     count, sampling = 40 if full else 4, Sampling(20, 3.0)
     own = edit(engine, count, sampling)

@@ -81,6 +81,7 @@ def test_curl(bought, tmp_path):
 @pytest.mark.parametrize(
     ("section", "language"), [("With OpenAI's client", "python"), ("With Python", "python"), ("With JavaScript", "js")]
 )
+@pytest.mark.deep
 def test_a_program(bought, section, language, tmp_path):
     said = bought(section, language)
     red, blue = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("circle", "blue"))

@@ -107,6 +107,7 @@ def test_whatever_moment_a_job_is_canceled_at_what_is_charged_whole_is_there(sit
     assert job.captured >= parse_tokens(shown["cancel_cost"])
 
 
+@pytest.mark.deep
 def test_long_jobs_of_one_account_keep_neither_another_nor_a_higher_class_waiting(site, alice, bob, order, monkeypatch):
     wallets.grant(bob.account.id, 1_000_000, "some")
     long = [submit(alice, order(steps=100, service_class="batch", seed=seed)) for seed in range(24)]

@@ -82,6 +82,7 @@ def wait(condition, seconds=300):
     assert processes.wait_until(condition, seconds), vars(now())
 
 
+@pytest.mark.deep
 def test_a_training_becomes_a_version_and_its_pictures_are_deleted(alice, trainer):
     making.submit(alice, making.order(alice, steps=60, samples=("--json", "-red square")))
     wait(ended)
