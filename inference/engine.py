@@ -19,16 +19,17 @@ from typing import Self, TypeVar
 import torch
 from PIL import Image
 
-from inference import calibration, memory, pictures, previews
+from inference import calibration, memory, memory_profiles, pictures, previews
 from inference.adapters import recipes
 from inference.adapters.bank import Bank, Loan
 from inference.backends import choice
 from inference.backends.choice import Choice
 from inference.calibration import StepTimes
 from inference.card import ModelCard
-from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
+from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError, ModelUnavailable
 from inference.latent_cache.reuse import Reuse
 from inference.models import catalog, qwen_image
+from inference.models.forms import PLAIN, MemoryProfile
 from inference.models.qwen_image import QwenImage
 from inference.recovery import Outcome, Recovery, Stopped
 from inference.request import Phase, Request
@@ -40,7 +41,7 @@ from inference.watchdog import STUCK_FACTOR, STUCK_SECONDS, DeviceLock, RunningB
 log = logging.getLogger(__name__)
 
 Argument = TypeVar("Argument")
-Load = Callable[[ModelCard, torch.device], QwenImage]
+Load = Callable[[ModelCard, torch.device, MemoryProfile], QwenImage]
 
 # bytes of adapters kept on the device; for Qwen-Image's attention at rank 16 one takes 47 MB
 MAX_ADAPTER_BYTES = {"cuda": 4 * 1024**3, "cpu": 1024**3}
@@ -71,6 +72,7 @@ class Engine:
         load: Load = qwen_image.load,
         device: str | None = None,
         backend: Choice | None = None,
+        profile: str | None = None,
         max_batch_tokens: int | None = None,
         max_adapter_bytes: int | None = None,
         stuck_seconds: float = STUCK_SECONDS,
@@ -80,7 +82,8 @@ class Engine:
     ) -> None:
         """Look up the model's card; `start` loads the model, by `load`. Raises ModelUnavailable if there is none.
 
-        The backend is torch, unless another is chosen.
+        The backend is torch, unless another is chosen. `profile` names a memory profile, or is
+        "auto"; without it KILN_PROFILE does.
         `on_batch` runs after each batch, in the thread that ran it. Without `max_batch_tokens` the cap is the knee of
         the step times measured on this device. A batch counts as stuck after `stuck_seconds`, or later if it is
         expected to take long.
@@ -90,6 +93,7 @@ class Engine:
         self.warm = False
         self._load = load
         self._choice = backend or Choice()
+        self._profile = profile
         self._latent_cache = latent_cache
         self._on_batch = on_batch
         self._max_batch_tokens = max_batch_tokens
@@ -119,7 +123,10 @@ class Engine:
     def start(self) -> None:
         """Load the model, warm it up, and begin to serve; return when warm."""
         assert not self._threads, "an engine starts once"
-        model = self._load(self.card, self.device)
+        profile = memory_profiles.choose(self._profile, self.card, self.device)
+        if profile.form != PLAIN and self._choice.name != "torch":
+            raise ModelUnavailable(f"weights in {profile.form} are torch's; a plan has a precision of its own")
+        model = self._load(self.card, self.device, profile)
         backend = choice.load(self._choice, model, self.card)
         self._runner = Runner(model, backend, self._latent_cache)
         self._colours = previews.load(self.card.path, self.device)
@@ -135,8 +142,9 @@ class Engine:
             pause=self._pause,
         )
         warm_up(self._runner, self.card)
+        label = self._choice.label if profile.form == PLAIN else f"{self._choice.label} {profile.form}"
         self.step_times = calibration.step_times(
-            self.card, self.device, self._runner, self._choice.label, again=self._calibrate_again
+            self.card, self.device, self._runner, label, again=self._calibrate_again
         )
         cap = self._max_batch_tokens or calibration.max_batch_tokens(self.card, self.step_times)
         self._scheduler = Scheduler(cap)

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from inference.backends.pytorch import TorchBackend
 from inference.card import ModelCard
 from inference.models import autoencoder
+from inference.models.forms import MemoryProfile
 from inference.models.qwen_image import QwenImage
 from inference.request import TILE, Request
 from inference.state import Grid
@@ -265,9 +266,9 @@ class RandomModel(QwenImage):
         return text.to(self.device, self.transformer.dtype)
 
 
-def load(rig: Rig) -> Callable[[ModelCard, torch.device], QwenImage]:
+def load(rig: Rig) -> Callable[[ModelCard, torch.device, MemoryProfile], QwenImage]:
     """What an engine is given to load the rig's model."""
-    return lambda card, device: RandomModel(rig)
+    return lambda card, device, profile: RandomModel(rig)
 
 
 def request(side: int, steps: int, seed: int, **changes: Any) -> Request:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate import cpu_offload
 from diffusers import DiffusionPipeline, QwenImageEditPlusPipeline, QwenImagePipeline
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import CONDITION_IMAGE_SIZE
 from diffusers.utils import logging as diffusers_logging
@@ -21,7 +22,8 @@ from inference import pictures
 from inference.adapters import recipes
 from inference.card import ModelCard
 from inference.errors import BrokenPicture, ModelUnavailable
-from inference.models import autoencoder
+from inference.models import autoencoder, forms
+from inference.models.forms import UNCHANGED, MemoryProfile
 from inference.models.processor import PictureProcessor
 from inference.request import TILE, Operation
 from inference.state import Grid, Posterior
@@ -109,7 +111,9 @@ class QwenImage:
         return embedding
 
 
-def load(card: ModelCard, device: torch.device, dtype: torch.dtype | None = None) -> QwenImage:
+def load(
+    card: ModelCard, device: torch.device, profile: MemoryProfile = UNCHANGED, dtype: torch.dtype | None = None
+) -> QwenImage:
     """Load a card's model, by default in bf16 on a GPU and in 32 bits on a CPU.
 
     Raises ModelUnavailable if it cannot be loaded, or is guidance-distilled.
@@ -118,7 +122,7 @@ def load(card: ModelCard, device: torch.device, dtype: torch.dtype | None = None
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
-        pipeline = _pipeline(card, dtype).to(device)
+        pipeline = _place(_pipeline(card, dtype), device, profile)
     except (OSError, ValueError, ImportError) as error:
         raise ModelUnavailable(f"no Qwen-Image model at {card.path}: {error}") from error
     if pipeline.transformer.config.guidance_embeds:
@@ -128,6 +132,18 @@ def load(card: ModelCard, device: torch.device, dtype: torch.dtype | None = None
     except ValueError as error:
         raise ModelUnavailable(f"the sampler of {card.path}: {error}") from error
     return QwenImage(pipeline, device)
+
+
+def _place(pipeline: DiffusionPipeline, device: torch.device, profile: MemoryProfile) -> DiffusionPipeline:
+    """Put a pipeline's parts on the device, in the form and at the place that the profile says."""
+    forms.keep(pipeline.transformer, profile.form, device)
+    if profile.offload:
+        text_encoder, pipeline.text_encoder = pipeline.text_encoder, None
+        pipeline.to(device)
+        pipeline.text_encoder = cpu_offload(text_encoder, device, offload_buffers=True)
+        return pipeline
+    forms.keep(pipeline.text_encoder, profile.form, device)
+    return pipeline.to(device)
 
 
 def _pipeline(card: ModelCard, dtype: torch.dtype) -> DiffusionPipeline:

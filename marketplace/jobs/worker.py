@@ -82,7 +82,13 @@ def engine_from_settings() -> tuple[Engine, tuple[LatentCache, Store] | None]:
     card = catalog.card(settings.MODEL)
     latent_cache = reuse.latent_cache(card)
     backend = Choice(settings.BACKEND, Path(settings.PLANS), settings.PRECISION)
-    engine = Engine(card, backend=backend, latent_cache=latent_cache and latent_cache[0], on_batch=metrics.batch)
+    engine = Engine(
+        card,
+        backend=backend,
+        profile=settings.MEMORY_PROFILE,
+        latent_cache=latent_cache and latent_cache[0],
+        on_batch=metrics.batch,
+    )
     return engine, latent_cache
 
 

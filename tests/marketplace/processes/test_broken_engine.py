@@ -31,8 +31,8 @@ def test_a_worker_whose_engine_broke_ends(alice, order, told_to_end):
     Redis.from_url(settings.REDIS_URL).flushall()
     broken = threading.Event()
 
-    def load(card, device):
-        model = qwen_image.load(card, device)
+    def load(card, device, profile):
+        model = qwen_image.load(card, device, profile)
         model.transformer.register_forward_pre_hook(lambda *_: burst() if broken.is_set() else None)
         return model
 
