@@ -35,6 +35,7 @@ from bench.gpu_sections.agreement import agreement
 from bench.gpu_sections.card import card
 from bench.gpu_sections.decoding import decode
 from bench.gpu_sections.forwards import attention, compiled, eight_bits, graphs, kernels, transformer
+from bench.gpu_sections.profiles import profiles
 from bench.gpu_sections.rig import FULL, TINY, Rig, Row
 from bench.gpu_sections.serving import adapters, engine, mixed, step_cache
 
@@ -70,6 +71,7 @@ SECTIONS = {
     "adapters": Section(adapters, 30),
     "step_cache": Section(step_cache, 20),
     "decode": Section(decode, 25),
+    "profiles": Section(profiles, 25),
     "compiled": Section(compiled, 100),
     "eight_bits": Section(eight_bits, 80),
     "kernels": Section(kernels, 20),

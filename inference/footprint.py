@@ -30,7 +30,8 @@ CHANNEL_BLOCK = 16
 
 def peak(work: Callable[[], object]) -> int:
     """Return the most bytes that are allocated at once while `work` runs on meta tensors, its result included."""
-    with torch.no_grad(), _Allocations() as allocations, _FusedAttention():
+    allocations = _Allocations()
+    with torch.no_grad(), allocations, _FusedAttention():
         result = work()
         del result
     return allocations.most
@@ -65,7 +66,7 @@ class _Allocations(TorchDispatchMode):
     """Counts what operators allocate, and when it is given up."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = self._now = 0
         self._known: set[int] = set()
 

@@ -86,11 +86,11 @@ class Shape:
                 Qwen2_5_VLForConditionalGeneration(self.text_encoder),
             )
 
-    def two_blocks(self, form: str) -> QwenImageTransformer2DModel:
+    def two_blocks(self, form: str, dtype: torch.dtype = torch.bfloat16) -> QwenImageTransformer2DModel:
         """Make as much of the transformer as a step's memory depends on: each block gives back what it took."""
         with torch.device("meta"):
             blocks = QwenImageTransformer2DModel.from_config({**self.transformer, "num_layers": 2})
-        nn.Module.to(blocks, torch.bfloat16)
+        nn.Module.to(blocks, dtype)
         forms.keep(blocks, form)
         return make_rows_independent(blocks)
 
@@ -158,7 +158,7 @@ def choose(name: str | None, card: ModelCard, device: torch.device) -> MemoryPro
 
 def fitting(model: Shape, size: tuple[int, int], free: int) -> MemoryProfile:
     """Return the first automatic profile that fits into so many bytes; the last, with a warning, if none does."""
-    refused = []
+    refused: list[str] = []
     for name in AUTOMATIC:
         profile = PROFILES[name]
         total = needs(model, profile, size)[0].total

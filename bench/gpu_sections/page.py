@@ -21,6 +21,7 @@ SECTIONS = {
     "adapters": "Adapters by row",
     "step_cache": "The step cache",
     "decode": "The autoencoder",
+    "profiles": "Forms of weights, two blocks",
     "compiled": "Compiled blocks",
     "eight_bits": "8 bits",
     "kernels": "Kernels of attention",

@@ -172,6 +172,14 @@ class Rig:
 
         return count * 2 * size**3 / middle(self.seconds({"products": multiply}, rounds)["products"])
 
+    def blocks(self, count: int) -> QwenImageTransformer2DModel:
+        """A transformer of a few blocks, with weights of its own."""
+        torch.manual_seed(0)
+        made: QwenImageTransformer2DModel = self._made(
+            QwenImageTransformer2DModel, {**self.scale.transformer, "num_layers": count}
+        )
+        return made
+
     def release(self) -> None:
         """Let go of the weights, so that those who share them are their only holders."""
         self._transformer = None
@@ -239,6 +247,14 @@ class Rig:
         if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
+
+    def allocated(self) -> int:
+        """Bytes that tensors have on the GPU; 0 on a processor."""
+        return torch.cuda.memory_allocated(self.device) if self.on_gpu else 0
+
+    def most_allocated(self) -> int:
+        """The most bytes that tensors had on the GPU at once since `empty`; 0 on a processor."""
+        return torch.cuda.max_memory_allocated(self.device) if self.on_gpu else 0
 
     def peak_memory(self) -> Row:
         """GiB that tensors had at once since `empty`, weights included; nothing to say of a CPU."""

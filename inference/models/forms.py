@@ -77,9 +77,12 @@ def _changed(weight: torch.Tensor, form: str) -> torch.Tensor:
     except ImportError as error:
         raise ModelUnavailable(f"weights in {form} need torchao: pip install 'kiln[forms]'") from error
     if form == NF4:
-        return quantization.to_nf4(weight, NF4_BLOCK, math.gcd(weight.numel() // NF4_BLOCK, NF4_SCALES))
+        changed: torch.Tensor = quantization.to_nf4(
+            weight, NF4_BLOCK, math.gcd(weight.numel() // NF4_BLOCK, NF4_SCALES)
+        )
+        return changed
     config = {INT8: quantization.Int8WeightOnlyConfig, FP8: quantization.Float8WeightOnlyConfig}[form]()
-    layer = nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
     quantization.quantize_(layer, config)
     return layer.weight

@@ -16,6 +16,7 @@ from bench import gpu
 from bench.gpu_sections import forwards, page
 from bench.gpu_sections.rig import TINY, Rig, load, request
 from inference.models import transformer as transformer_rows
+from inference.models.forms import UNCHANGED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -188,7 +189,7 @@ def test_a_cell_of_the_page_stays_a_cell():
 
 def test_the_engine_reads_prompts_as_long_as_those_of_the_bare_forwards():
     rig = Rig(torch.device("cpu"), TINY)
-    model = load(rig)(rig.card, rig.device)
+    model = load(rig)(rig.card, rig.device, UNCHANGED)
     inputs = rig.inputs(64, 6)
     prompts = [request(64, 1, row).prompt for row in range(6)] + [""] * 6
     assert [len(model.encode(prompt)) for prompt in prompts] == [len(text) for text in inputs.texts]

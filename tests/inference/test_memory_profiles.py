@@ -54,7 +54,7 @@ def test_the_memory_of_a_step_is_computed_to_five_per_cent(house, rows, grid, te
     config = real.config
     latents, sigmas = torch.randn(rows, grid[0] * grid[1], config.in_channels), torch.rand(rows)
     texts = torch.randn(rows, text, config.joint_attention_dim)
-    meta = house.two_blocks(forms.PLAIN).float()
+    meta = house.two_blocks(forms.PLAIN, torch.float32)
     computed = footprint.step(meta, rows, [grid], text)
     assert computed == pytest.approx(
         measured(lambda: predict(real, latents, sigmas, texts, [text] * rows, [grid])), rel=0.05
