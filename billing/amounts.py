@@ -6,6 +6,7 @@ Internally, Tokens are integer milli-Tokens and money is an integer in the curre
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from billing.currencies import decimals
 
@@ -20,6 +21,11 @@ def format_tokens(milli: int) -> str:
     """Return milli-Tokens as a decimal string of Tokens: 13417 is "13.417", 15000 is "15", -500 is "-0.5"."""
     if not isinstance(milli, int) or isinstance(milli, bool):
         raise TypeError(f"milli must be an int, not {type(milli).__name__}")
+    return _formatted(milli)
+
+
+@lru_cache(maxsize=4096)  # an order writes the same few amounts again and again
+def _formatted(milli: int) -> str:
     return ("-" if milli < 0 else "") + format_fraction(abs(milli), 3)
 
 
