@@ -1,7 +1,9 @@
 """The database and the broker together."""
 
 import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +11,9 @@ from pathlib import Path
 from devstack.postgres import Postgres
 from devstack.redis import Redis
 from marketplace.addresses import Addresses
+
+# Of temporary folders; whoever uses one holds the lock on its file.
+PREFIX, IN_USE = "kiln-", "in-use"
 
 
 class Servers:
@@ -47,14 +52,31 @@ class Servers:
 
 @contextlib.contextmanager
 def temporary_home() -> Iterator[Path]:
-    """Yield a folder for one stack or test run; it is deleted afterwards with all its content."""
-    with tempfile.TemporaryDirectory(prefix="kiln-") as name:
+    """Yield a folder for one stack or test run; it is deleted afterwards with all its content.
+
+    What a run that was killed left is deleted by the next one.
+    """
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
         home = Path(name)
         home.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        try:
-            yield home
-        finally:
-            Postgres(home / "postgres").erase()
+        with (home / IN_USE).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                yield home
+            finally:
+                Postgres(home / "postgres").erase()
+
+
+def _sweep() -> None:
+    """Delete this user's folders whose locks nobody holds any more."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{IN_USE}"):
+        home = path.parent
+        with contextlib.suppress(OSError), path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if home.lstat().st_uid == os.geteuid():
+                Postgres(home / "postgres").erase()
+                shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -210,3 +210,35 @@ def started_as_nobody() -> int:
         owners = {os.stat(f"/proc/{pid}").st_uid for pid in pids(servers)}
         owners.add((home / "postgres" / "data").stat().st_uid)
     return 0 if owners == {processes.NOBODY} else 1
+
+
+HOLDER = """
+import time
+from devstack.servers import temporary_home
+
+with temporary_home() as home:
+    (home / "postgres" / "data").mkdir(parents=True)
+    print(home, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_run_left_is_deleted_by_the_next_one_and_what_is_in_use_is_not(tmp_path):
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", HOLDER]
+    runs = [subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    killed, alive = (Path(run.stdout.readline().strip()) for run in runs)
+    runs[0].kill()
+    runs[0].wait()
+    stranger = tmp_path / "kiln-of-mine"
+    stranger.mkdir()
+    try:
+        with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as following:
+            assert Path(following.stdout.readline().strip()).is_dir()
+            assert not killed.exists()
+            assert alive.is_dir()
+            assert stranger.is_dir()
+            following.send_signal(signal.SIGINT)
+    finally:
+        runs[1].kill()
+        runs[1].wait()
