@@ -17,6 +17,11 @@ from lora.models import Maker, RetiredHandle
 # A handle that nobody chose begins so, and so does that of an account that is closed; no chosen one does.
 GIVEN = "maker-"
 CLOSED = "closed-"
+# Words in whose name only the operator speaks; a handle has none of them.
+OPERATORS = {
+    "admin", "administrator", "api", "billing", "help", "kiln", "moderator", "official", "operator", "platform", "root",
+    "security", "staff", "support", "system", "team", "verified",
+}  # fmt: skip
 
 
 def ensure(account: UUID) -> Maker:
@@ -31,7 +36,9 @@ def choose_handle(account: UUID, handle: str) -> Maker:
     Raises HandleTaken, or HandleKept if it has chosen another before.
     """
     ensure(account)
-    if handle.startswith((GIVEN, CLOSED)) or RetiredHandle.objects.filter(digest=_digest(handle)).exists():
+    if handle.startswith((GIVEN, CLOSED)) or OPERATORS & set(handle.split("-")):
+        raise HandleTaken
+    if RetiredHandle.objects.filter(digest=_digest(handle)).exists():
         raise HandleTaken
     try:
         with transaction.atomic():

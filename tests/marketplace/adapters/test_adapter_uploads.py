@@ -411,6 +411,8 @@ def test_words_are_changed_and_a_handle_is_chosen_once(alice, bob, lora):
     assert alice.patch("/v1/maker", {"handle": "alice"}).json()["handle"] == "alice"
     assert error(alice.patch("/v1/maker", {"handle": "alicia"}), 409)["code"] == "handle_kept"
     assert error(bob.patch("/v1/maker", {"handle": "alice"}), 409)["code"] == "handle_taken"
+    for handle in ("admin", "kiln-support", "the-official-bob"):  # as if the operator spoke
+        assert error(bob.patch("/v1/maker", {"handle": handle}), 409)["code"] == "handle_taken"
     assert error(bob.patch("/v1/maker", {"handle": "-"}), 422)["param"] == "handle"
     check()
     order = {"prompt": "x", "width": 256, "height": 256, "model": "adapter/alice/glaze"}
