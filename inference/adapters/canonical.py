@@ -112,7 +112,9 @@ def main() -> None:
         found = write(options.source, options.target, sizes, recipe)
     except (AdapterUnavailable, InvalidRequest, ValueError, RecursionError) as error:
         named = f"adapter {options.source.name}: "
-        found = {"refused": str(error).replace(f"the recipe of {named}", "its recipe: ").replace(named, "")}
+        said = str(error).replace(f"the recipe of {named}", "its recipe: ").replace(named, "")
+        # what strangers call things may be no text that a database keeps
+        found = {"refused": "".join(each if each.isprintable() else repr(each)[1:-1] for each in said)}
     except MemoryError:
         found = {"refused": "it needs more memory than a check may take"}
     sys.stdout.write(f"{json.dumps(found)}\n")

@@ -81,6 +81,14 @@ def test_a_recipe_that_cannot_be_used_is_refused_in_a_sentence(tmp_path):
     assert said == {"refused": "its recipe: steps must be a whole number from 1 to 1000"}
 
 
+@pytest.mark.parametrize(("name", "shown"), [(r"st\u0000eps", r"st\x00eps"), (r"st\ud800eps", r"st\ud800eps")])
+def test_a_refusal_is_text_whatever_the_file_says(tmp_path, name, shown):
+    path = tmp_path / "sent"
+    save_file({"x": torch.zeros(1)}, path, {"kiln_recipe": f'{{"{name}": 4}}'})
+    said = json.loads(check(path, tmp_path / "out").stdout.splitlines()[-1])
+    assert said == {"refused": f"its recipe: unknown fields: {shown}"}
+
+
 def test_sizes_of_a_model_are_printed_without_its_weights(tmp_path):
     from inference.models import catalog
 
