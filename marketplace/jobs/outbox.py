@@ -24,7 +24,7 @@ CHANNEL = "kiln_jobs"
 FIRE = "marketplace.jobs.tasks.fire"  # by name, since importing the task's module would import the engine
 BATCH = 500
 LOOK_SECONDS = 1.0
-QUIET_SECONDS = 0.01
+QUIET_SECONDS = 0.02
 
 Publish = Callable[[Sequence[tuple[object, str]], datetime], None]
 
@@ -36,7 +36,7 @@ def wake() -> None:
     """Tell the dispatcher that there is work, outside the transaction that queued it.
 
     A NOTIFY takes a lock that serialises commits, so it is a statement of its own, and each process sends at most one
-    every 10 ms; the dispatcher looks once more after that time.
+    every 20 ms; the dispatcher looks once more after that time.
     """
     global _last_wake
     now = time.monotonic()
