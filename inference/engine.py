@@ -73,6 +73,7 @@ class Engine:
         device: str | None = None,
         backend: Choice | None = None,
         profile: str | None = None,
+        cards: int | None = None,
         max_batch_tokens: int | None = None,
         max_adapter_bytes: int | None = None,
         stuck_seconds: float = STUCK_SECONDS,
@@ -83,7 +84,7 @@ class Engine:
         """Look up the model's card; `start` loads the model, by `load`. Raises ModelUnavailable if there is none.
 
         The backend is torch, unless another is chosen. `profile` names a memory profile, or is
-        "auto"; without it KILN_PROFILE does.
+        "auto"; without it KILN_PROFILE does. The transformer is split over `cards`, or KILN_CARDS, or not.
         `on_batch` runs after each batch, in the thread that ran it. Without `max_batch_tokens` the cap is the knee of
         the step times measured on this device. A batch counts as stuck after `stuck_seconds`, or later if it is
         expected to take long.
@@ -93,7 +94,7 @@ class Engine:
         self.warm = False
         self._load = load
         self._choice = backend or Choice()
-        self._profile = profile
+        self._profile, self._cards = profile, cards
         self._latent_cache = latent_cache
         self._on_batch = on_batch
         self._max_batch_tokens = max_batch_tokens
@@ -110,6 +111,7 @@ class Engine:
         self._leaving: list[tuple[Request, BaseException | None]] = []
         self._stopping = False
         self._reason: InferenceError = EngineStopped("the engine stopped")
+        self._end_backend: Callable[[], None] = lambda: None
         # set by `start`
         self.step_times: StepTimes
         self._scheduler: Scheduler
@@ -123,11 +125,14 @@ class Engine:
     def start(self) -> None:
         """Load the model, warm it up, and begin to serve; return when warm."""
         assert not self._threads, "an engine starts once"
-        profile = memory_profiles.choose(self._profile, self.card, self.device)
+        profile = memory_profiles.choose(self._profile, self.card, self.device, self._cards)
         if profile.form != PLAIN and self._choice.name != "torch":
             raise ModelUnavailable(f"weights in {profile.form} are torch's; a plan has a precision of its own")
+        if profile.cards > 1 and self._choice.name != "torch":
+            raise ModelUnavailable("a plan runs on one card")
         model = self._load(self.card, self.device, profile)
-        backend = choice.load(self._choice, model, self.card)
+        backend = choice.load(self._choice, model, self.card, profile)
+        self._end_backend = backend.end
         self._runner = Runner(model, backend, self._latent_cache)
         self._colours = previews.load(self.card.path, self.device)
         self._bank = Bank(backend.layers, self._max_adapter_bytes)
@@ -142,7 +147,13 @@ class Engine:
             pause=self._pause,
         )
         warm_up(self._runner, self.card)
-        label = self._choice.label if profile.form == PLAIN else f"{self._choice.label} {profile.form}"
+        label = " ".join(
+            [
+                self._choice.label,
+                *([profile.form] if profile.form != PLAIN else []),
+                *([f"{profile.cards} cards"] if profile.cards > 1 else []),
+            ]
+        )
         self.step_times = calibration.step_times(
             self.card, self.device, self._runner, label, again=self._calibrate_again
         )
@@ -169,6 +180,9 @@ class Engine:
             while thread.is_alive() and not self._stuck:
                 thread.join(0.1)
         self._watchdog.stop()
+        if not self._stuck:
+            end, self._end_backend = self._end_backend, lambda: None
+            end()
 
     def running(self) -> tuple[RunningBatch, ...]:
         """Return what is running now: a step, codec work, both, or nothing."""

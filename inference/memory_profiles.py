@@ -14,7 +14,7 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from inference import footprint
+from inference import footprint, shares
 from inference.card import ModelCard
 from inference.errors import ModelUnavailable
 from inference.models import autoencoder, catalog, forms
@@ -74,14 +74,18 @@ class Shape:
     transformer: Mapping[str, Any]
     autoencoder: Mapping[str, Any]
     text_encoder: PretrainedConfig
+    cards: int = 1
+    """Over how many the transformer is split."""
 
     @cached_property
     def parts(self) -> tuple[nn.Module, AutoencoderKLQwenImage, nn.Module]:
         """Transformer, autoencoder and text encoder."""
         with torch.device("meta"):
+            transformer = QwenImageTransformer2DModel.from_config(self.transformer)
+            shares.shrink(transformer, 0, self.cards)
             decoder = AutoencoderKLQwenImage.from_config(self.autoencoder)
             return (
-                QwenImageTransformer2DModel.from_config(self.transformer),
+                transformer,
                 autoencoder.flatten_time(nn.Module.to(decoder, torch.bfloat16)),
                 Qwen2_5_VLForConditionalGeneration(self.text_encoder),
             )
@@ -113,13 +117,14 @@ class Needs:
         return self.weights + self.step + self.pieces
 
 
-def shape(card: ModelCard) -> Shape:
+def shape(card: ModelCard, cards: int = 1) -> Shape:
     """Read a model's configurations. Raises ModelUnavailable if they are not there."""
     try:
         return Shape(
             QwenImageTransformer2DModel.load_config(card.path, subfolder="transformer"),
             AutoencoderKLQwenImage.load_config(card.path, subfolder="vae"),
             AutoConfig.from_pretrained(card.path, subfolder="text_encoder"),
+            cards,
         )
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"no Qwen-Image model at {card.path}: {error}") from error
@@ -141,19 +146,22 @@ def needs(
     return [Needs(weights, footprint.step(blocks, each, [grid], text), whole, pieces) for each in rows]
 
 
-def choose(name: str | None, card: ModelCard, device: torch.device) -> MemoryProfile:
+def choose(name: str | None, card: ModelCard, device: torch.device, cards: int | None = None) -> MemoryProfile:
     """Return the profile of a name, else of KILN_PROFILE; for "auto" the best that the device has room for, and log it.
 
-    A CPU keeps the model as it is. Raises ModelUnavailable if there is no such profile.
+    The transformer is split over so many `cards`, else KILN_CARDS. A CPU keeps the model as it is. Raises
+    ModelUnavailable if there is no such profile, or the model cannot be split so.
     """
     name = name or os.environ.get("KILN_PROFILE") or AUTO
+    cards = cards or int(os.environ.get("KILN_CARDS") or 1)
     if name != AUTO:
         if name not in PROFILES:
             raise ModelUnavailable(f"KILN_PROFILE must be {AUTO} or one of {', '.join(PROFILES)}, not {name}")
-        return PROFILES[name]
+        return PROFILES[name]._replace(cards=cards)
     if device.type != "cuda":
-        return UNCHANGED
-    return fitting(shape(card), (card.default_width, card.default_height), torch.cuda.mem_get_info(device)[0])
+        return UNCHANGED._replace(cards=cards)
+    size, free = (card.default_width, card.default_height), torch.cuda.mem_get_info(device)[0]
+    return fitting(shape(card, cards), size, free)._replace(cards=cards)
 
 
 def fitting(model: Shape, size: tuple[int, int], free: int) -> MemoryProfile:
@@ -194,8 +202,12 @@ def main(show: Callable[[str], None] = print) -> None:
     parser.add_argument("--qwen-image", action="store_true", help="Qwen-Image's published sizes, with nothing at hand")
     parser.add_argument("--side", type=int, default=1024, metavar="PIXELS", help="of a square picture (1024)")
     parser.add_argument("--rows", type=int, nargs="+", default=[2, 8], help="of a step; a guided picture has two (2 8)")
+    parser.add_argument(
+        "--cards", type=int, default=1, help="over which the transformer is split; told of the first (1)"
+    )
     options = parser.parse_args()
     model = QWEN_IMAGE if options.qwen_image else shape(catalog.card(options.model))
+    model = replace(model, cards=options.cards)
     rows = _table(model, options.side, options.rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from inference.adapters.weights import Factors, Row
+from inference.shares import Share
 
 SMALLEST_BUCKET = 16
+WHOLE = slice(None)
 
 
 class Run(NamedTuple):
@@ -84,22 +86,31 @@ class AdaptedLinear(nn.Linear):
 
     name: str
     layers: "Layers"
+    share: Share | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to x [rows, tokens, in features], or to [n · rows, in features] with rows the faster axis."""
-        y = super().forward(x)
+        if self.share is None:
+            y = super().forward(x)
+            self._adapt(x, y, WHOLE, WHOLE)
+            return y
+        y = self.share.product(x, self)
+        self._adapt(x, y, self.share.taken, self.share.given)
+        return self.share.complete(y, self)
+
+    def _adapt(self, x: torch.Tensor, y: torch.Tensor, taken: slice, given: slice) -> None:
+        """Add to y what the rows' adapters do, of these of the whole layer's inputs and outputs."""
         plan = self.layers.plan
         if plan is None:
-            return y
+            return
         inputs, outputs = (x, y) if x.ndim == 3 else (_by_row(x, len(plan.rows)), _by_row(y, len(plan.rows)))
         for rows, downs, ups, scales in plan.runs(self.name):
             count, _, rank = scales.shape
-            down = torch.cat(downs).view(count, rank, -1)
-            up = torch.cat(ups).view(count, rank, -1)
+            down = torch.cat(downs).view(count, rank, -1)[..., taken]
+            up = torch.cat(ups).view(count, rank, -1)[..., given]
             # the scales have 32 bits, the rest the model's type
             inner = torch.bmm(inputs[rows], down.transpose(1, 2)).mul_(scales)
             outputs[rows].baddbmm_(inner, up)
-        return y
 
 
 class Layers:

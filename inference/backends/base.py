@@ -38,3 +38,7 @@ class Backend(Protocol):
     def synchronize(self) -> None:
         """Wait until the device has done all work in the caller's stream."""
         ...
+
+    def end(self) -> None:
+        """Let processes beside this one end; nothing runs afterwards."""
+        ...

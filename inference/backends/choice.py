@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
+from inference.backends import split
 from inference.backends.base import Backend
 from inference.backends.planned import PlannedBackend
 from inference.backends.pytorch import TorchBackend
 from inference.card import ModelCard
 from inference.errors import ModelUnavailable
+from inference.models.forms import MemoryProfile
 from inference.models.qwen_image import QwenImage
 from inference.plans import plan, tensorrt
 from inference.plans.executor import Executor
@@ -50,8 +52,10 @@ def from_environment(backend: str | None = None) -> Choice:
     return Choice(backend or said["backend"] or "torch", Path(said["plans"] or plan.ROOT), said["precision"])
 
 
-def load(choice: Choice, model: QwenImage, card: ModelCard) -> Backend:
-    """Return the chosen backend of a loaded model. Raises PlanUnavailable."""
+def load(choice: Choice, model: QwenImage, card: ModelCard, profile: MemoryProfile) -> Backend:
+    """Return the chosen backend of a loaded model. Raises PlanUnavailable, and EngineFault if other cards' are gone."""
+    if profile.cards > 1:
+        return split.lead(model.transformer, card, profile, model.device)
     in_torch = TorchBackend(model.transformer)
     return in_torch if choice.name == "torch" else PlannedBackend(executor(choice, card, model.device), in_torch)
 

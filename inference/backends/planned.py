@@ -85,6 +85,9 @@ class PlannedBackend:
     def synchronize(self) -> None:
         self._executor.synchronize()
 
+    def end(self) -> None:
+        self._torch.end()
+
     def _profile(self, tokens: int, text: int, rank: int) -> Profile | None:
         for profile in self._executor.profiles:
             if profile.serves(tokens=tokens, text=text, rank=rank):

@@ -53,6 +53,9 @@ class TorchBackend:
         if self._parameter.is_cuda:
             torch.cuda.current_stream(self._parameter.device).synchronize()
 
+    def end(self) -> None:
+        """There is no other process."""
+
 
 def predict(
     transformer: QwenImageTransformer2DModel,

@@ -25,12 +25,14 @@ class MemoryProfile(NamedTuple):
     """How a model is kept in memory.
 
     `form` is that of the transformer's and the text encoder's weights. `offload`: the text encoder's weights, as they
-    are, stay in the host's memory, and go through the device part by part when a prompt is encoded.
+    are, stay in the host's memory, and go through the device part by part when a prompt is encoded. `cards`: over how
+    many the transformer is split.
     """
 
     name: str
     form: str = PLAIN
     offload: bool = False
+    cards: int = 1
 
 
 UNCHANGED = MemoryProfile(PLAIN)
@@ -58,7 +60,7 @@ def size(module: nn.Module, form: str) -> int:
             if tensor is not None
         }
         if form != PLAIN and isinstance(layer, nn.Linear) and _IN_BLOCKS.search(name):
-            found += _kept_size(layer.out_features, layer.in_features, form)
+            found += _kept_size(*layer.weight.shape, form)
             own.pop("weight")
         found += sum(own.values()) * torch.bfloat16.itemsize
     return found

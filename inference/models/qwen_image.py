@@ -18,7 +18,7 @@ from transformers import BatchFeature, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from inference import pictures
+from inference import pictures, shares
 from inference.adapters import recipes
 from inference.card import ModelCard
 from inference.errors import BrokenPicture, ModelUnavailable
@@ -136,6 +136,7 @@ def load(
 
 def _place(pipeline: DiffusionPipeline, device: torch.device, profile: MemoryProfile) -> DiffusionPipeline:
     """Put a pipeline's parts on the device, in the form and at the place that the profile says."""
+    shares.shrink(pipeline.transformer, 0, profile.cards)
     forms.keep(pipeline.transformer, profile.form, device)
     if profile.offload:
         text_encoder, pipeline.text_encoder = pipeline.text_encoder, None

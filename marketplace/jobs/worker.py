@@ -86,6 +86,7 @@ def engine_from_settings() -> tuple[Engine, tuple[LatentCache, Store] | None]:
         card,
         backend=backend,
         profile=settings.MEMORY_PROFILE,
+        cards=settings.CARDS,
         latent_cache=latent_cache and latent_cache[0],
         on_batch=metrics.batch,
     )
