@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,6 +54,8 @@ USABLE = 0.92
 # A guided picture has two rows; prompts seldom have more tokens.
 ROWS, TEXT = 2, 128
 CARDS = (24, 48, 80)
+# Of one machine.
+MOST_CARDS = 16
 # Of Qwen-Image's text encoder, Qwen2.5-VL with 7 billion parameters.
 _TEXT: Mapping[str, Any] = {
     "text_config": {
@@ -153,15 +156,18 @@ def choose(name: str | None, card: ModelCard, device: torch.device, cards: int |
     ModelUnavailable if there is no such profile, or the model cannot be split so.
     """
     name = name or os.environ.get("KILN_PROFILE") or AUTO
-    cards = cards or int(os.environ.get("KILN_CARDS") or 1)
+    said = str(cards or os.environ.get("KILN_CARDS") or 1)
+    if not re.fullmatch("[0-9]{1,2}", said) or not 1 <= int(said) <= MOST_CARDS:
+        raise ModelUnavailable(f"KILN_CARDS must be a whole number from 1 to {MOST_CARDS}, not {said}")
+    count = int(said)
     if name != AUTO:
         if name not in PROFILES:
             raise ModelUnavailable(f"KILN_PROFILE must be {AUTO} or one of {', '.join(PROFILES)}, not {name}")
-        return PROFILES[name]._replace(cards=cards)
+        return PROFILES[name]._replace(cards=count)
     if device.type != "cuda":
-        return UNCHANGED._replace(cards=cards)
+        return UNCHANGED._replace(cards=count)
     size, free = (card.default_width, card.default_height), torch.cuda.mem_get_info(device)[0]
-    return fitting(shape(card, cards), size, free)._replace(cards=cards)
+    return fitting(shape(card, count), size, free)._replace(cards=count)
 
 
 def fitting(model: Shape, size: tuple[int, int], free: int) -> MemoryProfile:

@@ -15,6 +15,8 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional
 
+from inference.errors import ModelUnavailable
+
 OUTPUTS, SUM, GATHER = "outputs", "sum", "gather"
 # of the names of a block's linear layers
 _KINDS = {
@@ -79,13 +81,13 @@ class Share:
 def shrink(transformer: Any, index: int, count: int) -> None:
     """Keep of a Qwen-Image transformer what process `index` of `count` computes, in place.
 
-    Raises ValueError if its heads cannot be divided so.
+    Raises ModelUnavailable if its heads cannot be divided so.
     """
     if count == 1:
         return
     for block in transformer.transformer_blocks:
         if block.attn.heads % count:
-            raise ValueError(f"{block.attn.heads} heads cannot be split over {count} processes")
+            raise ModelUnavailable(f"the model's {block.attn.heads} heads cannot be split over {count} cards")
         block.attn.heads //= count
         for name, layer in block.named_modules():
             if isinstance(layer, nn.Linear):

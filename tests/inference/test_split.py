@@ -64,8 +64,12 @@ def test_each_has_half_of_the_blocks_weights():
     assert beside[0] == beside[1]
 
 
-def test_what_cannot_be_split_is_told():
-    with pytest.raises(ModelUnavailable, match="heads cannot be split over 5"):
+def test_what_cannot_be_split_is_told(monkeypatch):
+    with pytest.raises(ModelUnavailable, match="6 heads cannot be split over 5 cards"):
         Engine(device="cpu", cards=5).start()
+    for said in ("0", "-1", "two", "99"):
+        monkeypatch.setenv("KILN_CARDS", said)
+        with pytest.raises(ModelUnavailable, match=f"KILN_CARDS must be a whole number from 1 to 16, not {said}"):
+            Engine(device="cpu").start()
     with pytest.raises(ModelUnavailable, match="a plan runs on one card"):
         Engine(device="cpu", cards=2, backend=Choice("onnx")).start()
