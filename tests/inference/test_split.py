@@ -2,8 +2,8 @@
 
 import os
 import signal
-import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +19,8 @@ from tests.inference.plans.test_planned_engine import orders
 
 def followers():
     """The ids of this process's followers."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
-    ).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if "inference.backends.split" in line]
+    children = [int(each) for file in Path("/proc/self/task").glob("*/children") for each in file.read_text().split()]
+    return [each for each in children if b"inference.backends.split" in Path(f"/proc/{each}/cmdline").read_bytes()]
 
 
 def drawn(requests, **options):
