@@ -125,10 +125,11 @@ class Engine:
     def start(self) -> None:
         """Load the model, warm it up, and begin to serve; return when warm."""
         assert not self._threads, "an engine starts once"
-        profile = memory_profiles.choose(self._profile, self.card, self.device, self._cards)
-        if profile.form != PLAIN and self._choice.name != "torch":
+        by_plan = self._choice.name != "torch"
+        profile = memory_profiles.choose(self._profile, self.card, self.device, self._cards, by_plan=by_plan)
+        if by_plan and profile.form != PLAIN:
             raise ModelUnavailable(f"weights in {profile.form} are torch's; a plan has a precision of its own")
-        if profile.cards > 1 and self._choice.name != "torch":
+        if by_plan and profile.cards > 1:
             raise ModelUnavailable("a plan runs on one card")
         model = self._load(self.card, self.device, profile)
         backend = choice.load(self._choice, model, self.card, profile)

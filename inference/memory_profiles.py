@@ -149,11 +149,13 @@ def needs(
     return [Needs(weights, footprint.step(blocks, each, [grid], text), whole, pieces) for each in rows]
 
 
-def choose(name: str | None, card: ModelCard, device: torch.device, cards: int | None = None) -> MemoryProfile:
+def choose(
+    name: str | None, card: ModelCard, device: torch.device, cards: int | None = None, *, by_plan: bool = False
+) -> MemoryProfile:
     """Return the profile of a name, else of KILN_PROFILE; for "auto" the best that the device has room for, and log it.
 
-    The transformer is split over so many `cards`, else KILN_CARDS. A CPU keeps the model as it is. Raises
-    ModelUnavailable if there is no such profile, or the model cannot be split so.
+    Where the transformer runs by a plan, weights in other forms are not tried. It is split over so many `cards`, else
+    KILN_CARDS. A CPU keeps the model as it is. Raises ModelUnavailable if there is no such profile, or number of cards.
     """
     name = name or os.environ.get("KILN_PROFILE") or AUTO
     said = str(cards or os.environ.get("KILN_CARDS") or 1)
@@ -167,13 +169,14 @@ def choose(name: str | None, card: ModelCard, device: torch.device, cards: int |
     if device.type != "cuda":
         return UNCHANGED._replace(cards=count)
     size, free = (card.default_width, card.default_height), torch.cuda.mem_get_info(device)[0]
-    return fitting(shape(card, count), size, free)._replace(cards=count)
+    tried = [each for each in AUTOMATIC if not by_plan or PROFILES[each].form == PLAIN]
+    return fitting(shape(card, count), size, free, tried)._replace(cards=count)
 
 
-def fitting(model: Shape, size: tuple[int, int], free: int) -> MemoryProfile:
-    """Return the first automatic profile that fits into so many bytes; the last, with a warning, if none does."""
+def fitting(model: Shape, size: tuple[int, int], free: int, tried: Sequence[str] = AUTOMATIC) -> MemoryProfile:
+    """Return the first profile tried that fits into so many bytes; the last, with a warning, if none does."""
     refused: list[str] = []
-    for name in AUTOMATIC:
+    for name in tried:
         profile = PROFILES[name]
         total = needs(model, profile, size)[0].total
         if total <= free * USABLE:

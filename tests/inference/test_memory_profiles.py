@@ -138,6 +138,7 @@ def test_the_best_profile_that_fits_is_chosen_and_said(house, caplog):
         assert memory_profiles.fitting(house, size, int(totals[name] / USABLE) + 1).name == name
         assert f"memory profile {name}" in caplog.records[-1].message
     assert memory_profiles.fitting(house, size, 1).name == AUTOMATIC[-1]
+    assert memory_profiles.fitting(house, size, 1, ["plain", "offload"]).name == "offload"
     assert "no memory profile fits" in caplog.records[-1].message
 
 
