@@ -153,7 +153,7 @@ def test_a_large_model_keeps_fewer_activations_and_learns_the_same(monkeypatch):
 
 
 def test_a_model_in_16_bits_is_trained_with_factors_in_32(tmp_path, engine):
-    model = qwen_image.load(catalog.card(), torch.device("cpu"), torch.bfloat16)
+    model = qwen_image.load(catalog.card(), torch.device("cpu"), dtype=torch.bfloat16)
     one = trainer(model=model, steps=2)
     losses = [progress.loss for progress in one.run(tmp_path)]
     assert {factor.dtype for factor in one.factors.values()} == {torch.float32}
@@ -162,7 +162,7 @@ def test_a_model_in_16_bits_is_trained_with_factors_in_32(tmp_path, engine):
     path = tmp_path / "adapter-000002.safetensors"
     assert {value.dtype for value in load_file(path).values()} == {torch.bfloat16}
     engine.submit(order(PROMPT, adapters=((str(path), 1.0),))).result()
-    resumed = trainer(model=qwen_image.load(catalog.card(), torch.device("cpu"), torch.bfloat16), steps=2)
+    resumed = trainer(model=qwen_image.load(catalog.card(), torch.device("cpu"), dtype=torch.bfloat16), steps=2)
     resumed.resume(tmp_path / training.CHECKPOINT)
     assert resumed.done
 
