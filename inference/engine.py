@@ -26,10 +26,10 @@ from inference.backends import choice
 from inference.backends.choice import Choice
 from inference.calibration import StepTimes
 from inference.card import ModelCard
-from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError, ModelUnavailable
+from inference.errors import Canceled, EngineFault, EngineStopped, InferenceError
 from inference.latent_cache.reuse import Reuse
 from inference.models import catalog, qwen_image
-from inference.models.forms import PLAIN, MemoryProfile
+from inference.models.forms import MemoryProfile
 from inference.models.qwen_image import QwenImage
 from inference.recovery import Outcome, Recovery, Stopped
 from inference.request import Phase, Request
@@ -127,10 +127,6 @@ class Engine:
         assert not self._threads, "an engine starts once"
         by_plan = self._choice.name != "torch"
         profile = memory_profiles.choose(self._profile, self.card, self.device, self._cards, by_plan=by_plan)
-        if by_plan and profile.form != PLAIN:
-            raise ModelUnavailable(f"weights in {profile.form} are torch's; a plan has a precision of its own")
-        if by_plan and profile.cards > 1:
-            raise ModelUnavailable("a plan runs on one card")
         model = self._load(self.card, self.device, profile)
         backend = choice.load(self._choice, model, self.card, profile)
         self._end_backend = backend.end
@@ -148,13 +144,7 @@ class Engine:
             pause=self._pause,
         )
         warm_up(self._runner, self.card)
-        label = " ".join(
-            [
-                self._choice.label,
-                *([profile.form] if profile.form != PLAIN else []),
-                *([f"{profile.cards} cards"] if profile.cards > 1 else []),
-            ]
-        )
+        label = f"{self._choice.label} {profile.label}".strip()
         self.step_times = calibration.step_times(
             self.card, self.device, self._runner, label, again=self._calibrate_again
         )

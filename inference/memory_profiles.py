@@ -154,17 +154,21 @@ def choose(
 ) -> MemoryProfile:
     """Return the profile of a name, else of KILN_PROFILE; for "auto" the best that the device has room for, and log it.
 
-    Where the transformer runs by a plan, weights in other forms are not tried. It is split over so many `cards`, else
-    KILN_CARDS. A CPU keeps the model as it is. Raises ModelUnavailable if there is no such profile, or number of cards.
+    Where the transformer runs by a plan, weights in other forms are not tried, and refused. It is split over so many
+    `cards`, else KILN_CARDS. A CPU keeps the model as it is. Raises ModelUnavailable for what cannot be.
     """
     name = name or os.environ.get("KILN_PROFILE") or AUTO
     said = str(cards or os.environ.get("KILN_CARDS") or 1)
     if not re.fullmatch("[0-9]{1,2}", said) or not 1 <= int(said) <= MOST_CARDS:
         raise ModelUnavailable(f"KILN_CARDS must be a whole number from 1 to {MOST_CARDS}, not {said}")
     count = int(said)
+    if by_plan and count > 1:
+        raise ModelUnavailable("a plan runs on one card")
     if name != AUTO:
         if name not in PROFILES:
             raise ModelUnavailable(f"KILN_PROFILE must be {AUTO} or one of {', '.join(PROFILES)}, not {name}")
+        if by_plan and (form := PROFILES[name].form) != PLAIN:
+            raise ModelUnavailable(f"weights in {form} are torch's; a plan has a precision of its own")
         return PROFILES[name]._replace(cards=count)
     if device.type != "cuda":
         return UNCHANGED._replace(cards=count)

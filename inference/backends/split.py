@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -212,11 +213,15 @@ def follow(transformer: QwenImageTransformer2DModel) -> None:
             )
 
 
-def join(index: int, parts: int, port: int, device: torch.device) -> None:
-    """Become process `index` of all that share a model, on this machine; return when they are there."""
+def join(index: int, parts: int, port: int, device: torch.device, listener: int | None = None) -> None:
+    """Become process `index` of all that share a model, on this machine; return when they are there.
+
+    The leader's `listener` is a socket that listens at the port.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    place = TCPStore("127.0.0.1", port, parts, is_master=index == LEADER, timeout=START)
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    place = TCPStore("127.0.0.1", port, parts, is_master=index == LEADER, timeout=START, master_listen_fd=listener)
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=place, rank=index, world_size=parts, timeout=WAIT)
 
@@ -228,9 +233,9 @@ def lead(
 
     Raises EngineFault if they do not come.
     """
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    # nobody but this machine is to reach it: whoever does is believed
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
     command = [sys.executable, "-m", "inference.backends.split", card.path, "--of", str(profile.cards)]
     command += ["--port", str(port), "--form", profile.form, "--device", device.type]
     command += ["--threads", str(torch.get_num_threads())]
@@ -239,7 +244,7 @@ def lead(
         for index in range(1, profile.cards)
     ]
     try:
-        join(0, profile.cards, port, device)
+        join(LEADER, profile.cards, port, device, listener.detach())
     except RuntimeError as error:
         raise EngineFault(f"the processes of the other cards did not come: {error}") from error
     return LeadingBackend(transformer, others)

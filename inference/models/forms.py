@@ -34,6 +34,11 @@ class MemoryProfile(NamedTuple):
     offload: bool = False
     cards: int = 1
 
+    @property
+    def label(self) -> str:
+        """What of it changes how long a step takes."""
+        return " ".join([*([self.form] * (self.form != PLAIN)), *([f"{self.cards} cards"] * (self.cards > 1))])
+
 
 UNCHANGED = MemoryProfile(PLAIN)
 
