@@ -184,7 +184,7 @@ def _new(account_id: UUID, order: JobOrder, key_id: UUID | None, idempotency_key
 def _queued(**known: Any) -> Job:
     """Return a job as if it had been read, as Django restores one that was pickled.
 
-    Its constructor goes through all columns each time, which takes ten times as long.
+    Its constructor goes through all columns each time.
     """
     job = Job.__new__(Job)
     vars(job).update(vars(_QUEUED) | known | {"_state": ModelState()})
